@@ -1,0 +1,40 @@
+# One target per step; `.ci/run` calls the same ones.
+.DEFAULT_GOAL := help
+.PHONY: help build lint generate test unit acceptance removal shell up down
+
+CLUSTER := target/debug/wfe-cluster
+
+help: ## List the targets
+	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
+
+test: unit acceptance removal ## Run every test (the first time builds a Kubernetes: about 10 minutes)
+
+build: ## Build all binaries and tests
+	cargo build --workspace --all-targets
+
+lint: ## Check format, lints, and that wfe-model has no client in it
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy -p wfe-model -- -D warnings
+	./tests/dependencies.sh
+
+generate: ## Write what is generated from the code: the CRDs in the chart
+	cargo run --quiet -p wfe-controller -- crds > charts/workflow-execution/crds/kubernaut.ai.yaml
+
+unit: build ## Run the tests that need no cluster
+	cargo test --workspace --lib --bins
+
+acceptance: build ## Run the tests on a real cluster
+	$(CLUSTER) run -- cargo test --offline -p wfe-tests --test acceptance
+
+removal: build ## Kill the cluster at every moment and look at what it leaves
+	cargo test -p wfe-tests --test removal
+
+shell: build ## Open a shell with kubectl in a cluster
+	$(CLUSTER) shell
+
+up: build ## Boot a cluster and leave it running: the tests use it, too
+	$(CLUSTER) up
+
+down: ## End that cluster
+	$(CLUSTER) down

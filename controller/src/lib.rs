@@ -1,0 +1,4 @@
+//! Runs WorkflowExecutions. So far: prints the CustomResourceDefinitions it works with.
+
+pub mod args;
+pub mod crds;

@@ -1,0 +1,636 @@
+//! The one conversion: from what is stored to what may run.
+//!
+//! [`check`] is the static half, which the CRD's schema and CEL hold as well; [`validate`] adds
+//! what the catalog says. Webhook and controller call the same two functions, so they cannot
+//! disagree. All violations are reported together.
+
+use std::collections::BTreeMap;
+
+use kube::core::{Reason, Rule};
+use serde_json::Value;
+use thiserror::Error;
+
+use crate::duration::{ExecutionTimeout, TIMEOUT};
+use crate::image::{BUNDLE, BundleReference, IMAGE, ImageReference};
+use crate::parameters::{self, ParameterViolation};
+use crate::pattern::OBJECT_NAME;
+use crate::target::{TARGET, Target};
+use crate::workflow::{Engine, Workflow, WorkflowStatus};
+use crate::workflow_execution::{RemediationRequestRef, WorkflowExecutionSpec};
+
+/// Why a spec cannot be changed.
+pub const IMMUTABLE: &str =
+    "spec is immutable: delete this WorkflowExecution and create a new one instead";
+
+/// CEL: `engine` runs what `field` names.
+pub(crate) fn cel_needs(engine: &str, field: &str) -> Rule {
+    Rule::new(format!(
+        "self.executionEngine != '{engine}' || has(self.workflowRef.{field})"
+    ))
+    .message(&*needs(engine, field))
+    .field_path(format!(".workflowRef.{field}"))
+    .reason(Reason::FieldValueRequired)
+}
+
+/// CEL: `engine` does not run what `field` names.
+pub(crate) fn cel_forbids(engine: &str, field: &str, instead: &str) -> Rule {
+    Rule::new(format!(
+        "self.executionEngine != '{engine}' || !has(self.workflowRef.{field})"
+    ))
+    .message(&*forbids(engine, field, instead))
+    .field_path(format!(".workflowRef.{field}"))
+    .reason(Reason::FieldValueForbidden)
+}
+
+/// CEL: [`ParameterViolation::Substitution`].
+pub(crate) fn cel_no_substitution() -> Rule {
+    Rule::new("self.executionEngine != 'tekton' || !has(self.parameters) || self.parameters.all(name, !self.parameters[name].contains('$('))")
+        .message("a value must not contain \"$(\" for executionEngine tekton: Tekton would substitute it")
+        .field_path(".parameters")
+}
+
+fn needs(engine: &str, field: &str) -> String {
+    let allowed = if field == "bundleRef" {
+        BUNDLE.allowed
+    } else {
+        IMAGE.allowed
+    };
+    format!("executionEngine {engine} needs workflowRef.{field}: {allowed}")
+}
+
+fn forbids(engine: &str, field: &str, instead: &str) -> String {
+    format!("executionEngine {engine} runs workflowRef.{instead}: remove workflowRef.{field}")
+}
+
+/// What is wrong with a WorkflowExecution's spec. [`Violation::field`] says where; the text says
+/// what was found and what is allowed.
+#[derive(Clone, Debug, Error, PartialEq)]
+pub enum Violation {
+    /// Not even of the shape of a spec.
+    #[error("{message}")]
+    Malformed {
+        /// Path in the spec.
+        path: String,
+        /// What was expected and found.
+        message: String,
+    },
+    /// No engine.
+    #[error("is required: say job or tekton, there is no default")]
+    EngineMissing,
+    /// No engine of ours.
+    #[error("{found:?} is no engine: use job or tekton")]
+    EngineUnknown {
+        /// As found.
+        found: String,
+    },
+    /// An empty or missing text.
+    #[error("is required: {needs}")]
+    Missing {
+        /// Path in the spec.
+        field: &'static str,
+        /// What to write.
+        needs: &'static str,
+    },
+    /// A text over its limit.
+    #[error("has {length} characters: at most {maximum} are allowed")]
+    TooLong {
+        /// Path in the spec.
+        field: &'static str,
+        /// In characters.
+        length: usize,
+        /// In characters.
+        maximum: usize,
+    },
+    /// Job without image.
+    #[error("{}", needs("job", "containerImage"))]
+    ImageMissing,
+    /// Tekton with image.
+    #[error("{}", forbids("tekton", "containerImage", "bundleRef"))]
+    ImageForbidden,
+    /// No image reference with digest.
+    #[error("{found:?} {}", IMAGE.message())]
+    ImageInvalid {
+        /// As found.
+        found: String,
+    },
+    /// Tekton without bundle.
+    #[error("{}", needs("tekton", "bundleRef"))]
+    BundleMissing,
+    /// Job with bundle.
+    #[error("{}", forbids("job", "bundleRef", "containerImage"))]
+    BundleForbidden,
+    /// No bundle reference.
+    #[error("{found:?} {}", BUNDLE.message())]
+    BundleInvalid {
+        /// As found.
+        found: String,
+    },
+    /// No target.
+    #[error("{found:?} {}", TARGET.message())]
+    TargetInvalid {
+        /// As found.
+        found: String,
+    },
+    /// More than [`parameters::MAX_COUNT`].
+    #[error("has {count} entries: at most {} are allowed", parameters::MAX_COUNT)]
+    ParametersTooMany {
+        /// How many.
+        count: usize,
+    },
+    /// More than [`parameters::MAX_TOTAL_LENGTH`].
+    #[error(
+        "all values together have {length} characters: at most {} are allowed",
+        parameters::MAX_TOTAL_LENGTH
+    )]
+    ParametersTooLarge {
+        /// In characters.
+        length: usize,
+    },
+    /// In one parameter.
+    #[error("{0}")]
+    Parameter(ParameterViolation),
+    /// No timeout.
+    #[error("{found:?} {}", TIMEOUT.message())]
+    TimeoutInvalid {
+        /// As found.
+        found: String,
+    },
+    /// No object name.
+    #[error("{found:?} {}", OBJECT_NAME.message())]
+    ServiceAccountInvalid {
+        /// As found.
+        found: String,
+    },
+    /// Neither Skip nor Wait.
+    #[error("{found:?} must be Skip or Wait")]
+    WhenBlockedUnknown {
+        /// As found.
+        found: String,
+    },
+    /// Not within 0 and 1.
+    #[error("{found} must be a number from 0 to 1")]
+    ConfidenceOutOfRange {
+        /// As found.
+        found: f64,
+    },
+    /// The catalog's entry may not run.
+    #[error(
+        "the workflow {workflow_id:?} is {status} in the catalog: only active and deprecated workflows may run"
+    )]
+    WorkflowNotActive {
+        /// Key in the catalog.
+        workflow_id: String,
+        /// The catalog's word.
+        status: WorkflowStatus,
+    },
+    /// Another version than the catalog's.
+    #[error("{found:?} is not the catalog's version of this workflow: use {catalog:?}")]
+    VersionMismatch {
+        /// As found.
+        found: String,
+        /// The catalog's.
+        catalog: String,
+    },
+    /// Another engine than the catalog's.
+    #[error("{found:?} is not the catalog's engine for this workflow: use {catalog}")]
+    EngineMismatch {
+        /// As found.
+        found: Engine,
+        /// The catalog's.
+        catalog: Engine,
+    },
+    /// Another repository or digest than the catalog's.
+    #[error("{found:?} is not what the catalog has for this workflow: use {catalog:?}")]
+    ImageMismatch {
+        /// Which of the two fields.
+        field: &'static str,
+        /// As found.
+        found: String,
+        /// The catalog's, spelled for that field.
+        catalog: String,
+    },
+}
+
+impl Violation {
+    /// The field it is about, as kubectl prints paths.
+    pub fn field(&self) -> String {
+        let path = match self {
+            Self::Malformed { path, .. } if path.is_empty() || path == "." => {
+                return "spec".to_owned();
+            }
+            Self::Malformed { path, .. } => path,
+            Self::EngineMissing | Self::EngineUnknown { .. } | Self::EngineMismatch { .. } => {
+                "executionEngine"
+            }
+            Self::Missing { field, .. }
+            | Self::TooLong { field, .. }
+            | Self::ImageMismatch { field, .. } => field,
+            Self::ImageMissing | Self::ImageForbidden | Self::ImageInvalid { .. } => {
+                "workflowRef.containerImage"
+            }
+            Self::BundleMissing | Self::BundleForbidden | Self::BundleInvalid { .. } => {
+                "workflowRef.bundleRef"
+            }
+            Self::TargetInvalid { .. } => "targetResource",
+            Self::ParametersTooMany { .. } | Self::ParametersTooLarge { .. } => "parameters",
+            Self::Parameter(violation) => return format!("spec.parameters[{}]", violation.name()),
+            Self::TimeoutInvalid { .. } => "executionConfig.timeout",
+            Self::ServiceAccountInvalid { .. } => "executionConfig.serviceAccountName",
+            Self::WhenBlockedUnknown { .. } => "executionConfig.whenBlocked",
+            Self::ConfidenceOutOfRange { .. } => "confidence",
+            Self::WorkflowNotActive { .. } => "workflowRef.workflowId",
+            Self::VersionMismatch { .. } => "workflowRef.version",
+        };
+        format!("spec.{path}")
+    }
+
+    /// Field and text in one line.
+    pub fn sentence(&self) -> String {
+        format!("{}: {self}", self.field())
+    }
+}
+
+/// What happens when a workflow may not run now.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum WhenBlocked {
+    /// It ends as Skipped.
+    #[default]
+    Skip,
+    /// It stays Pending until it may run.
+    Wait,
+}
+
+/// What is asked to run.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Requested {
+    /// An image, as a Job.
+    Job(ImageReference),
+    /// A bundle, as a PipelineRun.
+    Tekton(BundleReference),
+}
+
+impl Requested {
+    /// The engine it takes.
+    pub fn engine(&self) -> Engine {
+        match self {
+            Self::Job(_) => Engine::Job,
+            Self::Tekton(_) => Engine::Tekton,
+        }
+    }
+}
+
+/// A spec that keeps every static rule.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CheckedSpec {
+    /// Engine and image.
+    pub requested: Requested,
+    /// Key in the catalog.
+    pub workflow_id: String,
+    /// Version in the catalog.
+    pub version: String,
+    /// What is repaired.
+    pub target: Target,
+    /// Values as given, without defaults.
+    pub parameters: BTreeMap<String, String>,
+    /// How long it may take; the controller's default where absent.
+    pub timeout: Option<ExecutionTimeout>,
+    /// Who it runs as; the controller's default where absent.
+    pub service_account: Option<String>,
+    /// What happens when it may not run now.
+    pub when_blocked: WhenBlocked,
+    /// Who asks.
+    pub remediation_request: Option<RemediationRequestRef>,
+}
+
+/// A spec that may run: the static rules and the catalog agree. Builders of Jobs and PipelineRuns
+/// take this and cannot fail.
+#[derive(Clone, Debug)]
+pub struct ValidatedSpec {
+    /// The static half.
+    pub spec: CheckedSpec,
+    /// What is executed, always by the catalog's digest.
+    pub image: ImageReference,
+    /// Values with the workflow's defaults.
+    pub parameters: BTreeMap<String, String>,
+    /// The catalog's entry.
+    pub workflow: Workflow,
+}
+
+/// Reads a spec from an object that nobody has looked at yet.
+pub fn read(spec: &Value) -> Result<WorkflowExecutionSpec, Violation> {
+    serde_path_to_error::deserialize(spec).map_err(|error| Violation::Malformed {
+        path: error.path().to_string(),
+        message: error.inner().to_string(),
+    })
+}
+
+/// The static half: everything that needs neither catalog nor cluster.
+pub fn check(spec: &WorkflowExecutionSpec) -> Result<CheckedSpec, Vec<Violation>> {
+    let mut violations = Vec::new();
+    let mut report = |violation| violations.push(violation);
+    let workflow = &spec.workflow_ref;
+    let config = &spec.execution_config;
+
+    let requested = requested(spec, &mut report);
+    text(
+        &mut report,
+        "workflowRef.workflowId",
+        &workflow.workflow_id,
+        "the workflow's key in the catalog",
+        255,
+    );
+    text(
+        &mut report,
+        "workflowRef.version",
+        &workflow.version,
+        "the workflow's version in the catalog",
+        64,
+    );
+    let target = Target::parse(&spec.target_resource);
+    if spec.target_resource.is_empty() {
+        report(Violation::Missing {
+            field: "targetResource",
+            needs: TARGET.allowed,
+        });
+    } else if target.is_none() {
+        report(Violation::TargetInvalid {
+            found: shortened(&spec.target_resource),
+        });
+    }
+    check_parameters(spec, &mut report);
+    let timeout = config.timeout.as_deref().map(ExecutionTimeout::parse);
+    if timeout == Some(None) {
+        report(Violation::TimeoutInvalid {
+            found: shortened(config.timeout.as_deref().unwrap_or_default()),
+        });
+    }
+    if let Some(found) = config
+        .service_account_name
+        .as_deref()
+        .filter(|name| !OBJECT_NAME.accepts(name))
+    {
+        report(Violation::ServiceAccountInvalid {
+            found: shortened(found),
+        });
+    }
+    let when_blocked = match config.when_blocked.as_deref() {
+        None | Some("Skip") => WhenBlocked::Skip,
+        Some("Wait") => WhenBlocked::Wait,
+        Some(found) => {
+            report(Violation::WhenBlockedUnknown {
+                found: shortened(found),
+            });
+            WhenBlocked::default()
+        }
+    };
+    if let Some(found) = spec
+        .confidence
+        .filter(|confidence| !(0.0..=1.0).contains(confidence))
+    {
+        report(Violation::ConfidenceOutOfRange { found });
+    }
+    check_carried(spec, &mut report);
+
+    match (requested, target) {
+        (Some(requested), Some(target)) if violations.is_empty() => Ok(CheckedSpec {
+            requested,
+            workflow_id: workflow.workflow_id.clone(),
+            version: workflow.version.clone(),
+            target,
+            parameters: spec.parameters.clone(),
+            timeout: timeout.flatten(),
+            service_account: config.service_account_name.clone(),
+            when_blocked,
+            remediation_request: spec.remediation_request_ref.clone(),
+        }),
+        _ => Err(violations),
+    }
+}
+
+/// The whole: the static half and what the catalog says of the workflow that the spec names.
+pub fn validate(
+    spec: &WorkflowExecutionSpec,
+    workflow: &Workflow,
+) -> Result<ValidatedSpec, Vec<Violation>> {
+    let (checked, mut violations) = match check(spec) {
+        Ok(checked) => (Some(checked), Vec::new()),
+        Err(violations) => (None, violations),
+    };
+    if !workflow.status.may_run() {
+        violations.push(Violation::WorkflowNotActive {
+            workflow_id: workflow.workflow_id.clone(),
+            status: workflow.status,
+        });
+    }
+    let found = &spec.workflow_ref.version;
+    if !found.is_empty() && *found != workflow.version {
+        violations.push(Violation::VersionMismatch {
+            found: found.clone(),
+            catalog: workflow.version.clone(),
+        });
+    }
+    if let Some(found) =
+        Engine::parse(&spec.execution_engine).filter(|engine| *engine != workflow.engine)
+    {
+        violations.push(Violation::EngineMismatch {
+            found,
+            catalog: workflow.engine,
+        });
+    } else if let Some(checked) = &checked {
+        violations.extend(image_mismatch(&checked.requested, &workflow.bundle));
+    }
+    let undeclared_or_wrong = workflow.parameters.check(&spec.parameters).into_iter();
+    let known: Vec<_> = violations
+        .iter()
+        .filter_map(|it| {
+            if let Violation::Parameter(it) = it {
+                Some(it.name().to_owned())
+            } else {
+                None
+            }
+        })
+        .collect();
+    violations.extend(
+        undeclared_or_wrong
+            .filter(|it| !known.iter().any(|name| name == it.name()))
+            .map(Violation::Parameter),
+    );
+
+    match checked {
+        Some(spec) if violations.is_empty() => Ok(ValidatedSpec {
+            image: match &spec.requested {
+                Requested::Job(image) => image.clone(),
+                Requested::Tekton(bundle) => bundle.clone().pinned(workflow.bundle.digest()),
+            },
+            parameters: workflow.parameters.with_defaults(&spec.parameters),
+            workflow: workflow.clone(),
+            spec,
+        }),
+        _ => Err(violations),
+    }
+}
+
+/// What the spec asks to run and what the catalog has: same repository, same digest. Tags name
+/// nothing and are not compared.
+fn image_mismatch(requested: &Requested, catalog: &ImageReference) -> Option<Violation> {
+    let (field, found, asked, scheme) = match requested {
+        Requested::Job(image) => (
+            "workflowRef.containerImage",
+            image.to_string(),
+            image.clone(),
+            "",
+        ),
+        Requested::Tekton(bundle) => (
+            "workflowRef.bundleRef",
+            bundle.to_string(),
+            bundle.clone().pinned(catalog.digest()),
+            "oci://",
+        ),
+    };
+    let same = asked.same_repository(catalog) && asked.digest() == catalog.digest();
+    (!same).then(|| Violation::ImageMismatch {
+        field,
+        found,
+        catalog: format!("{scheme}{catalog}"),
+    })
+}
+
+fn requested(
+    spec: &WorkflowExecutionSpec,
+    report: &mut impl FnMut(Violation),
+) -> Option<Requested> {
+    let workflow = &spec.workflow_ref;
+    let image = workflow.container_image.as_deref();
+    let bundle = workflow.bundle_ref.as_deref();
+    let engine = Engine::parse(&spec.execution_engine);
+    match engine {
+        None if spec.execution_engine.is_empty() => report(Violation::EngineMissing),
+        None => report(Violation::EngineUnknown {
+            found: shortened(&spec.execution_engine),
+        }),
+        Some(Engine::Job) => {
+            image.is_none().then(|| report(Violation::ImageMissing));
+            bundle.is_some().then(|| report(Violation::BundleForbidden));
+        }
+        Some(Engine::Tekton) => {
+            bundle.is_none().then(|| report(Violation::BundleMissing));
+            image.is_some().then(|| report(Violation::ImageForbidden));
+        }
+    }
+    let read_image = image.and_then(ImageReference::parse);
+    if let Some(found) = image.filter(|_| read_image.is_none()) {
+        report(Violation::ImageInvalid {
+            found: shortened(found),
+        });
+    }
+    let read_bundle = bundle.and_then(BundleReference::parse);
+    if let Some(found) = bundle.filter(|_| read_bundle.is_none()) {
+        report(Violation::BundleInvalid {
+            found: shortened(found),
+        });
+    }
+    match engine? {
+        Engine::Job => read_image.map(Requested::Job),
+        Engine::Tekton => read_bundle.map(Requested::Tekton),
+    }
+}
+
+fn check_parameters(spec: &WorkflowExecutionSpec, report: &mut impl FnMut(Violation)) {
+    let count = spec.parameters.len();
+    if count > parameters::MAX_COUNT {
+        report(Violation::ParametersTooMany { count });
+    }
+    let length = spec
+        .parameters
+        .values()
+        .map(|value| value.chars().count())
+        .sum();
+    if length > parameters::MAX_TOTAL_LENGTH {
+        report(Violation::ParametersTooLarge { length });
+    }
+    parameters::check_names_and_sizes(&spec.parameters)
+        .into_iter()
+        .for_each(|it| report(Violation::Parameter(it)));
+    if spec.execution_engine == Engine::Tekton.as_str() {
+        for (name, value) in spec
+            .parameters
+            .iter()
+            .filter(|(_, value)| value.contains("$("))
+        {
+            report(Violation::Parameter(ParameterViolation::Substitution {
+                name: name.clone(),
+                value: shortened(value),
+            }));
+        }
+    }
+}
+
+/// Fields that are only carried: nothing but their size is ours to judge.
+fn check_carried(spec: &WorkflowExecutionSpec, report: &mut impl FnMut(Violation)) {
+    let workflow = &spec.workflow_ref;
+    let mut limit = |field, text: Option<&str>, maximum| {
+        let length = text.map_or(0, |text| text.chars().count());
+        if length > maximum {
+            report(Violation::TooLong {
+                field,
+                length,
+                maximum,
+            });
+        }
+    };
+    limit("workflowRef.name", workflow.name.as_deref(), 253);
+    limit("rationale", spec.rationale.as_deref(), 16_384);
+    let Some(request) = &spec.remediation_request_ref else {
+        return;
+    };
+    limit(
+        "remediationRequestRef.apiVersion",
+        request.api_version.as_deref(),
+        253,
+    );
+    limit("remediationRequestRef.kind", request.kind.as_deref(), 63);
+    limit(
+        "remediationRequestRef.namespace",
+        request.namespace.as_deref(),
+        63,
+    );
+    limit("remediationRequestRef.uid", request.uid.as_deref(), 128);
+    text(
+        report,
+        "remediationRequestRef.name",
+        &request.name,
+        "the name of the RemediationRequest",
+        253,
+    );
+}
+
+fn text(
+    report: &mut impl FnMut(Violation),
+    field: &'static str,
+    value: &str,
+    needs: &'static str,
+    maximum: usize,
+) {
+    let length = value.chars().count();
+    if length == 0 {
+        report(Violation::Missing { field, needs });
+    } else if length > maximum {
+        report(Violation::TooLong {
+            field,
+            length,
+            maximum,
+        });
+    }
+}
+
+/// A found value for a message: a huge one would bury the rule.
+fn shortened(text: &str) -> String {
+    const LONGEST: usize = 600;
+    if text.chars().count() <= LONGEST {
+        return text.to_owned();
+    }
+    text.chars().take(LONGEST).chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,28 @@
+//! A real Kubernetes on this machine, and how tests reach it.
+//!
+//! The program `wfe-cluster` boots it: etcd, the control plane, one node with containerd, a
+//! registry, all built from pinned Go modules and run in namespaces of their own (network, mounts,
+//! processes), so that the kernel itself removes everything when the program ends, however it
+//! ends. Tests run inside and say [`Cluster::connect`].
+//!
+//! This is a tool: whatever fails is told to the person who started it and ends the program. Its
+//! errors are therefore `anyhow` chains, not enums that somebody could match on.
+
+mod access;
+pub mod args;
+mod binaries;
+mod boot;
+mod home;
+mod namespace;
+mod packages;
+mod pki;
+mod processes;
+mod registry;
+mod sandbox;
+pub mod wait;
+
+pub mod commands;
+
+pub use access::Cluster;
+pub use namespace::TestNamespace;
+pub use registry::{Image, Registry};

@@ -1,0 +1,78 @@
+//! A namespace for one test.
+
+use anyhow::Result;
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{DeleteParams, PostParams};
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Resource};
+
+use crate::Cluster;
+use crate::access;
+
+/// A namespace of its own for one test; removed when this value goes.
+pub struct TestNamespace {
+    cluster: Cluster,
+    name: String,
+}
+
+impl TestNamespace {
+    pub(crate) async fn create(cluster: Cluster, prefix: &str) -> Result<Self> {
+        let namespace = Namespace {
+            metadata: ObjectMeta {
+                generate_name: Some(format!("{prefix}-")),
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        let created = Api::<Namespace>::all(cluster.admin())
+            .create(&PostParams::default(), &namespace)
+            .await?;
+        Ok(Self {
+            cluster,
+            name: created.metadata.name.unwrap_or_default(),
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The administrator's API of a kind in this namespace.
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.cluster.admin(), &self.name)
+    }
+}
+
+impl Drop for TestNamespace {
+    /// A failed test keeps its namespace to be looked at. The request is made on a thread of its
+    /// own: the test's runtime may be ending.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("namespace {} is kept, to look at", self.name);
+            return;
+        }
+        let (kubeconfig, name) = (self.cluster.kubeconfig(), self.name.clone());
+        let deleted = std::thread::spawn(move || -> Result<()> {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(async {
+                let namespaces: Api<Namespace> = Api::all(access::client(&kubeconfig).await?);
+                namespaces
+                    .delete(&name, &DeleteParams::background())
+                    .await?;
+                Ok(())
+            })
+        })
+        .join();
+        if let Ok(Err(error)) = deleted {
+            eprintln!("namespace {} stays: {error:#}", self.name);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The cluster's certificates and kubeconfigs.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Result;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+use serde_json::{Value, json};
+
+/// The one CA: it signs servers and clients alike.
+pub(crate) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    /// Its certificate.
+    pub certificate: String,
+}
+
+/// A certificate and its key, as PEM.
+pub(crate) struct Identity {
+    pub certificate: String,
+    pub key: String,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Result<Self> {
+        let key = KeyPair::generate()?;
+        let params = Self::params()?;
+        let certificate = params.self_signed(&key)?.pem();
+        Ok(Self {
+            issuer: Issuer::new(params, key),
+            certificate,
+        })
+    }
+
+    /// The CA of a running cluster, to sign more clients.
+    pub(crate) fn load(certificate: &Path, key: &Path) -> Result<Self> {
+        let issuer = Issuer::new(
+            Self::params()?,
+            KeyPair::from_pem(&fs::read_to_string(key)?)?,
+        );
+        Ok(Self {
+            issuer,
+            certificate: fs::read_to_string(certificate)?,
+        })
+    }
+
+    fn params() -> Result<CertificateParams> {
+        let mut params = CertificateParams::new(Vec::new())?;
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "wfe-cluster");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![
+            KeyUsagePurpose::KeyCertSign,
+            KeyUsagePurpose::CrlSign,
+            KeyUsagePurpose::DigitalSignature,
+        ];
+        Ok(params)
+    }
+
+    /// The CA's key.
+    pub(crate) fn key(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
+    /// An identity for a user, in a group where one is named, good as a server under `names` (DNS
+    /// names and addresses).
+    pub(crate) fn issue(
+        &self,
+        user: &str,
+        group: Option<&str>,
+        names: &[&str],
+    ) -> Result<Identity> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::new(
+            names
+                .iter()
+                .map(|&name| name.to_owned())
+                .collect::<Vec<_>>(),
+        )?;
+        params.distinguished_name.push(DnType::CommonName, user);
+        if let Some(group) = group {
+            params
+                .distinguished_name
+                .push(DnType::OrganizationName, group);
+        }
+        params.key_usages = vec![
+            KeyUsagePurpose::DigitalSignature,
+            KeyUsagePurpose::KeyEncipherment,
+        ];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        Ok(Identity {
+            certificate: params.signed_by(&key, &self.issuer)?.pem(),
+            key: key.serialize_pem(),
+        })
+    }
+
+    /// A kubeconfig for `identity`; JSON is YAML.
+    pub(crate) fn kubeconfig(&self, server: &str, identity: &Identity) -> Value {
+        use base64::Engine as _;
+        let encode = |pem: &str| base64::engine::general_purpose::STANDARD.encode(pem);
+        json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{ "name": "wfe", "cluster": { "server": server, "certificate-authority-data": encode(&self.certificate) } }],
+            "users": [{ "name": "wfe", "user": {
+                "client-certificate-data": encode(&identity.certificate), "client-key-data": encode(&identity.key),
+            } }],
+            "contexts": [{ "name": "wfe", "context": { "cluster": "wfe", "user": "wfe" } }],
+            "current-context": "wfe",
+        })
+    }
+}

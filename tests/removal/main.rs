@@ -1,0 +1,200 @@
+//! Whatever ends a cluster, nothing of it stays.
+//!
+//! Runs outside of any cluster, one kill after the other.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_wfe-cluster");
+/// Time for the kernel to end what was killed.
+const DEADLINE: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+const SYSCTLS: [&str; 5] = [
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "kernel/keys/root_maxkeys",
+    "vm/overcommit_memory",
+    "net/ipv4/ip_forward",
+];
+const MOUNT_POINTS: [&str; 4] = [
+    "/run/containerd",
+    "/var/lib/cni",
+    "/var/log/containers",
+    "/var/log/pods",
+];
+
+/// What a cluster could leave on a machine.
+#[derive(Debug, PartialEq)]
+struct Traces {
+    pid_namespaces: BTreeSet<PathBuf>,
+    mounts: BTreeSet<String>,
+    devices: BTreeSet<String>,
+    cgroups: BTreeSet<PathBuf>,
+    mount_points: Vec<bool>,
+    sysctls: Vec<String>,
+}
+
+impl Traces {
+    fn now() -> Self {
+        let entries = |directory: &str| {
+            fs::read_dir(directory)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|entry| entry.path())
+                .collect::<Vec<_>>()
+        };
+        let lines = |file: &str, column| {
+            let text = fs::read_to_string(file).expect(file);
+            text.lines()
+                .filter_map(|line| line.split_whitespace().nth(column).map(str::to_owned))
+                .collect()
+        };
+        Self {
+            pid_namespaces: entries("/proc")
+                .iter()
+                .filter_map(|process| fs::read_link(process.join("ns/pid")).ok())
+                .collect(),
+            mounts: lines("/proc/self/mounts", 1),
+            devices: entries("/sys/class/net")
+                .iter()
+                .map(|it| it.display().to_string())
+                .collect(),
+            cgroups: std::iter::once("/sys/fs/cgroup".into())
+                .chain(entries("/sys/fs/cgroup"))
+                .map(|hierarchy: PathBuf| hierarchy.join("wfe-cluster"))
+                .filter(|cgroup| cgroup.exists())
+                .collect(),
+            mount_points: MOUNT_POINTS
+                .iter()
+                .map(|path| Path::new(path).exists())
+                .collect(),
+            sysctls: SYSCTLS
+                .iter()
+                .map(|name| fs::read_to_string(format!("/proc/sys/{name}")).expect(name))
+                .collect(),
+        }
+    }
+}
+
+/// `wfe-cluster run -- COMMAND`, and what it prints, line by line.
+fn start(command: &[&str]) -> Child {
+    Command::new(PROGRAM)
+        .args(["run", "--"])
+        .args(command)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("start wfe-cluster")
+}
+
+/// Looks again and again: the kernel tells nobody of the end of processes that are not one's own.
+fn poll(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(
+            started.elapsed() < DEADLINE,
+            "not within {DEADLINE:?}: {what}"
+        );
+        std::thread::park_timeout(POLL_INTERVAL);
+    }
+}
+
+/// Waits until a file of the home says that the boot has come this far.
+fn wait_for_boot(log: &Path, started: Instant) {
+    poll(&format!("{} is written", log.display()), || {
+        fs::metadata(log)
+            .and_then(|it| it.modified())
+            .is_ok_and(|modified| modified.elapsed().unwrap_or_default() < started.elapsed())
+    });
+}
+
+fn home() -> PathBuf {
+    let from = |variable: &str| {
+        std::env::var_os(variable)
+            .filter(|it| !it.is_empty())
+            .map(PathBuf::from)
+    };
+    from("WFE_CLUSTER_HOME")
+        .or_else(|| from("XDG_CACHE_HOME").map(|it| it.join("wfe-cluster")))
+        .or_else(|| from("HOME").map(|it| it.join(".cache/wfe-cluster")))
+        .expect("a home")
+}
+
+#[test]
+fn a_killed_cluster_leaves_nothing_and_the_next_one_works() {
+    assert!(
+        Command::new(PROGRAM)
+            .arg("build")
+            .status()
+            .expect("build")
+            .success()
+    );
+    assert!(
+        fs::read_to_string("/proc/self/status")
+            .expect("status")
+            .contains("Uid:\t0\t"),
+        "a node needs root"
+    );
+    let before = Traces::now();
+    let log = |name: &str| home().join("log").join(name);
+    // Moments of the boot, by the process that has just been started; the last is after it.
+    for moment in [
+        "etcd.log",
+        "containerd.log",
+        "crane.log",
+        "kubelet.log",
+        "kube-proxy.log",
+        "ready",
+    ] {
+        let started = Instant::now();
+        let mut cluster = start(&[
+            "sh",
+            "-c",
+            "kubectl run sleeper --image=10.77.0.1:5000/pause:1 && kubectl wait --for=condition=Ready pod/sleeper && echo ready && exec sleep 1000",
+        ]);
+        if moment == "ready" {
+            let mut lines = std::io::BufRead::lines(std::io::BufReader::new(
+                cluster.stdout.take().expect("stdout"),
+            ));
+            assert!(
+                lines.any(|line| line.expect("a line") == "ready"),
+                "the pod runs"
+            );
+        } else {
+            wait_for_boot(&log(moment), started);
+        }
+        cluster.kill().expect("kill -9");
+        cluster.wait().expect("it is dead");
+        poll(
+            &format!("every process has ended, killed at {moment}"),
+            || Traces::now().pid_namespaces == before.pid_namespaces,
+        );
+        let left = Traces::now();
+        assert_eq!(
+            (&left.mounts, &left.devices, &left.sysctls),
+            (&before.mounts, &before.devices, &before.sysctls),
+            "killed at {moment}"
+        );
+
+        let next = start(&[
+            "kubectl",
+            "wait",
+            "--for=condition=Ready",
+            "node/wfe",
+            "--timeout=30s",
+        ]);
+        assert!(
+            next.wait_with_output().expect("next run").status.success(),
+            "the next run works, killed at {moment}"
+        );
+        assert_eq!(
+            Traces::now(),
+            before,
+            "after the next run, killed at {moment}"
+        );
+    }
+}
