@@ -54,6 +54,13 @@ fn require(schema: &mut JSONSchemaProps, path: &[&str], fields: &[&str]) {
 fn tidy(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
     schema.default = None;
+    // Doc comments are wrapped for the editor; kubectl wraps for the terminal.
+    if let Some(description) = &mut schema.description {
+        *description = description
+            .replace("\n\n", "\0")
+            .replace('\n', " ")
+            .replace('\0', "\n\n");
+    }
     if let Some(values) = &mut schema.enum_ {
         values.retain(|value| !value.0.is_null());
     }

@@ -4,15 +4,17 @@
 //! entry in Data Storage. Unknown keys are warnings, everything else that is wrong is an error
 //! that names the place.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod document;
+
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
-use serde_json::Value;
 use thiserror::Error;
 
 use crate::image::{IMAGE, ImageReference};
-use crate::parameters::{DeclarationError, ParameterDeclaration, Parameters};
+use crate::parameters::declaration::DeclarationError;
+use crate::parameters::declared::Parameters;
 use crate::pattern::{OBJECT_NAME, pattern};
 
 pattern!(
@@ -227,7 +229,7 @@ impl Workflow {
             file: file.to_owned(),
             problems,
         };
-        let (document, unknown) = document(yaml).map_err(|problem| fail(vec![problem]))?;
+        let (document, unknown) = document::read(yaml).map_err(|problem| fail(vec![problem]))?;
         let workflow = document.check().map_err(fail)?;
         let warnings = unknown
             .iter()
@@ -235,217 +237,6 @@ impl Workflow {
             .collect();
         Ok(ReadWorkflow { workflow, warnings })
     }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Document {
-    metadata: Metadata,
-    #[serde(default)]
-    action_type: String,
-    #[serde(default)]
-    #[expect(dead_code, reason = "known, for the analysis' search only")]
-    labels: BTreeMap<String, Value>,
-    #[serde(default)]
-    status: WorkflowStatus,
-    execution: Execution,
-    #[serde(default)]
-    dependencies: DocumentDependencies,
-    #[serde(default)]
-    parameters: Vec<ParameterDeclaration>,
-}
-
-#[derive(Deserialize)]
-struct Wrapped {
-    #[serde(rename = "apiVersion")]
-    #[expect(dead_code, reason = "known key")]
-    api_version: String,
-    #[expect(dead_code, reason = "known key")]
-    kind: WrappedKind,
-    #[serde(default)]
-    #[expect(
-        dead_code,
-        reason = "the Kubernetes object's own; the workflow's is in spec"
-    )]
-    metadata: Value,
-    spec: Document,
-}
-
-#[derive(Deserialize)]
-enum WrappedKind {
-    RemediationWorkflow,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Metadata {
-    workflow_id: String,
-    version: String,
-    #[serde(default)]
-    description: Description,
-    #[serde(default)]
-    #[expect(dead_code, reason = "known, for people")]
-    maintainers: Vec<Value>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Description {
-    what: String,
-    when_to_use: String,
-    when_not_to_use: String,
-    preconditions: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Execution {
-    engine: String,
-    bundle: String,
-    #[serde(default)]
-    resources: Option<Resources>,
-    #[serde(default)]
-    run_as_user: Option<i64>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct DocumentDependencies {
-    secrets: Vec<Named>,
-    config_maps: Vec<Named>,
-}
-
-#[derive(Deserialize)]
-struct Named {
-    name: String,
-}
-
-/// The document and the paths of the keys it does not know.
-fn document(yaml: &str) -> Result<(Document, Vec<String>), Problem> {
-    /// What tells a wrapped document from a plain one.
-    #[derive(Deserialize)]
-    struct Kind {
-        kind: Option<String>,
-    }
-    let kind: Kind = parse(yaml)?.0;
-    if kind.kind.is_some() {
-        parse::<Wrapped>(yaml).map(|(wrapped, unknown)| (wrapped.spec, unknown))
-    } else {
-        parse::<Document>(yaml)
-    }
-}
-
-fn parse<T: for<'de> Deserialize<'de>>(yaml: &str) -> Result<(T, Vec<String>), Problem> {
-    let mut unknown = Vec::new();
-    serde_saphyr::with_deserializer_from_str(yaml, |deserializer| {
-        serde_ignored::deserialize(deserializer, |path| unknown.push(path.to_string()))
-    })
-    .map(|value| (value, unknown))
-    .map_err(|error| Problem::Unreadable(error.without_snippet().to_string()))
-}
-
-impl Document {
-    fn check(self) -> Result<Workflow, Vec<Problem>> {
-        let mut problems = Vec::new();
-        for (path, text) in [
-            ("metadata.workflowId", &self.metadata.workflow_id),
-            ("metadata.version", &self.metadata.version),
-        ] {
-            if text.is_empty() {
-                problems.push(Problem::Empty {
-                    path: path.to_owned(),
-                });
-            }
-        }
-        let engine = Engine::parse(&self.execution.engine);
-        if engine.is_none() {
-            problems.push(Problem::UnknownEngine {
-                found: self.execution.engine,
-            });
-        }
-        let bundle = ImageReference::parse(&self.execution.bundle);
-        if bundle.is_none() {
-            problems.push(Problem::Bundle {
-                found: self.execution.bundle,
-            });
-        }
-        if let Some(found) = self.execution.run_as_user.filter(|user| *user < 1) {
-            problems.push(Problem::RunAsUser { found });
-        }
-        for (list, amounts) in self
-            .execution
-            .resources
-            .iter()
-            .flat_map(|it| [("requests", &it.requests), ("limits", &it.limits)])
-        {
-            problems.extend(
-                amounts
-                    .iter()
-                    .filter(|(_, amount)| !QUANTITY.accepts(amount))
-                    .map(|(name, amount)| Problem::Quantity {
-                        path: format!("execution.resources.{list}.{name}"),
-                        found: amount.clone(),
-                    }),
-            );
-        }
-        let secrets = names(
-            "dependencies.secrets",
-            self.dependencies.secrets,
-            &mut problems,
-        );
-        let config_maps = names(
-            "dependencies.configMaps",
-            self.dependencies.config_maps,
-            &mut problems,
-        );
-        let parameters = Parameters::compile(self.parameters).map_err(|errors| {
-            problems.extend(
-                errors
-                    .into_iter()
-                    .map(|(index, error)| Problem::Parameter { index, error }),
-            );
-        });
-        match (engine, bundle, parameters) {
-            (Some(engine), Some(bundle), Ok(parameters)) if problems.is_empty() => Ok(Workflow {
-                workflow_id: self.metadata.workflow_id,
-                version: self.metadata.version,
-                description: self.metadata.description.what,
-                action_type: self.action_type,
-                status: self.status,
-                engine,
-                bundle,
-                resources: self.execution.resources,
-                run_as_user: self.execution.run_as_user,
-                dependencies: Dependencies {
-                    secrets,
-                    config_maps,
-                },
-                parameters,
-            }),
-            _ => Err(problems),
-        }
-    }
-}
-
-fn names(list: &str, entries: Vec<Named>, problems: &mut Vec<Problem>) -> Vec<String> {
-    let mut seen = BTreeSet::new();
-    for (index, Named { name }) in entries.iter().enumerate() {
-        let path = format!("{list}[{index}].name");
-        if name.is_empty() {
-            problems.push(Problem::Empty { path });
-        } else if !OBJECT_NAME.accepts(name) {
-            problems.push(Problem::DependencyName {
-                path,
-                found: name.clone(),
-            });
-        } else if !seen.insert(name) {
-            problems.push(Problem::DuplicateDependency {
-                path,
-                name: name.clone(),
-            });
-        }
-    }
-    entries.into_iter().map(|entry| entry.name).collect()
 }
 
 #[cfg(test)]

@@ -1,0 +1,227 @@
+//! A workflow's declared parameters, compiled to one JSON Schema, offline and with linear-time
+//! patterns. Values arrive as text, are read as the declared type and checked against it.
+
+use std::collections::BTreeMap;
+
+use jsonschema::PatternOptions;
+use jsonschema::error::ValidationErrorKind;
+use serde_json::{Map, Value, json};
+
+use super::declaration::{DeclarationError, ParameterDeclaration, text_of};
+use super::{PARAMETER_NAME, ParameterViolation, is_reserved};
+
+/// A workflow's declared parameters, compiled.
+#[derive(Clone, Debug)]
+pub struct Parameters {
+    declarations: Vec<ParameterDeclaration>,
+    schema: Value,
+    validator: jsonschema::Validator,
+}
+
+impl Parameters {
+    /// Compiles declarations, or says all that is wrong with them, by index.
+    pub fn compile(
+        declarations: Vec<ParameterDeclaration>,
+    ) -> Result<Self, Vec<(usize, DeclarationError)>> {
+        let mut errors = Vec::new();
+        for (index, declaration) in declarations.iter().enumerate() {
+            let earlier = declarations.iter().take(index);
+            let mut report = |error| errors.push((index, error));
+            if !PARAMETER_NAME.accepts(&declaration.name) {
+                report(DeclarationError::Name(declaration.name.clone()));
+            } else if is_reserved(&declaration.name) {
+                report(DeclarationError::Reserved(declaration.name.clone()));
+            }
+            if earlier.clone().any(|other| other.name == declaration.name) {
+                report(DeclarationError::Duplicate(declaration.name.clone()));
+            }
+            for needed in &declaration.depends_on {
+                let declared = declarations.iter().any(|other| other.name == *needed);
+                if !declared || *needed == declaration.name {
+                    report(DeclarationError::DependsOn(needed.clone()));
+                }
+            }
+            declaration.check(&mut report);
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        // Every pattern compiled by itself: only all together can be too much.
+        Self::of(declarations).map_err(|message| {
+            let pattern = "all patterns together".to_owned();
+            vec![(0, DeclarationError::Pattern { pattern, message })]
+        })
+    }
+
+    /// Compiles declarations that are known to be right; the error is the schema library's.
+    pub(super) fn of(declarations: Vec<ParameterDeclaration>) -> Result<Self, String> {
+        let schema = schema_of(&declarations);
+        let validator = validator_of(&schema)?;
+        Ok(Self {
+            declarations,
+            schema,
+            validator,
+        })
+    }
+
+    /// The JSON Schema (draft 2020-12) that values are checked against.
+    pub fn schema(&self) -> &Value {
+        &self.schema
+    }
+
+    /// Checks values against the declarations; all violations, in the order of the names.
+    pub fn check(&self, given: &BTreeMap<String, String>) -> Vec<ParameterViolation> {
+        let mut violations = Vec::new();
+        let mut instance = Map::new();
+        for (name, value) in given {
+            let Some(declaration) = self.declaration(name) else {
+                let declared = self.declarations.iter().map(|it| it.name.clone()).collect();
+                violations.push(ParameterViolation::Undeclared {
+                    name: name.clone(),
+                    declared,
+                });
+                continue;
+            };
+            match declaration.kind.read(value) {
+                Some(read) => drop(instance.insert(name.clone(), read)),
+                None => violations.push(ParameterViolation::Type {
+                    name: name.clone(),
+                    value: value.clone(),
+                    kind: declaration.kind,
+                }),
+            }
+        }
+        let instance = Value::Object(instance);
+        for error in self.validator.iter_errors(&instance) {
+            violations.extend(self.violations_of(&error, given));
+        }
+        violations.sort_by(|a, b| a.name().cmp(b.name()));
+        violations.dedup();
+        violations
+    }
+
+    /// The values a run gets: what is given, and the defaults of the rest.
+    pub fn with_defaults(&self, given: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+        let defaults = self
+            .declarations
+            .iter()
+            .filter_map(|it| Some((it.name.clone(), text_of(it.default.as_ref()?))));
+        defaults.chain(given.clone()).collect()
+    }
+
+    fn declaration(&self, name: &str) -> Option<&ParameterDeclaration> {
+        self.declarations.iter().find(|it| it.name == name)
+    }
+
+    fn violations_of(
+        &self,
+        error: &jsonschema::ValidationError<'_>,
+        given: &BTreeMap<String, String>,
+    ) -> Vec<ParameterViolation> {
+        if let ValidationErrorKind::Required { property } = error.kind() {
+            let property = property.as_str().unwrap_or_default();
+            return self.missing(property, given);
+        }
+        let name = error
+            .instance_path()
+            .as_str()
+            .trim_start_matches('/')
+            .split('/')
+            .next()
+            .unwrap_or_default();
+        let name = name.to_owned();
+        let value = given.get(&name).cloned().unwrap_or_default();
+        vec![match error.kind() {
+            ValidationErrorKind::Enum { options } => ParameterViolation::Enum {
+                name,
+                value,
+                allowed: options.to_string(),
+            },
+            ValidationErrorKind::Pattern { pattern } => ParameterViolation::Pattern {
+                name,
+                value,
+                pattern: pattern.clone(),
+            },
+            ValidationErrorKind::Minimum { limit } => ParameterViolation::Minimum {
+                name,
+                value,
+                minimum: limit.to_string(),
+            },
+            ValidationErrorKind::Maximum { limit } => ParameterViolation::Maximum {
+                name,
+                value,
+                maximum: limit.to_string(),
+            },
+            _ => ParameterViolation::Other {
+                name,
+                message: error.to_string(),
+            },
+        }]
+    }
+
+    /// `required` and `dependentRequired` report alike: told apart by the declarations. A value
+    /// that is there but unreadable has its own violation already.
+    fn missing(&self, property: &str, given: &BTreeMap<String, String>) -> Vec<ParameterViolation> {
+        if given.contains_key(property) {
+            return Vec::new();
+        }
+        let required = self
+            .declaration(property)
+            .filter(|it| it.required)
+            .map(|it| ParameterViolation::Required {
+                name: it.name.clone(),
+                kind: it.kind,
+            });
+        let dependants = self
+            .declarations
+            .iter()
+            .filter(|it| {
+                given.contains_key(&it.name)
+                    && it.depends_on.iter().any(|needed| needed == property)
+            })
+            .map(|it| ParameterViolation::DependsOn {
+                name: it.name.clone(),
+                needs: property.to_owned(),
+            });
+        required.into_iter().chain(dependants).collect()
+    }
+}
+
+/// The JSON Schema of what is *given*: a parameter with a default is never missing.
+fn schema_of(declarations: &[ParameterDeclaration]) -> Value {
+    let has_default = |name: &str| {
+        declarations
+            .iter()
+            .any(|it| it.name == name && it.default.is_some())
+    };
+    let dependent: Map<_, _> = declarations
+        .iter()
+        .filter(|it| !it.depends_on.is_empty())
+        .map(|it| {
+            let mut needed: Vec<_> = it
+                .depends_on
+                .iter()
+                .filter(|name| !has_default(name))
+                .collect();
+            needed.sort();
+            needed.dedup();
+            (it.name.clone(), json!(needed))
+        })
+        .collect();
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "additionalProperties": false,
+        "properties": declarations.iter().map(|it| (it.name.clone(), it.property())).collect::<Map<_, _>>(),
+        "required": declarations.iter().filter(|it| it.required && it.default.is_none()).map(|it| &it.name).collect::<Vec<_>>(),
+        "dependentRequired": dependent,
+    })
+}
+
+pub(super) fn validator_of(schema: &Value) -> Result<jsonschema::Validator, String> {
+    jsonschema::draft202012::options()
+        .offline()
+        .with_pattern_options(PatternOptions::regex())
+        .build(schema)
+        .map_err(|error| error.to_string())
+}

@@ -1,0 +1,108 @@
+//! The node runs what is in the registry.
+
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{ListParams, LogParams, PostParams};
+use serde_json::json;
+use wfe_tests::{Cluster, Image, wait};
+
+use crate::setup::SECONDS_30;
+
+#[tokio::test]
+async fn a_job_of_a_pushed_image_runs_and_its_log_can_be_read() {
+    let cluster = Cluster::connect().await;
+    let namespace = cluster.namespace("node").await.expect("a namespace");
+    let script =
+        "#!/bin/sh\necho \"$GREETING from a pushed image\"\necho ended >/dev/termination-log\n";
+    let image = Image::from("busybox:1")
+        .text("run.sh", script)
+        .entrypoint(&["/bin/sh", "/run.sh"]);
+    let reference = cluster
+        .registry()
+        .expect("a registry")
+        .push("tests/greeting:1", &image)
+        .expect("pushed");
+    assert!(
+        wfe_model::image::ImageReference::parse(&reference).is_some(),
+        "{reference}"
+    );
+
+    let job: Job = serde_json::from_value(json!({
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": "greeting" },
+        "spec": { "backoffLimit": 0, "template": { "spec": {
+            "restartPolicy": "Never",
+            "containers": [{ "name": "main", "image": reference, "env": [{ "name": "GREETING", "value": "hello" }] }],
+        } } },
+    }))
+    .expect("a Job");
+    let jobs = namespace.api::<Job>();
+    jobs.create(&PostParams::default(), &job)
+        .await
+        .expect("created");
+    let complete = |job: &Job| {
+        let conditions = job
+            .status
+            .as_ref()
+            .and_then(|status| status.conditions.as_ref());
+        conditions
+            .into_iter()
+            .flatten()
+            .any(|it| it.type_ == "Complete" && it.status == "True")
+    };
+    wait::until(
+        &jobs,
+        "greeting",
+        "the Job is complete",
+        SECONDS_30,
+        complete,
+    )
+    .await
+    .expect("complete");
+
+    let pods = namespace.api::<Pod>();
+    let pod = pods
+        .list(&ListParams::default())
+        .await
+        .expect("listed")
+        .items
+        .pop()
+        .expect("a pod");
+    let log = pods
+        .logs(
+            pod.metadata.name.as_deref().expect("a name"),
+            &LogParams::default(),
+        )
+        .await
+        .expect("a log");
+    assert_eq!(log, "hello from a pushed image\n");
+    let containers = pod
+        .status
+        .and_then(|status| status.container_statuses)
+        .expect("statuses");
+    let ended = containers[0]
+        .state
+        .as_ref()
+        .and_then(|state| state.terminated.as_ref())
+        .expect("terminated");
+    assert_eq!(
+        (ended.exit_code, ended.message.as_deref()),
+        (0, Some("ended\n"))
+    );
+}
+
+#[tokio::test]
+async fn the_same_content_has_the_same_digest() {
+    let registry = Cluster::connect().await.registry().expect("a registry");
+    let image = || Image::scratch().text("a", "content").entrypoint(&["/a"]);
+    let first = registry.push("tests/same:1", &image()).expect("pushed");
+    assert_eq!(
+        first,
+        registry.push("tests/same:2", &image()).expect("pushed")
+    );
+    assert_ne!(
+        first,
+        registry
+            .push("tests/same:1", &image().text("b", "more"))
+            .expect("pushed")
+    );
+}

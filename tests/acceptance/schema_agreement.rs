@@ -1,0 +1,156 @@
+//! The rules and the CRD judge generated texts alike: one by one, against the API server.
+
+use futures::{StreamExt, stream};
+use kube::Api;
+use kube::api::{DynamicObject, PostParams};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+use wfe_model::duration::ExecutionTimeout;
+use wfe_model::image::{BundleReference, ImageReference};
+use wfe_model::parameters::ParameterName;
+use wfe_model::pattern::OBJECT_NAME;
+use wfe_model::target::Target;
+
+use crate::schema_cases::{Spec, job, tekton};
+use crate::schema_verdicts::{object, untyped};
+use crate::setup::cluster;
+
+const SAMPLE: usize = 120;
+
+/// Texts of the grammar, and ones with up to two characters changed: most differ in one detail.
+fn nearly(grammar: &str) -> impl Strategy<Value = String> {
+    let text = proptest::string::string_regex(grammar).expect("a grammar");
+    let change = (any::<prop::sample::Index>(), "[a-zA-Z0-9/:@._ $\\n=-]?");
+    (text, prop::collection::vec(change, 0..3)).prop_map(|(text, changes)| {
+        let mut characters: Vec<char> = text.chars().collect();
+        for (index, replacement) in changes {
+            if !characters.is_empty() {
+                let at = index.index(characters.len());
+                characters.splice(at..=at, replacement.chars());
+            }
+        }
+        characters.into_iter().collect()
+    })
+}
+
+/// Whether the API server would take it.
+async fn accepted(api: &Api<DynamicObject>, spec: &Spec) -> bool {
+    let dry_run = PostParams {
+        dry_run: true,
+        ..Default::default()
+    };
+    match api.create(&dry_run, &object(&spec.0)).await {
+        Ok(_) => true,
+        Err(kube::Error::Api(status)) if status.code == 422 => false,
+        Err(error) => panic!("neither accepted nor invalid: {error}"),
+    }
+}
+
+async fn compare(
+    what: &str,
+    grammar: &str,
+    spec_with: impl Fn(&str) -> Spec,
+    rule: impl Fn(&str) -> bool,
+) {
+    let cluster = cluster().await;
+    let api = untyped(cluster.admin(), "default");
+    let mut runner = TestRunner::deterministic();
+    let strategy = nearly(grammar);
+    let texts: Vec<_> = (0..SAMPLE)
+        .map(|_| strategy.new_tree(&mut runner).expect("a text").current())
+        .collect();
+    let verdicts: Vec<_> = stream::iter(&texts)
+        .map(|text| {
+            let (api, spec) = (&api, spec_with(text));
+            async move { accepted(api, &spec).await }
+        })
+        .buffered(8)
+        .collect()
+        .await;
+    for (text, theirs) in texts.iter().zip(&verdicts) {
+        assert_eq!(
+            rule(text),
+            *theirs,
+            "{what} {text:?}: ours is left, the API server's right"
+        );
+    }
+    let accepted = verdicts.iter().filter(|it| **it).count();
+    assert!(
+        (10..=SAMPLE - 10).contains(&accepted),
+        "{what}: {accepted} of {SAMPLE} accepted, that compares little"
+    );
+}
+
+#[tokio::test]
+async fn br_we_014_images_are_judged_alike() {
+    let grammar = "([a-z]{1,5}\\.io|localhost|reg:5000|10\\.0\\.0\\.1:5000)(/[a-z0-9]{1,4}([._-]{1,2}[a-z0-9]{1,3}){0,2}){1,2}(:[A-Za-z0-9_.]{1,4})?@sha256:[a-f0-9]{64}";
+    compare(
+        "image",
+        grammar,
+        |text| job().with("workflowRef.containerImage", text),
+        |text| ImageReference::parse(text).is_some(),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn br_we_002_bundles_are_judged_alike() {
+    let grammar = "oci://([a-z]{1,5}\\.io|localhost|reg:5000)(/[a-z0-9]{1,4}([._-]{1,2}[a-z0-9]{1,3}){0,2}){1,2}(:[A-Za-z0-9_.]{1,4})?(@sha256:[a-f0-9]{64})?";
+    compare(
+        "bundle",
+        grammar,
+        |text| tekton().with("workflowRef.bundleRef", text),
+        |text| BundleReference::parse(text).is_some(),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn br_we_009_targets_are_judged_alike() {
+    let grammar =
+        "([a-z0-9]{1,5}(-[a-z]{1,3})?/)?[A-Z][a-z0-9]{1,9}/[a-z0-9]{1,5}([.-][a-z0-9]{1,3}){0,2}";
+    compare(
+        "target",
+        grammar,
+        |text| job().with("targetResource", text),
+        |text| Target::parse(text).is_some(),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn br_we_001_timeouts_are_judged_alike() {
+    let grammar = "([0-9]{1,2}h)?([0-9]{1,4}m)?([0-9]{1,5}s)?";
+    compare(
+        "timeout",
+        grammar,
+        |text| job().with("executionConfig.timeout", text),
+        |text| ExecutionTimeout::parse(text).is_some(),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn br_we_001_parameter_names_are_judged_alike() {
+    let grammar = "[A-Za-z_][A-Za-z0-9_]{0,12}|KUBERNAUT_?[A-Z]{0,3}|TARGET_RESOURCES?";
+    compare(
+        "parameter name",
+        grammar,
+        |text| job().parameter(text, "x"),
+        |text| ParameterName::parse(text).is_some(),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn br_we_001_object_names_are_judged_alike() {
+    let grammar = "[a-z0-9]{1,6}([.-][a-z0-9]{1,4}){0,3}";
+    compare(
+        "ServiceAccount",
+        grammar,
+        |text| job().with("executionConfig.serviceAccountName", text),
+        |text| OBJECT_NAME.accepts(text),
+    )
+    .await;
+}
