@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
-use kube::api::PostParams;
+use kube::api::{ListParams, PostParams};
 use kube::{Api, Client};
 use wfe_tests::{Cluster, wait};
 
@@ -37,7 +37,7 @@ async fn a_user_is_who_the_certificate_says_and_may_nothing_by_default() {
     assert_eq!(name, "jane");
     assert!(groups.contains(&"operators".to_owned()), "{groups:?}");
     let denied = Api::<Namespace>::all(client)
-        .list(&Default::default())
+        .list(&ListParams::default())
         .await
         .expect_err("no rights");
     assert!(

@@ -1,5 +1,12 @@
 //! What holds on a real cluster. Run by `make acceptance`; a file's name tells the layer.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking, and so do its helpers"
+)]
+
 mod cluster_access;
 mod cluster_node;
 mod schema_agreement;

@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 /// A real Kubernetes on this machine, for tests and for trying things out.
 ///
 /// It lives in namespaces of its own and is gone without a trace when it ends. Binaries are built
-/// once, from pinned Go modules, and kept in $WFE_CLUSTER_HOME (default ~/.cache/wfe-cluster).
+/// once, from pinned Go modules, and kept in `$WFE_CLUSTER_HOME` (default `~/.cache/wfe-cluster`).
 #[derive(Debug, Parser)]
 #[command(name = "wfe-cluster", version)]
 pub struct Args {

@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use crate::home::Home;
 
 /// A cold build of the largest module takes 6 minutes on two cores.
-const BUILD_DEADLINE: Duration = Duration::from_secs(30 * 60);
+const BUILD_DEADLINE: Duration = Duration::from_mins(30);
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(15);
 
 /// One Go module and the commands built from it.
@@ -155,7 +155,7 @@ impl Module {
             .args(["list", "-deps", "-tags", self.tags, "tool"])
             .output()
             .with_context(|| format!("{}: start go (is Go installed?)", step()))?;
-        let packages = listed.stdout.iter().filter(|byte| **byte == b'\n').count();
+        let packages = String::from_utf8_lossy(&listed.stdout).lines().count();
         let mut target = output.to_path_buf();
         if let Some(name) = self.rename {
             target.push(name);

@@ -28,6 +28,7 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// Address of the node, the API server, the registry: the bridge that pods hang on.
 const NODE_ADDRESS: &str = "10.77.0.1";
+const SERVER: &str = "https://10.77.0.1:6443";
 const POD_NETWORK: &str = "10.77.0.0/24";
 const SERVICE_NETWORK: &str = "10.96.0.0/24";
 
@@ -39,10 +40,6 @@ struct Boot {
 }
 
 impl Boot {
-    fn server(&self) -> String {
-        format!("https://{NODE_ADDRESS}:6443")
-    }
-
     /// Writes an identity's certificate, key and kubeconfig.
     fn identity(&self, file: &str, user: &str, group: Option<&str>, names: &[&str]) -> Result<()> {
         let identity = self.authority.issue(user, group, names)?;
@@ -50,10 +47,7 @@ impl Boot {
         self.write(&format!("{file}.key"), &identity.key)?;
         self.write(
             &format!("{file}.conf"),
-            &self
-                .authority
-                .kubeconfig(&self.server(), &identity)
-                .to_string(),
+            &self.authority.kubeconfig(SERVER, &identity).to_string(),
         )
     }
 
@@ -143,7 +137,7 @@ async fn boot(home: &Home, api_only: bool, init_pid: i32, serves: bool) -> Resul
         init_pid,
         serves,
         kubeconfig: boot.path("admin.conf"),
-        server: boot.server(),
+        server: SERVER.to_owned(),
         ca_certificate: boot.path("ca.crt"),
         ca_key: boot.path("ca.key"),
         bin,

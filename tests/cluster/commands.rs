@@ -15,7 +15,7 @@ use crate::home::{Home, State};
 use crate::{binaries, boot, packages, sandbox};
 
 /// A boot takes 10 s on two cores that do nothing else.
-const UP_DEADLINE: Duration = Duration::from_secs(180);
+const UP_DEADLINE: Duration = Duration::from_mins(3);
 const DOWN_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Does what the command line says; the exit code is that of the command that was run.

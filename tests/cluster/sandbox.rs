@@ -252,7 +252,9 @@ pub(crate) fn clean_up(home: &Home) {
         if left.is_empty() {
             break;
         }
-        left.iter().for_each(|cgroup| remove_cgroup(cgroup));
+        for cgroup in left {
+            remove_cgroup(&cgroup);
+        }
         std::thread::sleep(Duration::from_millis(20));
     }
     for build in children(&home.bin()) {

@@ -19,7 +19,7 @@ pub(crate) const CEL_BOUNDS: &str =
     "duration(self) >= duration('1s') && duration(self) <= duration('24h')";
 
 const MIN: Duration = Duration::from_secs(1);
-const MAX: Duration = Duration::from_secs(24 * 60 * 60);
+const MAX: Duration = Duration::from_hours(24);
 
 /// How long an execution may take: 1 s to 24 h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

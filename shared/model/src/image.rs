@@ -204,7 +204,7 @@ mod tests {
             let image = ImageReference::parse(&text).expect("built from the grammar");
             prop_assert_eq!(image.to_string(), text.clone());
             let theirs: oci_spec::distribution::Reference = text.parse().expect("oci-spec takes what we take");
-            prop_assert_eq!(theirs.digest(), Some(format!("sha256:{hex}").as_str()));
+            prop_assert_eq!(theirs.digest().map(str::to_owned), Some(format!("sha256:{hex}")));
             prop_assert_eq!(theirs.tag(), image.tag());
             prop_assert_eq!(theirs.registry(), image.name.registry.as_str());
             prop_assert_eq!(theirs.repository(), image.name.repository.as_str());

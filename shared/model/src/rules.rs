@@ -323,9 +323,9 @@ fn check_parameters(spec: &WorkflowExecutionSpec, report: &mut impl FnMut(Violat
     if length > parameters::MAX_TOTAL_LENGTH {
         report(Violation::ParametersTooLarge { length });
     }
-    parameters::check_names_and_sizes(&spec.parameters)
-        .into_iter()
-        .for_each(|it| report(Violation::Parameter(it)));
+    for violation in parameters::check_names_and_sizes(&spec.parameters) {
+        report(Violation::Parameter(violation));
+    }
     if spec.execution_engine == Engine::Tekton.as_str() {
         for (name, value) in spec
             .parameters

@@ -1,1 +1,228 @@
+use rstest::rstest;
+use serde_json::{Value, json};
 
+use super::*;
+use crate::parameters::kind::ParameterType;
+use crate::workflow::WorkflowStatus;
+
+const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+const OTHER: &str = "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff";
+
+fn workflow(engine: &str) -> Workflow {
+    let yaml = format!(
+        "metadata: {{workflowId: restart, version: 1.0.0}}
+execution: {{engine: {engine}, bundle: 'r.io/w/restart:v1@sha256:{HEX}'}}
+parameters:
+- {{name: REPLICAS, type: integer, required: true}}
+- {{name: MODE, type: string, default: safe}}
+"
+    );
+    Workflow::read("restart.yaml", &yaml)
+        .expect("right")
+        .workflow
+}
+
+fn job() -> WorkflowExecutionSpec {
+    read(&json!({
+        "executionEngine": "job",
+        "workflowRef": { "workflowId": "restart", "version": "1.0.0", "containerImage": format!("r.io/w/restart:v2@sha256:{HEX}") },
+        "targetResource": "prod/Deployment/web",
+        "parameters": { "REPLICAS": "3" },
+    }))
+    .expect("a spec")
+}
+
+fn tekton(bundle: &str) -> WorkflowExecutionSpec {
+    let mut spec = job();
+    spec.execution_engine = "tekton".to_owned();
+    spec.workflow_ref.container_image = None;
+    spec.workflow_ref.bundle_ref = Some(bundle.to_owned());
+    spec
+}
+
+fn violations(spec: &WorkflowExecutionSpec, workflow: &Workflow) -> Vec<Violation> {
+    validate(spec, workflow).expect_err("wrong")
+}
+
+#[test]
+fn br_we_014_a_valid_job_runs_what_it_names_with_the_defaults() {
+    let valid = validate(&job(), &workflow("job")).expect("right");
+    assert_eq!(
+        valid.image.to_string(),
+        format!("r.io/w/restart:v2@sha256:{HEX}")
+    );
+    assert_eq!(
+        valid.parameters,
+        BTreeMap::from([
+            ("MODE".to_owned(), "safe".to_owned()),
+            ("REPLICAS".to_owned(), "3".to_owned())
+        ])
+    );
+    assert_eq!(valid.spec.target.normalized(), "prod/deployment/web");
+    assert_eq!(valid.spec.when_blocked, WhenBlocked::Skip);
+}
+
+#[test]
+fn br_we_002_a_bundle_without_digest_gets_the_catalogs() {
+    let workflow = workflow("tekton");
+    let valid = validate(&tekton("oci://r.io/w/restart:v2"), &workflow).expect("right");
+    assert_eq!(
+        valid.image.to_string(),
+        format!("r.io/w/restart:v2@sha256:{HEX}")
+    );
+    let wrong = violations(
+        &tekton(&format!("oci://r.io/w/restart@sha256:{OTHER}")),
+        &workflow,
+    );
+    assert_eq!(
+        wrong,
+        [Violation::ImageMismatch {
+            field: "workflowRef.bundleRef",
+            found: format!("oci://r.io/w/restart@sha256:{OTHER}"),
+            catalog: format!("oci://r.io/w/restart:v1@sha256:{HEX}"),
+        }]
+    );
+}
+
+#[rstest]
+#[case(|spec: &mut WorkflowExecutionSpec| spec.workflow_ref.container_image = Some(format!("r.io/w/restart@sha256:{OTHER}")),
+    "spec.workflowRef.containerImage: \"r.io/w/restart@sha256:ffff")]
+#[case(|spec: &mut WorkflowExecutionSpec| spec.workflow_ref.container_image = Some(format!("r.io/w/other@sha256:{HEX}")),
+    "is not what the catalog has for this workflow: use \"r.io/w/restart:v1@sha256:0123")]
+#[case(|spec: &mut WorkflowExecutionSpec| spec.workflow_ref.version = "2.0.0".to_owned(),
+    "spec.workflowRef.version: \"2.0.0\" is not the catalog's version of this workflow: use \"1.0.0\"")]
+#[case(|spec: &mut WorkflowExecutionSpec| *spec = tekton("oci://r.io/w/restart"),
+    "spec.executionEngine: tekton is not the catalog's engine for this workflow: use job")]
+#[case(|spec: &mut WorkflowExecutionSpec| { spec.parameters.insert("REPLICAS".to_owned(), "abc".to_owned()); },
+    "spec.parameters[REPLICAS]: the value \"abc\" is no integer")]
+#[case(|spec: &mut WorkflowExecutionSpec| { spec.parameters.insert("EXTRA".to_owned(), "x".to_owned()); },
+    "spec.parameters[EXTRA]: the workflow declares no parameter EXTRA: it declares REPLICAS, MODE")]
+#[case(|spec: &mut WorkflowExecutionSpec| spec.parameters.clear(),
+    "spec.parameters[REPLICAS]: the workflow requires the parameter REPLICAS (type integer): add it")]
+fn br_we_001_what_the_catalog_does_not_allow_is_refused_in_words(
+    #[case] change: impl Fn(&mut WorkflowExecutionSpec),
+    #[case] says: &str,
+) {
+    let mut spec = job();
+    change(&mut spec);
+    let violations = violations(&spec, &workflow("job"));
+    assert_eq!(violations.len(), 1, "{violations:?}");
+    assert!(
+        violations[0].sentence().contains(says),
+        "{}",
+        violations[0].sentence()
+    );
+}
+
+#[test]
+fn br_we_001_only_active_and_deprecated_workflows_run() {
+    for (status, may_run) in [
+        (WorkflowStatus::Active, true),
+        (WorkflowStatus::Deprecated, true),
+        (WorkflowStatus::Disabled, false),
+        (WorkflowStatus::Archived, false),
+    ] {
+        let workflow = Workflow {
+            status,
+            ..workflow("job")
+        };
+        assert_eq!(validate(&job(), &workflow).is_ok(), may_run, "{status}");
+    }
+}
+
+#[test]
+fn br_we_001_static_and_catalog_violations_are_reported_together() {
+    let mut spec = job();
+    spec.target_resource = "web".to_owned();
+    spec.workflow_ref.version = "2".to_owned();
+    spec.parameters = BTreeMap::from([("A-B".to_owned(), "x".to_owned())]);
+    let found = violations(&spec, &workflow("job"));
+    let required = ParameterViolation::Required {
+        name: "REPLICAS".to_owned(),
+        kind: ParameterType::Integer,
+    };
+    assert_eq!(
+        found,
+        [
+            Violation::TargetInvalid {
+                found: "web".to_owned()
+            },
+            Violation::Parameter(ParameterViolation::Name {
+                name: "A-B".to_owned()
+            }),
+            Violation::VersionMismatch {
+                found: "2".to_owned(),
+                catalog: "1.0.0".to_owned()
+            },
+            Violation::Parameter(required),
+        ]
+    );
+}
+
+#[test]
+fn br_we_001_a_missing_engine_is_the_first_thing_said() {
+    let spec = read(&json!({})).expect("a spec can be empty");
+    let found = check(&spec).expect_err("wrong");
+    assert_eq!(found[0], Violation::EngineMissing);
+    assert_eq!(
+        found[0].sentence(),
+        "spec.executionEngine: is required: say job or tekton, there is no default"
+    );
+    let fields: Vec<_> = found.iter().map(Violation::field).collect();
+    assert_eq!(
+        fields,
+        [
+            "spec.executionEngine",
+            "spec.workflowRef.workflowId",
+            "spec.workflowRef.version",
+            "spec.targetResource"
+        ]
+    );
+}
+
+#[rstest]
+#[case(json!({ "executionEngine": 1 }), "spec.executionEngine")]
+#[case(json!({ "workflowRef": { "version": [] } }), "spec.workflowRef.version")]
+#[case(json!({ "parameters": { "A": 1 } }), "spec.parameters.A")]
+#[case(json!("text"), "spec")]
+fn br_we_001_a_malformed_spec_is_a_violation_that_names_the_field(
+    #[case] spec: Value,
+    #[case] field: &str,
+) {
+    let violation = read(&spec).expect_err("malformed");
+    assert_eq!(violation.field(), field);
+    assert!(
+        violation.to_string().contains("invalid type"),
+        "{violation}"
+    );
+}
+
+#[test]
+fn a_huge_value_is_shortened_in_the_message() {
+    let mut spec = job();
+    spec.target_resource = "x".repeat(100_000);
+    let found = check(&spec).expect_err("wrong");
+    assert!(found[0].to_string().len() < 1_000);
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_spec_makes_the_rules_panic(
+        engine in "job|tekton|\\PC{0,5}", image in proptest::option::of("\\PC{0,80}"), bundle in proptest::option::of("oci://\\PC{0,30}"),
+        target in "\\PC{0,30}", timeout in proptest::option::of("\\PC{0,9}"), name in "\\PC{0,9}", value in "\\PC{0,20}", confidence: f64,
+    ) {
+        let mut spec = job();
+        spec.execution_engine = engine;
+        spec.workflow_ref.container_image = image;
+        spec.workflow_ref.bundle_ref = bundle;
+        spec.target_resource = target;
+        spec.execution_config.timeout = timeout;
+        spec.parameters.insert(name, value);
+        spec.confidence = Some(confidence);
+        for workflow in [workflow("job"), workflow("tekton")] {
+            for violation in validate(&spec, &workflow).err().into_iter().flatten() {
+                proptest::prop_assert!(violation.field().starts_with("spec"));
+            }
+        }
+    }
+}

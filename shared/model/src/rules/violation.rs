@@ -180,7 +180,7 @@ pub enum Violation {
         catalog: String,
     },
     /// Another engine than the catalog's.
-    #[error("{found:?} is not the catalog's engine for this workflow: use {catalog}")]
+    #[error("{found} is not the catalog's engine for this workflow: use {catalog}")]
     EngineMismatch {
         /// As found.
         found: Engine,
