@@ -25,10 +25,10 @@ unit: build ## Run the tests that need no cluster
 	cargo test --workspace --lib --bins
 
 acceptance: build ## Run the tests on a real cluster
-	$(CLUSTER) run -- cargo test --offline -p wfe-tests --test acceptance
+	$(CLUSTER) run -- cargo test --offline --workspace --test acceptance
 
 removal: build ## Kill the cluster at every moment and look at what it leaves
-	cargo test -p wfe-tests --test removal
+	cargo test --workspace --test removal
 
 shell: build ## Open a shell with kubectl in a cluster
 	$(CLUSTER) shell

@@ -1,4 +1,12 @@
-//! Runs WorkflowExecutions. So far: prints the CustomResourceDefinitions it works with.
+//! The engine room: runs admitted WorkflowExecutions, one at a time per target.
+//!
+//! [`watches`] keeps caches of what the API server has, [`execution`] decides what to do next for
+//! one WorkflowExecution and does it, [`executor`] knows how each engine runs a workflow.
 
 pub mod args;
 pub mod crds;
+pub mod execution;
+pub mod executor;
+pub mod names;
+pub mod run;
+pub mod watches;

@@ -1,13 +1,28 @@
-//! `wfe-controller`: see [`wfe_controller::args::Args`] for what it can do.
+//! `wfe-controller`: see [`wfe_controller::args::Args`] for what it can be told.
 
 use std::io::Write;
+use std::process::ExitCode;
 
 use clap::Parser;
 use wfe_controller::args::{Args, Command};
+use wfe_process::telemetry;
 
-fn main() -> anyhow::Result<()> {
-    match Args::parse().command {
-        Command::Crds => std::io::stdout().write_all(wfe_controller::crds::yaml()?.as_bytes())?,
+#[tokio::main]
+async fn main() -> ExitCode {
+    match execute(Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("wfe-controller: {error:#}");
+            ExitCode::from(2)
+        }
     }
-    Ok(())
+}
+
+async fn execute(args: Args) -> anyhow::Result<()> {
+    if let Some(Command::Crds) = args.command {
+        return Ok(std::io::stdout().write_all(wfe_controller::crds::yaml()?.as_bytes())?);
+    }
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    telemetry::init(args.run.process.log_format, &args.run.process.log_filter)?;
+    wfe_controller::run::run(args.run).await
 }

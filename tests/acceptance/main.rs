@@ -4,13 +4,16 @@
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
-    reason = "a test fails by panicking, and so do its helpers"
+    clippy::too_many_lines,
+    reason = "a story is told whole; a test fails by panicking, and so do its helpers"
 )]
 
 mod cluster_access;
 mod cluster_node;
+mod job_lifecycle;
 mod schema_agreement;
 mod schema_cases;
 mod schema_users_view;
 mod schema_verdicts;
 mod setup;
+mod workflows;

@@ -8,10 +8,11 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::PostParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
+use serde_json::{Value, json};
 
 use crate::home::{STATE_VARIABLE, State};
 use crate::namespace::TestNamespace;
-use crate::pki::Authority;
+use crate::pki::{self, Authority};
 use crate::registry::Registry;
 
 /// A running cluster, and an administrator's client for it.
@@ -64,6 +65,16 @@ impl Cluster {
 
     /// A client with a fresh token of a ServiceAccount.
     pub async fn service_account(&self, namespace: &str, name: &str) -> Result<Client> {
+        let kubeconfig = self.service_account_kubeconfig(namespace, name).await?;
+        client_of(serde_json::from_value(kubeconfig)?).await
+    }
+
+    /// A kubeconfig with a fresh token of a ServiceAccount.
+    pub(crate) async fn service_account_kubeconfig(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Value> {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.admin(), namespace);
         let request = TokenRequest {
             spec: TokenRequestSpec {
@@ -76,16 +87,12 @@ impl Cluster {
             .create_token_request(name, &PostParams::default(), &request)
             .await?;
         let token = answer.status.context("the API server gave no token")?.token;
-        let mut config = Config::from_custom_kubeconfig(
-            Kubeconfig::read_from(&self.state.kubeconfig)?,
-            &KubeConfigOptions::default(),
-        )
-        .await?;
-        config.auth_info = kube::config::AuthInfo {
-            token: Some(token.into()),
-            ..Default::default()
-        };
-        Ok(Client::try_from(config)?)
+        let ca = std::fs::read_to_string(&self.state.ca_certificate)?;
+        Ok(pki::kubeconfig(
+            &self.state.server,
+            &ca,
+            &json!({ "token": token }),
+        ))
     }
 
     /// The registry of the node.

@@ -19,6 +19,8 @@ mod pki;
 mod processes;
 mod registry;
 mod sandbox;
+#[path = "../system/mod.rs"]
+pub mod system;
 pub mod wait;
 
 pub mod commands;

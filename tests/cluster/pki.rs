@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
@@ -100,19 +102,25 @@ impl Authority {
         })
     }
 
-    /// A kubeconfig for `identity`; JSON is YAML.
+    /// A kubeconfig for `identity`.
     pub(crate) fn kubeconfig(&self, server: &str, identity: &Identity) -> Value {
-        use base64::Engine as _;
-        let encode = |pem: &str| base64::engine::general_purpose::STANDARD.encode(pem);
-        json!({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{ "name": "wfe", "cluster": { "server": server, "certificate-authority-data": encode(&self.certificate) } }],
-            "users": [{ "name": "wfe", "user": {
-                "client-certificate-data": encode(&identity.certificate), "client-key-data": encode(&identity.key),
-            } }],
-            "contexts": [{ "name": "wfe", "context": { "cluster": "wfe", "user": "wfe" } }],
-            "current-context": "wfe",
-        })
+        let user = json!({
+            "client-certificate-data": STANDARD.encode(&identity.certificate),
+            "client-key-data": STANDARD.encode(&identity.key),
+        });
+        kubeconfig(server, &self.certificate, &user)
     }
+}
+
+/// A kubeconfig for a user; JSON is YAML.
+pub(crate) fn kubeconfig(server: &str, ca: &str, user: &Value) -> Value {
+    let cluster = json!({ "server": server, "certificate-authority-data": STANDARD.encode(ca) });
+    json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{ "name": "wfe", "cluster": cluster }],
+        "users": [{ "name": "wfe", "user": user }],
+        "contexts": [{ "name": "wfe", "context": { "cluster": "wfe", "user": "wfe" } }],
+        "current-context": "wfe",
+    })
 }

@@ -50,3 +50,37 @@ where
         }
     }
 }
+
+/// Until the object `name` is not there any more.
+pub async fn gone<K>(api: &Api<K>, name: &str, deadline: Duration) -> Result<()>
+where
+    K: Clone + Debug + DeserializeOwned + Resource + Send + Serialize + 'static,
+{
+    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let mut last = None;
+    let mut events = Box::pin(watcher(api.clone(), config).default_backoff());
+    let vanished = async {
+        let mut listed = None;
+        while let Some(event) = events.next().await {
+            match event? {
+                watcher::Event::Init => listed = None,
+                watcher::Event::Apply(object) | watcher::Event::InitApply(object) => {
+                    listed = Some(object);
+                }
+                watcher::Event::Delete(_) => return Ok(()),
+                watcher::Event::InitDone if listed.is_none() => return Ok(()),
+                watcher::Event::InitDone => {}
+            }
+            last.clone_from(&listed);
+        }
+        Err(anyhow!("the watch for {name} ended before it was gone"))
+    };
+    if let Ok(result) = tokio::time::timeout(deadline, vanished).await {
+        return result;
+    }
+    let seen = serde_json::to_string_pretty(&last)?;
+    Err(anyhow!(
+        "{name} is not gone after {} s, as last seen: {seen}",
+        deadline.as_secs()
+    ))
+}

@@ -17,3 +17,6 @@ pub mod rules;
 pub mod target;
 pub mod workflow;
 pub mod workflow_execution;
+
+/// Keeps a WorkflowExecution until its execution is ended and its audit events are delivered.
+pub const FINALIZER: &str = "kubernaut.ai/workflow-execution";

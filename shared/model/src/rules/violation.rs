@@ -161,6 +161,12 @@ pub enum Violation {
         /// As found.
         found: f64,
     },
+    /// The catalog has no such entry.
+    #[error("{workflow_id:?} is not in the workflow catalog: use the id of a registered workflow")]
+    WorkflowNotFound {
+        /// As found.
+        workflow_id: String,
+    },
     /// The catalog's entry may not run.
     #[error(
         "the workflow {workflow_id:?} is {status} in the catalog: only active and deprecated workflows may run"
@@ -226,7 +232,9 @@ impl Violation {
             Self::ServiceAccountInvalid { .. } => "executionConfig.serviceAccountName",
             Self::WhenBlockedUnknown { .. } => "executionConfig.whenBlocked",
             Self::ConfidenceOutOfRange { .. } => "confidence",
-            Self::WorkflowNotActive { .. } => "workflowRef.workflowId",
+            Self::WorkflowNotFound { .. } | Self::WorkflowNotActive { .. } => {
+                "workflowRef.workflowId"
+            }
             Self::VersionMismatch { .. } => "workflowRef.version",
         };
         format!("spec.{path}")

@@ -1,0 +1,93 @@
+//! One WorkflowExecution, from accepted to audited.
+//!
+//! [`observe`] gathers what is known, [`decide`] (pure) says the next step, [`act`] carries it out:
+//! one question or one write. Then all over again, until there is nothing to do but wait. So every
+//! state between two requests is a state a crash can leave behind, and is decided like any other.
+
+pub mod act;
+pub mod audit;
+pub mod decide;
+pub mod lock;
+pub mod observe;
+pub mod outcome;
+pub mod status;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::runtime::controller::Action;
+use thiserror::Error;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
+use wfe_model::workflow_execution::WorkflowExecution;
+
+use self::act::{Act, ActError};
+use self::decide::{Step, decide};
+use self::observe::Answers;
+
+/// More steps than any pass takes: a decision that does not come to an end is a bug, to be seen.
+const MAX_STEPS: usize = 32;
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Why a pass was given up; it is made again.
+#[derive(Debug, Error)]
+pub enum PassError {
+    /// A request failed.
+    #[error(transparent)]
+    Act(#[from] ActError),
+    /// The pass panicked: a bug, which costs this one only.
+    #[error("the pass panicked")]
+    Panicked(#[from] tokio::task::JoinError),
+    /// See [`MAX_STEPS`].
+    #[error("no end after {MAX_STEPS} steps")]
+    Endless,
+}
+
+/// Takes one WorkflowExecution as far as it goes now, in a task of its own.
+pub async fn reconcile(
+    wfe: Arc<WorkflowExecution>,
+    context: Arc<Act>,
+) -> Result<Action, PassError> {
+    let metadata = &wfe.metadata;
+    let span = tracing::info_span!(
+        "reconcile",
+        namespace = metadata.namespace,
+        name = metadata.name
+    );
+    AbortOnDropHandle::new(tokio::spawn(pass(wfe, context).instrument(span))).await?
+}
+
+async fn pass(cached: Arc<WorkflowExecution>, context: Arc<Act>) -> Result<Action, PassError> {
+    let mut answers = Answers::default();
+    for _ in 0..MAX_STEPS {
+        let Some(observed) = context.observe(&cached, &answers) else {
+            return Ok(Action::await_change());
+        };
+        match decide(&observed) {
+            Step::Ask(question) => {
+                tracing::debug!(?question, "ask");
+                context.ask(&observed, question, &mut answers).await?;
+            }
+            Step::Do(effect) => {
+                tracing::debug!(effect = effect.name(), "do");
+                context.carry_out(&observed, effect, &mut answers).await?;
+            }
+            Step::Wait(until) => {
+                let wait =
+                    Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or_default();
+                return Ok(Action::requeue(wait));
+            }
+            Step::Done => return Ok(Action::await_change()),
+        }
+    }
+    Err(PassError::Endless)
+}
+
+/// What happens after a pass was given up.
+#[expect(clippy::needless_pass_by_value, reason = "the applier's signature")]
+pub fn retry(wfe: Arc<WorkflowExecution>, error: &PassError, _: Arc<Act>) -> Action {
+    let metadata = &wfe.metadata;
+    tracing::warn!(namespace = metadata.namespace, name = metadata.name, %error, "to be tried again");
+    Action::requeue(RETRY)
+}

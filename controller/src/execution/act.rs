@@ -1,0 +1,436 @@
+//! Carries out one step: one request. What it returns is what the next decision sees.
+
+mod events;
+mod written;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt};
+use serde_json::json;
+use thiserror::Error;
+use wfe_model::FINALIZER;
+use wfe_model::audit::{AuditEvent, EventType};
+use wfe_model::target::Target;
+use wfe_model::workflow::Engine;
+use wfe_model::workflow_execution::{WorkflowExecution, WorkflowExecutionStatus};
+use wfe_peers::audit::AuditSink;
+use wfe_peers::catalog::Catalog;
+use wfe_peers::dependencies::DependencyReader;
+
+use self::events::Events;
+use self::written::Written;
+use super::decide::{Effect, Question};
+use super::observe::{Answers, Known, Observed, Settings};
+use super::{audit, lock, status};
+use crate::executor::{Executor, Executors, Source, Unanswered};
+use crate::names;
+use crate::watches::Caches;
+
+/// No request may take longer: it is repeated then.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Why a step could not be carried out; the pass is made again.
+#[derive(Debug, Error)]
+pub enum ActError {
+    /// The API server did not answer, or not definitely.
+    #[error(transparent)]
+    Unanswered(#[from] Unanswered),
+    /// See [`DEADLINE`].
+    #[error("no answer within {} s", DEADLINE.as_secs())]
+    TooLong(#[from] tokio::time::error::Elapsed),
+    /// A step of an engine that is not installed: never decided.
+    #[error("engine {0:?} has no backend")]
+    NoBackend(String),
+}
+
+/// Everything that steps need.
+pub struct Act {
+    client: Client,
+    caches: Caches,
+    executors: Executors,
+    catalog: Arc<dyn Catalog>,
+    dependencies: DependencyReader,
+    sink: Arc<dyn AuditSink>,
+    settings: Arc<Settings>,
+    events: Events,
+    leases: Api<Lease>,
+    written_objects: Written<WorkflowExecution>,
+    written_leases: Written<Lease>,
+    /// Delivered events of executions whose audit is not acknowledged yet, by uid. Forgotten in a
+    /// crash: the sink knows its own.
+    delivered: Mutex<HashMap<String, HashSet<EventType>>>,
+}
+
+impl Act {
+    /// Ready to act.
+    pub fn new(
+        client: &Client,
+        caches: Caches,
+        catalog: Arc<dyn Catalog>,
+        sink: Arc<dyn AuditSink>,
+        settings: Settings,
+    ) -> Self {
+        let namespace = &settings.execution_namespace;
+        Self {
+            caches,
+            executors: Executors::new(client, namespace),
+            catalog,
+            dependencies: DependencyReader::new(client, namespace),
+            sink,
+            events: Events::new(client),
+            leases: Api::namespaced(client.clone(), namespace),
+            settings: Arc::new(settings),
+            client: client.clone(),
+            written_objects: Written::default(),
+            written_leases: Written::default(),
+            delivered: Mutex::default(),
+        }
+    }
+
+    /// What is known now; none when the object is another one by now.
+    pub fn observe(&self, cached: &Arc<WorkflowExecution>, answers: &Answers) -> Option<Observed> {
+        let reference = kube::runtime::reflector::ObjectRef::from_obj(cached.as_ref());
+        let current = self.caches.workflow_executions.get(&reference)?;
+        let wfe = self.written_objects.newest(&key(&current), Some(current))?;
+        let source = source_of(&wfe);
+        let target_hash =
+            Target::parse(&wfe.spec.target_resource).map(|target| names::target_hash(&target));
+        let executor = self.executor(&wfe);
+        let name = names::execution_name(&source.name, &source.uid);
+        let lease = target_hash.as_deref().and_then(|hash| self.lease(hash));
+        let on_target = target_hash
+            .as_deref()
+            .map(|hash| self.caches.pods_on(hash))
+            .unwrap_or_default();
+        let ours =
+            |pod: &Arc<Pod>| pod.labels().get(names::WORKFLOW_EXECUTION_UID) == Some(&source.uid);
+        Some(Observed {
+            now: Timestamp::now(),
+            execution: executor
+                .and_then(|executor| executor.status(&self.caches, &name, &source.uid)),
+            pods_alive: self
+                .caches
+                .pods_of(&source.uid)
+                .iter()
+                .any(|pod| is_alive(pod)),
+            others_alive: on_target.iter().any(|pod| !ours(pod) && is_alive(pod)),
+            lock: lock::state(lease.as_deref(), &source),
+            engine_installed: executor.is_some(),
+            unaudited: self.unaudited(&wfe, &source.uid),
+            wfe,
+            answers: answers.clone(),
+            settings: self.settings.clone(),
+        })
+    }
+
+    fn executor(&self, wfe: &WorkflowExecution) -> Option<&dyn Executor> {
+        Engine::parse(&wfe.spec.execution_engine).and_then(|engine| self.executors.of(engine))
+    }
+
+    fn backend(&self, wfe: &WorkflowExecution) -> Result<&dyn Executor, ActError> {
+        self.executor(wfe)
+            .ok_or_else(|| ActError::NoBackend(wfe.spec.execution_engine.clone()))
+    }
+
+    fn lease(&self, target_hash: &str) -> Option<Arc<Lease>> {
+        self.written_leases.newest(
+            &names::lock_name(target_hash),
+            self.caches.lock_of(target_hash),
+        )
+    }
+
+    fn unaudited(&self, wfe: &WorkflowExecution, uid: &str) -> Vec<AuditEvent> {
+        let mut delivered = self
+            .delivered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if status::holds(wfe, status::condition::AUDIT_RECORDED) {
+            delivered.remove(uid);
+            return Vec::new();
+        }
+        let known = delivered.get(uid);
+        audit::events(wfe)
+            .into_iter()
+            .filter(|event| !known.is_some_and(|known| known.contains(&event.event_type)))
+            .collect()
+    }
+
+    /// Asks, and puts the answer where the next decision finds it.
+    pub async fn ask(
+        &self,
+        observed: &Observed,
+        question: Question,
+        answers: &mut Answers,
+    ) -> Result<(), ActError> {
+        tokio::time::timeout(DEADLINE, self.ask_one(observed, question, answers)).await?
+    }
+
+    async fn ask_one(
+        &self,
+        observed: &Observed,
+        question: Question,
+        answers: &mut Answers,
+    ) -> Result<(), ActError> {
+        match question {
+            Question::Workflow(workflow_id) => {
+                answers.catalog = Some(known(self.catalog.lookup(&workflow_id).await));
+            }
+            Question::ServiceAccount(name) => {
+                answers.service_account =
+                    Some(known(self.dependencies.service_account(&name).await));
+            }
+            Question::Dependencies(dependencies) => {
+                answers.dependencies = Some(known(self.dependencies.check(&dependencies).await));
+            }
+            Question::StillWanted => {
+                answers.still_wanted = Some(self.still_wanted(&observed.wfe).await?);
+            }
+            Question::Execution => {
+                let source = observed.source();
+                let name = names::execution_name(&source.name, &source.uid);
+                answers.execution = Some(self.backend(&observed.wfe)?.read(&name).await?);
+            }
+            Question::Lock => {
+                if let Some(hash) = target_hash(&observed.wfe) {
+                    let name = names::lock_name(&hash);
+                    let found = self
+                        .leases
+                        .get_opt(&name)
+                        .await
+                        .map_err(Unanswered::of("read the lock"))?;
+                    self.written_leases.put(&name, found.map(Arc::new));
+                }
+                answers.lock_lost = false;
+            }
+        }
+        Ok(())
+    }
+
+    /// The last look before something is made: the same object, not ended, not deleted.
+    async fn still_wanted(&self, wfe: &WorkflowExecution) -> Result<bool, ActError> {
+        let now = self
+            .api(wfe)
+            .get_opt(&wfe.name_any())
+            .await
+            .map_err(Unanswered::of("read the WorkflowExecution"))?;
+        Ok(now.is_some_and(|now| {
+            let phase = now.status.as_ref().and_then(|status| status.phase);
+            now.uid() == wfe.uid()
+                && now.metadata.deletion_timestamp.is_none()
+                && phase.is_none_or(|phase| phase == wfe_model::workflow_execution::Phase::Pending)
+        }))
+    }
+
+    /// Carries out a write, and puts what came of it where the next decision finds it.
+    pub async fn carry_out(
+        &self,
+        observed: &Observed,
+        effect: Effect,
+        answers: &mut Answers,
+    ) -> Result<(), ActError> {
+        tokio::time::timeout(DEADLINE, self.write(observed, effect, answers)).await?
+    }
+
+    async fn write(
+        &self,
+        observed: &Observed,
+        effect: Effect,
+        answers: &mut Answers,
+    ) -> Result<(), ActError> {
+        let wfe = &observed.wfe;
+        match effect {
+            Effect::AddFinalizer => {
+                self.patch_finalizers(wfe, |all| all.push(FINALIZER.to_owned()))
+                    .await
+            }
+            Effect::RemoveFinalizer => {
+                self.patch_finalizers(wfe, |all| all.retain(|it| it != FINALIZER))
+                    .await
+            }
+            Effect::TakeLock => {
+                let free = target_hash(wfe).and_then(|hash| self.lease(&hash));
+                let hash = target_hash(wfe).unwrap_or_default();
+                let taken = lock::taken(
+                    free.as_deref(),
+                    &self.settings.execution_namespace,
+                    &hash,
+                    &observed.source(),
+                    observed.now,
+                );
+                self.write_lease(&taken, free.is_some(), answers).await
+            }
+            Effect::FreeLock => match target_hash(wfe).and_then(|hash| self.lease(&hash)) {
+                Some(held) => self.write_lease(&lock::freed(&held), true, answers).await,
+                None => Ok(()),
+            },
+            Effect::Create(plan) => {
+                answers.created = Some(self.backend(wfe)?.create(&plan).await?);
+                Ok(())
+            }
+            Effect::Delete(reference) => Ok(self.backend(wfe)?.delete(&reference).await?),
+            Effect::Store(status) => self.store(wfe, *status).await,
+            Effect::Audit(events) => {
+                self.deliver(&observed.source().uid, &events, answers).await;
+                Ok(())
+            }
+        }
+    }
+
+    fn api(&self, wfe: &WorkflowExecution) -> Api<WorkflowExecution> {
+        Api::namespaced(
+            self.client.clone(),
+            wfe.metadata.namespace.as_deref().unwrap_or_default(),
+        )
+    }
+
+    /// Guarded by the resourceVersion: finalizers of others are not lost.
+    async fn patch_finalizers(
+        &self,
+        wfe: &WorkflowExecution,
+        change: impl FnOnce(&mut Vec<String>),
+    ) -> Result<(), ActError> {
+        let mut finalizers = wfe.metadata.finalizers.clone().unwrap_or_default();
+        change(&mut finalizers);
+        let patch = json!({ "metadata": { "resourceVersion": wfe.metadata.resource_version, "finalizers": finalizers } });
+        match self
+            .api(wfe)
+            .patch(
+                &wfe.name_any(),
+                &PatchParams::default(),
+                &Patch::Merge(patch),
+            )
+            .await
+        {
+            Ok(written) => {
+                self.written_objects.put(&key(wfe), Some(Arc::new(written)));
+                Ok(())
+            }
+            // Gone: nothing to hold any more.
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(error) => Err(Unanswered::of("change the finalizers")(error).into()),
+        }
+    }
+
+    async fn store(
+        &self,
+        wfe: &WorkflowExecution,
+        status: WorkflowExecutionStatus,
+    ) -> Result<(), ActError> {
+        let mut changed = wfe.clone();
+        changed.status = Some(status);
+        let written = self
+            .api(wfe)
+            .replace_status(&wfe.name_any(), &PostParams::default(), &changed)
+            .await;
+        let written = written.map_err(Unanswered::of("store the status"))?;
+        self.events.tell(wfe, &written).await;
+        self.written_objects.put(&key(wfe), Some(Arc::new(written)));
+        Ok(())
+    }
+
+    async fn write_lease(
+        &self,
+        lease: &Lease,
+        exists: bool,
+        answers: &mut Answers,
+    ) -> Result<(), ActError> {
+        let name = lease.name_any();
+        let written = if exists {
+            self.leases
+                .replace(&name, &PostParams::default(), lease)
+                .await
+        } else {
+            self.leases.create(&PostParams::default(), lease).await
+        };
+        match written {
+            Ok(written) => {
+                self.written_leases.put(&name, Some(Arc::new(written)));
+                Ok(())
+            }
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
+                answers.lock_lost = true;
+                // Freed by somebody else, or not ours any more: read before anything else is believed.
+                self.written_leases.put(&name, None);
+                if exists {
+                    self.refresh_lease(&name).await
+                } else {
+                    Ok(())
+                }
+            }
+            Err(error) => Err(Unanswered::of("write the lock")(error).into()),
+        }
+    }
+
+    async fn refresh_lease(&self, name: &str) -> Result<(), ActError> {
+        let found = self
+            .leases
+            .get_opt(name)
+            .await
+            .map_err(Unanswered::of("read the lock"))?;
+        self.written_leases.put(name, found.map(Arc::new));
+        Ok(())
+    }
+
+    async fn deliver(&self, uid: &str, events: &[AuditEvent], answers: &mut Answers) {
+        match self.sink.record(events).await {
+            Ok(()) => {
+                let mut delivered = self
+                    .delivered
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                delivered
+                    .entry(uid.to_owned())
+                    .or_default()
+                    .extend(events.iter().map(|event| event.event_type));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the audit sink did not take the events: they will be sent again");
+                answers.audit_unavailable = Some(error.to_string());
+            }
+        }
+    }
+}
+
+fn known<T, E: std::error::Error>(answer: Result<T, E>) -> Known<T> {
+    answer.map_or_else(
+        |error| {
+            let cause = error
+                .source()
+                .map(|cause| format!(": {cause}"))
+                .unwrap_or_default();
+            Known::Not(format!("{error}{cause}"))
+        },
+        Known::Yes,
+    )
+}
+
+fn key(wfe: &WorkflowExecution) -> String {
+    wfe.uid().unwrap_or_default()
+}
+
+fn target_hash(wfe: &WorkflowExecution) -> Option<String> {
+    Target::parse(&wfe.spec.target_resource).map(|target| names::target_hash(&target))
+}
+
+fn source_of(wfe: &WorkflowExecution) -> Source {
+    Source {
+        namespace: wfe.namespace().unwrap_or_default(),
+        name: wfe.name_any(),
+        uid: wfe.uid().unwrap_or_default(),
+    }
+}
+
+/// A pod holds its target until its containers have ended.
+fn is_alive(pod: &Pod) -> bool {
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
+    !matches!(phase, Some("Succeeded" | "Failed"))
+}

@@ -1,0 +1,86 @@
+//! Kubernetes Events: what `kubectl describe` shows. Told after the status is stored; one that
+//! does not get through is logged, the audit trail is what must be complete.
+
+use std::time::Duration;
+
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Client, Resource};
+use wfe_model::workflow_execution::{Phase, WorkflowExecution};
+
+use crate::names::MANAGER;
+
+const DEADLINE: Duration = Duration::from_secs(5);
+
+pub(super) struct Events(Recorder);
+
+impl Events {
+    pub(super) fn new(client: &Client) -> Self {
+        Self(Recorder::new(client.clone(), Reporter::from(MANAGER)))
+    }
+
+    /// Tells of a change of phase.
+    pub(super) async fn tell(&self, before: &WorkflowExecution, after: &WorkflowExecution) {
+        let phase = |wfe: &WorkflowExecution| wfe.status.as_ref().and_then(|status| status.phase);
+        if phase(before) == phase(after) {
+            return;
+        }
+        let Some((type_, reason, note)) = phase(after).and_then(|phase| describe(phase, after))
+        else {
+            return;
+        };
+        let event = Event {
+            type_,
+            reason,
+            note: Some(note),
+            action: "Reconcile".to_owned(),
+            secondary: None,
+        };
+        match tokio::time::timeout(DEADLINE, self.0.publish(&event, &after.object_ref(&()))).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "an Event was not told"),
+            Err(_) => tracing::warn!("an Event was not told in time"),
+        }
+    }
+}
+
+fn describe(phase: Phase, wfe: &WorkflowExecution) -> Option<(EventType, String, String)> {
+    let status = wfe.status.as_ref()?;
+    Some(match phase {
+        Phase::Pending => return None,
+        Phase::Running => {
+            let reference = status.execution_ref.as_ref()?;
+            (
+                EventType::Normal,
+                "ExecutionCreated".to_owned(),
+                format!(
+                    "Created {} {}/{}",
+                    reference.kind, reference.namespace, reference.name
+                ),
+            )
+        }
+        Phase::Succeeded => {
+            let duration = status.duration.as_deref().unwrap_or_default();
+            (
+                EventType::Normal,
+                "ExecutionSucceeded".to_owned(),
+                format!("The workflow succeeded after {duration}"),
+            )
+        }
+        Phase::Failed => {
+            let details = status.failure_details.as_ref()?;
+            (
+                EventType::Warning,
+                format!("{:?}", details.reason),
+                details.natural_language_summary.clone(),
+            )
+        }
+        Phase::Skipped => {
+            let details = status.skip_details.as_ref()?;
+            (
+                EventType::Warning,
+                format!("{:?}", details.reason),
+                details.message.clone(),
+            )
+        }
+    })
+}

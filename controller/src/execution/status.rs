@@ -1,0 +1,142 @@
+//! How a status changes: conditions, phases, times.
+
+use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use wfe_model::workflow_execution::{WorkflowExecution, WorkflowExecutionStatus};
+
+/// Types of conditions.
+pub mod condition {
+    /// The workflow was found and the request fits it.
+    pub const WORKFLOW_RESOLVED: &str = "WorkflowResolved";
+    /// Secrets and ConfigMaps are there.
+    pub const DEPENDENCIES_READY: &str = "DependenciesReady";
+    /// The Job or PipelineRun exists.
+    pub const EXECUTION_CREATED: &str = "ExecutionCreated";
+    /// A container of the workflow runs or has run.
+    pub const EXECUTION_RUNNING: &str = "ExecutionRunning";
+    /// The execution has ended.
+    pub const EXECUTION_COMPLETE: &str = "ExecutionComplete";
+    /// Something is in the way.
+    pub const BLOCKED: &str = "Blocked";
+    /// Every audit event was delivered.
+    pub const AUDIT_RECORDED: &str = "AuditRecorded";
+    /// It ended well.
+    pub const READY: &str = "Ready";
+}
+
+/// What a condition says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Truth {
+    /// It is so.
+    True,
+    /// It is not so.
+    False,
+    /// Not known.
+    Unknown,
+}
+
+impl Truth {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+/// A status on its way to the API server.
+#[derive(Clone, Debug)]
+pub struct Change {
+    status: WorkflowExecutionStatus,
+    generation: Option<i64>,
+    now: Time,
+}
+
+impl Change {
+    /// Begins with what is stored.
+    pub fn of(wfe: &WorkflowExecution, now: Timestamp) -> Self {
+        let mut status = wfe.status.clone().unwrap_or_default();
+        status.observed_generation = wfe.metadata.generation;
+        Self {
+            status,
+            generation: wfe.metadata.generation,
+            now: time(now),
+        }
+    }
+
+    /// Sets a condition, since now unless it was so already.
+    #[must_use]
+    pub fn condition(self, kind: &str, truth: Truth, reason: &str, message: &str) -> Self {
+        let now = self.now.0;
+        self.condition_since(kind, truth, reason, message, now)
+    }
+
+    /// Sets a condition, since `since` unless it was so already.
+    #[must_use]
+    pub fn condition_since(
+        mut self,
+        kind: &str,
+        truth: Truth,
+        reason: &str,
+        message: &str,
+        since: Timestamp,
+    ) -> Self {
+        let conditions = &mut self.status.conditions;
+        let before = conditions
+            .iter()
+            .position(|it| it.type_ == kind)
+            .map(|index| conditions.remove(index));
+        let unchanged = before.filter(|it| it.status == truth.as_str());
+        conditions.push(Condition {
+            type_: kind.to_owned(),
+            status: truth.as_str().to_owned(),
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            observed_generation: self.generation,
+            last_transition_time: unchanged
+                .map_or_else(|| time(since), |it| it.last_transition_time),
+        });
+        conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
+        self
+    }
+
+    /// Changes whatever else.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut WorkflowExecutionStatus)) -> Self {
+        change(&mut self.status);
+        self
+    }
+
+    /// What to store; none when nothing would change.
+    pub fn unless_stored(self, wfe: &WorkflowExecution) -> Option<WorkflowExecutionStatus> {
+        (wfe.status.as_ref() != Some(&self.status)).then_some(self.status)
+    }
+
+    /// What to store.
+    pub fn into_status(self) -> WorkflowExecutionStatus {
+        self.status
+    }
+}
+
+/// A moment as statuses have it: whole seconds, since that is what Kubernetes keeps.
+pub fn time(timestamp: Timestamp) -> Time {
+    let seconds = TimestampRound::new()
+        .smallest(Unit::Second)
+        .mode(RoundMode::Floor);
+    Time(timestamp.round(seconds).unwrap_or(timestamp))
+}
+
+/// A condition of the stored status.
+pub fn stored<'a>(wfe: &'a WorkflowExecution, kind: &str) -> Option<&'a Condition> {
+    wfe.status
+        .as_ref()?
+        .conditions
+        .iter()
+        .find(|it| it.type_ == kind)
+}
+
+/// Whether a condition of the stored status is True.
+pub fn holds(wfe: &WorkflowExecution, kind: &str) -> bool {
+    stored(wfe, kind).is_some_and(|it| it.status == "True")
+}

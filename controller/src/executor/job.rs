@@ -1,0 +1,124 @@
+//! Engine `job`: one container in a Kubernetes Job.
+
+mod build;
+mod read;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use k8s_openapi::api::batch::v1::Job;
+use kube::api::{DeleteParams, PostParams, Preconditions, PropagationPolicy};
+use kube::{Api, Client};
+use wfe_model::workflow_execution::{ExecutionRef, FailureReason};
+
+pub use self::build::build;
+pub use self::read::read;
+use super::{Created, Execution, Executor, Plan, Unanswered};
+use crate::names::WORKFLOW_EXECUTION_UID;
+use crate::watches::Caches;
+
+/// The fixed words of the quota plugin: the one text that is matched, since its refusal has the
+/// same code and reason as any other.
+const QUOTA: &str = "exceeded quota: ";
+
+/// Runs workflows as Jobs of one namespace.
+pub struct JobExecutor {
+    jobs: Api<Job>,
+}
+
+impl JobExecutor {
+    /// Jobs of `namespace`.
+    pub fn new(client: &Client, namespace: &str) -> Self {
+        Self {
+            jobs: Api::namespaced(client.clone(), namespace),
+        }
+    }
+
+    async fn create_job(&self, plan: &Plan) -> Result<Created, Unanswered> {
+        let unanswered = Unanswered::of("create the Job");
+        match self.jobs.create(&PostParams::default(), &build(plan)).await {
+            Ok(job) => Ok(Created::Ours(Box::new(read(&job, &[])))),
+            Err(kube::Error::Api(status)) => match status.code {
+                409 => self.adopt(plan).await,
+                403 if status.message.contains(QUOTA) => Ok(Created::Refused {
+                    reason: FailureReason::ResourceExhausted,
+                    message: status.message,
+                }),
+                403 => Ok(Created::Refused {
+                    reason: FailureReason::Forbidden,
+                    message: status.message,
+                }),
+                400 | 404 | 422 => Ok(Created::Refused {
+                    reason: FailureReason::ConfigurationError,
+                    message: status.message,
+                }),
+                _ => Err(unanswered(kube::Error::Api(status))),
+            },
+            Err(error) => Err(unanswered(error)),
+        }
+    }
+
+    /// The Job that has the name already: an earlier try's, or somebody else's.
+    async fn adopt(&self, plan: &Plan) -> Result<Created, Unanswered> {
+        match self.read_job(&plan.name).await? {
+            Some(execution) if execution.source_uid.as_ref() == Some(&plan.source.uid) => {
+                Ok(Created::Ours(Box::new(execution)))
+            }
+            Some(_) => Ok(Created::NameTaken),
+            // Deleted in between: the next try makes it.
+            None => Err(Unanswered {
+                act: "create the Job",
+                cause: "its name was taken a moment ago".to_owned(),
+            }),
+        }
+    }
+
+    async fn read_job(&self, name: &str) -> Result<Option<Execution>, Unanswered> {
+        let found = self
+            .jobs
+            .get_opt(name)
+            .await
+            .map_err(Unanswered::of("read the Job"))?;
+        Ok(found.map(|job| read(&job, &[])))
+    }
+
+    async fn delete_job(&self, reference: &ExecutionRef) -> Result<(), Unanswered> {
+        let exactly = DeleteParams {
+            propagation_policy: Some(PropagationPolicy::Background),
+            preconditions: Some(Preconditions {
+                uid: Some(reference.uid.clone()),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        match self.jobs.delete(&reference.name, &exactly).await {
+            Ok(_) => Ok(()),
+            // Gone, or another object by now.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+            Err(error) => Err(Unanswered::of("delete the Job")(error)),
+        }
+    }
+}
+
+impl Executor for JobExecutor {
+    fn create<'a>(&'a self, plan: &'a Plan) -> BoxFuture<'a, Result<Created, Unanswered>> {
+        self.create_job(plan).boxed()
+    }
+
+    fn status(&self, caches: &Caches, name: &str, source_uid: &str) -> Option<Execution> {
+        let job = caches.job(name).filter(|job| {
+            let labels = job.metadata.labels.as_ref();
+            labels
+                .and_then(|labels| labels.get(WORKFLOW_EXECUTION_UID))
+                .is_some_and(|uid| uid == source_uid)
+        })?;
+        Some(read(&job, &caches.pods_of(source_uid)))
+    }
+
+    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Execution>, Unanswered>> {
+        self.read_job(name).boxed()
+    }
+
+    fn delete<'a>(&'a self, reference: &'a ExecutionRef) -> BoxFuture<'a, Result<(), Unanswered>> {
+        self.delete_job(reference).boxed()
+    }
+}

@@ -1,0 +1,152 @@
+//! A Job and its pods become an [`Execution`]. Pure.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::batch::v1::{Job, JobCondition};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use wfe_model::workflow_execution::ExecutionRef;
+
+use super::build::CONTAINER;
+use crate::executor::{ContainerEnd, Execution, Facts, Progress, Waiting};
+use crate::names::WORKFLOW_EXECUTION_UID;
+
+/// Words of the kubelet that are not just a matter of seconds.
+const STUCK: [&str; 6] = [
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "RunContainerError",
+];
+
+/// What `job` and the pods made for it say.
+pub fn read(job: &Job, pods: &[Arc<Pod>]) -> Execution {
+    let metadata = &job.metadata;
+    let conditions = job
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_deref())
+        .unwrap_or_default();
+    let holds = |kind: &str| {
+        conditions
+            .iter()
+            .find(|it| it.type_ == kind && it.status == "True")
+    };
+    let pod = newest(pods);
+    let status = pod.and_then(container_status);
+    let progress = if let Some(complete) = holds("Complete") {
+        let ended = job
+            .status
+            .as_ref()
+            .and_then(|status| status.completion_time.as_ref())
+            .map(|time| time.0);
+        Progress::Succeeded {
+            at: ended.or(since(complete)),
+        }
+    } else if let Some(failed) = holds("Failed") {
+        let facts = Facts {
+            reason: failed.reason.clone(),
+            message: failed.message.clone(),
+            container: status.and_then(ended),
+            waiting: pod.and_then(|pod| waiting(pod, status)),
+        };
+        Progress::Failed {
+            at: since(failed),
+            facts,
+        }
+    } else {
+        Progress::Active {
+            waiting: pod.and_then(|pod| waiting(pod, status)),
+        }
+    };
+    Execution {
+        reference: ExecutionRef {
+            api_version: "batch/v1".to_owned(),
+            kind: "Job".to_owned(),
+            name: metadata.name.clone().unwrap_or_default(),
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            uid: metadata.uid.clone().unwrap_or_default(),
+        },
+        source_uid: metadata
+            .labels
+            .as_ref()
+            .and_then(|labels| labels.get(WORKFLOW_EXECUTION_UID))
+            .cloned(),
+        created: metadata.creation_timestamp.as_ref().map(|time| time.0),
+        deleting: metadata.deletion_timestamp.is_some(),
+        began: status.and_then(began),
+        progress,
+    }
+}
+
+fn newest(pods: &[Arc<Pod>]) -> Option<&Pod> {
+    pods.iter()
+        .map(Arc::as_ref)
+        .max_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
+}
+
+fn container_status(pod: &Pod) -> Option<&ContainerStatus> {
+    let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
+    statuses.iter().find(|status| status.name == CONTAINER)
+}
+
+fn since(condition: &JobCondition) -> Option<Timestamp> {
+    condition.last_transition_time.as_ref().map(|time| time.0)
+}
+
+/// Since when the container runs or ran; one that could not be started says 1970.
+fn began(status: &ContainerStatus) -> Option<Timestamp> {
+    let state = status.state.as_ref()?;
+    let running = state
+        .running
+        .as_ref()
+        .and_then(|running| running.started_at.as_ref());
+    let terminated = state
+        .terminated
+        .as_ref()
+        .and_then(|terminated| terminated.started_at.as_ref());
+    running
+        .or(terminated)
+        .map(|time| time.0)
+        .filter(|time| *time > Timestamp::UNIX_EPOCH)
+}
+
+fn ended(status: &ContainerStatus) -> Option<ContainerEnd> {
+    let terminated = status.state.as_ref()?.terminated.as_ref()?;
+    Some(ContainerEnd {
+        exit_code: terminated.exit_code,
+        reason: terminated.reason.clone(),
+        message: terminated
+            .message
+            .clone()
+            .filter(|message| !message.trim().is_empty()),
+        started: began(status).is_some(),
+    })
+}
+
+fn waiting(pod: &Pod, status: Option<&ContainerStatus>) -> Option<Waiting> {
+    let stuck = status
+        .and_then(|status| status.state.as_ref()?.waiting.as_ref())
+        .filter(|waiting| {
+            waiting
+                .reason
+                .as_deref()
+                .is_some_and(|reason| STUCK.contains(&reason))
+        })
+        .map(|waiting| Waiting {
+            reason: waiting.reason.clone().unwrap_or_default(),
+            message: waiting.message.clone().unwrap_or_default(),
+        });
+    stuck.or_else(|| {
+        let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+        let condition = conditions
+            .iter()
+            .find(|it| it.type_ == "PodScheduled" && it.status == "False")?;
+        Some(Waiting {
+            reason: condition.reason.clone().unwrap_or_default(),
+            message: condition.message.clone().unwrap_or_default(),
+        })
+    })
+}

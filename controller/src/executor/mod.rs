@@ -1,0 +1,194 @@
+//! How each engine runs a workflow.
+//!
+//! A backend is a pure builder (a validated plan becomes an object), a pure reader (the object and
+//! its pods become an [`Execution`]) and three thin calls. It is chosen in one place, [`Executors::of`].
+
+pub mod job;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use kube::Client;
+use wfe_model::rules::ValidatedSpec;
+use wfe_model::workflow::Engine;
+use wfe_model::workflow_execution::{ExecutionRef, FailureReason};
+
+use self::job::JobExecutor;
+use crate::watches::Caches;
+
+/// All that a backend needs to make an execution.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// [`crate::names::execution_name`].
+    pub name: String,
+    /// The execution namespace.
+    pub namespace: String,
+    /// The WorkflowExecution: namespace, name, uid.
+    pub source: Source,
+    /// [`crate::names::target_hash`].
+    pub target_hash: String,
+    /// What may run.
+    pub valid: ValidatedSpec,
+    /// How long it may take.
+    pub timeout: Duration,
+    /// Who it runs as.
+    pub service_account: String,
+}
+
+/// Whose execution it is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Source {
+    /// Namespace of the WorkflowExecution.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+}
+
+/// A Job or PipelineRun, as far as anybody needs to know.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Execution {
+    /// Which object.
+    pub reference: ExecutionRef,
+    /// Uid of the WorkflowExecution it says it is for.
+    pub source_uid: Option<String>,
+    /// When it was created.
+    pub created: Option<Timestamp>,
+    /// Whether somebody has deleted it already.
+    pub deleting: bool,
+    /// Since when a container of the workflow runs or has run.
+    pub began: Option<Timestamp>,
+    /// Where it stands.
+    pub progress: Progress,
+}
+
+/// Where an execution stands.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Progress {
+    /// Not ended.
+    Active {
+        /// What keeps it from getting off the ground, where that is not just a matter of seconds.
+        waiting: Option<Waiting>,
+    },
+    /// Ended well.
+    Succeeded {
+        /// By its own account.
+        at: Option<Timestamp>,
+    },
+    /// Ended otherwise.
+    Failed {
+        /// By its own account.
+        at: Option<Timestamp>,
+        /// What is known of it.
+        facts: Facts,
+    },
+}
+
+/// Why a pod does not start.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Waiting {
+    /// The pod's word: `ImagePullBackOff`, `Unschedulable`.
+    pub reason: String,
+    /// The pod's sentence.
+    pub message: String,
+}
+
+/// What an ended object and its pod say of a failure.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Facts {
+    /// The object's reason.
+    pub reason: Option<String>,
+    /// The object's sentence.
+    pub message: Option<String>,
+    /// How the workflow's container ended, if it did.
+    pub container: Option<ContainerEnd>,
+    /// Why it did not start, as last seen.
+    pub waiting: Option<Waiting>,
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ContainerEnd {
+    /// Exit code.
+    pub exit_code: i32,
+    /// The kubelet's reason: `OOMKilled`, `Error`, `StartError`.
+    pub reason: Option<String>,
+    /// What the container wrote to its termination log.
+    pub message: Option<String>,
+    /// Whether it ever ran (a container that could not be started says 1970).
+    pub started: bool,
+}
+
+/// What came of a create.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Created {
+    /// It is there, and ours: made now, or by an earlier try.
+    Ours(Box<Execution>),
+    /// Something else has the name.
+    NameTaken,
+    /// The API server will not have it.
+    Refused {
+        /// The class of failure.
+        reason: FailureReason,
+        /// Its sentence.
+        message: String,
+    },
+}
+
+/// A request that got no definite answer: to be repeated.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{act}: {cause}")]
+pub struct Unanswered {
+    /// What was tried.
+    pub act: &'static str,
+    /// Why there is no answer.
+    pub cause: String,
+}
+
+impl Unanswered {
+    /// Of a request to the API server.
+    pub fn of(act: &'static str) -> impl Fn(kube::Error) -> Self {
+        move |error| Self {
+            act,
+            cause: error.to_string(),
+        }
+    }
+}
+
+/// One engine's backend.
+pub trait Executor: Send + Sync {
+    /// Makes the execution; may be repeated.
+    fn create<'a>(&'a self, plan: &'a Plan) -> BoxFuture<'a, Result<Created, Unanswered>>;
+    /// The execution by name, as cached.
+    fn status(&self, caches: &Caches, name: &str, source_uid: &str) -> Option<Execution>;
+    /// The execution by name, from the API server itself.
+    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Execution>, Unanswered>>;
+    /// Deletes exactly this object, and its pods after it; one that is gone is fine.
+    fn delete<'a>(&'a self, reference: &'a ExecutionRef) -> BoxFuture<'a, Result<(), Unanswered>>;
+}
+
+/// The backends that this cluster can have.
+#[derive(Clone)]
+pub struct Executors {
+    job: Arc<JobExecutor>,
+}
+
+impl Executors {
+    /// Backends for one execution namespace.
+    pub fn new(client: &Client, namespace: &str) -> Self {
+        Self {
+            job: Arc::new(JobExecutor::new(client, namespace)),
+        }
+    }
+
+    /// The backend of an engine; none where the engine is not installed.
+    pub fn of(&self, engine: Engine) -> Option<&dyn Executor> {
+        match engine {
+            Engine::Job => Some(self.job.as_ref()),
+            Engine::Tekton => None,
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Names, labels and annotations that others see.
+
+use sha2::{Digest, Sha256};
+use wfe_model::target::Target;
+
+/// Field manager, and the value of `app.kubernetes.io/managed-by`.
+pub const MANAGER: &str = "wfe-controller";
+/// Who made it.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Label: the WorkflowExecution's name, cut to a valid label. Annotation: its `namespace/name`.
+pub const WORKFLOW_EXECUTION: &str = "kubernaut.ai/workflow-execution";
+/// Label: the WorkflowExecution's uid.
+pub const WORKFLOW_EXECUTION_UID: &str = "kubernaut.ai/workflow-execution-uid";
+/// Label: `job` or `tekton`.
+pub const EXECUTION_ENGINE: &str = "kubernaut.ai/execution-engine";
+/// Label: [`target_hash`].
+pub const TARGET_HASH: &str = "kubernaut.ai/target-hash";
+/// Label: the WorkflowExecution's namespace.
+pub const SOURCE_NAMESPACE: &str = "kubernaut.ai/source-namespace";
+/// Annotation: the target as written.
+pub const TARGET_RESOURCE: &str = "kubernaut.ai/target-resource";
+/// Annotation: key in the catalog.
+pub const WORKFLOW_ID: &str = "kubernaut.ai/workflow-id";
+
+const MAX_EXECUTION_PREFIX: usize = 46;
+const MAX_LABEL: usize = 63;
+
+/// The name of the Job or PipelineRun of a WorkflowExecution: the same one each time, so that a
+/// create can be repeated.
+pub fn execution_name(name: &str, uid: &str) -> String {
+    let prefix: String = name
+        .replace('.', "-")
+        .chars()
+        .take(MAX_EXECUTION_PREFIX)
+        .collect();
+    format!("{}-{}", prefix.trim_end_matches('-'), sha256_prefix(uid, 8))
+}
+
+/// What lock, label and history go by.
+pub fn target_hash(target: &Target) -> String {
+    sha256_prefix(&target.normalized(), 32)
+}
+
+/// The Lease that is the lock of a target.
+pub fn lock_name(target_hash: &str) -> String {
+    format!("wfe-target-{target_hash}")
+}
+
+/// A text as a label value; names of objects have only characters that labels may have.
+pub fn label_value(text: &str) -> String {
+    let cut: String = text.chars().take(MAX_LABEL).collect();
+    cut.trim_end_matches(['-', '.']).to_owned()
+}
+
+/// A volume's name for a Secret or ConfigMap: `<kind>-<name>`, or, where that is no DNS label, one
+/// that is, and still belongs to this name only.
+pub fn volume_name(kind: &str, name: &str) -> String {
+    let plain = format!("{kind}-{name}");
+    if plain.len() <= MAX_LABEL && !plain.contains('.') {
+        return plain;
+    }
+    let hash = sha256_prefix(name, 8);
+    let cut: String = plain
+        .replace('.', "-")
+        .chars()
+        .take(MAX_LABEL - hash.len() - 1)
+        .collect();
+    format!("{}-{hash}", cut.trim_end_matches('-'))
+}
+
+fn sha256_prefix(text: &str, digits: usize) -> String {
+    hex::encode(Sha256::digest(text))
+        .chars()
+        .take(digits)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn br_we_014_execution_names_are_valid_stable_and_of_one_uid() {
+        let name = execution_name("restart.web", "uid-1");
+        assert_eq!(name, execution_name("restart.web", "uid-1"));
+        assert!(
+            name.starts_with("restart-web-") && name.len() == "restart-web-".len() + 8,
+            "{name}"
+        );
+        assert_ne!(name, execution_name("restart.web", "uid-2"));
+        let long = execution_name(&format!("{}-{}", "a".repeat(45), "b".repeat(200)), "uid");
+        assert!(long.starts_with(&format!("{}-", "a".repeat(45))), "{long}");
+        assert!(!long.contains("--"), "{long}");
+        // A Job's pods get 6 more characters.
+        assert!(long.len() <= 63 - 6, "{long}");
+    }
+
+    #[test]
+    fn br_we_009_spellings_of_a_kind_share_a_hash() {
+        let hash = |text: &str| target_hash(&Target::parse(text).expect("a target"));
+        assert_eq!(hash("prod/Deployment/web"), hash("prod/deployment/web"));
+        assert_ne!(hash("prod/Deployment/web"), hash("dev/Deployment/web"));
+        assert_eq!(hash("prod/Deployment/web").len(), 32);
+    }
+
+    #[test]
+    fn volume_names_are_labels_and_stay_different() {
+        assert_eq!(volume_name("secret", "registry"), "secret-registry");
+        let (dots, dashes) = (volume_name("secret", "a.b"), volume_name("secret", "a-b"));
+        assert_ne!(dots, dashes);
+        for name in ["a.b", &"x".repeat(253), &format!("{}.y", "x".repeat(50))] {
+            let volume = volume_name("configmap", name);
+            assert!(
+                volume.len() <= 63 && !volume.contains('.') && !volume.ends_with('-'),
+                "{volume}"
+            );
+        }
+    }
+
+    #[test]
+    fn labels_are_cut_to_what_labels_may_be() {
+        assert_eq!(label_value("web"), "web");
+        assert_eq!(
+            label_value(&format!("{}.{}", "a".repeat(62), "b".repeat(9))),
+            "a".repeat(62)
+        );
+    }
+}

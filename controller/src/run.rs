@@ -1,0 +1,91 @@
+//! The wiring.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use futures::StreamExt;
+use kube::runtime::controller::{Config, applier};
+use prometheus_client::registry::Registry;
+use wfe_peers::audit::JsonlSink;
+use wfe_peers::catalog::DirectoryCatalog;
+use wfe_process::endpoints::{self, Readiness};
+use wfe_process::shutdown;
+
+use crate::args::RunArgs;
+use crate::execution::act::Act;
+use crate::execution::observe::Settings;
+use crate::execution::{reconcile, retry};
+use crate::watches::Caches;
+
+const CACHES_SYNCED: &str = "caches synced";
+
+/// Runs WorkflowExecutions until a signal.
+pub async fn run(args: RunArgs) -> Result<()> {
+    let stop = shutdown::on_signal()?;
+    let catalog = DirectoryCatalog::open(&args.catalog_dir).context("--catalog-dir")?;
+    let sink = JsonlSink::open(&args.audit_file)
+        .with_context(|| format!("--audit-file {}", args.audit_file.display()))?;
+    let client = client().await?;
+    let readiness = Readiness::of(&[CACHES_SYNCED]);
+    endpoints::serve(
+        args.process.health_addr,
+        endpoints::health(readiness.clone(), || true),
+        stop.clone(),
+    )
+    .await?;
+    endpoints::serve(
+        args.process.metrics_addr,
+        endpoints::metrics(Registry::default()),
+        stop.clone(),
+    )
+    .await?;
+
+    let (caches, triggers) = Caches::start(
+        &client,
+        args.watch_namespace.as_deref(),
+        &args.execution_namespace,
+    );
+    let store = caches.workflow_executions.clone();
+    let settings = Settings {
+        execution_namespace: args.execution_namespace,
+        default_timeout: args.default_timeout,
+        default_service_account: args.default_service_account,
+        retention: args.retention,
+        retention_failed: args.retention_failed,
+    };
+    let act = Arc::new(Act::new(
+        &client,
+        caches.clone(),
+        Arc::new(catalog),
+        Arc::new(sink),
+        settings,
+    ));
+    let passes = applier(
+        |wfe, act| Box::pin(reconcile(wfe, act)),
+        retry,
+        act,
+        store,
+        triggers.take_until(stop.cancelled_owned()),
+        Config::default().concurrency(args.concurrency),
+    );
+    let synced = async {
+        if caches.synced().await.is_ok() {
+            tracing::info!("caches synced");
+            readiness.set(CACHES_SYNCED, true);
+        }
+    };
+    // In one task: a store wakes the last of those that wait for it, and the applier waits too.
+    tokio::join!(passes.for_each(|_| futures::future::ready(())), synced);
+    tracing::info!("done");
+    Ok(())
+}
+
+/// Inside a cluster by the pod's token, else by kubeconfig. Steps have their own deadline and are
+/// repeated as a whole, so nothing is repeated behind them.
+async fn client() -> Result<kube::Client> {
+    let mut config = kube::Config::infer()
+        .await
+        .context("no way to the API server")?;
+    config.default_retry = false;
+    Ok(kube::Client::try_from(config)?)
+}

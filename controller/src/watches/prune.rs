@@ -1,0 +1,41 @@
+//! What nobody reads is not kept: with ten thousand objects it is most of the memory.
+
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
+use wfe_model::workflow_execution::WorkflowExecution;
+
+pub(super) fn workflow_execution(wfe: &mut WorkflowExecution) {
+    wfe.metadata.managed_fields = None;
+}
+
+/// A Job is read by its metadata and status.
+pub(super) fn job(job: &mut Job) {
+    job.metadata.managed_fields = None;
+    job.spec = None;
+}
+
+/// A pod is read by its labels, phase, conditions and container states.
+pub(super) fn pod(pod: &mut Pod) {
+    pod.metadata.managed_fields = None;
+    pod.metadata.annotations = None;
+    pod.metadata.owner_references = None;
+    pod.spec = None;
+    if let Some(status) = &mut pod.status {
+        let (phase, conditions, containers) = (
+            status.phase.take(),
+            status.conditions.take(),
+            status.container_statuses.take(),
+        );
+        *status = k8s_openapi::api::core::v1::PodStatus {
+            phase,
+            conditions,
+            container_statuses: containers,
+            ..Default::default()
+        };
+    }
+}
+
+pub(super) fn lease(lease: &mut Lease) {
+    lease.metadata.managed_fields = None;
+}

@@ -1,0 +1,272 @@
+//! BR-WE-014: a workflow runs as a Job, from accepted to audited.
+
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::events::v1::Event;
+use kube::Api;
+use kube::api::{DeleteParams, ListParams, LogParams, PostParams};
+use serde_json::json;
+use wfe_model::audit::{AuditEvent, EventData, EventType};
+use wfe_model::workflow_execution::WorkflowExecution;
+use wfe_tests::system::System;
+use wfe_tests::wait;
+
+use crate::setup::{SECONDS_30, cluster, kubectl};
+use crate::workflows::Script;
+
+/// Until it has ended and its audit trail is acknowledged.
+pub async fn ended(api: &Api<WorkflowExecution>, name: &str) -> WorkflowExecution {
+    let acknowledged = |wfe: &WorkflowExecution| {
+        let conditions = wfe.status.iter().flat_map(|status| &status.conditions);
+        conditions
+            .into_iter()
+            .any(|it| it.type_ == "AuditRecorded" && it.status == "True")
+    };
+    wait::until(
+        api,
+        name,
+        "it has ended and is audited",
+        2 * SECONDS_30,
+        acknowledged,
+    )
+    .await
+    .expect("ended")
+}
+
+pub fn condition(wfe: &WorkflowExecution, kind: &str) -> String {
+    let conditions = wfe.status.iter().flat_map(|status| &status.conditions);
+    conditions
+        .into_iter()
+        .find(|it| it.type_ == kind)
+        .map_or("absent".to_owned(), |it| {
+            format!("{}/{}", it.status, it.reason)
+        })
+}
+
+pub fn types(events: &[AuditEvent], name: &str) -> Vec<EventType> {
+    events
+        .iter()
+        .filter(|event| event.resource_id == name)
+        .map(|event| event.event_type)
+        .collect()
+}
+
+pub async fn jobs(system: &System) -> Vec<Job> {
+    system
+        .execution
+        .api::<Job>()
+        .list(&ListParams::default())
+        .await
+        .expect("listed")
+        .items
+}
+
+#[tokio::test]
+async fn br_we_014_a_workflow_runs_with_its_files_and_parameters_and_is_audited() {
+    let cluster = cluster().await;
+    let script = "set -e\necho target=$TARGET_RESOURCE wfe=$KUBERNAUT_WORKFLOW_EXECUTION rr=$KUBERNAUT_REMEDIATION_REQUEST\nprintf 'text=%s\\n' \"$TEXT\"\necho mode=$MODE user=$(id -u)\ncat /run/kubernaut/secrets/registry/token /run/kubernaut/configmaps/limits/max\ntouch /tmp/x\nif touch /x 2>/dev/null; then echo root is writable; fi\n";
+    let more = "dependencies: {secrets: [{name: registry}], configMaps: [{name: limits}]}\nparameters:\n- {name: TEXT, type: string, required: true}\n- {name: MODE, type: string, default: safe}\n";
+    let workflow = Script::push(&cluster, "read-all", script, more);
+    let system = System::start(&cluster, "life", &[("w.yaml", workflow.yaml.clone())])
+        .await
+        .expect("started");
+    let create = PostParams::default();
+    let secret: Secret = serde_json::from_value(
+        json!({ "metadata": { "name": "registry" }, "stringData": { "token": "s3cret\n" } }),
+    )
+    .expect("a Secret");
+    system
+        .execution
+        .api()
+        .create(&create, &secret)
+        .await
+        .expect("created");
+    let map: ConfigMap = serde_json::from_value(
+        json!({ "metadata": { "name": "limits" }, "data": { "max": "512Mi\n" } }),
+    )
+    .expect("a ConfigMap");
+    system
+        .execution
+        .api()
+        .create(&create, &map)
+        .await
+        .expect("created");
+
+    let api = system.namespace.api::<WorkflowExecution>();
+    let request = workflow.request(
+        "good",
+        &json!({
+            "parameters": { "TEXT": "$(TARGET_RESOURCE) $HOME" },
+            "remediationRequestRef": { "name": "rr-1" },
+        }),
+    );
+    api.create(&create, &request).await.expect("admitted");
+    let (success, text) = kubectl(&[
+        "-n",
+        system.namespace.name(),
+        "wait",
+        "--for=jsonpath={.status.phase}=Succeeded",
+        "wfe/good",
+        "--timeout=60s",
+    ])
+    .await;
+    assert!(success, "{text}");
+    let wfe = ended(&api, "good").await;
+    for (kind, expected) in [
+        ("WorkflowResolved", "True/Resolved"),
+        ("DependenciesReady", "True/Ready"),
+        ("ExecutionCreated", "True/ExecutionCreated"),
+        ("ExecutionRunning", "True/ExecutionStarted"),
+        ("ExecutionComplete", "True/ExecutionSucceeded"),
+        ("AuditRecorded", "True/AuditSucceeded"),
+        ("Ready", "True/Ready"),
+    ] {
+        assert_eq!(condition(&wfe, kind), expected, "{kind}");
+    }
+    let status = wfe.status.as_ref().expect("a status");
+    assert_eq!(status.observed_generation, wfe.metadata.generation);
+    assert!(
+        status.start_time.is_some()
+            && status.completion_time.is_some()
+            && status.duration.is_some()
+    );
+
+    let pods = system.execution.api::<Pod>();
+    let pod = pods
+        .list(&ListParams::default())
+        .await
+        .expect("listed")
+        .items
+        .pop()
+        .expect("a pod");
+    let log = pods
+        .logs(
+            pod.metadata.name.as_deref().expect("a name"),
+            &LogParams::default(),
+        )
+        .await
+        .expect("a log");
+    let expected = format!(
+        "target=prod/Deployment/good wfe={}/good rr=rr-1\ntext=$(TARGET_RESOURCE) $HOME\nmode=safe user=65532\ns3cret\n512Mi\n",
+        system.namespace.name()
+    );
+    assert_eq!(log, expected);
+
+    let trail = system.audit_trail().expect("a trail");
+    let expected = [
+        EventType::SelectionCompleted,
+        EventType::ExecutionStarted,
+        EventType::WorkflowStarted,
+        EventType::WorkflowCompleted,
+    ];
+    assert_eq!(types(&trail, "good"), expected);
+    for event in &trail {
+        assert_eq!(event.correlation_id, "rr-1");
+        let EventData::Execution(data) = &event.event_data else {
+            panic!("no execution data: {event:?}")
+        };
+        assert_eq!(data.execution_engine, "job");
+    }
+
+    let leases = system
+        .execution
+        .api::<Lease>()
+        .list(&ListParams::default())
+        .await
+        .expect("listed")
+        .items;
+    assert_eq!(leases.len(), 1);
+    assert_eq!(
+        leases[0]
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.holder_identity.as_ref()),
+        None,
+        "the lock is free"
+    );
+
+    let told = system
+        .namespace
+        .api::<Event>()
+        .list(&ListParams::default())
+        .await
+        .expect("listed")
+        .items;
+    let reasons: Vec<_> = told
+        .iter()
+        .filter_map(|event| event.reason.as_deref())
+        .collect();
+    assert_eq!(reasons, ["ExecutionCreated", "ExecutionSucceeded"]);
+    let (_, text) = kubectl(&["-n", system.namespace.name(), "describe", "wfe/good"]).await;
+    assert!(
+        text.contains("ExecutionSucceeded") && text.contains("The workflow succeeded after"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn br_we_014_a_deleted_request_is_cancelled_audited_and_leaves_nothing() {
+    let cluster = cluster().await;
+    let workflow = Script::push(
+        &cluster,
+        "sleeper",
+        "trap 'exit 0' TERM; sleep 300 & wait",
+        "",
+    );
+    let system = System::start(&cluster, "cancel", &[("w.yaml", workflow.yaml.clone())])
+        .await
+        .expect("started");
+    let api = system.namespace.api::<WorkflowExecution>();
+    api.create(
+        &PostParams::default(),
+        &workflow.request("gone", &json!({})),
+    )
+    .await
+    .expect("admitted");
+    let began =
+        |wfe: &WorkflowExecution| condition(wfe, "ExecutionRunning") == "True/ExecutionStarted";
+    wait::until(&api, "gone", "its container runs", SECONDS_30, began)
+        .await
+        .expect("running");
+    api.delete("gone", &DeleteParams::default())
+        .await
+        .expect("deleted");
+    wait::gone(&api, "gone", SECONDS_30).await.expect("gone");
+    assert_eq!(jobs(&system).await.len(), 0);
+    let pods = system
+        .execution
+        .api::<Pod>()
+        .list(&ListParams::default())
+        .await
+        .expect("listed")
+        .items;
+    assert!(
+        pods.iter()
+            .all(|pod| pod.status.as_ref().and_then(|it| it.phase.as_deref()) != Some("Running")),
+        "{pods:?}"
+    );
+    let trail = system.audit_trail().expect("a trail");
+    let expected = [
+        EventType::SelectionCompleted,
+        EventType::ExecutionStarted,
+        EventType::WorkflowStarted,
+        EventType::WorkflowFailed,
+    ];
+    assert_eq!(types(&trail, "gone"), expected);
+    let leases = system
+        .execution
+        .api::<Lease>()
+        .list(&ListParams::default())
+        .await
+        .expect("listed")
+        .items;
+    assert_eq!(
+        leases[0]
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.holder_identity.as_ref()),
+        None,
+        "the lock is free"
+    );
+}

@@ -1,0 +1,51 @@
+//! Workflows for tests, and requests to run them.
+
+use serde_json::{Value, json};
+use wfe_model::workflow_execution::WorkflowExecution;
+use wfe_tests::{Cluster, Image};
+
+/// A workflow of a shell script: its catalog file, and the image it names.
+pub struct Script {
+    pub id: &'static str,
+    pub image: String,
+    pub yaml: String,
+}
+
+impl Script {
+    /// Pushes an image that runs `script`; `more` is appended to the catalog entry.
+    pub fn push(cluster: &Cluster, id: &'static str, script: &str, more: &str) -> Self {
+        let image = Image::from("busybox:1")
+            .text("run.sh", script)
+            .entrypoint(&["/bin/sh", "/run.sh"]);
+        let image = cluster
+            .registry()
+            .expect("a registry")
+            .push(&format!("workflows/{id}:1"), &image)
+            .expect("pushed");
+        Self::of(id, image, more)
+    }
+
+    /// A workflow whose image nobody has pushed.
+    pub fn of(id: &'static str, image: String, more: &str) -> Self {
+        let yaml = format!(
+            "metadata: {{workflowId: {id}, version: 1.0.0}}\nexecution: {{engine: job, bundle: '{image}'}}\n{more}"
+        );
+        Self { id, image, yaml }
+    }
+
+    /// A request to run it, with `spec` merged in.
+    pub fn request(&self, name: &str, spec: &Value) -> WorkflowExecution {
+        let mut object = json!({
+            "apiVersion": "kubernaut.ai/v1alpha1", "kind": "WorkflowExecution", "metadata": { "name": name },
+            "spec": {
+                "executionEngine": "job",
+                "workflowRef": { "workflowId": self.id, "version": "1.0.0", "containerImage": self.image },
+                "targetResource": format!("prod/Deployment/{name}"),
+            },
+        });
+        for (key, value) in spec.as_object().cloned().unwrap_or_default() {
+            object["spec"][key] = value;
+        }
+        serde_json::from_value(object).expect("a WorkflowExecution")
+    }
+}

@@ -1,0 +1,237 @@
+//! What `helm install` will do, from the chart's own files.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
+};
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
+use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::{Api, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::{System, chart};
+use crate::pki::Authority;
+
+pub(super) const CONTROLLER: &str = "wfe-controller";
+pub(super) const WEBHOOK: &str = "wfe-webhook";
+const RUNNER: &str = "kubernaut-workflow-runner";
+const RUNNER_LABEL: &str = "kubernaut.ai/workflow-runner";
+
+/// Rights, ServiceAccounts, and the execution namespace as it must be.
+pub(super) async fn all(system: &System) -> Result<()> {
+    let namespaces: Api<Namespace> = Api::all(system.cluster.admin());
+    let restricted =
+        json!({ "metadata": { "labels": { "pod-security.kubernetes.io/enforce": "restricted" } } });
+    namespaces
+        .patch(
+            system.execution.name(),
+            &PatchParams::default(),
+            &Patch::Merge(restricted),
+        )
+        .await?;
+
+    let accounts = system.execution.api::<ServiceAccount>();
+    for (name, label) in [
+        (CONTROLLER, None),
+        (WEBHOOK, None),
+        (RUNNER, Some((RUNNER_LABEL.to_owned(), "true".to_owned()))),
+    ] {
+        let labels = label.map(|label| BTreeMap::from([label]));
+        let account = ServiceAccount {
+            metadata: ObjectMeta {
+                name: Some(name.to_owned()),
+                labels,
+                ..ObjectMeta::default()
+            },
+            ..ServiceAccount::default()
+        };
+        accounts.create(&PostParams::default(), &account).await?;
+    }
+    let (own, execution) = (system.namespace.name(), system.execution.name());
+    role(
+        system,
+        own,
+        CONTROLLER,
+        rules("controller-cluster-rules.yaml")?,
+    )
+    .await?;
+    role(
+        system,
+        execution,
+        CONTROLLER,
+        rules("controller-rules.yaml")?,
+    )
+    .await?;
+    role(system, execution, WEBHOOK, rules("webhook-rules.yaml")?).await
+}
+
+fn rules(file: &str) -> Result<Vec<PolicyRule>> {
+    read(&format!("files/{file}"))
+}
+
+fn read<T: DeserializeOwned>(file: &str) -> Result<T> {
+    let path = chart(file);
+    let text =
+        std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    serde_saphyr::from_str(&text).with_context(|| format!("read {}", path.display()))
+}
+
+/// A Role with `rules` in `namespace`, bound to a ServiceAccount of the execution namespace.
+async fn role(
+    system: &System,
+    namespace: &str,
+    account: &str,
+    rules: Vec<PolicyRule>,
+) -> Result<()> {
+    let metadata = ObjectMeta {
+        name: Some(account.to_owned()),
+        ..ObjectMeta::default()
+    };
+    let role = Role {
+        metadata: metadata.clone(),
+        rules: Some(rules),
+    };
+    let binding = RoleBinding {
+        metadata,
+        role_ref: RoleRef {
+            api_group: "rbac.authorization.k8s.io".to_owned(),
+            kind: "Role".to_owned(),
+            name: account.to_owned(),
+        },
+        subjects: Some(vec![Subject {
+            kind: "ServiceAccount".to_owned(),
+            name: account.to_owned(),
+            namespace: Some(system.execution.name().to_owned()),
+            api_group: None,
+        }]),
+    };
+    let client = system.cluster.admin();
+    apply(&Api::namespaced(client.clone(), namespace), &role).await?;
+    apply(&Api::namespaced(client, namespace), &binding).await
+}
+
+async fn apply<K: Clone + std::fmt::Debug + DeserializeOwned + Resource + Serialize>(
+    api: &Api<K>,
+    object: &K,
+) -> Result<()> {
+    api.patch(
+        &object.name_any(),
+        &PatchParams::apply("wfe-tests").force(),
+        &Patch::Apply(object),
+    )
+    .await?;
+    Ok(())
+}
+
+/// Takes and gives the right to write statuses.
+pub(super) async fn status_right(system: &System, allowed: bool) -> Result<()> {
+    let mut rules = rules("controller-cluster-rules.yaml")?;
+    if !allowed {
+        rules.retain(|rule| {
+            !rule
+                .resources
+                .iter()
+                .flatten()
+                .any(|it| it == "workflowexecutions/status")
+        });
+    }
+    role(system, system.namespace.name(), CONTROLLER, rules).await
+}
+
+/// A kubeconfig with a fresh token of a ServiceAccount.
+pub(super) async fn kubeconfig(system: &System, account: &str) -> Result<PathBuf> {
+    let config = system
+        .cluster
+        .service_account_kubeconfig(system.execution.name(), account)
+        .await?;
+    let path = system.path(&format!("{account}.conf"));
+    std::fs::write(&path, config.to_string())?;
+    Ok(path)
+}
+
+/// A self-made CA, and a serving certificate for the webhook's address: the CA's certificate.
+pub(super) fn certificate(system: &System) -> Result<String> {
+    let authority = Authority::new()?;
+    let identity = authority.issue(WEBHOOK, None, &[system.address()])?;
+    let directory = system.path("tls");
+    std::fs::create_dir_all(&directory)?;
+    std::fs::write(directory.join("tls.crt"), identity.certificate)?;
+    std::fs::write(directory.join("tls.key"), identity.key)?;
+    Ok(authority.certificate)
+}
+
+/// `files/webhooks.yaml`.
+#[derive(Deserialize)]
+struct WebhookFile {
+    mutating: Vec<WebhookEntry>,
+    validating: Vec<WebhookEntry>,
+    common: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+struct WebhookEntry {
+    name: String,
+    rules: Value,
+    path: String,
+}
+
+/// Has the API server ask the webhook about this system's namespace.
+pub(super) async fn webhooks(system: &System, ca: &str) -> Result<()> {
+    let file: WebhookFile = read("files/webhooks.yaml")?;
+    let selector =
+        json!({ "matchLabels": { "kubernetes.io/metadata.name": system.namespace.name() } });
+    let complete = |entries: Vec<WebhookEntry>| -> Vec<Value> {
+        let complete = entries.into_iter().map(|entry| {
+            let url = format!("https://{}:9443{}", system.address(), entry.path);
+            let mut webhook = file.common.clone();
+            webhook.extend([
+                ("name".to_owned(), json!(entry.name)),
+                ("rules".to_owned(), entry.rules),
+                (
+                    "clientConfig".to_owned(),
+                    json!({ "url": url, "caBundle": STANDARD.encode(ca) }),
+                ),
+                ("namespaceSelector".to_owned(), selector.clone()),
+            ]);
+            Value::Object(webhook)
+        });
+        complete.collect()
+    };
+    let configuration = |kind: &str, webhooks: Vec<Value>| json!({ "apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": { "name": name(system) }, "webhooks": webhooks });
+    let client = system.cluster.admin();
+    let mutating: MutatingWebhookConfiguration = serde_json::from_value(configuration(
+        "MutatingWebhookConfiguration",
+        complete(file.mutating),
+    ))?;
+    apply(&Api::all(client.clone()), &mutating).await?;
+    let validating: ValidatingWebhookConfiguration = serde_json::from_value(configuration(
+        "ValidatingWebhookConfiguration",
+        complete(file.validating),
+    ))?;
+    apply(&Api::all(client), &validating).await
+}
+
+/// Has the API server ask nobody.
+pub(super) async fn remove_webhooks(system: &System) -> Result<()> {
+    let client = system.cluster.admin();
+    let name = name(system);
+    Api::<MutatingWebhookConfiguration>::all(client.clone())
+        .delete(&name, &DeleteParams::default())
+        .await?;
+    Api::<ValidatingWebhookConfiguration>::all(client)
+        .delete(&name, &DeleteParams::default())
+        .await?;
+    Ok(())
+}
+
+fn name(system: &System) -> String {
+    format!("wfe-{}", system.namespace.name())
+}

@@ -1,0 +1,183 @@
+//! wfe itself, installed in a cluster: as it is shipped, but for the binaries, which run as
+//! processes beside the API server, with their own ServiceAccounts' tokens and no other rights.
+
+mod install;
+mod program;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+use wfe_model::audit::AuditEvent;
+
+pub use self::program::Program;
+use crate::{Cluster, TestNamespace};
+
+/// Each system has a loopback address of its own, so that ports never meet.
+static NEXT: AtomicU16 = AtomicU16::new(1);
+
+/// An installation for one test: it sees one namespace of WorkflowExecutions and runs them in
+/// another.
+pub struct System {
+    /// The cluster.
+    pub cluster: Cluster,
+    /// Where WorkflowExecutions are.
+    pub namespace: TestNamespace,
+    /// Where workflows run; it enforces PodSecurity `restricted`.
+    pub execution: TestNamespace,
+    address: String,
+    directory: TempDir,
+    controller: Option<Program>,
+    webhook: Option<Program>,
+}
+
+impl System {
+    /// Installs everything but the programs; `workflows` are the catalog's files.
+    pub async fn install(
+        cluster: &Cluster,
+        prefix: &str,
+        workflows: &[(&str, String)],
+    ) -> Result<Self> {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let namespace = cluster.namespace(prefix).await?;
+        let execution = cluster.namespace(&format!("{prefix}-run")).await?;
+        let system = Self {
+            cluster: cluster.clone(),
+            namespace,
+            execution,
+            address: format!("127.1.{}.{}", number / 250, number % 250 + 1),
+            directory: tempfile::tempdir()?,
+            controller: None,
+            webhook: None,
+        };
+        std::fs::create_dir(system.path("catalog"))?;
+        for (name, text) in workflows {
+            std::fs::write(system.path("catalog").join(name), text)?;
+        }
+        install::all(&system).await?;
+        Ok(system)
+    }
+
+    /// [`install`](Self::install), then both programs.
+    pub async fn start(
+        cluster: &Cluster,
+        prefix: &str,
+        workflows: &[(&str, String)],
+    ) -> Result<Self> {
+        let mut system = Self::install(cluster, prefix, workflows).await?;
+        system.start_webhook().await?;
+        system.start_controller().await?;
+        Ok(system)
+    }
+
+    /// Starts the controller, with more flags, and waits until it is ready.
+    pub async fn start_controller_with(&mut self, flags: &[&str]) -> Result<()> {
+        let kubeconfig = install::kubeconfig(self, install::CONTROLLER).await?;
+        let flags: Vec<_> = [
+            format!("--execution-namespace={}", self.execution.name()),
+            format!("--watch-namespace={}", self.namespace.name()),
+            format!("--catalog-dir={}", self.path("catalog").display()),
+            format!("--audit-file={}", self.audit_file().display()),
+            format!("--metrics-addr={}:9090", self.address),
+            format!("--health-addr={}:8081", self.address),
+        ]
+        .into_iter()
+        .chain(flags.iter().map(|&flag| flag.to_owned()))
+        .collect();
+        let health = format!("{}:8081", self.address);
+        self.controller = Some(
+            Program::start(
+                "wfe-controller",
+                &flags,
+                &kubeconfig,
+                &self.path("controller.log"),
+                &health,
+            )
+            .await?,
+        );
+        Ok(())
+    }
+
+    /// Starts the controller and waits until it is ready.
+    pub async fn start_controller(&mut self) -> Result<()> {
+        self.start_controller_with(&[]).await
+    }
+
+    /// Kills the controller (SIGKILL), if it runs.
+    pub async fn kill_controller(&mut self) -> Result<()> {
+        match self.controller.take() {
+            Some(controller) => controller.kill().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Starts the webhook, waits until it is ready, and has the API server ask it.
+    pub async fn start_webhook(&mut self) -> Result<()> {
+        let kubeconfig = install::kubeconfig(self, install::WEBHOOK).await?;
+        let bundle = install::certificate(self)?;
+        let flags = [
+            format!("--execution-namespace={}", self.execution.name()),
+            format!("--catalog-dir={}", self.path("catalog").display()),
+            format!("--cert-dir={}", self.path("tls").display()),
+            format!("--listen={}:9443", self.address),
+            format!("--metrics-addr={}:9091", self.address),
+            format!("--health-addr={}:8082", self.address),
+        ];
+        let health = format!("{}:8082", self.address);
+        self.webhook = Some(
+            Program::start(
+                "wfe-webhook",
+                &flags,
+                &kubeconfig,
+                &self.path("webhook.log"),
+                &health,
+            )
+            .await?,
+        );
+        install::webhooks(self, &bundle).await
+    }
+
+    /// Has the API server ask nobody any more.
+    pub async fn remove_webhook(&mut self) -> Result<()> {
+        install::remove_webhooks(self).await?;
+        if let Some(webhook) = self.webhook.take() {
+            webhook.kill().await?;
+        }
+        Ok(())
+    }
+
+    /// Gives and takes the controller's right to write statuses.
+    pub async fn allow_status_writes(&self, allowed: bool) -> Result<()> {
+        install::status_right(self, allowed).await
+    }
+
+    /// The file of the audit trail.
+    pub fn audit_file(&self) -> PathBuf {
+        self.path("audit.jsonl")
+    }
+
+    /// The audit trail so far.
+    pub fn audit_trail(&self) -> Result<Vec<AuditEvent>> {
+        let text = std::fs::read_to_string(self.audit_file()).context("read the audit trail")?;
+        text.lines()
+            .map(|line| Ok(serde_json::from_str(line)?))
+            .collect()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// `host` of everything this system serves.
+    fn address(&self) -> &str {
+        &self.address
+    }
+}
+
+/// A file of the chart.
+fn chart(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../charts/workflow-execution")
+        .join(file)
+}

@@ -1,0 +1,115 @@
+//! One of our programs, as a process.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+
+const READY_DEADLINE: Duration = Duration::from_secs(20);
+const PROBE_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A running program; killed when the value goes. When a test fails, its log is shown.
+pub struct Program {
+    name: &'static str,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Program {
+    /// Starts `name`, which was built beside this program, and waits until it says that it is ready.
+    pub(super) async fn start(
+        name: &'static str,
+        flags: &[String],
+        kubeconfig: &Path,
+        log: &Path,
+        health: &str,
+    ) -> Result<Self> {
+        let file = File::options().create(true).append(true).open(log)?;
+        let child = Command::new(path_of(name)?)
+            .args(flags)
+            .env("KUBECONFIG", kubeconfig)
+            .env(
+                "WFE_LOG_FILTER",
+                "info,wfe_controller=debug,wfe_webhook=debug",
+            )
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("start {name}: was it built?"))?;
+        let mut program = Self {
+            name,
+            child,
+            log: log.to_owned(),
+        };
+        match tokio::time::timeout(READY_DEADLINE, program.ready(health)).await {
+            Ok(result) => result.map(|()| program),
+            Err(_) => bail!(
+                "{name} is not ready after {} s:\n{}",
+                READY_DEADLINE.as_secs(),
+                program.end_of_log()
+            ),
+        }
+    }
+
+    async fn ready(&mut self, health: &str) -> Result<()> {
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{} ended ({status}):\n{}", self.name, self.end_of_log());
+            }
+            if probe(health).await.unwrap_or(false) {
+                return Ok(());
+            }
+            tokio::time::sleep(PROBE_INTERVAL).await;
+        }
+    }
+
+    /// SIGKILL, and gone.
+    pub(super) async fn kill(mut self) -> Result<()> {
+        Ok(self.child.kill().await?)
+    }
+
+    fn end_of_log(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        lines.split_at(lines.len().saturating_sub(60)).1.join("\n")
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!(
+                "the end of the log of {}:\n{}",
+                self.name,
+                self.end_of_log()
+            );
+        }
+    }
+}
+
+async fn probe(health: &str) -> Result<bool> {
+    let mut stream = TcpStream::connect(health).await?;
+    stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer.split(' ').nth(1) == Some("200"))
+}
+
+/// Tests are in a folder below the one that has the programs.
+fn path_of(name: &str) -> Result<PathBuf> {
+    let ours = std::env::current_exe()?;
+    let directory = ours.parent().context("no folder")?;
+    let directory = if directory.ends_with("deps") {
+        directory.parent().context("no folder")?
+    } else {
+        directory
+    };
+    Ok(directory.join(name))
+}

@@ -1,0 +1,82 @@
+//! Counters of the webhook.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use crate::review::Verdict;
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ReviewLabels {
+    operation: &'static str,
+    decision: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct OperationLabels {
+    operation: &'static str,
+}
+
+/// What is counted.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    reviews: Family<ReviewLabels, Counter>,
+    durations: Family<OperationLabels, Histogram>,
+    /// When the certificate ends, in seconds since 1970.
+    pub certificate_expiry: Gauge<f64, AtomicU64>,
+}
+
+impl Metrics {
+    /// Registers everything.
+    pub fn new(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            reviews: Family::default(),
+            durations: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.000_05, 2.0, 17))
+            }),
+            certificate_expiry: Gauge::default(),
+        };
+        registry.register(
+            "wfe_webhook_reviews",
+            "Admission reviews answered",
+            metrics.reviews.clone(),
+        );
+        registry.register(
+            "wfe_webhook_review_duration_seconds",
+            "Time to answer a review",
+            metrics.durations.clone(),
+        );
+        registry.register(
+            "wfe_webhook_certificate_expiry_timestamp_seconds",
+            "When the serving certificate ends",
+            metrics.certificate_expiry.clone(),
+        );
+        metrics
+    }
+
+    /// Counts one answer.
+    pub fn answered(&self, operation: &'static str, verdict: &Verdict, took: Duration) {
+        let (decision, reason) = match &verdict.denial {
+            Some(denial) => ("deny", denial.reason),
+            None if verdict.warnings.is_empty() => ("allow", ""),
+            None => ("allow", "Warned"),
+        };
+        self.reviews
+            .get_or_create(&ReviewLabels {
+                operation,
+                decision,
+                reason,
+            })
+            .inc();
+        self.durations
+            .get_or_create(&OperationLabels { operation })
+            .observe(took.as_secs_f64());
+    }
+}

@@ -1,0 +1,89 @@
+//! The wiring.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use wfe_peers::catalog::DirectoryCatalog;
+use wfe_peers::dependencies::DependencyReader;
+use wfe_process::endpoints::{self, Readiness};
+use wfe_process::shutdown;
+
+use crate::args::Args;
+use crate::certificate::ServingCertificate;
+use crate::metrics::Metrics;
+use crate::routes::{Handlers, routes};
+use crate::server;
+use crate::validate::Validator;
+
+const CERTIFICATE_VALID: &str = "certificate valid";
+
+/// Serves admission reviews until a signal.
+pub async fn run(args: Args) -> Result<()> {
+    let stop = shutdown::on_signal()?;
+    let certificate = ServingCertificate::load(&args.cert_dir).context("--cert-dir")?;
+    let client = client().await?;
+    let validator = Validator {
+        catalog: Arc::new(DirectoryCatalog::open(&args.catalog_dir).context("--catalog-dir")?),
+        dependencies: DependencyReader::new(&client, &args.execution_namespace),
+        execution_namespace: args.execution_namespace,
+        default_service_account: args.default_service_account,
+        on_outage: args.on_catalog_outage,
+    };
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry);
+    let readiness = Readiness::of(&[CERTIFICATE_VALID]);
+
+    let listener = TcpListener::bind(args.listen)
+        .await
+        .with_context(|| format!("--listen {}", args.listen))?;
+    endpoints::serve(
+        args.process.health_addr,
+        endpoints::health(readiness.clone(), || true),
+        stop.clone(),
+    )
+    .await?;
+    endpoints::serve(
+        args.process.metrics_addr,
+        endpoints::metrics(registry),
+        stop.clone(),
+    )
+    .await?;
+    let observe = {
+        let metrics = metrics.clone();
+        move |certificate: &ServingCertificate| {
+            observe_certificate(certificate, &metrics, &readiness);
+        }
+    };
+    tokio::spawn(certificate.clone().follow(stop.clone(), observe));
+    tracing::info!(address = %args.listen, "serving admission reviews");
+    let handlers = Handlers {
+        validator: Arc::new(validator),
+        metrics,
+    };
+    server::serve(listener, server::tls(certificate), routes(handlers), stop).await;
+    tracing::info!("done");
+    Ok(())
+}
+
+fn observe_certificate(certificate: &ServingCertificate, metrics: &Metrics, readiness: &Readiness) {
+    let expires_at = certificate.expires_at().unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+    #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit")]
+    metrics.certificate_expiry.set(expires_at as f64);
+    readiness.set(CERTIFICATE_VALID, expires_at > now);
+}
+
+/// Inside a cluster by the pod's token, else by kubeconfig. Every read has its own deadline, so
+/// nothing is repeated behind it.
+async fn client() -> Result<kube::Client> {
+    let mut config = kube::Config::infer()
+        .await
+        .context("no way to the API server")?;
+    config.default_retry = false;
+    Ok(kube::Client::try_from(config)?)
+}
