@@ -8,9 +8,13 @@
     reason = "a story is told whole; a test fails by panicking, and so do its helpers"
 )]
 
+mod admission_denials;
 mod cluster_access;
 mod cluster_node;
+mod fault_restart;
+mod job_failures;
 mod job_lifecycle;
+mod lock_one_per_target;
 mod schema_agreement;
 mod schema_cases;
 mod schema_users_view;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use base64::Engine as _;
@@ -9,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
@@ -17,11 +19,15 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use wfe_model::workflow_execution::WorkflowExecution;
+
 use super::{System, chart};
 use crate::pki::Authority;
 
 pub(super) const CONTROLLER: &str = "wfe-controller";
 pub(super) const WEBHOOK: &str = "wfe-webhook";
+const PROBE_INTERVAL: Duration = Duration::from_millis(20);
+const EFFECTIVE_DEADLINE: Duration = Duration::from_secs(20);
 const RUNNER: &str = "kubernaut-workflow-runner";
 const RUNNER_LABEL: &str = "kubernaut.ai/workflow-runner";
 
@@ -143,7 +149,22 @@ pub(super) async fn status_right(system: &System, allowed: bool) -> Result<()> {
                 .any(|it| it == "workflowexecutions/status")
         });
     }
-    role(system, system.namespace.name(), CONTROLLER, rules).await
+    role(system, system.namespace.name(), CONTROLLER, rules).await?;
+    let reviews: Api<SubjectAccessReview> = Api::all(system.cluster.admin());
+    let review: SubjectAccessReview = serde_json::from_value(json!({ "spec": {
+        "user": format!("system:serviceaccount:{}:{CONTROLLER}", system.execution.name()),
+        "resourceAttributes": {
+            "namespace": system.namespace.name(), "verb": "update",
+            "group": "kubernaut.ai", "resource": "workflowexecutions", "subresource": "status",
+        },
+    } }))?;
+    until_effective("the controller's rights", async || {
+        let answer = reviews.create(&PostParams::default(), &review).await?;
+        Ok(answer
+            .status
+            .is_some_and(|status| status.allowed == allowed))
+    })
+    .await
 }
 
 /// A kubeconfig with a fresh token of a ServiceAccount.
@@ -216,7 +237,61 @@ pub(super) async fn webhooks(system: &System, ca: &str) -> Result<()> {
         "ValidatingWebhookConfiguration",
         complete(file.validating),
     ))?;
-    apply(&Api::all(client), &validating).await
+    apply(&Api::all(client), &validating).await?;
+    until_asked(system, true).await
+}
+
+/// The API server hears of webhooks and rights by watches of its own: asked again until it has.
+async fn until_effective(
+    what: &str,
+    mut effective: impl AsyncFnMut() -> Result<bool>,
+) -> Result<()> {
+    let asking = async {
+        while !effective().await? {
+            tokio::time::sleep(PROBE_INTERVAL).await;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(EFFECTIVE_DEADLINE, asking)
+        .await
+        .with_context(|| format!("the API server does not act on it: {what}"))?
+}
+
+/// Whether a request that nobody can like is refused by the webhook `name`.
+async fn asks(system: &System, name: &str, spec: &Value) -> Result<bool> {
+    let wfe: WorkflowExecution = serde_json::from_value(json!({
+        "apiVersion": "kubernaut.ai/v1alpha1", "kind": "WorkflowExecution",
+        "metadata": { "generateName": "probe-" }, "spec": spec,
+    }))?;
+    let dry_run = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let refused = system
+        .namespace
+        .api::<WorkflowExecution>()
+        .create(&dry_run, &wfe)
+        .await;
+    Ok(refused.is_err_and(|error| error.to_string().contains(name)))
+}
+
+/// Whether both webhooks are asked; or none.
+async fn until_asked(system: &System, asked: bool) -> Result<()> {
+    let unknown = json!({
+        "executionEngine": "job", "targetResource": "a/B/c",
+        "workflowRef": { "workflowId": "no-such-workflow", "version": "1", "containerImage": format!("r.io/a@sha256:{}", "0".repeat(64)) },
+    });
+    until_effective("webhook configurations", async || {
+        let mutating = asks(
+            system,
+            "mutate.workflowexecution",
+            &json!({ "executionEngine": "none" }),
+        )
+        .await?;
+        let validating = asks(system, "validate.workflowexecution", &unknown).await?;
+        Ok(mutating == asked && validating == asked)
+    })
+    .await
 }
 
 /// Has the API server ask nobody.
@@ -229,7 +304,7 @@ pub(super) async fn remove_webhooks(system: &System) -> Result<()> {
     Api::<ValidatingWebhookConfiguration>::all(client)
         .delete(&name, &DeleteParams::default())
         .await?;
-    Ok(())
+    until_asked(system, false).await
 }
 
 fn name(system: &System) -> String {

@@ -96,7 +96,7 @@ where
         if let Some(denial) = &verdict.denial {
             tracing::info!(reason = denial.reason, message = denial.message(), "denied");
         } else {
-            tracing::debug!("allowed")
+            tracing::debug!("allowed");
         }
         verdict
     }

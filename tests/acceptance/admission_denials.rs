@@ -1,0 +1,198 @@
+//! BR-WE-001: what is wrong is refused before it is stored; and where nobody is asked, it ends as
+//! Failed with the same sentence, and nothing runs.
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::PostParams;
+use serde_json::json;
+use wfe_model::workflow_execution::{FailureReason, Phase, WorkflowExecution};
+use wfe_tests::system::System;
+
+use crate::job_lifecycle::{condition, ended, jobs};
+use crate::schema_cases::HEX;
+use crate::schema_verdicts::{object, untyped};
+use crate::setup::cluster;
+use crate::workflows::Script;
+
+/// What is asked for, the field that is wrong, words of the refusal; whether the schema sees it,
+/// else the condition that tells.
+struct Case {
+    spec: serde_json::Value,
+    field: &'static str,
+    says: &'static str,
+    told: Option<(&'static str, &'static str)>,
+}
+
+fn cases(plain: &Script, missing: &Script, empty: &Script) -> Vec<Case> {
+    let spec = |workflow: &Script| {
+        json!({
+            "executionEngine": "job", "targetResource": "prod/Deployment/web", "parameters": { "REPLICAS": "3" },
+            "workflowRef": { "workflowId": workflow.id, "version": "1.0.0", "containerImage": workflow.image },
+        })
+    };
+    let changed = |pointer: &str, value: serde_json::Value| {
+        let mut spec = spec(plain);
+        let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
+        spec.pointer_mut(parent)
+            .and_then(|it| it.as_object_mut())
+            .expect("an object")
+            .insert(key.to_owned(), value);
+        spec
+    };
+    let case = |spec, field, says, told| Case {
+        spec,
+        field,
+        says,
+        told,
+    };
+    let image = "/workflowRef/containerImage";
+    let tagged = plain.image.split('@').next().expect("a name").to_owned() + ":v1";
+    let other = plain.image.split('@').next().expect("a name").to_owned() + "@sha256:" + HEX;
+    let mut no_engine = spec(plain);
+    no_engine
+        .as_object_mut()
+        .expect("an object")
+        .remove("executionEngine");
+    vec![
+        case(
+            no_engine,
+            "spec.executionEngine",
+            "say job or tekton, there is no default",
+            None,
+        ),
+        case(
+            changed("/executionEngine", json!("ansible")),
+            "spec.executionEngine",
+            "\"ansible\" is no engine: use job or tekton",
+            None,
+        ),
+        case(
+            changed(image, json!(tagged)),
+            "spec.workflowRef.containerImage",
+            "v1\" must be registry/repository[:tag]@sha256:<64 lower-case hex digits>",
+            None,
+        ),
+        case(
+            changed("/parameters/EXTRA", json!("x")),
+            "spec.parameters[EXTRA]",
+            "the workflow declares no parameter EXTRA: it declares REPLICAS",
+            Some(("WorkflowResolved", "False/ParametersInvalid")),
+        ),
+        case(
+            changed("/parameters/REPLICAS", json!("abc")),
+            "spec.parameters[REPLICAS]",
+            "the value \"abc\" is no integer: write a whole number",
+            Some(("WorkflowResolved", "False/ParametersInvalid")),
+        ),
+        case(
+            changed("/workflowRef/workflowId", json!("unknown")),
+            "spec.workflowRef.workflowId",
+            "\"unknown\" is not in the workflow catalog: use the id of a registered workflow",
+            Some(("WorkflowResolved", "False/WorkflowNotFound")),
+        ),
+        case(
+            changed(image, json!(other)),
+            "spec.workflowRef.containerImage",
+            "is not what the catalog has for this workflow: use ",
+            Some(("WorkflowResolved", "False/ImageMismatch")),
+        ),
+        case(
+            spec(missing),
+            "depends on something that is not ready",
+            "Secret \"absent\" does not exist in namespace",
+            Some(("DependenciesReady", "False/DependencyMissing")),
+        ),
+        case(
+            spec(empty),
+            "depends on something that is not ready",
+            "Secret \"hollow\" in namespace",
+            Some(("DependenciesReady", "False/DependencyEmpty")),
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn br_we_001_each_wrong_request_is_refused_and_unasked_ends_failed_in_the_same_words() {
+    let cluster = cluster().await;
+    let parameters = "parameters:\n- {name: REPLICAS, type: integer}\n";
+    let workflow = |id, secret: &str| {
+        let dependencies = if secret.is_empty() {
+            String::new()
+        } else {
+            format!("dependencies: {{secrets: [{{name: {secret}}}]}}\n")
+        };
+        Script::of(
+            id,
+            format!("r.io/{id}@sha256:{}", "1".repeat(64)),
+            &format!("{dependencies}{parameters}"),
+        )
+    };
+    let (plain, missing, empty) = (
+        workflow("plain", ""),
+        workflow("missing", "absent"),
+        workflow("empty", "hollow"),
+    );
+    let files = [&plain, &missing, &empty].map(|it| (format!("{}.yaml", it.id), it.yaml.clone()));
+    let files = files
+        .each_ref()
+        .map(|(name, yaml)| (name.as_str(), yaml.clone()));
+    let mut system = System::start(&cluster, "denied", &files)
+        .await
+        .expect("started");
+    let hollow: Secret =
+        serde_json::from_value(json!({ "metadata": { "name": "hollow" } })).expect("a Secret");
+    system
+        .execution
+        .api()
+        .create(&PostParams::default(), &hollow)
+        .await
+        .expect("created");
+    let raw = untyped(cluster.admin(), system.namespace.name());
+    let api = system.namespace.api::<WorkflowExecution>();
+
+    let mut refusals = Vec::new();
+    for case in cases(&plain, &missing, &empty) {
+        let refused = raw
+            .create(&PostParams::default(), &object(&case.spec))
+            .await
+            .expect_err(case.says)
+            .to_string();
+        assert!(
+            refused.contains(case.field) && refused.contains(case.says),
+            "{refused}"
+        );
+        assert!(refused.contains("admission webhook"), "{refused}");
+        refusals.push(refused);
+    }
+
+    system.remove_webhook().await.expect("nobody is asked");
+    for (case, refusal) in cases(&plain, &missing, &empty).into_iter().zip(refusals) {
+        let stored = raw
+            .create(&PostParams::default(), &object(&case.spec))
+            .await;
+        let Some((kind, expected)) = case.told else {
+            let refused = stored.expect_err("the schema sees it").to_string();
+            assert!(refused.contains(case.field), "{refused}");
+            continue;
+        };
+        let name = stored
+            .expect("the schema does not see it")
+            .metadata
+            .name
+            .expect("a name");
+        let wfe = ended(&api, &name).await;
+        let status = wfe.status.as_ref().expect("a status");
+        let details = status.failure_details.as_ref().expect("details");
+        assert_eq!(
+            (status.phase, details.reason),
+            (Some(Phase::Failed), FailureReason::ConfigurationError)
+        );
+        assert!(
+            refusal.contains(&details.message),
+            "the same sentence: {refusal} / {}",
+            details.message
+        );
+        assert!(!details.was_execution_failure);
+        assert_eq!(condition(&wfe, kind), expected);
+    }
+    assert_eq!(jobs(&system).await.len(), 0);
+}

@@ -1,0 +1,86 @@
+//! A controller that is killed at the worst moment.
+
+use k8s_openapi::api::batch::v1::Job;
+use kube::ResourceExt;
+use kube::api::PostParams;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use wfe_model::audit::EventType;
+use wfe_model::workflow_execution::{Phase, WorkflowExecution};
+use wfe_tests::system::System;
+use wfe_tests::wait;
+
+use crate::job_lifecycle::{ended, jobs, types};
+use crate::setup::{SECONDS_30, cluster};
+use crate::workflows::Script;
+
+#[tokio::test]
+async fn br_we_014_a_kill_between_create_and_status_write_gives_one_job_and_a_success() {
+    let cluster = cluster().await;
+    let workflow = Script::push(&cluster, "quick", "true", "");
+    let mut system = System::install(&cluster, "restart", &[("w.yaml", workflow.yaml.clone())])
+        .await
+        .expect("installed");
+    // It can make Jobs and cannot say so: every status write is refused until it is killed.
+    system
+        .allow_status_writes(false)
+        .await
+        .expect("right taken");
+    system.start_controller().await.expect("started");
+    let api = system.namespace.api::<WorkflowExecution>();
+    let created = api
+        .create(
+            &PostParams::default(),
+            &workflow.request("once", &json!({})),
+        )
+        .await
+        .expect("stored");
+    let name = format!(
+        "once-{}",
+        &hex::encode(Sha256::digest(created.uid().expect("a uid")))[..8]
+    );
+    let complete = |job: &Job| {
+        job.status
+            .as_ref()
+            .is_some_and(|status| status.succeeded == Some(1))
+    };
+    wait::until(
+        &system.execution.api::<Job>(),
+        &name,
+        "the Job has run",
+        SECONDS_30,
+        complete,
+    )
+    .await
+    .expect("complete");
+    let unsaid = api.get("once").await.expect("there");
+    assert_eq!(
+        unsaid.status.and_then(|status| status.phase),
+        None,
+        "nothing was said of it"
+    );
+
+    system.kill_controller().await.expect("killed");
+    system.allow_status_writes(true).await.expect("right given");
+    system.start_controller().await.expect("started again");
+    let wfe = ended(&api, "once").await;
+    assert_eq!(
+        wfe.status.and_then(|status| status.phase),
+        Some(Phase::Succeeded)
+    );
+    let jobs = jobs(&system).await;
+    assert_eq!(
+        jobs.iter().map(ResourceExt::name_any).collect::<Vec<_>>(),
+        [name]
+    );
+    let expected = [
+        EventType::SelectionCompleted,
+        EventType::ExecutionStarted,
+        EventType::WorkflowStarted,
+        EventType::WorkflowCompleted,
+    ];
+    assert_eq!(
+        types(&system.audit_trail().expect("a trail"), "once"),
+        expected
+    );
+}

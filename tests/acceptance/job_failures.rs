@@ -1,0 +1,209 @@
+//! BR-WE-012: every way to fail is reported by its right name, from real pods.
+
+use k8s_openapi::api::batch::v1::Job;
+use kube::api::{DeleteParams, PostParams};
+use serde_json::json;
+use wfe_model::audit::EventType;
+use wfe_model::workflow_execution::{FailureReason, Phase, WorkflowExecution};
+use wfe_tests::system::System;
+use wfe_tests::wait;
+
+use crate::job_lifecycle::{condition, ended, types};
+use crate::setup::{SECONDS_30, cluster};
+use crate::workflows::Script;
+
+const SLEEP: &str = "trap 'exit 0' TERM; sleep 300 & wait";
+
+#[tokio::test]
+async fn br_we_012_every_failure_has_its_reason_exit_code_and_summary() {
+    let cluster = cluster().await;
+    let registry = cluster.registry().expect("a registry");
+    let missing = format!(
+        "{}/workflows/nobody-pushed-this@sha256:{}",
+        registry.address(),
+        "0".repeat(64)
+    );
+    let exits = Script::push(
+        &cluster,
+        "exits",
+        "echo why >/dev/termination-log; exit 3",
+        "",
+    );
+    let hungry = Script::push(&cluster, "hungry", "tail /dev/zero", "");
+    let hungry_yaml = hungry.yaml.replace(
+        "engine: job,",
+        "engine: job, resources: {limits: {memory: 16Mi}},",
+    );
+    let slow = Script::push(&cluster, "slow", SLEEP, "");
+    let absent = Script::of("absent", missing, "");
+    let files = [
+        ("a.yaml", exits.yaml.clone()),
+        ("b.yaml", hungry_yaml),
+        ("c.yaml", slow.yaml.clone()),
+        ("d.yaml", absent.yaml.clone()),
+    ];
+    let system = System::start(&cluster, "fails", &files)
+        .await
+        .expect("started");
+    let api = system.namespace.api::<WorkflowExecution>();
+    let create = async |name: &str, script: &Script, spec| {
+        api.create(&PostParams::default(), &script.request(name, &spec))
+            .await
+            .expect("admitted");
+    };
+    create("exits", &exits, json!({})).await;
+    create("oom", &hungry, json!({})).await;
+    create(
+        "deadline",
+        &slow,
+        json!({ "executionConfig": { "timeout": "3s" } }),
+    )
+    .await;
+    create(
+        "no-image",
+        &absent,
+        json!({ "executionConfig": { "timeout": "10s" } }),
+    )
+    .await;
+    create("by-hand", &slow, json!({})).await;
+    let began =
+        |wfe: &WorkflowExecution| condition(wfe, "ExecutionRunning") == "True/ExecutionStarted";
+    let running = wait::until(&api, "by-hand", "its container runs", SECONDS_30, began)
+        .await
+        .expect("running");
+    let job = running
+        .status
+        .and_then(|status| status.execution_ref)
+        .expect("a Job")
+        .name;
+    system
+        .execution
+        .api::<Job>()
+        .delete(&job, &DeleteParams::background())
+        .await
+        .expect("deleted by hand");
+
+    use EventType::{ExecutionStarted, SelectionCompleted, WorkflowFailed, WorkflowStarted};
+    let ran = [
+        SelectionCompleted,
+        ExecutionStarted,
+        WorkflowStarted,
+        WorkflowFailed,
+    ];
+    let never_ran = [SelectionCompleted, ExecutionStarted, WorkflowFailed];
+    for (name, reason, exit_code, was_execution_failure, complete, says) in [
+        (
+            "exits",
+            FailureReason::TaskFailed,
+            Some(3),
+            true,
+            "False/TaskFailed",
+            "failed with exit code 3",
+        ),
+        (
+            "oom",
+            FailureReason::OOMKilled,
+            Some(137),
+            true,
+            "False/OOMKilled",
+            "ran out of memory",
+        ),
+        (
+            "deadline",
+            FailureReason::DeadlineExceeded,
+            None,
+            true,
+            "False/DeadlineExceeded",
+            "did not end within its timeout",
+        ),
+        (
+            "no-image",
+            FailureReason::ImagePullBackOff,
+            None,
+            false,
+            "False/ExecutionFailed",
+            "its image cannot be pulled",
+        ),
+        (
+            "by-hand",
+            FailureReason::ExecutionDeleted,
+            None,
+            true,
+            "False/ExecutionDeleted",
+            "was deleted by somebody while it ran",
+        ),
+    ] {
+        let wfe = ended(&api, name).await;
+        let status = wfe.status.as_ref().expect("a status");
+        let details = status
+            .failure_details
+            .as_ref()
+            .unwrap_or_else(|| panic!("{name}: {status:?}"));
+        assert_eq!(status.phase, Some(Phase::Failed), "{name}");
+        assert_eq!(
+            (
+                details.reason,
+                details.exit_code,
+                details.was_execution_failure
+            ),
+            (reason, exit_code, was_execution_failure),
+            "{name}: {details:?}"
+        );
+        assert_eq!(condition(&wfe, "ExecutionComplete"), complete, "{name}");
+        assert_eq!(condition(&wfe, "Ready"), "False/NotReady", "{name}");
+        assert!(
+            details.natural_language_summary.contains(says),
+            "{name}: {}",
+            details.natural_language_summary
+        );
+        let trail = system.audit_trail().expect("a trail");
+        let expected = if was_execution_failure {
+            ran.as_slice()
+        } else {
+            never_ran.as_slice()
+        };
+        assert_eq!(types(&trail, name), expected, "{name}");
+    }
+    let exits = api
+        .get("exits")
+        .await
+        .expect("there")
+        .status
+        .and_then(|status| status.failure_details)
+        .expect("details");
+    assert_eq!(exits.message, "the container ended with exit code 3: why");
+}
+
+#[tokio::test]
+async fn br_we_003_an_engine_that_is_not_installed_fails_with_that_reason() {
+    let cluster = cluster().await;
+    let image = format!("r.io/pipeline@sha256:{}", "2".repeat(64));
+    let yaml = format!(
+        "metadata: {{workflowId: pipeline, version: 1.0.0}}\nexecution: {{engine: tekton, bundle: '{image}'}}\n"
+    );
+    let system = System::start(&cluster, "engine", &[("w.yaml", yaml)])
+        .await
+        .expect("started");
+    let request = Script::of("pipeline", image, "").request("tekton", &json!({
+        "executionEngine": "tekton",
+        "workflowRef": { "workflowId": "pipeline", "version": "1.0.0", "bundleRef": "oci://r.io/pipeline" },
+    }));
+    let api = system.namespace.api::<WorkflowExecution>();
+    api.create(&PostParams::default(), &request)
+        .await
+        .expect("admitted");
+    let wfe = ended(&api, "tekton").await;
+    let details = wfe
+        .status
+        .as_ref()
+        .and_then(|status| status.failure_details.clone())
+        .expect("details");
+    assert_eq!(
+        (details.reason, details.was_execution_failure),
+        (FailureReason::UnsupportedEngine, false)
+    );
+    assert_eq!(
+        condition(&wfe, "ExecutionCreated"),
+        "False/UnsupportedEngine"
+    );
+}

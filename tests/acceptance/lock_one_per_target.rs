@@ -1,0 +1,66 @@
+//! BR-WE-009: one execution per target at a time.
+
+use kube::api::PostParams;
+use serde_json::json;
+use wfe_model::workflow_execution::{Phase, SkipReason, WorkflowExecution};
+use wfe_tests::system::System;
+use wfe_tests::wait;
+
+use crate::job_lifecycle::{condition, ended};
+use crate::setup::{SECONDS_30, cluster};
+use crate::workflows::Script;
+
+#[tokio::test]
+async fn br_we_009_who_comes_second_is_skipped_or_waits_as_asked() {
+    let cluster = cluster().await;
+    let workflow = Script::push(&cluster, "nap", "sleep 4", "");
+    let system = System::start(&cluster, "lock", &[("w.yaml", workflow.yaml.clone())])
+        .await
+        .expect("started");
+    let api = system.namespace.api::<WorkflowExecution>();
+    let create = async |name: &str, spec| {
+        api.create(&PostParams::default(), &workflow.request(name, &spec))
+            .await
+            .expect("admitted");
+    };
+    create("first", json!({ "targetResource": "prod/Deployment/web" })).await;
+    let running = |wfe: &WorkflowExecution| {
+        wfe.status
+            .as_ref()
+            .is_some_and(|status| status.phase == Some(Phase::Running))
+    };
+    wait::until(&api, "first", "it runs", SECONDS_30, running)
+        .await
+        .expect("running");
+    // Another spelling of the kind is the same target.
+    create("second", json!({ "targetResource": "prod/deployment/web" })).await;
+    create("third", json!({ "targetResource": "prod/Deployment/web", "executionConfig": { "whenBlocked": "Wait" } })).await;
+
+    let second = ended(&api, "second").await.status.expect("a status");
+    let details = second.skip_details.expect("details");
+    assert_eq!(
+        (second.phase, details.reason),
+        (Some(Phase::Skipped), SkipReason::ResourceBusy)
+    );
+    assert_eq!(
+        details.conflicting_workflow.map(|it| it.name).as_deref(),
+        Some("first")
+    );
+    let waits = |wfe: &WorkflowExecution| condition(wfe, "Blocked") == "True/ResourceBusy";
+    wait::until(&api, "third", "it waits", SECONDS_30, waits)
+        .await
+        .expect("waiting");
+
+    let first = ended(&api, "first").await.status.expect("a status");
+    let third = ended(&api, "third").await;
+    assert_eq!(condition(&third, "Blocked"), "False/Clear");
+    let third = third.status.expect("a status");
+    assert_eq!(
+        (first.phase, third.phase),
+        (Some(Phase::Succeeded), Some(Phase::Succeeded))
+    );
+    assert!(
+        third.start_time.expect("started").0 >= first.completion_time.expect("completed").0,
+        "one after the other"
+    );
+}
