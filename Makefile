@@ -1,11 +1,20 @@
 # One target per step; `.ci/run` calls the same ones.
 .DEFAULT_GOAL := help
-.PHONY: help build lint generate test unit acceptance removal shell up down
+.PHONY: help demo build lint generate test unit acceptance removal shell up down
 
 CLUSTER := target/debug/wfe-cluster
 
 help: ## List the targets
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
+
+demo: build ## See the main job on a cluster of its own (KEEP=1 leaves it running)
+	$(CLUSTER) down
+ifdef KEEP
+	$(CLUSTER) up
+	$(CLUSTER) run -- target/debug/wfe-demo --keep
+else
+	$(CLUSTER) run -- target/debug/wfe-demo
+endif
 
 test: unit acceptance removal ## Run every test (the first time builds a Kubernetes: about 10 minutes)
 

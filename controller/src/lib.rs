@@ -7,6 +7,7 @@ pub mod args;
 pub mod crds;
 pub mod execution;
 pub mod executor;
+pub mod metrics;
 pub mod names;
 pub mod run;
 pub mod watches;

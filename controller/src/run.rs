@@ -15,6 +15,7 @@ use crate::args::RunArgs;
 use crate::execution::act::Act;
 use crate::execution::observe::Settings;
 use crate::execution::{reconcile, retry};
+use crate::metrics::Metrics;
 use crate::watches::Caches;
 
 const CACHES_SYNCED: &str = "caches synced";
@@ -26,6 +27,8 @@ pub async fn run(args: RunArgs) -> Result<()> {
     let sink = JsonlSink::open(&args.audit_file)
         .with_context(|| format!("--audit-file {}", args.audit_file.display()))?;
     let client = client().await?;
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry);
     let readiness = Readiness::of(&[CACHES_SYNCED]);
     endpoints::serve(
         args.process.health_addr,
@@ -35,7 +38,7 @@ pub async fn run(args: RunArgs) -> Result<()> {
     .await?;
     endpoints::serve(
         args.process.metrics_addr,
-        endpoints::metrics(Registry::default()),
+        endpoints::metrics(registry),
         stop.clone(),
     )
     .await?;
@@ -59,6 +62,7 @@ pub async fn run(args: RunArgs) -> Result<()> {
         Arc::new(catalog),
         Arc::new(sink),
         settings,
+        metrics,
     ));
     let passes = applier(
         |wfe, act| Box::pin(reconcile(wfe, act)),

@@ -3,7 +3,9 @@
 use k8s_openapi::api::batch::v1::Job;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
-use wfe_model::audit::EventType;
+use wfe_model::audit::EventType::{
+    ExecutionStarted, SelectionCompleted, WorkflowFailed, WorkflowStarted,
+};
 use wfe_model::workflow_execution::{FailureReason, Phase, WorkflowExecution};
 use wfe_tests::system::System;
 use wfe_tests::wait;
@@ -83,7 +85,6 @@ async fn br_we_012_every_failure_has_its_reason_exit_code_and_summary() {
         .await
         .expect("deleted by hand");
 
-    use EventType::{ExecutionStarted, SelectionCompleted, WorkflowFailed, WorkflowStarted};
     let ran = [
         SelectionCompleted,
         ExecutionStarted,

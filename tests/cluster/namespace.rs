@@ -14,6 +14,7 @@ use crate::access;
 pub struct TestNamespace {
     cluster: Cluster,
     name: String,
+    lasting: bool,
 }
 
 impl TestNamespace {
@@ -31,6 +32,24 @@ impl TestNamespace {
         Ok(Self {
             cluster,
             name: created.metadata.name.unwrap_or_default(),
+            lasting: false,
+        })
+    }
+
+    /// The namespace `name`, made where it is missing, which stays.
+    pub(crate) async fn lasting(cluster: Cluster, name: &str) -> Result<Self> {
+        let namespaces = Api::<Namespace>::all(cluster.admin());
+        if namespaces.get_opt(name).await?.is_none() {
+            let mut namespace = Namespace::default();
+            namespace.metadata.name = Some(name.to_owned());
+            namespaces
+                .create(&PostParams::default(), &namespace)
+                .await?;
+        }
+        Ok(Self {
+            cluster,
+            name: name.to_owned(),
+            lasting: true,
         })
     }
 
@@ -53,6 +72,9 @@ impl Drop for TestNamespace {
     /// A failed test keeps its namespace to be looked at. The request is made on a thread of its
     /// own: the test's runtime may be ending.
     fn drop(&mut self) {
+        if self.lasting {
+            return;
+        }
         if std::thread::panicking() {
             eprintln!("namespace {} is kept, to look at", self.name);
             return;

@@ -13,6 +13,7 @@ use k8s_openapi::api::admissionregistration::v1::{
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -23,6 +24,7 @@ use wfe_model::workflow_execution::WorkflowExecution;
 
 use super::{System, chart};
 use crate::pki::Authority;
+use crate::{Cluster, wait};
 
 pub(super) const CONTROLLER: &str = "wfe-controller";
 pub(super) const WEBHOOK: &str = "wfe-webhook";
@@ -31,8 +33,9 @@ const EFFECTIVE_DEADLINE: Duration = Duration::from_secs(20);
 const RUNNER: &str = "kubernaut-workflow-runner";
 const RUNNER_LABEL: &str = "kubernaut.ai/workflow-runner";
 
-/// Rights, ServiceAccounts, and the execution namespace as it must be.
+/// The CRD, rights, ServiceAccounts, and the execution namespace as it must be.
 pub(super) async fn all(system: &System) -> Result<()> {
+    crd(&system.cluster).await?;
     let namespaces: Api<Namespace> = Api::all(system.cluster.admin());
     let restricted =
         json!({ "metadata": { "labels": { "pod-security.kubernetes.io/enforce": "restricted" } } });
@@ -59,7 +62,7 @@ pub(super) async fn all(system: &System) -> Result<()> {
             },
             ..ServiceAccount::default()
         };
-        accounts.create(&PostParams::default(), &account).await?;
+        apply(&accounts, &account).await?;
     }
     let (own, execution) = (system.namespace.name(), system.execution.name());
     role(
@@ -77,6 +80,32 @@ pub(super) async fn all(system: &System) -> Result<()> {
     )
     .await?;
     role(system, execution, WEBHOOK, rules("webhook-rules.yaml")?).await
+}
+
+/// The CRD as the chart has it, served.
+pub(super) async fn crd(cluster: &Cluster) -> Result<()> {
+    let crd: CustomResourceDefinition = read("crds/kubernaut.ai.yaml")?;
+    let crds = Api::all(cluster.admin());
+    apply(&crds, &crd).await?;
+    let established = |crd: &CustomResourceDefinition| {
+        let conditions = crd
+            .status
+            .as_ref()
+            .and_then(|status| status.conditions.as_ref());
+        conditions
+            .into_iter()
+            .flatten()
+            .any(|it| it.type_ == "Established" && it.status == "True")
+    };
+    wait::until(
+        &crds,
+        &crd.name_any(),
+        "the CRD is served",
+        EFFECTIVE_DEADLINE,
+        established,
+    )
+    .await
+    .map(drop)
 }
 
 fn rules(file: &str) -> Result<Vec<PolicyRule>> {

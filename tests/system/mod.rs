@@ -33,15 +33,37 @@ pub struct System {
 }
 
 impl System {
-    /// Installs everything but the programs; `workflows` are the catalog's files.
+    /// Installs everything but the programs, in namespaces of its own; `workflows` are the
+    /// catalog's files.
     pub async fn install(
         cluster: &Cluster,
         prefix: &str,
         workflows: &[(&str, String)],
     ) -> Result<Self> {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let namespace = cluster.namespace(prefix).await?;
         let execution = cluster.namespace(&format!("{prefix}-run")).await?;
+        Self::install_between(cluster, namespace, execution, workflows).await
+    }
+
+    /// Installs everything but the programs, in two namespaces that stay.
+    pub async fn install_in(
+        cluster: &Cluster,
+        namespace: &str,
+        execution: &str,
+        workflows: &[(&str, String)],
+    ) -> Result<Self> {
+        let namespace = TestNamespace::lasting(cluster.clone(), namespace).await?;
+        let execution = TestNamespace::lasting(cluster.clone(), execution).await?;
+        Self::install_between(cluster, namespace, execution, workflows).await
+    }
+
+    async fn install_between(
+        cluster: &Cluster,
+        namespace: TestNamespace,
+        execution: TestNamespace,
+        workflows: &[(&str, String)],
+    ) -> Result<Self> {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let system = Self {
             cluster: cluster.clone(),
             namespace,
@@ -152,6 +174,16 @@ impl System {
         install::status_right(self, allowed).await
     }
 
+    /// Leaves both programs running, and their files.
+    pub fn leave(&mut self) {
+        self.controller
+            .take()
+            .into_iter()
+            .chain(self.webhook.take())
+            .for_each(Program::leave);
+        self.directory.disable_cleanup(true);
+    }
+
     /// The file of the audit trail.
     pub fn audit_file(&self) -> PathBuf {
         self.path("audit.jsonl")
@@ -173,6 +205,11 @@ impl System {
     fn address(&self) -> &str {
         &self.address
     }
+}
+
+/// Installs the CRD alone.
+pub async fn install_crd(cluster: &Cluster) -> Result<()> {
+    install::crd(cluster).await
 }
 
 /// A file of the chart.

@@ -41,6 +41,8 @@ impl Program {
             .stdout(file.try_clone()?)
             .stderr(file)
             .kill_on_drop(true)
+            // Ctrl-C in the terminal is for who started it.
+            .process_group(0)
             .spawn()
             .with_context(|| format!("start {name}: was it built?"))?;
         let mut program = Self {
@@ -73,6 +75,11 @@ impl Program {
     /// SIGKILL, and gone.
     pub(super) async fn kill(mut self) -> Result<()> {
         Ok(self.child.kill().await?)
+    }
+
+    /// Lets it run on after this program.
+    pub(super) fn leave(self) {
+        std::mem::forget(self);
     }
 
     fn end_of_log(&self) -> String {

@@ -29,6 +29,7 @@ use super::decide::{Effect, Question};
 use super::observe::{Answers, Known, Observed, Settings};
 use super::{audit, lock, status};
 use crate::executor::{Executor, Executors, Source, Unanswered};
+use crate::metrics::Metrics;
 use crate::names;
 use crate::watches::Caches;
 
@@ -59,6 +60,7 @@ pub struct Act {
     sink: Arc<dyn AuditSink>,
     settings: Arc<Settings>,
     events: Events,
+    metrics: Metrics,
     leases: Api<Lease>,
     written_objects: Written<WorkflowExecution>,
     written_leases: Written<Lease>,
@@ -75,6 +77,7 @@ impl Act {
         catalog: Arc<dyn Catalog>,
         sink: Arc<dyn AuditSink>,
         settings: Settings,
+        metrics: Metrics,
     ) -> Self {
         let namespace = &settings.execution_namespace;
         Self {
@@ -84,6 +87,7 @@ impl Act {
             dependencies: DependencyReader::new(client, namespace),
             sink,
             events: Events::new(client),
+            metrics,
             leases: Api::namespaced(client.clone(), namespace),
             settings: Arc::new(settings),
             client: client.clone(),
@@ -245,13 +249,11 @@ impl Act {
     ) -> Result<(), ActError> {
         let wfe = &observed.wfe;
         match effect {
-            Effect::AddFinalizer => {
-                self.patch_finalizers(wfe, |all| all.push(FINALIZER.to_owned()))
-                    .await
-            }
+            Effect::AddFinalizer => self.add_finalizer(wfe).await,
             Effect::RemoveFinalizer => {
-                self.patch_finalizers(wfe, |all| all.retain(|it| it != FINALIZER))
-                    .await
+                self.remove_finalizer(wfe).await?;
+                answers.let_go = true;
+                Ok(())
             }
             Effect::TakeLock => {
                 let free = target_hash(wfe).and_then(|hash| self.lease(&hash));
@@ -289,17 +291,36 @@ impl Act {
         )
     }
 
-    /// Guarded by the resourceVersion: finalizers of others are not lost.
+    async fn add_finalizer(&self, wfe: &WorkflowExecution) -> Result<(), ActError> {
+        let mut finalizers = wfe.metadata.finalizers.clone().unwrap_or_default();
+        finalizers.push(FINALIZER.to_owned());
+        if let Some(written) = self.patch_finalizers(wfe, &finalizers).await? {
+            self.written_objects.put(&key(wfe), Some(Arc::new(written)));
+        }
+        Ok(())
+    }
+
+    async fn remove_finalizer(&self, wfe: &WorkflowExecution) -> Result<(), ActError> {
+        let mut finalizers = wfe.metadata.finalizers.clone().unwrap_or_default();
+        finalizers.retain(|it| it != FINALIZER);
+        self.patch_finalizers(wfe, &finalizers).await?;
+        // The cache will not show this version any more.
+        self.written_objects.put(&key(wfe), None);
+        Ok(())
+    }
+
+    /// Guarded by the resourceVersion: finalizers of others are not lost. None when it is gone.
     async fn patch_finalizers(
         &self,
         wfe: &WorkflowExecution,
-        change: impl FnOnce(&mut Vec<String>),
-    ) -> Result<(), ActError> {
-        let mut finalizers = wfe.metadata.finalizers.clone().unwrap_or_default();
-        change(&mut finalizers);
-        let patch = json!({ "metadata": { "resourceVersion": wfe.metadata.resource_version, "finalizers": finalizers } });
-        match self
-            .api(wfe)
+        finalizers: &[String],
+    ) -> Result<Option<WorkflowExecution>, ActError> {
+        let patch = json!({ "metadata": {
+            "resourceVersion": wfe.metadata.resource_version,
+            "finalizers": finalizers,
+        } });
+        let api = self.api(wfe);
+        match api
             .patch(
                 &wfe.name_any(),
                 &PatchParams::default(),
@@ -307,12 +328,8 @@ impl Act {
             )
             .await
         {
-            Ok(written) => {
-                self.written_objects.put(&key(wfe), Some(Arc::new(written)));
-                Ok(())
-            }
-            // Gone: nothing to hold any more.
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Ok(written) => Ok(Some(written)),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
             Err(error) => Err(Unanswered::of("change the finalizers")(error).into()),
         }
     }
@@ -329,7 +346,11 @@ impl Act {
             .replace_status(&wfe.name_any(), &PostParams::default(), &changed)
             .await;
         let written = written.map_err(Unanswered::of("store the status"))?;
-        self.events.tell(wfe, &written).await;
+        let phase = |wfe: &WorkflowExecution| wfe.status.as_ref().and_then(|status| status.phase);
+        if phase(wfe) != phase(&written) {
+            self.metrics.transition(&written, Timestamp::now());
+            self.events.tell(&written).await;
+        }
         self.written_objects.put(&key(wfe), Some(Arc::new(written)));
         Ok(())
     }

@@ -98,6 +98,9 @@ pub fn decide(observed: &Observed) -> Step {
         .flatten()
         .any(|it| it == FINALIZER);
     let deleted = metadata.deletion_timestamp.is_some();
+    if observed.answers.let_go {
+        return Step::Done;
+    }
     if !has_finalizer {
         // Without it a deleted one is not ours to hold.
         return if deleted {

@@ -69,6 +69,8 @@ pub struct Answers {
     pub created: Option<Created>,
     /// Somebody else was faster: the lock as cached is not to be believed.
     pub lock_lost: bool,
+    /// The finalizer was taken off: the object is not ours any more, whatever the cache shows.
+    pub let_go: bool,
     /// Why the audit sink did not take the events.
     pub audit_unavailable: Option<String>,
 }

@@ -122,3 +122,6 @@ impl Executor for JobExecutor {
         self.delete_job(reference).boxed()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,14 +18,10 @@ impl Events {
         Self(Recorder::new(client.clone(), Reporter::from(MANAGER)))
     }
 
-    /// Tells of a change of phase.
-    pub(super) async fn tell(&self, before: &WorkflowExecution, after: &WorkflowExecution) {
-        let phase = |wfe: &WorkflowExecution| wfe.status.as_ref().and_then(|status| status.phase);
-        if phase(before) == phase(after) {
-            return;
-        }
-        let Some((type_, reason, note)) = phase(after).and_then(|phase| describe(phase, after))
-        else {
+    /// Tells that `wfe` has come to its phase.
+    pub(super) async fn tell(&self, wfe: &WorkflowExecution) {
+        let phase = wfe.status.as_ref().and_then(|status| status.phase);
+        let Some((type_, reason, note)) = phase.and_then(|phase| describe(phase, wfe)) else {
             return;
         };
         let event = Event {
@@ -35,7 +31,7 @@ impl Events {
             action: "Reconcile".to_owned(),
             secondary: None,
         };
-        match tokio::time::timeout(DEADLINE, self.0.publish(&event, &after.object_ref(&()))).await {
+        match tokio::time::timeout(DEADLINE, self.0.publish(&event, &wfe.object_ref(&()))).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "an Event was not told"),
             Err(_) => tracing::warn!("an Event was not told in time"),

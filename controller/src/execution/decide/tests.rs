@@ -1,1 +1,479 @@
+use std::sync::Arc;
+use std::time::Duration;
 
+use rstest::rstest;
+use serde_json::{Value, json};
+use wfe_model::workflow::Workflow;
+use wfe_model::workflow_execution::{SkipReason, WorkflowExecution};
+use wfe_peers::dependencies::{DependencyProblem, ServiceAccountAnswer};
+
+use super::super::lock::Lock;
+use super::super::observe::{Answers, Known, Settings};
+use super::super::status::{holds, stored};
+use super::*;
+use crate::executor::{Created, Execution, Facts, Progress, Source};
+
+const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+fn workflow() -> Workflow {
+    let yaml = format!(
+        "metadata: {{workflowId: w, version: '1'}}\nexecution: {{engine: job, bundle: 'r.io/w@sha256:{HEX}'}}\ndependencies: {{secrets: [{{name: s}}]}}\n"
+    );
+    Workflow::read("w.yaml", &yaml).expect("right").workflow
+}
+
+fn wfe(status: Value) -> WorkflowExecution {
+    let mut wfe: WorkflowExecution = serde_json::from_value(json!({
+        "apiVersion": "kubernaut.ai/v1alpha1", "kind": "WorkflowExecution",
+        "metadata": { "name": "a", "namespace": "prod", "uid": "u", "generation": 1, "finalizers": [FINALIZER] },
+        "spec": {
+            "executionEngine": "job", "targetResource": "prod/Deployment/web",
+            "workflowRef": { "workflowId": "w", "version": "1", "containerImage": format!("r.io/w@sha256:{HEX}") },
+        },
+    }))
+    .expect("a WorkflowExecution");
+    wfe.status = serde_json::from_value(status).expect("a status");
+    wfe
+}
+
+fn now() -> Timestamp {
+    "2026-01-01T12:00:00Z".parse().expect("a timestamp")
+}
+
+/// Accepted, with every answer given, the lock taken: one step before the create.
+fn ready() -> Observed {
+    Observed {
+        now: now(),
+        wfe: Arc::new(wfe(json!(null))),
+        execution: None,
+        pods_alive: false,
+        others_alive: false,
+        lock: Lock::Ours,
+        engine_installed: true,
+        unaudited: Vec::new(),
+        answers: Answers {
+            catalog: Some(Known::Yes(Some(Arc::new(workflow())))),
+            service_account: Some(Known::Yes(ServiceAccountAnswer::Allowed)),
+            dependencies: Some(Known::Yes(Vec::new())),
+            still_wanted: Some(true),
+            ..Answers::default()
+        },
+        settings: Arc::new(Settings {
+            execution_namespace: "kubernaut-workflows".to_owned(),
+            default_timeout: Duration::from_mins(30),
+            default_service_account: "runner".to_owned(),
+            retention: Duration::from_mins(10),
+            retention_failed: Duration::from_hours(24),
+        }),
+    }
+}
+
+fn with(change: impl FnOnce(&mut Observed)) -> Observed {
+    let mut observed = ready();
+    change(&mut observed);
+    observed
+}
+
+fn execution(progress: Progress) -> Execution {
+    Execution {
+        reference: ExecutionRef {
+            kind: "Job".to_owned(),
+            name: "a-1".to_owned(),
+            namespace: "kubernaut-workflows".to_owned(),
+            uid: "j".to_owned(),
+            ..ExecutionRef::default()
+        },
+        source_uid: Some("u".to_owned()),
+        created: Some(now()),
+        deleting: false,
+        began: None,
+        progress,
+    }
+}
+
+fn active() -> Execution {
+    execution(Progress::Active { waiting: None })
+}
+
+fn running() -> Observed {
+    with(|it| {
+        let reference = active().reference;
+        it.wfe = Arc::new(wfe(
+            json!({ "phase": "Running", "startTime": "2026-01-01T11:59:00Z", "executionRef": reference }),
+        ));
+        it.execution = Some(active());
+        it.answers = Answers::default();
+    })
+}
+
+fn finished(phase: &str) -> Observed {
+    with(|it| {
+        it.wfe = Arc::new(wfe(json!({
+            "phase": phase, "completionTime": "2026-01-01T11:59:00Z",
+            "conditions": [{ "type": "AuditRecorded", "status": "True", "reason": "AuditSucceeded", "message": "", "lastTransitionTime": "2026-01-01T11:59:00Z" }],
+        })));
+        it.lock = Lock::Free;
+        it.answers = Answers::default();
+    })
+}
+
+fn name(step: &Step) -> String {
+    match step {
+        Step::Ask(question) => format!("ask {question:?}")
+            .split(['(', ' '])
+            .take(2)
+            .collect::<Vec<_>>()
+            .join(" "),
+        Step::Do(effect) => effect.name().to_owned(),
+        Step::Wait(until) => format!("wait until {until}"),
+        Step::Done => "done".to_owned(),
+    }
+}
+
+/// The status that would be stored.
+fn stores(observed: &Observed) -> WorkflowExecution {
+    let Step::Do(Effect::Store(status)) = decide(observed) else {
+        panic!("no status is stored: {:?}", decide(observed))
+    };
+    WorkflowExecution {
+        status: Some(*status),
+        ..observed.wfe.as_ref().clone()
+    }
+}
+
+fn phase(wfe: &WorkflowExecution) -> Option<Phase> {
+    wfe.status.as_ref().and_then(|status| status.phase)
+}
+
+fn held() -> Lock {
+    Lock::Held(Source {
+        namespace: "prod".to_owned(),
+        name: "other".to_owned(),
+        uid: "o".to_owned(),
+    })
+}
+
+#[rstest]
+#[case(|it: &mut Observed| Arc::make_mut(&mut it.wfe).metadata.finalizers = None, "add finalizer")]
+#[case(|it: &mut Observed| it.answers.catalog = None, "ask Workflow")]
+#[case(|it: &mut Observed| it.answers.service_account = None, "ask ServiceAccount")]
+#[case(|it: &mut Observed| it.answers.dependencies = None, "ask Dependencies")]
+#[case(|it: &mut Observed| it.lock = Lock::Free, "take lock")]
+#[case(|it: &mut Observed| { it.lock = Lock::Free; it.answers.lock_lost = true; }, "ask Lock")]
+#[case(|it: &mut Observed| it.others_alive = true, "done")]
+#[case(|it: &mut Observed| it.answers.still_wanted = None, "ask StillWanted")]
+#[case(|it: &mut Observed| it.answers.still_wanted = Some(false), "done")]
+#[case(|_: &mut Observed| (), "create execution")]
+#[case(|it: &mut Observed| it.answers.created = Some(Created::Ours(Box::new(active()))), "store status")]
+#[case(|it: &mut Observed| it.execution = Some(active()), "store status")]
+fn br_we_014_a_pending_one_takes_its_steps_in_order(
+    #[case] change: impl FnOnce(&mut Observed),
+    #[case] step: &str,
+) {
+    assert_eq!(name(&decide(&with(change))), step);
+}
+
+#[test]
+fn br_we_009_nothing_is_created_without_the_lock() {
+    for lock in [Lock::Free, held()] {
+        assert_ne!(
+            name(&decide(&with(|it| it.lock = lock))),
+            "create execution"
+        );
+    }
+}
+
+#[test]
+fn br_we_014_an_execution_of_an_earlier_try_is_adopted_whatever_the_catalog_says_now() {
+    let adopted = stores(&with(|it| {
+        it.answers = Answers::default();
+        it.execution = Some(active());
+    }));
+    assert_eq!(phase(&adopted), Some(Phase::Running));
+    assert!(holds(&adopted, condition::EXECUTION_CREATED));
+}
+
+#[rstest]
+#[case(|it: &mut Observed| it.answers.catalog = Some(Known::Not("down".to_owned())), condition::WORKFLOW_RESOLVED, "CatalogUnavailable")]
+#[case(|it: &mut Observed| it.answers.dependencies = Some(Known::Not("down".to_owned())), condition::DEPENDENCIES_READY, "ReadFailed")]
+#[case(|it: &mut Observed| it.answers.service_account = Some(Known::Not("down".to_owned())), condition::DEPENDENCIES_READY, "ReadFailed")]
+fn br_we_001_what_cannot_be_asked_is_said_once_and_asked_again(
+    #[case] change: impl FnOnce(&mut Observed),
+    #[case] kind: &str,
+    #[case] reason: &str,
+) {
+    let mut observed = with(change);
+    let said = stores(&observed);
+    let condition = stored(&said, kind).expect("said");
+    assert_eq!(
+        (condition.status.as_str(), condition.reason.as_str()),
+        ("Unknown", reason)
+    );
+    assert_eq!(phase(&said), Some(Phase::Pending));
+    observed.wfe = Arc::new(said);
+    assert!(
+        matches!(decide(&observed), Step::Wait(_)),
+        "nothing new to say"
+    );
+}
+
+#[rstest]
+#[case(|it: &mut Observed| it.answers.catalog = Some(Known::Yes(None)), FailureReason::ConfigurationError)]
+#[case(|it: &mut Observed| it.engine_installed = false, FailureReason::UnsupportedEngine)]
+#[case(|it: &mut Observed| it.answers.service_account = Some(Known::Yes(ServiceAccountAnswer::NotLabelled)), FailureReason::ServiceAccountNotAllowed)]
+#[case(|it: &mut Observed| it.answers.dependencies = Some(Known::Yes(vec![DependencyProblem::Empty { kind: "Secret", name: "s".to_owned(), namespace: "n".to_owned() }])), FailureReason::ConfigurationError)]
+#[case(|it: &mut Observed| Arc::make_mut(&mut it.wfe).spec.target_resource = "web".to_owned(), FailureReason::ConfigurationError)]
+#[case(|it: &mut Observed| it.answers.created = Some(Created::NameTaken), FailureReason::ConfigurationError)]
+#[case(|it: &mut Observed| it.answers.created = Some(Created::Refused { reason: FailureReason::Forbidden, message: "no".to_owned() }), FailureReason::Forbidden)]
+fn br_we_012_what_cannot_run_fails_before_execution(
+    #[case] change: impl FnOnce(&mut Observed),
+    #[case] reason: FailureReason,
+) {
+    let failed = stores(&with(change));
+    let details = failed
+        .status
+        .as_ref()
+        .and_then(|status| status.failure_details.clone())
+        .expect("details");
+    assert_eq!(
+        (
+            phase(&failed),
+            details.reason,
+            details.was_execution_failure
+        ),
+        (Some(Phase::Failed), reason, false)
+    );
+}
+
+#[test]
+fn br_we_009_a_busy_target_skips_or_waits() {
+    let skipped = stores(&with(|it| it.lock = held()));
+    assert_eq!(
+        skipped
+            .status
+            .as_ref()
+            .and_then(|status| status.skip_details.as_ref())
+            .map(|it| it.reason),
+        Some(SkipReason::ResourceBusy)
+    );
+    let mut waits = with(|it| {
+        it.lock = held();
+        Arc::make_mut(&mut it.wfe)
+            .spec
+            .execution_config
+            .when_blocked = Some("Wait".to_owned());
+    });
+    let waiting = stores(&waits);
+    assert_eq!(phase(&waiting), Some(Phase::Pending));
+    waits.wfe = Arc::new(waiting);
+    assert_eq!(name(&decide(&waits)), "done", "the Lease is the sign");
+}
+
+#[test]
+fn br_we_003_a_running_one_is_followed_to_its_end() {
+    assert_eq!(name(&decide(&running())), "done", "nothing has changed");
+    let mut began = running();
+    began.execution = Some(Execution {
+        began: Some(now()),
+        ..active()
+    });
+    let said = stores(&began);
+    assert!(holds(&said, condition::EXECUTION_RUNNING));
+    began.wfe = Arc::new(said);
+    assert_eq!(name(&decide(&began)), "done", "said once");
+    began.execution = Some(Execution {
+        began: Some(now()),
+        ..execution(Progress::Succeeded { at: Some(now()) })
+    });
+    let ended = stores(&began);
+    assert_eq!(phase(&ended), Some(Phase::Succeeded));
+    assert_eq!(
+        ended.status.and_then(|status| status.duration).as_deref(),
+        Some("1m")
+    );
+}
+
+#[test]
+fn br_we_003_a_waiting_fact_is_stored_once_and_outlives_the_pod() {
+    let waiting = |reason: &str| {
+        Some(crate::executor::Waiting {
+            reason: reason.to_owned(),
+            message: "why".to_owned(),
+        })
+    };
+    let mut observed = running();
+    observed.execution = Some(execution(Progress::Active {
+        waiting: waiting("ErrImagePull"),
+    }));
+    let said = stores(&observed);
+    assert_eq!(
+        stored(&said, condition::EXECUTION_RUNNING).map(|it| it.reason.as_str()),
+        Some("Waiting")
+    );
+    observed.wfe = Arc::new(said);
+    observed.execution = Some(execution(Progress::Active {
+        waiting: waiting("ImagePullBackOff"),
+    }));
+    assert_eq!(name(&decide(&observed)), "done", "the same in other words");
+    let facts = Facts {
+        reason: Some("DeadlineExceeded".to_owned()),
+        ..Facts::default()
+    };
+    observed.execution = Some(execution(Progress::Failed {
+        at: Some(now()),
+        facts,
+    }));
+    let details = stores(&observed)
+        .status
+        .and_then(|status| status.failure_details)
+        .expect("details");
+    assert_eq!(
+        (details.reason, details.was_execution_failure),
+        (FailureReason::ImagePullBackOff, false)
+    );
+}
+
+#[test]
+fn br_we_003_absence_is_not_believed_from_the_cache() {
+    let missing = |read| {
+        let mut observed = running();
+        observed.execution = None;
+        observed.answers.execution = read;
+        observed
+    };
+    assert_eq!(name(&decide(&missing(None))), "ask Execution");
+    assert_eq!(name(&decide(&missing(Some(Some(active()))))), "done");
+    let other = Execution {
+        reference: ExecutionRef {
+            uid: "another".to_owned(),
+            ..active().reference
+        },
+        ..active()
+    };
+    for read in [None, Some(other)] {
+        let details = stores(&missing(Some(read)))
+            .status
+            .and_then(|status| status.failure_details)
+            .expect("details");
+        assert_eq!(
+            (details.reason, details.was_execution_failure),
+            (FailureReason::ExecutionDeleted, true)
+        );
+    }
+}
+
+#[rstest]
+#[case(|it: &mut Observed| { it.lock = Lock::Ours; it.pods_alive = true; }, "done")]
+#[case(|it: &mut Observed| it.lock = Lock::Ours, "free lock")]
+#[case(|it: &mut Observed| it.execution = Some(active()), "delete execution")]
+#[case(|it: &mut Observed| it.execution = Some(execution(Progress::Succeeded { at: None })), "wait until 2026-01-01T12:09:00Z")]
+#[case(|it: &mut Observed| { it.execution = Some(execution(Progress::Succeeded { at: None })); it.now = now() + Duration::from_mins(9); }, "delete execution")]
+#[case(|_: &mut Observed| (), "done")]
+fn br_we_009_after_the_end_the_target_is_freed_and_the_execution_kept_for_a_while(
+    #[case] change: impl FnOnce(&mut Observed),
+    #[case] step: &str,
+) {
+    let mut observed = finished("Succeeded");
+    change(&mut observed);
+    assert_eq!(name(&decide(&observed)), step);
+}
+
+#[test]
+fn br_we_013_a_failed_execution_is_kept_longer() {
+    let mut observed = finished("Failed");
+    observed.execution = Some(execution(Progress::Failed {
+        at: None,
+        facts: Facts::default(),
+    }));
+    assert_eq!(name(&decide(&observed)), "wait until 2026-01-02T11:59:00Z");
+}
+
+#[test]
+fn br_audit_005_a_sink_that_is_down_holds_up_nothing_but_the_acknowledgement() {
+    let event = || {
+        let mut wfe = wfe(
+            json!({ "phase": "Running", "startTime": "2026-01-01T11:59:00Z", "conditions": [] }),
+        );
+        wfe.status.as_mut().expect("a status").execution_ref = Some(ExecutionRef::default());
+        super::super::audit::events(&wfe)
+    };
+    let mut observed = running();
+    observed.unaudited = event();
+    assert_eq!(
+        name(&decide(&observed)),
+        "deliver audit events",
+        "first of all"
+    );
+    observed.answers.audit_unavailable = Some("down".to_owned());
+    assert!(
+        matches!(decide(&observed), Step::Wait(_)),
+        "nothing else to do, and again later"
+    );
+    observed.execution = Some(execution(Progress::Succeeded { at: Some(now()) }));
+    assert_eq!(
+        phase(&stores(&observed)),
+        Some(Phase::Succeeded),
+        "the end is stored all the same"
+    );
+
+    let mut ended = finished("Succeeded");
+    Arc::make_mut(&mut ended.wfe)
+        .status
+        .as_mut()
+        .expect("a status")
+        .conditions
+        .clear();
+    assert!(holds(&stores(&ended), condition::AUDIT_RECORDED));
+    ended.unaudited = event();
+    ended.answers.audit_unavailable = Some("down".to_owned());
+    let said = stores(&ended);
+    assert_eq!(
+        stored(&said, condition::AUDIT_RECORDED).map(|it| it.reason.as_str()),
+        Some("AuditSinkUnavailable")
+    );
+    ended.wfe = Arc::new(said);
+    assert!(matches!(decide(&ended), Step::Wait(_)), "said once");
+}
+
+#[test]
+fn br_we_014_a_deleted_one_is_cancelled_cleaned_up_and_let_go() {
+    let delete = |observed: &mut Observed| {
+        Arc::make_mut(&mut observed.wfe).metadata.deletion_timestamp = Some(time(now()));
+    };
+    let mut observed = running();
+    delete(&mut observed);
+    let cancelled = stores(&observed);
+    let details = cancelled
+        .status
+        .as_ref()
+        .and_then(|status| status.failure_details.clone())
+        .expect("details");
+    assert_eq!(
+        (details.reason, details.was_execution_failure),
+        (FailureReason::Cancelled, false)
+    );
+
+    let mut steps = Vec::new();
+    let mut observed = finished("Failed");
+    delete(&mut observed);
+    (observed.execution, observed.lock, observed.pods_alive) = (Some(active()), Lock::Ours, true);
+    steps.push(name(&decide(&observed)));
+    observed.execution = None;
+    steps.push(name(&decide(&observed)));
+    observed.pods_alive = false;
+    steps.push(name(&decide(&observed)));
+    observed.lock = Lock::Free;
+    steps.push(name(&decide(&observed)));
+    Arc::make_mut(&mut observed.wfe).metadata.finalizers = None;
+    steps.push(name(&decide(&observed)));
+    assert_eq!(
+        steps,
+        [
+            "delete execution",
+            "done",
+            "free lock",
+            "remove finalizer",
+            "done"
+        ]
+    );
+}

@@ -1,0 +1,186 @@
+//! What is counted. No object names in labels: their number is bounded.
+
+use std::sync::atomic::AtomicI64;
+
+use jiff::Timestamp;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use wfe_model::workflow::Engine;
+use wfe_model::workflow_execution::{Phase, WorkflowExecution};
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct EngineLabels {
+    execution_engine: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct OutcomeLabels {
+    execution_engine: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ReasonLabels {
+    execution_engine: &'static str,
+    reason: String,
+}
+
+/// 1 s to 1 h.
+const DURATIONS: [f64; 10] = [
+    1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0,
+];
+/// From creation to start, and from the end to its notice: 5 ms to 1 min.
+const LATENCIES: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0];
+
+/// See the names in [`Metrics::new`].
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    ended: Family<OutcomeLabels, Counter>,
+    duration: Family<OutcomeLabels, Histogram>,
+    creations: Family<EngineLabels, Counter>,
+    skips: Family<ReasonLabels, Counter>,
+    active: Family<EngineLabels, Gauge<i64, AtomicI64>>,
+    start_latency: Family<EngineLabels, Histogram>,
+}
+
+impl Metrics {
+    /// Registers everything.
+    pub fn new(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            ended: Family::default(),
+            duration: Family::new_with_constructor(|| Histogram::new(DURATIONS)),
+            creations: Family::default(),
+            skips: Family::default(),
+            active: Family::default(),
+            start_latency: Family::new_with_constructor(|| Histogram::new(LATENCIES)),
+        };
+        let registry = registry.sub_registry_with_prefix("workflowexecution");
+        registry.register(
+            "reconciler",
+            "WorkflowExecutions ended",
+            metrics.ended.clone(),
+        );
+        registry.register(
+            "reconciler_duration_seconds",
+            "From start to end of an execution",
+            metrics.duration.clone(),
+        );
+        registry.register(
+            "reconciler_execution_creations",
+            "Jobs and PipelineRuns created",
+            metrics.creations.clone(),
+        );
+        registry.register(
+            "skip",
+            "WorkflowExecutions that were not allowed to run",
+            metrics.skips.clone(),
+        );
+        registry.register(
+            "active",
+            "Executions created and not ended, by this process",
+            metrics.active.clone(),
+        );
+        registry.register(
+            "start_latency_seconds",
+            "From the creation of a WorkflowExecution to that of its execution",
+            metrics.start_latency.clone(),
+        );
+        metrics
+    }
+
+    /// Counts a stored change of phase.
+    pub fn transition(&self, wfe: &WorkflowExecution, now: Timestamp) {
+        let execution_engine =
+            Engine::parse(&wfe.spec.execution_engine).map_or("unknown", Engine::as_str);
+        let engine = EngineLabels { execution_engine };
+        let Some(status) = &wfe.status else { return };
+        let seconds = |from: Option<Timestamp>, to: Timestamp| {
+            from.map(|from| to.duration_since(from).as_secs_f64().max(0.0))
+        };
+        let started = status.start_time.as_ref().map(|time| time.0);
+        let outcome = match status.phase {
+            None | Some(Phase::Pending) => return,
+            Some(Phase::Running) => {
+                self.creations.get_or_create(&engine).inc();
+                self.active.get_or_create(&engine).inc();
+                let accepted = wfe.metadata.creation_timestamp.as_ref().map(|time| time.0);
+                if let Some(latency) = seconds(accepted, now) {
+                    self.start_latency.get_or_create(&engine).observe(latency);
+                }
+                return;
+            }
+            Some(Phase::Skipped) => {
+                let reason = status
+                    .skip_details
+                    .as_ref()
+                    .map(|details| format!("{:?}", details.reason))
+                    .unwrap_or_default();
+                self.skips
+                    .get_or_create(&ReasonLabels {
+                        execution_engine,
+                        reason,
+                    })
+                    .inc();
+                "Skipped"
+            }
+            Some(Phase::Succeeded) => "Succeeded",
+            Some(Phase::Failed) => "Failed",
+        };
+        let outcome = OutcomeLabels {
+            execution_engine,
+            outcome,
+        };
+        self.ended.get_or_create(&outcome).inc();
+        if status.execution_ref.is_some() {
+            self.active.get_or_create(&engine).dec();
+        }
+        let completed = status.completion_time.as_ref().map_or(now, |time| time.0);
+        if let Some(duration) = seconds(started, completed) {
+            self.duration.get_or_create(&outcome).observe(duration);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn wfe(status: serde_json::Value) -> WorkflowExecution {
+        let mut wfe = WorkflowExecution::default();
+        wfe.spec.execution_engine = "job".to_owned();
+        wfe.status = serde_json::from_value(status).expect("a status");
+        wfe
+    }
+
+    #[test]
+    fn br_we_008_a_run_is_counted_from_start_to_end() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::new(&mut registry);
+        let now = "2026-01-01T00:01:00Z".parse().expect("a timestamp");
+        let job = json!({ "apiVersion": "batch/v1", "kind": "Job", "name": "a", "namespace": "n", "uid": "u" });
+        let running =
+            json!({ "phase": "Running", "startTime": "2026-01-01T00:00:00Z", "executionRef": job });
+        metrics.transition(&wfe(running), now);
+        let ended = json!({ "phase": "Succeeded", "startTime": "2026-01-01T00:00:00Z", "completionTime": "2026-01-01T00:00:30Z", "executionRef": job });
+        metrics.transition(&wfe(ended), now);
+        let skipped = json!({ "phase": "Skipped", "skipDetails": { "reason": "ResourceBusy", "message": "", "skippedAt": "2026-01-01T00:00:00Z" } });
+        metrics.transition(&wfe(skipped), now);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
+        for line in [
+            "workflowexecution_reconciler_total{execution_engine=\"job\",outcome=\"Succeeded\"} 1",
+            "workflowexecution_reconciler_duration_seconds_sum{execution_engine=\"job\",outcome=\"Succeeded\"} 30.0",
+            "workflowexecution_reconciler_execution_creations_total{execution_engine=\"job\"} 1",
+            "workflowexecution_active{execution_engine=\"job\"} 0",
+            "workflowexecution_skip_total{execution_engine=\"job\",reason=\"ResourceBusy\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} is missing in {text}");
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! The story: bad requests are refused, a good one repairs a Deployment, one fails and says why.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use kube::Api;
+use kube::api::DeleteParams;
+use tempfile::TempDir;
+use wfe_model::workflow_execution::{Phase, WorkflowExecution};
+use wfe_tests::system::System;
+use wfe_tests::{Cluster, Image, wait};
+
+use crate::tell::{audit_table, chapter, follow, kubectl, kubectl_ok, say};
+
+const NAMESPACE: &str = "prod";
+const EXECUTION_NAMESPACE: &str = "kubernaut-workflows";
+const REQUESTS: [&str; 2] = ["raise-memory", "over-the-ceiling"];
+const DEADLINE: std::time::Duration = std::time::Duration::from_mins(1);
+
+/// The examples, with the references of the images that were pushed.
+struct Examples {
+    directory: TempDir,
+    images: [(&'static str, String); 2],
+}
+
+impl Examples {
+    fn source(file: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../examples")
+            .join(file)
+    }
+
+    /// A file's text.
+    fn text(&self, file: &str) -> Result<String> {
+        let path = Self::source(file);
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        Ok(self
+            .images
+            .iter()
+            .fold(text, |text, (name, image)| text.replace(name, image)))
+    }
+
+    /// A copy to apply.
+    fn copy(&self, file: &str) -> Result<String> {
+        let copy = self.directory.path().join(file.replace('/', "-"));
+        std::fs::write(&copy, self.text(file)?)?;
+        Ok(copy.display().to_string())
+    }
+}
+
+pub(crate) async fn tell(keep: bool) -> Result<()> {
+    let cluster = Cluster::connect().await;
+    let examples = Examples {
+        directory: tempfile::tempdir()?,
+        images: push_images(&cluster)?,
+    };
+    let mut system = start(&cluster, &examples).await?;
+    let api: Api<WorkflowExecution> = Api::namespaced(cluster.admin(), NAMESPACE);
+    // Those of an earlier demo on the same cluster.
+    for name in REQUESTS {
+        if api.get_opt(name).await?.is_some() {
+            api.delete(name, &DeleteParams::default()).await?;
+            wait::gone(&api, name, DEADLINE).await?;
+        }
+    }
+    let cluster_file = examples.copy("cluster.yaml")?;
+    run_quietly(&["apply", "-f", &cluster_file]).await?;
+
+    refused(&examples).await?;
+    repaired(&examples, &api).await?;
+    failed(&examples, &api).await?;
+    chapter("4. The audit trail");
+    let trail = system.audit_trail()?;
+    audit_table(&trail);
+    if keep {
+        let audit = system.audit_file();
+        system.leave();
+        chapter("Everything is still running");
+        say("make shell                                    a shell with kubectl in the cluster");
+        say("kubectl -n prod get wfe -o wide               the requests");
+        say("kubectl -n prod describe wfe/raise-memory     one of them");
+        say(&format!("{}     the audit trail", audit.display()));
+        say("make down                                     ends it all");
+    }
+    Ok(())
+}
+
+fn push_images(cluster: &Cluster) -> Result<[(&'static str, String); 2]> {
+    let registry = cluster.registry()?;
+    let kubectl = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+        .map(|directory| directory.join("kubectl"))
+        .find(|path| path.is_file())
+        .context("kubectl is not on the PATH")?;
+    let script = std::fs::read_to_string(Examples::source("image/run.sh"))?;
+    let remediation = Image::from("busybox:1")
+        .file("bin/kubectl", kubectl)
+        .text("run.sh", script)
+        .entrypoint(&["/bin/sh", "/run.sh"]);
+    let app = Image::from("busybox:1");
+    Ok([
+        (
+            "${IMAGE}",
+            registry.push("workflows/oom-increase-memory:1.0.0", &remediation)?,
+        ),
+        ("${APP_IMAGE}", registry.push("my-app:1", &app)?),
+    ])
+}
+
+async fn start(cluster: &Cluster, examples: &Examples) -> Result<System> {
+    say(
+        "wfe on a real cluster: CRD, RBAC and webhook configurations from the chart, both programs with",
+    );
+    say(
+        "their own ServiceAccounts; the catalog has one workflow, examples/workflows/oom-increase-memory.yaml",
+    );
+    let workflow = (
+        "oom-increase-memory.yaml",
+        examples.text("workflows/oom-increase-memory.yaml")?,
+    );
+    let mut system =
+        System::install_in(cluster, NAMESPACE, EXECUTION_NAMESPACE, &[workflow]).await?;
+    system.start_webhook().await?;
+    system.start_controller().await?;
+    Ok(system)
+}
+
+async fn run_quietly(arguments: &[&str]) -> Result<()> {
+    let output = tokio::process::Command::new("kubectl")
+        .args(arguments)
+        .output()
+        .await?;
+    ensure!(
+        output.status.success(),
+        "kubectl {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+async fn refused(examples: &Examples) -> Result<()> {
+    chapter("1. Four bad requests, and what the API server answers");
+    for name in ["bad-engine", "bad-image", "bad-parameters", "bad-workflow"] {
+        let file = format!("requests/{name}.yaml");
+        let copy = examples.copy(&file)?;
+        let (accepted, _) = kubectl(
+            &format!("create -f examples/{file}"),
+            &["create", "-f", &copy],
+        )
+        .await?;
+        ensure!(!accepted, "{file} was accepted");
+    }
+    Ok(())
+}
+
+async fn limit() -> Result<()> {
+    let columns = "custom-columns=NAME:.metadata.name,MEMORY LIMIT:.spec.template.spec.containers[0].resources.limits.memory,APPROVED BY:.metadata.annotations.example\\.com/approved-by";
+    kubectl_ok(
+        "-n prod get deployment my-app",
+        &[
+            "-n",
+            NAMESPACE,
+            "get",
+            "deployment",
+            "my-app",
+            "-o",
+            columns,
+        ],
+    )
+    .await
+    .map(drop)
+}
+
+async fn repaired(examples: &Examples, api: &Api<WorkflowExecution>) -> Result<()> {
+    chapter("2. A good one repairs a Deployment");
+    limit().await?;
+    let copy = examples.copy("requests/good.yaml")?;
+    kubectl_ok(
+        "create -f examples/requests/good.yaml",
+        &["create", "-f", &copy],
+    )
+    .await?;
+    let wfe = follow(api, "raise-memory").await?;
+    let status = wfe.status.context("a status")?;
+    ensure!(
+        status.phase == Some(Phase::Succeeded),
+        "it ended as {:?}",
+        status.phase
+    );
+    let job = format!("job/{}", status.execution_ref.context("a Job")?.name);
+    kubectl_ok(
+        &format!("-n {EXECUTION_NAMESPACE} logs {job}"),
+        &["-n", EXECUTION_NAMESPACE, "logs", &job],
+    )
+    .await?;
+    limit().await
+}
+
+async fn failed(examples: &Examples, api: &Api<WorkflowExecution>) -> Result<()> {
+    chapter("3. One that fails, and says why");
+    let copy = examples.copy("requests/fails.yaml")?;
+    kubectl_ok(
+        "create -f examples/requests/fails.yaml",
+        &["create", "-f", &copy],
+    )
+    .await?;
+    let wfe = follow(api, "over-the-ceiling").await?;
+    let details = wfe
+        .status
+        .and_then(|status| status.failure_details)
+        .context("details")?;
+    ensure!(details.exit_code == Some(3), "it ended with {details:?}");
+    let path = "jsonpath={range .status.failureDetails}reason: {.reason}{\"\\n\"}exitCode: {.exitCode}{\"\\n\"}message: {.message}{\"\\n\"}{.naturalLanguageSummary}{\"\\n\"}{end}";
+    kubectl_ok(
+        "-n prod get wfe/over-the-ceiling -o jsonpath={.status.failureDetails}",
+        &["-n", NAMESPACE, "get", "wfe/over-the-ceiling", "-o", path],
+    )
+    .await?;
+    kubectl_ok(
+        "-n prod get wfe -o wide",
+        &["-n", NAMESPACE, "get", "wfe", "-o", "wide"],
+    )
+    .await
+    .map(drop)
+}

@@ -1,0 +1,136 @@
+//! How the demo looks on the terminal.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use futures::StreamExt;
+use kube::Api;
+use kube::runtime::{WatchStreamExt, watcher};
+use tokio::process::Command;
+use wfe_model::audit::{AuditEvent, EventData};
+use wfe_model::workflow_execution::WorkflowExecution;
+
+const DEADLINE: Duration = Duration::from_mins(1);
+
+/// Conditions in the order they come true.
+const LIFE: [&str; 7] = [
+    "WorkflowResolved",
+    "DependenciesReady",
+    "ExecutionCreated",
+    "ExecutionRunning",
+    "ExecutionComplete",
+    "Ready",
+    "AuditRecorded",
+];
+
+pub(crate) fn chapter(title: &str) {
+    println!("\n\x1b[1m{title}\x1b[0m");
+}
+
+pub(crate) fn say(text: &str) {
+    println!("{text}");
+}
+
+/// What kubectl answers; the command is shown as a person would type it.
+pub(crate) async fn kubectl(shown: &str, arguments: &[&str]) -> Result<(bool, String)> {
+    println!("\n\x1b[2m$ kubectl {shown}\x1b[0m");
+    let output = Command::new("kubectl")
+        .args(arguments)
+        .output()
+        .await
+        .context("start kubectl")?;
+    let text = String::from_utf8([output.stdout, output.stderr].concat())?;
+    println!("{}", text.trim_end());
+    Ok((output.status.success(), text))
+}
+
+/// kubectl, which must succeed.
+pub(crate) async fn kubectl_ok(shown: &str, arguments: &[&str]) -> Result<String> {
+    let (success, text) = kubectl(shown, arguments).await?;
+    ensure!(success, "kubectl {shown} failed");
+    Ok(text)
+}
+
+/// A line for each transition, until the audit trail is acknowledged.
+pub(crate) async fn follow(api: &Api<WorkflowExecution>, name: &str) -> Result<WorkflowExecution> {
+    let started = Instant::now();
+    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let mut objects = Box::pin(
+        watcher(api.clone(), config)
+            .default_backoff()
+            .applied_objects(),
+    );
+    let mut seen = BTreeMap::new();
+    let following = async {
+        while let Some(wfe) = objects.next().await {
+            let wfe = wfe?;
+            let mut conditions: Vec<_> = wfe
+                .status
+                .iter()
+                .flat_map(|status| &status.conditions)
+                .collect();
+            conditions.sort_by_key(|it| LIFE.iter().position(|kind| *kind == it.type_));
+            for it in conditions {
+                let now = (it.status.clone(), it.reason.clone());
+                if seen.insert(it.type_.clone(), now.clone()) != Some(now) {
+                    println!(
+                        "  {:4.1} s  {:18} {:24} {}",
+                        started.elapsed().as_secs_f32(),
+                        it.type_,
+                        format!("{}/{}", it.status, it.reason),
+                        it.message
+                    );
+                }
+            }
+            if seen
+                .get("AuditRecorded")
+                .is_some_and(|(status, _)| status == "True")
+            {
+                return Ok(wfe);
+            }
+        }
+        anyhow::bail!("the watch ended")
+    };
+    tokio::time::timeout(DEADLINE, following)
+        .await
+        .with_context(|| format!("{name} did not end within {} s", DEADLINE.as_secs()))?
+}
+
+/// The audit trail as a table.
+pub(crate) fn audit_table(events: &[AuditEvent]) {
+    let mut table = Table::new();
+    table
+        .load_style(NOTHING)
+        .set_header(["when", "who", "event", "outcome", "engine", "details"]);
+    for event in events {
+        let (engine, details) = match &event.event_data {
+            EventData::Execution(data) => {
+                let error = data
+                    .error_details
+                    .as_ref()
+                    .map(|error| format!("{}: {}", error.code, error.message));
+                (
+                    data.execution_engine.clone(),
+                    error.or(data.duration.clone()).unwrap_or_default(),
+                )
+            }
+            EventData::BlockCleared(data) => (String::new(), data.clear_reason.clone()),
+        };
+        table.add_row([
+            event.event_timestamp.strftime("%H:%M:%S").to_string(),
+            event.resource_id.clone(),
+            event
+                .event_type
+                .as_str()
+                .trim_start_matches("workflowexecution.")
+                .to_owned(),
+            format!("{:?}", event.event_outcome).to_lowercase(),
+            engine,
+            details,
+        ]);
+    }
+    println!("{table}");
+}
