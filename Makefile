@@ -5,9 +5,9 @@
 CLUSTER := target/debug/wfe-cluster
 
 help: ## List the targets
-	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
+	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-12s %s\n", $$1, $$2 }'
 
-demo: build ## See the main job on a cluster of its own (KEEP=1 leaves it running)
+demo: build ## See the main job on a new cluster, ending one that is up (KEEP=1 leaves it running)
 	$(CLUSTER) down
 ifdef KEEP
 	$(CLUSTER) up
@@ -28,7 +28,8 @@ lint: ## Check format, lints, and that wfe-model has no client in it
 	./tests/dependencies.sh
 
 generate: ## Write what is generated from the code: the CRDs in the chart
-	cargo run --quiet -p wfe-controller -- crds > charts/workflow-execution/crds/kubernaut.ai.yaml
+	cargo build --workspace
+	target/debug/wfe-controller crds > charts/workflow-execution/crds/kubernaut.ai.yaml
 
 unit: build ## Run the tests that need no cluster
 	cargo test --workspace --lib --bins
@@ -36,7 +37,8 @@ unit: build ## Run the tests that need no cluster
 acceptance: build ## Run the tests on a real cluster
 	$(CLUSTER) run -- cargo test --offline --workspace --test acceptance
 
-removal: build ## Kill the cluster at every moment and look at what it leaves
+removal: build ## Kill clusters at every moment and look at what they leave (ends one that is up)
+	$(CLUSTER) down
 	cargo test --workspace --test removal
 
 shell: build ## Open a shell with kubectl in a cluster

@@ -28,6 +28,8 @@ use self::observe::Answers;
 
 /// More steps than any pass takes: a decision that does not come to an end is a bug, to be seen.
 const MAX_STEPS: usize = 32;
+/// While the caches are filled for the first time.
+const NOT_READY: Duration = Duration::from_millis(100);
 const RETRY: Duration = Duration::from_secs(2);
 
 /// Why a pass was given up; it is made again.
@@ -59,6 +61,9 @@ pub async fn reconcile(
 }
 
 async fn pass(cached: Arc<WorkflowExecution>, context: Arc<Act>) -> Result<Action, PassError> {
+    if !context.is_ready() {
+        return Ok(Action::requeue(NOT_READY));
+    }
     let mut answers = Answers::default();
     for _ in 0..MAX_STEPS {
         let Some(observed) = context.observe(&cached, &answers) else {

@@ -81,7 +81,7 @@ impl Metrics {
         );
         registry.register(
             "active",
-            "Executions created and not ended, by this process",
+            "Executions created and not ended",
             metrics.active.clone(),
         );
         registry.register(
@@ -90,6 +90,17 @@ impl Metrics {
             metrics.start_latency.clone(),
         );
         metrics
+    }
+
+    /// Counts one that runs when this process begins.
+    pub fn found(&self, wfe: &WorkflowExecution) {
+        if wfe.status.as_ref().and_then(|status| status.phase) == Some(Phase::Running) {
+            let engine = Engine::parse(&wfe.spec.execution_engine);
+            let execution_engine = engine.map_or("unknown", Engine::as_str);
+            self.active
+                .get_or_create(&EngineLabels { execution_engine })
+                .inc();
+        }
     }
 
     /// Counts a stored change of phase.

@@ -1,6 +1,7 @@
 //! The wiring.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures::StreamExt;
@@ -8,6 +9,7 @@ use kube::runtime::controller::{Config, applier};
 use prometheus_client::registry::Registry;
 use wfe_peers::audit::JsonlSink;
 use wfe_peers::catalog::DirectoryCatalog;
+use wfe_peers::client;
 use wfe_process::endpoints::{self, Readiness};
 use wfe_process::shutdown;
 
@@ -18,6 +20,8 @@ use crate::execution::{reconcile, retry};
 use crate::metrics::Metrics;
 use crate::watches::Caches;
 
+/// How long open passes may go on after a signal: less than Kubernetes waits (30 s).
+const GRACE: Duration = Duration::from_secs(20);
 const CACHES_SYNCED: &str = "caches synced";
 
 /// Runs WorkflowExecutions until a signal.
@@ -26,13 +30,13 @@ pub async fn run(args: RunArgs) -> Result<()> {
     let catalog = DirectoryCatalog::open(&args.catalog_dir).context("--catalog-dir")?;
     let sink = JsonlSink::open(&args.audit_file)
         .with_context(|| format!("--audit-file {}", args.audit_file.display()))?;
-    let client = client().await?;
+    let client = client::connect().await?;
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
     let readiness = Readiness::of(&[CACHES_SYNCED]);
     endpoints::serve(
         args.process.health_addr,
-        endpoints::health(readiness.clone(), || true),
+        endpoints::health(readiness.clone()),
         stop.clone(),
     )
     .await?;
@@ -64,32 +68,34 @@ pub async fn run(args: RunArgs) -> Result<()> {
         settings,
         metrics,
     ));
+    let ready = act.clone();
     let passes = applier(
         |wfe, act| Box::pin(reconcile(wfe, act)),
         retry,
         act,
         store,
-        triggers.take_until(stop.cancelled_owned()),
+        triggers.take_until(stop.clone().cancelled_owned()),
         Config::default().concurrency(args.concurrency),
     );
     let synced = async {
         if caches.synced().await.is_ok() {
-            tracing::info!("caches synced");
+            ready.set_ready();
+            ready.count_active();
             readiness.set(CACHES_SYNCED, true);
+            tracing::info!("caches synced");
         }
     };
     // In one task: a store wakes the last of those that wait for it, and the applier waits too.
-    tokio::join!(passes.for_each(|_| futures::future::ready(())), synced);
+    let work = async { tokio::join!(passes.for_each(|_| futures::future::ready(())), synced) };
+    // What runs is finished, within a grace; caches that never fill are not waited for.
+    let stopped = async {
+        stop.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        _ = work => {}
+        () = stopped => tracing::warn!("some work did not end in time"),
+    }
     tracing::info!("done");
     Ok(())
-}
-
-/// Inside a cluster by the pod's token, else by kubeconfig. Steps have their own deadline and are
-/// repeated as a whole, so nothing is repeated behind them.
-async fn client() -> Result<kube::Client> {
-    let mut config = kube::Config::infer()
-        .await
-        .context("no way to the API server")?;
-    config.default_retry = false;
-    Ok(kube::Client::try_from(config)?)
 }

@@ -12,14 +12,14 @@ use futures::{Stream, StreamExt};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
+use kube::core::DeserializeGuard;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, ObjectRef, Store};
-use kube::runtime::watcher::{self, watcher};
+use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::{WatchStreamExt, controller::ReconcileRequest};
 use kube::{Api, Client, Resource, ResourceExt};
-use serde::de::DeserializeOwned;
 use wfe_model::target::Target;
-use wfe_model::workflow_execution::WorkflowExecution;
+use wfe_model::workflow_execution::{Phase, WorkflowExecution};
 
 use self::index::Index;
 use crate::names::{self, MANAGED_BY, MANAGER, TARGET_HASH, WORKFLOW_EXECUTION_UID};
@@ -34,6 +34,8 @@ pub struct Caches {
     leases: Store<Lease>,
     /// WorkflowExecutions by uid and by target hash.
     index: Arc<Mutex<Index<WorkflowExecution>>>,
+    /// Jobs by the uid of their WorkflowExecution and by target hash.
+    job_index: Arc<Mutex<Index<Job>>>,
     /// Pods by the uid of their WorkflowExecution and by target hash.
     pod_index: Arc<Mutex<Index<Pod>>>,
     execution_namespace: String,
@@ -63,61 +65,63 @@ impl Caches {
             pods,
             leases,
             index: Arc::default(),
+            job_index: Arc::default(),
             pod_index: Arc::default(),
             execution_namespace: execution_namespace.to_owned(),
         };
-        let wfe_api = watch_namespace.map_or_else(
+        let ours = watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}"));
+        let wfe_api: Api<DeserializeGuard<WorkflowExecution>> = watch_namespace.map_or_else(
             || Api::all(client.clone()),
             |it| Api::namespaced(client.clone(), it),
         );
-        let ours = watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}"));
+        let wfes = watcher(wfe_api, watcher::Config::default()).default_backoff();
+        let jobs = watcher(
+            Api::namespaced(client.clone(), execution_namespace),
+            ours.clone(),
+        )
+        .default_backoff();
+        let pods = watcher(
+            Api::namespaced(client.clone(), execution_namespace),
+            ours.clone(),
+        )
+        .default_backoff();
+        let leases =
+            watcher(Api::namespaced(client.clone(), execution_namespace), ours).default_backoff();
 
-        let (index, pod_index) = (caches.index.clone(), caches.pod_index.clone());
-        let wfe_events = watch(
-            wfe_api,
-            watcher::Config::default(),
+        let (index, job_index, pod_index) = (
+            caches.index.clone(),
+            caches.job_index.clone(),
+            caches.pod_index.clone(),
+        );
+        let wfe_events = keep(
+            wfes.filter_map(valid),
             prune::workflow_execution,
             wfe_writer,
             move |event| {
                 lock(&index).apply(event, wfe_keys);
             },
-        )
-        .map(|touched| touched.map(|wfe| vec![ObjectRef::from_obj(&wfe)]));
-        let job_events = related(
-            caches.clone(),
-            watch(
-                Api::namespaced(client.clone(), execution_namespace),
-                ours.clone(),
-                prune::job,
-                job_writer,
-                |_| (),
-            ),
         );
-        let pod_events = related(
-            caches.clone(),
-            watch(
-                Api::namespaced(client.clone(), execution_namespace),
-                ours.clone(),
-                prune::pod,
-                pod_writer,
-                move |event| {
-                    lock(&pod_index).apply(event, label_keys);
-                },
-            ),
-        );
-        let lease_events = related(
-            caches.clone(),
-            watch(
-                Api::namespaced(client.clone(), execution_namespace),
-                ours,
-                prune::lease,
-                lease_writer,
-                |_| (),
-            ),
-        );
+        let job_events = keep(jobs, prune::job, job_writer, move |event| {
+            lock(&job_index).apply(event, label_keys);
+        });
+        let pod_events = keep(pods, prune::pod, pod_writer, move |event| {
+            lock(&pod_index).apply(event, label_keys);
+        });
+        let lease_events = keep(leases, prune::lease, lease_writer, |_| ());
 
+        let (own, related) = (caches.clone(), caches.clone());
+        let own = wfe_events
+            .map(move |touched| own.concerned(touched, |wfe| vec![ObjectRef::from_obj(&wfe)]));
+        let jobs = related.clone();
+        let job_events =
+            job_events.map(move |touched| jobs.concerned(touched, |job| jobs.related(&job)));
+        let pods = related.clone();
+        let pod_events =
+            pod_events.map(move |touched| pods.concerned(touched, |pod| pods.related(&pod)));
+        let lease_events = lease_events
+            .map(move |touched| related.concerned(touched, |lease| related.related(&lease)));
         let triggers = futures::stream::select_all([
-            wfe_events.boxed(),
+            own.boxed(),
             job_events.boxed(),
             pod_events.boxed(),
             lease_events.boxed(),
@@ -136,6 +140,48 @@ impl Caches {
             futures::stream::iter(requests)
         });
         (caches, triggers.boxed())
+    }
+
+    /// The WorkflowExecutions that a change matters to. After a new list that is all of them: what
+    /// has vanished in between is told by nobody.
+    fn concerned<K>(
+        &self,
+        touched: Result<Touched<K>, watcher::Error>,
+        one: impl Fn(K) -> Vec<ObjectRef<WorkflowExecution>>,
+    ) -> Result<Vec<ObjectRef<WorkflowExecution>>, watcher::Error> {
+        touched.map(|touched| match touched {
+            Touched::One(object) => one(*object),
+            Touched::All => {
+                let all = self.workflow_executions.state();
+                all.iter()
+                    .map(|wfe| ObjectRef::from_obj(wfe.as_ref()))
+                    .collect()
+            }
+        })
+    }
+
+    /// The WorkflowExecutions that a Job, pod or Lease may matter to: the one it is for, and those
+    /// on its target that have not ended.
+    fn related<K: Resource<DynamicType = ()>>(
+        &self,
+        object: &K,
+    ) -> Vec<ObjectRef<WorkflowExecution>> {
+        let with = |label: &str| {
+            object
+                .labels()
+                .get(label)
+                .map(|key| lock(&self.index).of(key))
+        };
+        let owner = with(WORKFLOW_EXECUTION_UID).unwrap_or_default();
+        let on_target = with(TARGET_HASH)
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|reference| {
+                let wfe = self.workflow_executions.get(reference);
+                !wfe.and_then(|wfe| wfe.status.as_ref()?.phase)
+                    .is_some_and(Phase::is_final)
+            });
+        owner.into_iter().chain(on_target).collect()
     }
 
     /// Until every cache has been filled once.
@@ -158,27 +204,22 @@ impl Caches {
             .get(&ObjectRef::new(&names::lock_name(target_hash)).within(&self.execution_namespace))
     }
 
-    /// Pods made for the WorkflowExecution of this uid.
-    pub fn pods_of(&self, source_uid: &str) -> Vec<Arc<Pod>> {
-        self.pods_by(source_uid)
-    }
-
-    /// Pods that work on a target, whoever's they are.
-    pub fn pods_on(&self, target_hash: &str) -> Vec<Arc<Pod>> {
-        self.pods_by(target_hash)
-    }
-
-    fn pods_by(&self, key: &str) -> Vec<Arc<Pod>> {
-        lock(&self.pod_index)
-            .of(key)
+    /// Jobs with this WorkflowExecution uid, or this target hash.
+    pub fn jobs_with(&self, key: &str) -> Vec<Arc<Job>> {
+        let found = lock(&self.job_index).of(key);
+        found
             .iter()
-            .filter_map(|reference| self.pods.get(reference))
+            .filter_map(|reference| self.jobs.get(reference))
             .collect()
     }
 
-    /// WorkflowExecutions with this uid or this target hash.
-    fn workflow_executions_by(&self, key: &str) -> Vec<ObjectRef<WorkflowExecution>> {
-        lock(&self.index).of(key)
+    /// Pods with this WorkflowExecution uid, or this target hash.
+    pub fn pods_with(&self, key: &str) -> Vec<Arc<Pod>> {
+        let found = lock(&self.pod_index).of(key);
+        found
+            .iter()
+            .filter_map(|reference| self.pods.get(reference))
+            .collect()
     }
 }
 
@@ -186,60 +227,71 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn watch<K>(
-    api: Api<K>,
-    config: watcher::Config,
-    prune: impl FnMut(&mut K) + Send + 'static,
-    writer: Writer<K>,
-    mut observe: impl FnMut(&watcher::Event<K>) + Send + 'static,
-) -> impl Stream<Item = Result<K, watcher::Error>> + Send
-where
-    K: Clone
-        + DeserializeOwned
-        + Resource<DynamicType = ()>
-        + std::fmt::Debug
-        + Send
-        + Sync
-        + 'static,
-{
-    watcher(api, config)
-        .default_backoff()
-        .modify(prune)
-        .inspect(move |event| {
-            if let Ok(event) = event {
-                observe(event);
-            }
-        })
-        .reflect(writer)
-        .touched_objects()
+/// What a watch has to tell.
+enum Touched<K> {
+    /// One object has changed or is gone.
+    One(Box<K>),
+    /// A new list is there.
+    All,
 }
 
-/// The WorkflowExecutions that a change of a Job, pod or Lease may matter to: the one it is for,
-/// and those on its target that have not ended.
-fn related<K: Resource<DynamicType = ()> + Send>(
-    caches: Caches,
-    events: impl Stream<Item = Result<K, watcher::Error>> + Send,
-) -> impl Stream<Item = Result<Vec<ObjectRef<WorkflowExecution>>, watcher::Error>> + Send {
-    events.map(move |touched| {
-        touched.map(|object| {
-            let labels = object.labels();
-            let owner = labels
-                .get(WORKFLOW_EXECUTION_UID)
-                .map(|uid| caches.workflow_executions_by(uid));
-            let target = labels
-                .get(TARGET_HASH)
-                .map(|hash| caches.workflow_executions_by(hash))
-                .unwrap_or_default();
-            let on_target = target.into_iter().filter(|reference| {
-                let phase = caches
-                    .workflow_executions
-                    .get(reference)
-                    .and_then(|wfe| wfe.status.as_ref()?.phase);
-                !phase.is_some_and(wfe_model::workflow_execution::Phase::is_final)
-            });
-            owner.into_iter().flatten().chain(on_target).collect()
+/// Prunes, indexes and stores what a watch says, then tells of it.
+fn keep<K>(
+    events: impl Stream<Item = watcher::Result<Event<K>>> + Send,
+    prune: impl FnMut(&mut K) + Send,
+    writer: Writer<K>,
+    mut index: impl FnMut(&Event<K>) + Send,
+) -> impl Stream<Item = Result<Touched<K>, watcher::Error>> + Send
+where
+    K: Clone + Resource<DynamicType = ()> + Send + Sync + 'static,
+{
+    let stored = events
+        .modify(prune)
+        .inspect(move |event| event.iter().for_each(&mut index))
+        .reflect(writer);
+    stored.filter_map(|event| {
+        std::future::ready(match event {
+            Ok(Event::Apply(object) | Event::Delete(object)) => {
+                Some(Ok(Touched::One(Box::new(object))))
+            }
+            Ok(Event::InitDone) => Some(Ok(Touched::All)),
+            // Not stored yet.
+            Ok(Event::Init | Event::InitApply(_)) => None,
+            Err(error) => Some(Err(error)),
         })
     })
+}
+
+/// Leaves out what is not even of the shape of a WorkflowExecution: one such object must not cost
+/// all others.
+async fn valid(
+    event: watcher::Result<Event<DeserializeGuard<WorkflowExecution>>>,
+) -> Option<watcher::Result<Event<WorkflowExecution>>> {
+    let read = |guard: DeserializeGuard<WorkflowExecution>| match guard.0 {
+        Ok(wfe) => Some(wfe),
+        Err(invalid) => {
+            let (namespace, name) = (invalid.metadata.namespace, invalid.metadata.name);
+            tracing::error!(
+                namespace,
+                name,
+                error = invalid.error,
+                "a WorkflowExecution cannot be read and is left alone"
+            );
+            None
+        }
+    };
+    let event = match event {
+        Ok(event) => event,
+        Err(error) => return Some(Err(error)),
+    };
+    let event = match event {
+        Event::Apply(guard) => Event::Apply(read(guard)?),
+        Event::Delete(guard) => Event::Delete(read(guard)?),
+        Event::InitApply(guard) => Event::InitApply(read(guard)?),
+        Event::Init => Event::Init,
+        Event::InitDone => Event::InitDone,
+    };
+    Some(Ok(event))
 }
 
 fn wfe_keys(wfe: &WorkflowExecution) -> Vec<String> {

@@ -58,13 +58,13 @@ async fn br_we_012_every_failure_has_its_reason_exit_code_and_summary() {
     create(
         "deadline",
         &slow,
-        json!({ "executionConfig": { "timeout": "3s" } }),
+        json!({ "executionConfig": { "timeout": "15s" } }),
     )
     .await;
     create(
         "no-image",
         &absent,
-        json!({ "executionConfig": { "timeout": "10s" } }),
+        json!({ "executionConfig": { "timeout": "25s" } }),
     )
     .await;
     create("by-hand", &slow, json!({})).await;

@@ -27,7 +27,7 @@ pub async fn ended(api: &Api<WorkflowExecution>, name: &str) -> WorkflowExecutio
         api,
         name,
         "it has ended and is audited",
-        2 * SECONDS_30,
+        4 * SECONDS_30,
         acknowledged,
     )
     .await

@@ -13,7 +13,7 @@ use crate::workflows::Script;
 #[tokio::test]
 async fn br_we_009_who_comes_second_is_skipped_or_waits_as_asked() {
     let cluster = cluster().await;
-    let workflow = Script::push(&cluster, "nap", "sleep 4", "");
+    let workflow = Script::push(&cluster, "nap", "sleep 12", "");
     let system = System::start(&cluster, "lock", &[("w.yaml", workflow.yaml.clone())])
         .await
         .expect("started");
@@ -36,6 +36,11 @@ async fn br_we_009_who_comes_second_is_skipped_or_waits_as_asked() {
     create("second", json!({ "targetResource": "prod/deployment/web" })).await;
     create("third", json!({ "targetResource": "prod/Deployment/web", "executionConfig": { "whenBlocked": "Wait" } })).await;
 
+    let waits = |wfe: &WorkflowExecution| condition(wfe, "Blocked") == "True/ResourceBusy";
+    wait::until(&api, "third", "it waits", SECONDS_30, waits)
+        .await
+        .expect("waiting");
+
     let second = ended(&api, "second").await.status.expect("a status");
     let details = second.skip_details.expect("details");
     assert_eq!(
@@ -46,11 +51,6 @@ async fn br_we_009_who_comes_second_is_skipped_or_waits_as_asked() {
         details.conflicting_workflow.map(|it| it.name).as_deref(),
         Some("first")
     );
-    let waits = |wfe: &WorkflowExecution| condition(wfe, "Blocked") == "True/ResourceBusy";
-    wait::until(&api, "third", "it waits", SECONDS_30, waits)
-        .await
-        .expect("waiting");
-
     let first = ended(&api, "first").await.status.expect("a status");
     let third = ended(&api, "third").await;
     assert_eq!(condition(&third, "Blocked"), "False/Clear");

@@ -293,6 +293,7 @@ pub fn valid() -> Vec<(&'static str, Spec)> {
         ("whenBlocked Skip", job().with("executionConfig.whenBlocked", "Skip")),
         ("empty execution configuration", job().with("executionConfig", json!({}))),
         ("null where nothing is needed", job().with("workflowRef.name", Value::Null).with("parameters", Value::Null)),
+        ("null as a value", job().parameter("A", Value::Null).parameter("B", "x")),
         ("request", job().with("remediationRequestRef", request)),
         ("confidence and rationale", job().with("confidence", 0.87).with("rationale", "OOMKilled three times")),
         ("confidence as a whole number", job().with("confidence", 1)),

@@ -83,6 +83,8 @@ impl Module {
             &home.log().join(format!("build-{}.log", self.name)),
         )?;
         fs::rename(&output, &done)
+            // Another build was faster.
+            .or_else(|error| if done.is_dir() { Ok(()) } else { Err(error) })
             .with_context(|| format!("move the build to {}", done.display()))?;
         fs::remove_dir_all(&source)?;
         Ok(done)
@@ -151,11 +153,6 @@ impl Module {
             self.name
         );
         let started = Instant::now();
-        let listed = go()
-            .args(["list", "-deps", "-tags", self.tags, "tool"])
-            .output()
-            .with_context(|| format!("{}: start go (is Go installed?)", step()))?;
-        let packages = String::from_utf8_lossy(&listed.stdout).lines().count();
         let mut target = output.to_path_buf();
         if let Some(name) = self.rename {
             target.push(name);
@@ -176,8 +173,8 @@ impl Module {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .with_context(|| format!("{}: start go", step()))?;
-        let success = self.follow(child, packages, started, log)?;
+            .with_context(|| format!("{}: start go (is Go installed?)", step()))?;
+        let success = self.follow(child, started, log)?;
         if !success {
             bail!("{} failed, see {}", step(), log.display());
         }
@@ -186,13 +183,7 @@ impl Module {
     }
 
     /// Reports progress until the build ends, or its deadline: whether it succeeded.
-    fn follow(
-        &self,
-        mut child: Child,
-        packages: usize,
-        started: Instant,
-        log: &Path,
-    ) -> Result<bool> {
+    fn follow(&self, mut child: Child, started: Instant, log: &Path) -> Result<bool> {
         let stderr = child.stderr.take().context("go has no stderr")?;
         let (lines, received) = mpsc::channel();
         let reader = std::thread::spawn(move || {
@@ -227,7 +218,7 @@ impl Module {
             if reported.elapsed() >= PROGRESS_INTERVAL {
                 reported = Instant::now();
                 eprintln!(
-                    "  {}: {done} of {packages} packages, {} s",
+                    "  {}: {done} packages compiled, {} s",
                     self.name,
                     started.elapsed().as_secs()
                 );

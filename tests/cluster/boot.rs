@@ -10,11 +10,9 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::home::{Home, State};
@@ -22,9 +20,6 @@ use crate::pki::Authority;
 use crate::processes::Processes;
 use crate::registry::Registry;
 use crate::{binaries, sandbox};
-
-/// How long a command may go on after SIGTERM.
-const GRACE: Duration = Duration::from_secs(10);
 
 /// Address of the node, the API server, the registry: the bridge that pods hang on.
 const NODE_ADDRESS: &str = "10.77.0.1";
@@ -73,7 +68,7 @@ pub(crate) fn inside(
     api_only: bool,
     command: &[OsString],
 ) -> Result<ExitCode> {
-    let init_pid = sandbox::furnish(home, supervisor)?;
+    let init_pid = sandbox::furnish(home, supervisor, api_only)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -81,11 +76,11 @@ pub(crate) fn inside(
     let code = runtime.block_on(async {
         let started = Instant::now();
         let mut terminate = signal(SignalKind::terminate())?;
-        // For the command; without a handler the first process of a namespace ignores it anyway.
-        let _interrupt = signal(SignalKind::interrupt())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
         let (state, mut boot) = tokio::select! {
             booted = boot(home, api_only, init_pid, command.is_empty()) => booted?,
             _ = terminate.recv() => return Ok(ExitCode::FAILURE),
+            _ = interrupt.recv() => return Ok(ExitCode::FAILURE),
         };
         state.write(&home.state())?;
         if command.is_empty() {
@@ -95,7 +90,13 @@ pub(crate) fn inside(
                 "cluster ready after {:.1} s",
                 started.elapsed().as_secs_f32()
             );
-            run(command, &state, &home.state(), terminate).await
+            let state_file = home.state();
+            tokio::select! {
+                // The terminal's Ctrl-C is the command's business from here on.
+                ended = run(command, &state, &state_file) => ended,
+                // Ended by SIGTERM, or because the cluster has lost a process.
+                died = boot.processes.wait_until_ended(terminate) => died.map(|_| ExitCode::FAILURE),
+            }
         }
     });
     runtime.shutdown_background();
@@ -140,39 +141,22 @@ async fn boot(home: &Home, api_only: bool, init_pid: i32, serves: bool) -> Resul
         server: SERVER.to_owned(),
         ca_certificate: boot.path("ca.crt"),
         ca_key: boot.path("ca.key"),
+        temporary: boot.path("tmp"),
         bin,
         registry: registry.map(|it| it.address().to_owned()),
     };
     Ok((state, boot))
 }
 
-/// Runs the command in the foreground; SIGTERM is passed on, and after a grace it is killed.
-async fn run(
-    command: &[OsString],
-    state: &State,
-    state_file: &Path,
-    mut terminate: tokio::signal::unix::Signal,
-) -> Result<ExitCode> {
+/// Runs the command in the foreground.
+async fn run(command: &[OsString], state: &State, state_file: &Path) -> Result<ExitCode> {
     let (program, arguments) = command.split_first().context("no command")?;
     let mut child = tokio::process::Command::new(program)
         .args(arguments)
         .envs(state.environment(state_file)?)
         .spawn()
         .with_context(|| format!("start {}", program.display()))?;
-    let status = tokio::select! {
-        status = child.wait() => status?,
-        _ = terminate.recv() => {
-            if let Some(pid) = child.id() {
-                kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)?;
-            }
-            match tokio::time::timeout(GRACE, child.wait()).await {
-                Ok(status) => status?,
-                Err(_) => return Ok(ExitCode::FAILURE),
-            }
-        }
-    };
-    Ok(status
-        .code()
-        .and_then(|code| u8::try_from(code).ok())
-        .map_or(ExitCode::FAILURE, ExitCode::from))
+    let status = child.wait().await?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }

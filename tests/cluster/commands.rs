@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -110,20 +110,24 @@ impl Outside {
         let started = Instant::now();
         let mut asked = false;
         // The lock is free when the holder is gone, whatever ended it.
-        while self.home.lock()?.is_none() {
-            let holder = Pid::from_raw(self.home.holder()?);
-            if !asked {
-                kill(holder, Signal::SIGTERM).with_context(|| format!("end process {holder}"))?;
-                asked = true;
-            } else if started.elapsed() > DOWN_DEADLINE {
-                kill(holder, Signal::SIGKILL).with_context(|| format!("end process {holder}"))?;
+        let _lock = loop {
+            if let Some(lock) = self.home.lock()? {
+                break lock;
             }
             ensure!(
                 started.elapsed() < 2 * DOWN_DEADLINE,
-                "process {holder} does not end"
+                "the cluster does not end"
             );
+            // A holder that is not written down yet, or gone already, is asked for again.
+            if let Ok(holder) = self.home.holder() {
+                if !asked {
+                    asked = kill(Pid::from_raw(holder), Signal::SIGTERM).is_ok();
+                } else if started.elapsed() > DOWN_DEADLINE {
+                    let _ = kill(Pid::from_raw(holder), Signal::SIGKILL);
+                }
+            }
             std::thread::sleep(Duration::from_millis(50));
-        }
+        };
         sandbox::clean_up(&self.home);
         eprintln!(
             "{}",
@@ -162,7 +166,9 @@ impl Outside {
 
     /// The cluster that `up` started, if it still runs.
     fn serving(&self) -> Result<Option<State>> {
-        if self.home.lock()?.is_some() {
+        if let Some(_lock) = self.home.lock()? {
+            // What a dead one has left would be taken for the next one's word.
+            sandbox::clean_up(&self.home);
             return Ok(None);
         }
         Ok(State::read(&self.home.state())?.filter(|state| state.serves))

@@ -53,9 +53,10 @@ impl Home {
         self.0.join("state.json")
     }
 
-    /// Folders that were made on the host as mount points, to be removed again.
+    /// Folders that were made on the host as mount points, to be removed again; of the machine,
+    /// like the lock.
     pub(crate) fn made(&self) -> PathBuf {
-        self.0.join("made-directories")
+        self.lock_file().with_extension("made")
     }
 
     /// With a node there can be one cluster on a machine, whatever its home: control groups and
@@ -117,6 +118,8 @@ pub(crate) struct State {
     pub ca_certificate: PathBuf,
     /// Its key.
     pub ca_key: PathBuf,
+    /// Folder for temporary files.
+    pub temporary: PathBuf,
     /// Folders with the cluster's binaries.
     pub bin: Vec<PathBuf>,
     /// `host:port` of the registry; none without a node.
@@ -145,7 +148,7 @@ impl State {
     pub(crate) fn environment(
         &self,
         state_file: &Path,
-    ) -> Result<[(&'static str, std::ffi::OsString); 3]> {
+    ) -> Result<[(&'static str, std::ffi::OsString); 4]> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let path =
             std::env::join_paths(self.bin.iter().cloned().chain(std::env::split_paths(&path)))?;
@@ -153,6 +156,8 @@ impl State {
             ("PATH", path),
             ("KUBECONFIG", self.kubeconfig.clone().into()),
             (STATE_VARIABLE, state_file.into()),
+            // Temporary files go with the cluster.
+            ("TMPDIR", self.temporary.clone().into()),
         ])
     }
 }

@@ -7,6 +7,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::home::Home;
 
+/// For one run of apt-get, as `timeout` takes it.
+const DEADLINE: &str = "15m";
 /// For `--api-only`.
 const BASE: &[&str] = &["iproute2"];
 /// For the node: runtime, pod network, and the binary that test images are made of.
@@ -40,7 +42,8 @@ pub(crate) fn install(home: &Home, api_only: bool) -> Result<()> {
     let log = home.log().join("packages.log");
     let file = File::create(&log).with_context(|| format!("create {}", log.display()))?;
     let apt = |arguments: &[&str]| -> Result<()> {
-        let status = Command::new("apt-get")
+        let status = Command::new("timeout")
+            .args([DEADLINE, "apt-get"])
             .args([
                 "-qq",
                 "-o",

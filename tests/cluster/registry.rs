@@ -11,6 +11,12 @@ use tar::{EntryType, Header};
 
 use crate::processes::Processes;
 
+/// Of the static binaries that images are made of: this machine's.
+const PLATFORM: &str = if cfg!(target_arch = "aarch64") {
+    "linux/arm64"
+} else {
+    "linux/amd64"
+};
 const BUSYBOX: &str = "/bin/busybox";
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -213,7 +219,7 @@ impl Registry {
             "mutate",
             &target,
             "--set-platform",
-            "linux/amd64",
+            PLATFORM,
             "--env",
             "PATH=/bin",
             "-t",

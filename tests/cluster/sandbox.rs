@@ -111,15 +111,12 @@ fn start(api_only: bool, arguments: &[OsString]) -> Result<Child> {
 
 /// Inside: ties this process to its supervisor and makes the namespaces a place to live in.
 /// Returns this process's id as seen from outside.
-pub(crate) fn furnish(home: &Home, supervisor: u32) -> Result<i32> {
+pub(crate) fn furnish(home: &Home, supervisor: u32, api_only: bool) -> Result<i32> {
     SigSet::all().thread_unblock()?;
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     // /proc is still the outer one. A supervisor that died before the line above is seen here.
     let init = fs::read_link("/proc/self")?.to_string_lossy().parse()?;
-    ensure!(
-        Path::new(&format!("/proc/{supervisor}")).exists(),
-        "the supervisor is gone"
-    );
+    ensure!(is_alive(supervisor), "the supervisor is gone");
 
     // Made here and not outside: the supervisor must not see these mounts, it removes their points.
     unshare(CloneFlags::CLONE_NEWNS).context("step namespaces: mounts")?;
@@ -145,7 +142,8 @@ pub(crate) fn furnish(home: &Home, supervisor: u32) -> Result<i32> {
     };
     mount_new("proc", Path::new("/proc"), no_source)?;
     mount_new("tmpfs", &home.run(), Some("mode=0755"))?;
-    if home.made().exists() {
+    fs::create_dir(home.run().join("tmp"))?;
+    if geteuid().is_root() && !api_only {
         for directory in PRIVATE_DIRECTORIES {
             mount_new("tmpfs", Path::new(directory), Some("mode=0755"))?;
         }
@@ -153,6 +151,13 @@ pub(crate) fn furnish(home: &Home, supervisor: u32) -> Result<i32> {
     }
     bring_up_loopback()?;
     Ok(init)
+}
+
+/// Whether a process exists and has not ended: one that nobody has waited for yet still exists.
+fn is_alive(process: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let state = status.lines().find_map(|line| line.strip_prefix("State:"));
+    state.is_some_and(|state| !state.trim_start().starts_with(['Z', 'X']))
 }
 
 fn shadow_sysctls(home: &Home) -> Result<()> {
@@ -258,11 +263,12 @@ pub(crate) fn clean_up(home: &Home) {
         std::thread::sleep(Duration::from_millis(20));
     }
     for build in children(&home.bin()) {
-        if build
-            .file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with("building-"))
-        {
-            let _ = fs::remove_dir_all(build);
+        let name = build.file_name().unwrap_or_default().to_string_lossy();
+        let builder = name
+            .strip_prefix("building-")
+            .and_then(|name| name.rsplit_once('-')?.1.parse().ok());
+        if builder.is_some_and(|builder| !is_alive(builder)) {
+            let _ = fs::remove_dir_all(&build);
         }
     }
 }
@@ -306,7 +312,7 @@ fn children(directory: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Starts this program again with `command`, in the background and in a session of its own.
+/// Starts this program again to hold a cluster, in the background.
 pub(crate) fn start_serving(home: &Home, api_only: bool) -> Result<Child> {
     let log = fs::File::create(home.log().join("serve.log"))?;
     let mut program = Command::new(std::env::current_exe()?);
@@ -315,6 +321,8 @@ pub(crate) fn start_serving(home: &Home, api_only: bool) -> Result<Child> {
     }
     program
         .arg("serve")
+        // Ctrl-C in the terminal is not for it.
+        .process_group(0)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)

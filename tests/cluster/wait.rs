@@ -3,10 +3,10 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
-use futures::{StreamExt, TryStreamExt, future};
+use anyhow::{Result, bail};
+use futures::StreamExt;
 use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, watcher};
+use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -25,30 +25,8 @@ pub async fn until<K>(
 where
     K: Clone + Debug + DeserializeOwned + Resource + Send + Serialize + 'static,
 {
-    let mut last = None;
-    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let objects = watcher(api.clone(), config)
-        .default_backoff()
-        .applied_objects();
-    let found = objects
-        .inspect_ok(|object| last = Some(object.clone()))
-        .try_filter(|object| future::ready(condition(object)));
-    let mut found = Box::pin(found);
-    match tokio::time::timeout(deadline, found.next()).await {
-        Ok(Some(object)) => Ok(object?),
-        Ok(None) => Err(anyhow!("the watch for {name} ended before: {what}")),
-        Err(_) => {
-            drop(found);
-            let seen = match last {
-                Some(object) => serde_json::to_string_pretty(&object)?,
-                None => "it was never there".to_owned(),
-            };
-            Err(anyhow!(
-                "not within {} s: {what}. {name} as last seen: {seen}",
-                deadline.as_secs()
-            ))
-        }
-    }
+    let fits = |object: Option<&K>| object.filter(|object| condition(object)).cloned();
+    look(api, name, what, deadline, fits).await
 }
 
 /// Until the object `name` is not there any more.
@@ -56,31 +34,56 @@ pub async fn gone<K>(api: &Api<K>, name: &str, deadline: Duration) -> Result<()>
 where
     K: Clone + Debug + DeserializeOwned + Resource + Send + Serialize + 'static,
 {
+    let absent = |object: Option<&K>| object.is_none().then_some(());
+    look(api, name, "it is gone", deadline, absent).await
+}
+
+/// Looks at the object, or its absence, at each change, until `judge` has an answer. A watch that
+/// fails is begun again; its last error is told at the deadline.
+async fn look<K, T>(
+    api: &Api<K>,
+    name: &str,
+    what: &str,
+    deadline: Duration,
+    judge: impl Fn(Option<&K>) -> Option<T>,
+) -> Result<T>
+where
+    K: Clone + Debug + DeserializeOwned + Resource + Send + Serialize + 'static,
+{
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let mut last = None;
     let mut events = Box::pin(watcher(api.clone(), config).default_backoff());
-    let vanished = async {
+    let (mut current, mut failed) = (None, String::new());
+    let looking = async {
         let mut listed = None;
         while let Some(event) = events.next().await {
-            match event? {
-                watcher::Event::Init => listed = None,
-                watcher::Event::Apply(object) | watcher::Event::InitApply(object) => {
-                    listed = Some(object);
-                }
-                watcher::Event::Delete(_) => return Ok(()),
-                watcher::Event::InitDone if listed.is_none() => return Ok(()),
-                watcher::Event::InitDone => {}
+            // While a list is read, nothing is known.
+            let settled = matches!(
+                event,
+                Ok(Event::InitDone | Event::Apply(_) | Event::Delete(_))
+            );
+            match event {
+                Ok(Event::Init) => listed = None,
+                Ok(Event::InitApply(object)) => listed = Some(object),
+                Ok(Event::InitDone) => current = listed.take(),
+                Ok(Event::Apply(object)) => current = Some(object),
+                Ok(Event::Delete(_)) => current = None,
+                Err(error) => failed = format!(" (the watch failed: {error})"),
             }
-            last.clone_from(&listed);
+            if settled && let Some(answer) = judge(current.as_ref()) {
+                return Some(answer);
+            }
         }
-        Err(anyhow!("the watch for {name} ended before it was gone"))
+        None
     };
-    if let Ok(result) = tokio::time::timeout(deadline, vanished).await {
-        return result;
+    if let Ok(Some(answer)) = tokio::time::timeout(deadline, looking).await {
+        return Ok(answer);
     }
-    let seen = serde_json::to_string_pretty(&last)?;
-    Err(anyhow!(
-        "{name} is not gone after {} s, as last seen: {seen}",
+    let seen = match current {
+        Some(object) => serde_json::to_string_pretty(&object)?,
+        None => "it was not there".to_owned(),
+    };
+    bail!(
+        "not within {} s: {what}{failed}. {name} as last seen: {seen}",
         deadline.as_secs()
-    ))
+    )
 }

@@ -1,7 +1,7 @@
 //! What `helm install` will do, from the chart's own files.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -14,7 +14,7 @@ use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,7 @@ use wfe_model::workflow_execution::WorkflowExecution;
 
 use super::{System, chart};
 use crate::pki::Authority;
-use crate::{Cluster, wait};
+use crate::{Cluster, access, wait};
 
 pub(super) const CONTROLLER: &str = "wfe-controller";
 pub(super) const WEBHOOK: &str = "wfe-webhook";
@@ -255,7 +255,7 @@ pub(super) async fn webhooks(system: &System, ca: &str) -> Result<()> {
         });
         complete.collect()
     };
-    let configuration = |kind: &str, webhooks: Vec<Value>| json!({ "apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": { "name": name(system) }, "webhooks": webhooks });
+    let configuration = |kind: &str, webhooks: Vec<Value>| json!({ "apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": { "name": configuration_name(system.namespace.name()) }, "webhooks": webhooks });
     let client = system.cluster.admin();
     let mutating: MutatingWebhookConfiguration = serde_json::from_value(configuration(
         "MutatingWebhookConfiguration",
@@ -326,7 +326,7 @@ async fn until_asked(system: &System, asked: bool) -> Result<()> {
 /// Has the API server ask nobody.
 pub(super) async fn remove_webhooks(system: &System) -> Result<()> {
     let client = system.cluster.admin();
-    let name = name(system);
+    let name = configuration_name(system.namespace.name());
     Api::<MutatingWebhookConfiguration>::all(client.clone())
         .delete(&name, &DeleteParams::default())
         .await?;
@@ -336,6 +336,32 @@ pub(super) async fn remove_webhooks(system: &System) -> Result<()> {
     until_asked(system, false).await
 }
 
-fn name(system: &System) -> String {
-    format!("wfe-{}", system.namespace.name())
+/// Takes away what would outlive the namespaces, or keep them: webhook configurations, finalizers.
+pub(super) fn remove(kubeconfig: &Path, namespace: &str) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let client = access::client(kubeconfig).await?;
+        let name = configuration_name(namespace);
+        // Most are not there: a test may have removed them, or never had them.
+        let delete = DeleteParams::default();
+        let _ = Api::<MutatingWebhookConfiguration>::all(client.clone())
+            .delete(&name, &delete)
+            .await;
+        let _ = Api::<ValidatingWebhookConfiguration>::all(client.clone())
+            .delete(&name, &delete)
+            .await;
+        let api: Api<WorkflowExecution> = Api::namespaced(client, namespace);
+        let free = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+        for wfe in api.list(&ListParams::default()).await? {
+            api.patch(&wfe.name_any(), &PatchParams::default(), &free)
+                .await?;
+        }
+        Ok(())
+    })
+}
+
+fn configuration_name(namespace: &str) -> String {
+    format!("wfe-{namespace}")
 }

@@ -14,8 +14,8 @@ use wfe_model::audit::AuditEvent;
 pub use self::program::Program;
 use crate::{Cluster, TestNamespace};
 
-/// Each system has a loopback address of its own, so that ports never meet.
-static NEXT: AtomicU16 = AtomicU16::new(1);
+/// Each system of this process has a loopback address of its own, so that ports never meet.
+static NEXT: AtomicU16 = AtomicU16::new(0);
 
 /// An installation for one test: it sees one namespace of WorkflowExecutions and runs them in
 /// another.
@@ -30,6 +30,7 @@ pub struct System {
     directory: TempDir,
     controller: Option<Program>,
     webhook: Option<Program>,
+    lasting: bool,
 }
 
 impl System {
@@ -42,7 +43,7 @@ impl System {
     ) -> Result<Self> {
         let namespace = cluster.namespace(prefix).await?;
         let execution = cluster.namespace(&format!("{prefix}-run")).await?;
-        Self::install_between(cluster, namespace, execution, workflows).await
+        Self::install_between(cluster, namespace, execution, workflows, false).await
     }
 
     /// Installs everything but the programs, in two namespaces that stay.
@@ -54,7 +55,7 @@ impl System {
     ) -> Result<Self> {
         let namespace = TestNamespace::lasting(cluster.clone(), namespace).await?;
         let execution = TestNamespace::lasting(cluster.clone(), execution).await?;
-        Self::install_between(cluster, namespace, execution, workflows).await
+        Self::install_between(cluster, namespace, execution, workflows, true).await
     }
 
     async fn install_between(
@@ -62,16 +63,17 @@ impl System {
         namespace: TestNamespace,
         execution: TestNamespace,
         workflows: &[(&str, String)],
+        lasting: bool,
     ) -> Result<Self> {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let system = Self {
             cluster: cluster.clone(),
             namespace,
             execution,
-            address: format!("127.1.{}.{}", number / 250, number % 250 + 1),
+            address: address(),
             directory: tempfile::tempdir()?,
             controller: None,
             webhook: None,
+            lasting,
         };
         std::fs::create_dir(system.path("catalog"))?;
         for (name, text) in workflows {
@@ -93,37 +95,22 @@ impl System {
         Ok(system)
     }
 
-    /// Starts the controller, with more flags, and waits until it is ready.
-    pub async fn start_controller_with(&mut self, flags: &[&str]) -> Result<()> {
+    /// Starts the controller and waits until it is ready.
+    pub async fn start_controller(&mut self) -> Result<()> {
         let kubeconfig = install::kubeconfig(self, install::CONTROLLER).await?;
-        let flags: Vec<_> = [
+        let flags = [
             format!("--execution-namespace={}", self.execution.name()),
             format!("--watch-namespace={}", self.namespace.name()),
             format!("--catalog-dir={}", self.path("catalog").display()),
             format!("--audit-file={}", self.audit_file().display()),
             format!("--metrics-addr={}:9090", self.address),
             format!("--health-addr={}:8081", self.address),
-        ]
-        .into_iter()
-        .chain(flags.iter().map(|&flag| flag.to_owned()))
-        .collect();
+        ];
         let health = format!("{}:8081", self.address);
-        self.controller = Some(
-            Program::start(
-                "wfe-controller",
-                &flags,
-                &kubeconfig,
-                &self.path("controller.log"),
-                &health,
-            )
-            .await?,
-        );
+        let log = self.path("controller.log");
+        let started = Program::start("wfe-controller", &flags, &kubeconfig, &log, &health);
+        self.controller = Some(started.await?);
         Ok(())
-    }
-
-    /// Starts the controller and waits until it is ready.
-    pub async fn start_controller(&mut self) -> Result<()> {
-        self.start_controller_with(&[]).await
     }
 
     /// Kills the controller (SIGKILL), if it runs.
@@ -207,9 +194,37 @@ impl System {
     }
 }
 
+/// An address that no other system of this process has, nor one that another process left running.
+fn address() -> String {
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let process = std::process::id();
+    format!(
+        "127.{}.{}.{}",
+        1 + process / 250 % 250,
+        process % 250,
+        number % 250 + 1
+    )
+}
+
 /// Installs the CRD alone.
 pub async fn install_crd(cluster: &Cluster) -> Result<()> {
     install::crd(cluster).await
+}
+
+/// What a test leaves in a cluster that goes on: nothing. The controller is killed before its
+/// finalizers are taken off, on a thread of its own, since the test's runtime may be ending.
+impl Drop for System {
+    fn drop(&mut self) {
+        drop((self.controller.take(), self.webhook.take()));
+        if self.lasting || std::thread::panicking() {
+            return;
+        }
+        let (kubeconfig, namespace) = (self.cluster.kubeconfig(), self.namespace.name().to_owned());
+        let removed = std::thread::spawn(move || install::remove(&kubeconfig, &namespace)).join();
+        if let Ok(Err(error)) = removed {
+            eprintln!("an installation stays: {error:#}");
+        }
+    }
 }
 
 /// A file of the chart.

@@ -65,7 +65,8 @@ impl Program {
             if let Some(status) = self.child.try_wait()? {
                 bail!("{} ended ({status}):\n{}", self.name, self.end_of_log());
             }
-            if probe(health).await.unwrap_or(false) {
+            // Asked before it is believed: what answers could be another program.
+            if probe(health).await.unwrap_or(false) && self.child.try_wait()?.is_none() {
                 return Ok(());
             }
             tokio::time::sleep(PROBE_INTERVAL).await;

@@ -122,6 +122,24 @@ impl Verdict {
         }
     }
 
+    /// Refused for one reason.
+    pub fn denied(code: StatusCode, reason: &'static str, field: &str, message: String) -> Self {
+        let cause = Cause {
+            reason,
+            message,
+            field: field.to_owned(),
+        };
+        let denial = Denial {
+            code,
+            reason,
+            causes: vec![cause],
+        };
+        Self {
+            denial: Some(denial),
+            ..Self::default()
+        }
+    }
+
     /// Refused for `violations`.
     pub fn violates(violations: &[Violation]) -> Self {
         Self::invalid(violations.iter().map(Cause::from).collect())

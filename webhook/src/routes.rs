@@ -14,7 +14,7 @@ use tracing::Instrument;
 
 use crate::metrics::Metrics;
 use crate::mutate::mutate;
-use crate::review::{Cause, Denial, Request, Review, Verdict};
+use crate::review::{Request, Review, Verdict};
 use crate::validate::Validator;
 
 /// The API server waits 3 s; what takes longer is answered here, with the uid.
@@ -115,18 +115,5 @@ fn too_late() -> Verdict {
         "the review took longer than {} ms: try again",
         DEADLINE.as_millis()
     );
-    let cause = Cause {
-        reason: "InternalError",
-        message,
-        field: "metadata".to_owned(),
-    };
-    let denial = Denial {
-        code: StatusCode::GATEWAY_TIMEOUT,
-        reason: "Timeout",
-        causes: vec![cause],
-    };
-    Verdict {
-        denial: Some(denial),
-        ..Verdict::default()
-    }
+    Verdict::denied(StatusCode::GATEWAY_TIMEOUT, "Timeout", "metadata", message)
 }

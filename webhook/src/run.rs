@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use wfe_peers::catalog::DirectoryCatalog;
+use wfe_peers::client;
 use wfe_peers::dependencies::DependencyReader;
 use wfe_process::endpoints::{self, Readiness};
 use wfe_process::shutdown;
@@ -24,7 +25,7 @@ const CERTIFICATE_VALID: &str = "certificate valid";
 pub async fn run(args: Args) -> Result<()> {
     let stop = shutdown::on_signal()?;
     let certificate = ServingCertificate::load(&args.cert_dir).context("--cert-dir")?;
-    let client = client().await?;
+    let client = client::connect().await?;
     let validator = Validator {
         catalog: Arc::new(DirectoryCatalog::open(&args.catalog_dir).context("--catalog-dir")?),
         dependencies: DependencyReader::new(&client, &args.execution_namespace),
@@ -41,7 +42,7 @@ pub async fn run(args: Args) -> Result<()> {
         .with_context(|| format!("--listen {}", args.listen))?;
     endpoints::serve(
         args.process.health_addr,
-        endpoints::health(readiness.clone(), || true),
+        endpoints::health(readiness.clone()),
         stop.clone(),
     )
     .await?;
@@ -76,14 +77,4 @@ fn observe_certificate(certificate: &ServingCertificate, metrics: &Metrics, read
     #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit")]
     metrics.certificate_expiry.set(expires_at as f64);
     readiness.set(CERTIFICATE_VALID, expires_at > now);
-}
-
-/// Inside a cluster by the pod's token, else by kubeconfig. Every read has its own deadline, so
-/// nothing is repeated behind it.
-async fn client() -> Result<kube::Client> {
-    let mut config = kube::Config::infer()
-        .await
-        .context("no way to the API server")?;
-    config.default_retry = false;
-    Ok(kube::Client::try_from(config)?)
 }

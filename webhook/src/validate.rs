@@ -2,16 +2,20 @@
 //! ServiceAccount, the dependencies.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use wfe_model::rules::{self, Violation};
 use wfe_model::workflow::{Workflow, WorkflowStatus};
 use wfe_model::workflow_execution::WorkflowExecutionSpec;
 use wfe_peers::catalog::Catalog;
-use wfe_peers::dependencies::{DependencyReader, RUNNER_LABEL, ServiceAccountAnswer};
+use wfe_peers::dependencies::{DependencyReader, not_ready};
 
 use crate::args::OnOutage;
-use crate::review::{Cause, Denial, Request, Verdict};
+use crate::review::{Cause, Request, Verdict};
+
+/// Within the time that the API server waits for all of it.
+const READ_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Judges creates.
 pub struct Validator {
@@ -55,67 +59,41 @@ impl Validator {
 
     /// What the workflow needs in the execution namespace.
     async fn check_cluster(&self, spec: &WorkflowExecutionSpec, workflow: &Workflow) -> Verdict {
-        let account = spec
-            .execution_config
-            .service_account_name
-            .as_ref()
-            .unwrap_or(&self.default_service_account);
-        let answers = tokio::join!(
-            self.dependencies.service_account(account),
-            self.dependencies.check(&workflow.dependencies)
-        );
-        let (account_answer, problems) = match answers {
-            (Ok(account), Ok(problems)) => (account, problems),
-            (Err(error), _) | (_, Err(error)) => {
-                return self.outage(&format!("dependencies cannot be read ({error})"));
-            }
+        let named = spec.execution_config.service_account_name.as_ref();
+        let account = named.unwrap_or(&self.default_service_account);
+        let asked = tokio::time::timeout(READ_DEADLINE, async {
+            tokio::join!(
+                self.dependencies.service_account(account),
+                self.dependencies.check(&workflow.dependencies)
+            )
+        });
+        let Ok((account_answer, problems)) = asked.await else {
+            return self.outage("the API server does not answer");
         };
-        if account_answer != ServiceAccountAnswer::Allowed {
-            return self.account_refused(account, &account_answer);
+        let unread = |error| self.outage(&format!("dependencies cannot be read ({error})"));
+        let refusal = match account_answer {
+            Ok(answer) => answer.refusal(account, &self.execution_namespace),
+            Err(error) => return unread(error),
+        };
+        if let Some(message) = refusal {
+            return Verdict::denied(
+                StatusCode::FORBIDDEN,
+                "ServiceAccountNotAllowed",
+                "spec.executionConfig.serviceAccountName",
+                message,
+            );
         }
-        if !problems.is_empty() {
-            let causes = problems.iter().map(|problem| Cause {
+        match problems {
+            Err(error) => unread(error),
+            Ok(problems) if !problems.is_empty() => Verdict::invalid(vec![Cause {
                 reason: "FieldValueNotFound",
-                message: format!(
-                    "the workflow {:?} depends on something that is not ready: {problem}",
-                    workflow.workflow_id
-                ),
+                message: not_ready(&workflow.workflow_id, &problems),
                 field: "spec.workflowRef.workflowId".to_owned(),
-            });
-            return Verdict::invalid(causes.collect());
-        }
-        let verdict = Verdict::allow();
-        if workflow.status == WorkflowStatus::Deprecated {
-            return verdict.warn(&format!(
-                "the workflow {:?} is deprecated",
-                workflow.workflow_id
-            ));
-        }
-        verdict
-    }
-
-    fn account_refused(&self, account: &str, answer: &ServiceAccountAnswer) -> Verdict {
-        let namespace = &self.execution_namespace;
-        let problem = match answer {
-            ServiceAccountAnswer::Missing => "does not exist",
-            _ => "is not meant for workflows",
-        };
-        let message = format!(
-            "the ServiceAccount {account:?} in namespace {namespace} {problem}: use one with the label {RUNNER_LABEL}: \"true\""
-        );
-        let cause = Cause {
-            reason: "FieldValueForbidden",
-            message,
-            field: "spec.executionConfig.serviceAccountName".to_owned(),
-        };
-        let denial = Denial {
-            code: StatusCode::FORBIDDEN,
-            reason: "ServiceAccountNotAllowed",
-            causes: vec![cause],
-        };
-        Verdict {
-            denial: Some(denial),
-            ..Verdict::default()
+            }]),
+            Ok(_) if workflow.status == WorkflowStatus::Deprecated => Verdict::allow().warn(
+                &format!("the workflow {:?} is deprecated", workflow.workflow_id),
+            ),
+            Ok(_) => Verdict::allow(),
         }
     }
 
@@ -126,22 +104,12 @@ impl Validator {
             OnOutage::Allow => Verdict::allow().warn(&format!(
                 "not checked yet, the controller will before it runs: {what}"
             )),
-            OnOutage::Deny => {
-                let cause = Cause {
-                    reason: "InternalError",
-                    message: format!("{what}: try again later"),
-                    field: "spec.workflowRef".to_owned(),
-                };
-                let denial = Denial {
-                    code: StatusCode::SERVICE_UNAVAILABLE,
-                    reason: "ServiceUnavailable",
-                    causes: vec![cause],
-                };
-                Verdict {
-                    denial: Some(denial),
-                    ..Verdict::default()
-                }
-            }
+            OnOutage::Deny => Verdict::denied(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "ServiceUnavailable",
+                "spec.workflowRef",
+                format!("{what}: try again later"),
+            ),
         }
     }
 }

@@ -1,16 +1,17 @@
-//! Carries out one step: one request. What it returns is what the next decision sees.
+//! Carries out one step: one question, or one write. What comes of it is what the next decision sees.
 
 mod events;
 mod written;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Patch, PatchParams, PostParams};
+use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use thiserror::Error;
@@ -19,16 +20,18 @@ use wfe_model::audit::{AuditEvent, EventType};
 use wfe_model::target::Target;
 use wfe_model::workflow::Engine;
 use wfe_model::workflow_execution::{WorkflowExecution, WorkflowExecutionStatus};
-use wfe_peers::audit::AuditSink;
+use wfe_peers::audit::{AuditSink, SinkUnavailable};
 use wfe_peers::catalog::Catalog;
 use wfe_peers::dependencies::DependencyReader;
 
 use self::events::Events;
 use self::written::Written;
 use super::decide::{Effect, Question};
+use super::lock::Lock;
 use super::observe::{Answers, Known, Observed, Settings};
 use super::{audit, lock, status};
-use crate::executor::{Executor, Executors, Source, Unanswered};
+use crate::executor::job::read as read_job;
+use crate::executor::{Executor, Executors, Progress, Source, Unanswered, is_alive};
 use crate::metrics::Metrics;
 use crate::names;
 use crate::watches::Caches;
@@ -50,6 +53,9 @@ pub enum ActError {
     NoBackend(String),
 }
 
+/// A sink that hangs holds up nothing but its own events.
+const SINK_DEADLINE: Duration = Duration::from_secs(5);
+
 /// Everything that steps need.
 pub struct Act {
     client: Client,
@@ -67,6 +73,7 @@ pub struct Act {
     /// Delivered events of executions whose audit is not acknowledged yet, by uid. Forgotten in a
     /// crash: the sink knows its own.
     delivered: Mutex<HashMap<String, HashSet<EventType>>>,
+    ready: AtomicBool,
 }
 
 impl Act {
@@ -94,37 +101,67 @@ impl Act {
             written_objects: Written::default(),
             written_leases: Written::default(),
             delivered: Mutex::default(),
+            ready: AtomicBool::new(false),
         }
     }
 
-    /// What is known now; none when the object is another one by now.
-    pub fn observe(&self, cached: &Arc<WorkflowExecution>, answers: &Answers) -> Option<Observed> {
-        let reference = kube::runtime::reflector::ObjectRef::from_obj(cached.as_ref());
-        let current = self.caches.workflow_executions.get(&reference)?;
-        let wfe = self.written_objects.newest(&key(&current), Some(current))?;
+    /// Whether decisions may be made: with half of the caches empty they would be wrong.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// From now on decisions may be made.
+    pub fn set_ready(&self) {
+        self.ready.store(true, Ordering::Release);
+    }
+
+    /// Counts what runs already: an earlier process has started it.
+    pub fn count_active(&self) {
+        for wfe in self.caches.workflow_executions.state() {
+            self.metrics.found(&wfe);
+        }
+    }
+
+    /// What is known now; none when the object is gone, or another one of that name.
+    pub fn observe(&self, cached: &WorkflowExecution, answers: &Answers) -> Option<Observed> {
+        let current = self
+            .caches
+            .workflow_executions
+            .get(&ObjectRef::from_obj(cached))?;
+        let current = (current.uid() == cached.uid()).then_some(current)?;
+        let wfe = self.written_objects.newest(&key(cached), Some(current))?;
         let source = source_of(&wfe);
-        let target_hash =
-            Target::parse(&wfe.spec.target_resource).map(|target| names::target_hash(&target));
+        let hash = target_hash(&wfe).unwrap_or_default();
         let executor = self.executor(&wfe);
         let name = names::execution_name(&source.name, &source.uid);
-        let lease = target_hash.as_deref().and_then(|hash| self.lease(hash));
-        let on_target = target_hash
-            .as_deref()
-            .map(|hash| self.caches.pods_on(hash))
-            .unwrap_or_default();
-        let ours =
-            |pod: &Arc<Pod>| pod.labels().get(names::WORKFLOW_EXECUTION_UID) == Some(&source.uid);
+        let lease = self
+            .written_leases
+            .newest(&names::lock_name(&hash), self.caches.lock_of(&hash));
+        let lock = lock::state(lease.as_deref(), &source);
+        let holder = match &lock {
+            Lock::Held(holder) => {
+                let reference = ObjectRef::new(&holder.name).within(&holder.namespace);
+                self.caches.workflow_executions.get(&reference)
+            }
+            Lock::Free | Lock::Ours => None,
+        };
+        let pods = self.caches.pods_with(&hash);
+        let (own, others): (Vec<_>, Vec<_>) = pods
+            .iter()
+            .partition(|pod| is_of(pod.as_ref(), &source.uid));
+        let jobs = self.caches.jobs_with(&hash);
+        let other_job = jobs.iter().any(|job| {
+            let active = matches!(read_job(job, &[]).progress, Progress::Active { .. });
+            !is_of(job.as_ref(), &source.uid) && active
+        });
         Some(Observed {
             now: Timestamp::now(),
-            execution: executor
-                .and_then(|executor| executor.status(&self.caches, &name, &source.uid)),
-            pods_alive: self
-                .caches
-                .pods_of(&source.uid)
-                .iter()
-                .any(|pod| is_alive(pod)),
-            others_alive: on_target.iter().any(|pod| !ours(pod) && is_alive(pod)),
-            lock: lock::state(lease.as_deref(), &source),
+            execution: executor.and_then(|it| it.status(&self.caches, &name, &source.uid)),
+            pods_alive: own.iter().any(|pod| is_alive(pod)),
+            others_alive: other_job || others.iter().any(|pod| is_alive(pod)),
+            lock,
+            lease,
+            holder,
             engine_installed: executor.is_some(),
             unaudited: self.unaudited(&wfe, &source.uid),
             wfe,
@@ -140,13 +177,6 @@ impl Act {
     fn backend(&self, wfe: &WorkflowExecution) -> Result<&dyn Executor, ActError> {
         self.executor(wfe)
             .ok_or_else(|| ActError::NoBackend(wfe.spec.execution_engine.clone()))
-    }
-
-    fn lease(&self, target_hash: &str) -> Option<Arc<Lease>> {
-        self.written_leases.newest(
-            &names::lock_name(target_hash),
-            self.caches.lock_of(target_hash),
-        )
     }
 
     fn unaudited(&self, wfe: &WorkflowExecution, uid: &str) -> Vec<AuditEvent> {
@@ -200,16 +230,20 @@ impl Act {
                 let name = names::execution_name(&source.name, &source.uid);
                 answers.execution = Some(self.backend(&observed.wfe)?.read(&name).await?);
             }
+            Question::Remains => {
+                let source = observed.source();
+                let name = names::execution_name(&source.name, &source.uid);
+                answers.remains = Some(
+                    self.backend(&observed.wfe)?
+                        .remains(&name, &source.uid)
+                        .await?,
+                );
+            }
             Question::Lock => {
-                if let Some(hash) = target_hash(&observed.wfe) {
-                    let name = names::lock_name(&hash);
-                    let found = self
-                        .leases
-                        .get_opt(&name)
-                        .await
-                        .map_err(Unanswered::of("read the lock"))?;
-                    self.written_leases.put(&name, found.map(Arc::new));
-                }
+                let name = names::lock_name(&target_hash(&observed.wfe).unwrap_or_default());
+                let found = self.leases.get_opt(&name).await;
+                let found = found.map_err(Unanswered::of("read the lock"))?;
+                self.written_leases.put(&name, found.map(Arc::new));
                 answers.lock_lost = false;
             }
         }
@@ -256,26 +290,29 @@ impl Act {
                 Ok(())
             }
             Effect::TakeLock => {
-                let free = target_hash(wfe).and_then(|hash| self.lease(&hash));
                 let hash = target_hash(wfe).unwrap_or_default();
-                let taken = lock::taken(
-                    free.as_deref(),
-                    &self.settings.execution_namespace,
-                    &hash,
-                    &observed.source(),
-                    observed.now,
-                );
-                self.write_lease(&taken, free.is_some(), answers).await
+                let namespace = &self.settings.execution_namespace;
+                // The very Lease that was seen free: another holder has changed its version.
+                let free = observed.lease.as_deref();
+                let taken = lock::taken(free, namespace, &hash, &observed.source(), observed.now);
+                answers.lock_taken = self.write_lease(&taken, free.is_some(), answers).await?;
+                Ok(())
             }
-            Effect::FreeLock => match target_hash(wfe).and_then(|hash| self.lease(&hash)) {
-                Some(held) => self.write_lease(&lock::freed(&held), true, answers).await,
-                None => Ok(()),
-            },
+            Effect::FreeLock => {
+                if let Some(held) = &observed.lease {
+                    self.write_lease(&lock::freed(held), true, answers).await?;
+                }
+                Ok(())
+            }
             Effect::Create(plan) => {
                 answers.created = Some(self.backend(wfe)?.create(&plan).await?);
                 Ok(())
             }
-            Effect::Delete(reference) => Ok(self.backend(wfe)?.delete(&reference).await?),
+            Effect::Delete(reference) => {
+                self.backend(wfe)?.delete(&reference).await?;
+                answers.deleted = true;
+                Ok(())
+            }
             Effect::Store(status) => self.store(wfe, *status).await,
             Effect::Audit(events) => {
                 self.deliver(&observed.source().uid, &events, answers).await;
@@ -346,21 +383,23 @@ impl Act {
             .replace_status(&wfe.name_any(), &PostParams::default(), &changed)
             .await;
         let written = written.map_err(Unanswered::of("store the status"))?;
+        let written = Arc::new(written);
+        self.written_objects.put(&key(wfe), Some(written.clone()));
         let phase = |wfe: &WorkflowExecution| wfe.status.as_ref().and_then(|status| status.phase);
         if phase(wfe) != phase(&written) {
             self.metrics.transition(&written, Timestamp::now());
             self.events.tell(&written).await;
         }
-        self.written_objects.put(&key(wfe), Some(Arc::new(written)));
         Ok(())
     }
 
+    /// Whether it was written. A no means that somebody else was: what is cached is not believed.
     async fn write_lease(
         &self,
         lease: &Lease,
         exists: bool,
         answers: &mut Answers,
-    ) -> Result<(), ActError> {
+    ) -> Result<bool, ActError> {
         let name = lease.name_any();
         let written = if exists {
             self.leases
@@ -372,34 +411,23 @@ impl Act {
         match written {
             Ok(written) => {
                 self.written_leases.put(&name, Some(Arc::new(written)));
-                Ok(())
+                Ok(true)
             }
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
                 answers.lock_lost = true;
-                // Freed by somebody else, or not ours any more: read before anything else is believed.
-                self.written_leases.put(&name, None);
-                if exists {
-                    self.refresh_lease(&name).await
-                } else {
-                    Ok(())
-                }
+                Ok(false)
             }
             Err(error) => Err(Unanswered::of("write the lock")(error).into()),
         }
     }
 
-    async fn refresh_lease(&self, name: &str) -> Result<(), ActError> {
-        let found = self
-            .leases
-            .get_opt(name)
-            .await
-            .map_err(Unanswered::of("read the lock"))?;
-        self.written_leases.put(name, found.map(Arc::new));
-        Ok(())
-    }
-
     async fn deliver(&self, uid: &str, events: &[AuditEvent], answers: &mut Answers) {
-        match self.sink.record(events).await {
+        let recorded = tokio::time::timeout(SINK_DEADLINE, self.sink.record(events)).await;
+        let recorded = recorded.unwrap_or_else(|_| {
+            let reason = format!("no answer within {} s", SINK_DEADLINE.as_secs());
+            Err(SinkUnavailable { reason })
+        });
+        match recorded {
             Ok(()) => {
                 let mut delivered = self
                     .delivered
@@ -447,11 +475,10 @@ fn source_of(wfe: &WorkflowExecution) -> Source {
     }
 }
 
-/// A pod holds its target until its containers have ended.
-fn is_alive(pod: &Pod) -> bool {
-    let phase = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.phase.as_deref());
-    !matches!(phase, Some("Succeeded" | "Failed"))
+/// Whether a Job or pod was made for the WorkflowExecution of this uid.
+fn is_of(object: &impl ResourceExt, uid: &str) -> bool {
+    object
+        .labels()
+        .get(names::WORKFLOW_EXECUTION_UID)
+        .is_some_and(|it| it == uid)
 }

@@ -17,7 +17,7 @@ use wfe_model::workflow_execution::{
 use super::observe::Observed;
 use super::outcome::{Failure, summary};
 use super::status::{Change, Truth, condition, time};
-use crate::executor::Plan;
+use crate::executor::{Plan, Progress};
 
 /// After the audit sink did not answer.
 const AUDIT_AGAIN: Duration = Duration::from_secs(5);
@@ -48,6 +48,8 @@ pub enum Question {
     StillWanted,
     /// The execution, uncached.
     Execution,
+    /// What is left of the execution, uncached.
+    Remains,
     /// The target's lock, uncached.
     Lock,
 }
@@ -131,26 +133,41 @@ fn by_phase(observed: &Observed, deleted: bool) -> Step {
         .unwrap_or(Phase::Pending);
     match phase {
         Phase::Succeeded | Phase::Failed | Phase::Skipped => finished::decide(observed, deleted),
-        Phase::Pending | Phase::Running if deleted => cancel(observed),
+        Phase::Pending | Phase::Running if deleted => cancel(observed, phase),
         Phase::Pending => pending::decide(observed),
         Phase::Running => running::decide(observed),
     }
 }
 
-/// A deleted one that has not ended: first it is said that it is cancelled, then it is.
-fn cancel(observed: &Observed) -> Step {
-    let began = observed
-        .execution
-        .as_ref()
-        .is_some_and(|it| it.began.is_some());
+/// A deleted one that has not ended: first it is said that it is cancelled, then it is. What has
+/// been made is known by then, and what has ended by itself is not called cancelled.
+fn cancel(observed: &Observed, phase: Phase) -> Step {
+    if phase == Phase::Pending
+        && let Some(step) = pending::made(observed)
+    {
+        return step;
+    }
+    let execution = observed.execution.as_ref();
+    if execution.is_some_and(|it| !matches!(it.progress, Progress::Active { .. })) {
+        return running::decide(observed);
+    }
     let failure = Failure {
         reason: FailureReason::Cancelled,
         message: "the WorkflowExecution was deleted".to_owned(),
         exit_code: None,
-        was_execution_failure: began || began_before(observed),
+        was_execution_failure: execution.is_some_and(|it| it.began.is_some())
+            || began_before(observed),
     };
     let change = Change::of(&observed.wfe, observed.now);
     Step::Do(store(fail(observed, change, &failure, observed.now)))
+}
+
+/// Stores the status unless it is stored already, then waits.
+fn store_or(observed: &Observed, change: Change, wait: Step) -> Step {
+    match change.unless_stored(&observed.wfe) {
+        Some(status) => Step::Do(Effect::Store(Box::new(status))),
+        None => wait,
+    }
 }
 
 /// Whether the stored status says that a container of the workflow runs or has run.

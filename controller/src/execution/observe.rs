@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
 use wfe_model::audit::AuditEvent;
 use wfe_model::workflow::Workflow;
 use wfe_model::workflow_execution::WorkflowExecution;
 use wfe_peers::dependencies::{DependencyProblem, ServiceAccountAnswer};
 
 use crate::execution::lock::Lock;
-use crate::executor::{Created, Execution, Source};
+use crate::executor::{Created, Execution, Remains, Source};
 
 /// What is known of one WorkflowExecution at one moment.
 #[derive(Clone, Debug)]
@@ -23,10 +24,14 @@ pub struct Observed {
     pub execution: Option<Execution>,
     /// Whether a pod of it is alive.
     pub pods_alive: bool,
-    /// Whether a pod of somebody else is alive on the target.
+    /// Whether somebody else's pod or Job is alive on the target.
     pub others_alive: bool,
-    /// The target's lock.
+    /// The target's lock, as cached or as the last write returned it.
+    pub lease: Option<Arc<Lease>>,
+    /// How it stands for this one.
     pub lock: Lock,
+    /// The WorkflowExecution that holds it, where that is another one and known.
+    pub holder: Option<Arc<WorkflowExecution>>,
     /// Whether the engine's kind is served.
     pub engine_installed: bool,
     /// Events that have been derived from the stored status and not yet been delivered.
@@ -53,6 +58,7 @@ pub struct Settings {
 }
 
 /// What was asked in this pass, and what came of writes.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Debug, Default)]
 pub struct Answers {
     /// The catalog's word.
@@ -67,6 +73,12 @@ pub struct Answers {
     pub execution: Option<Option<Execution>>,
     /// What came of the create.
     pub created: Option<Created>,
+    /// What is left of the execution, uncached.
+    pub remains: Option<Remains>,
+    /// The lock was taken in this very pass.
+    pub lock_taken: bool,
+    /// The execution was deleted in this very pass: the cache will show it.
+    pub deleted: bool,
     /// Somebody else was faster: the lock as cached is not to be believed.
     pub lock_lost: bool,
     /// The finalizer was taken off: the object is not ours any more, whatever the cache shows.

@@ -6,13 +6,14 @@ mod read;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use k8s_openapi::api::batch::v1::Job;
-use kube::api::{DeleteParams, PostParams, Preconditions, PropagationPolicy};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, ListParams, PostParams, Preconditions, PropagationPolicy};
 use kube::{Api, Client};
 use wfe_model::workflow_execution::{ExecutionRef, FailureReason};
 
 pub use self::build::build;
 pub use self::read::read;
-use super::{Created, Execution, Executor, Plan, Unanswered};
+use super::{Created, Execution, Executor, Plan, Progress, Remains, Unanswered, is_alive};
 use crate::names::WORKFLOW_EXECUTION_UID;
 use crate::watches::Caches;
 
@@ -23,6 +24,7 @@ const QUOTA: &str = "exceeded quota: ";
 /// Runs workflows as Jobs of one namespace.
 pub struct JobExecutor {
     jobs: Api<Job>,
+    pods: Api<Pod>,
 }
 
 impl JobExecutor {
@@ -30,6 +32,7 @@ impl JobExecutor {
     pub fn new(client: &Client, namespace: &str) -> Self {
         Self {
             jobs: Api::namespaced(client.clone(), namespace),
+            pods: Api::namespaced(client.clone(), namespace),
         }
     }
 
@@ -81,6 +84,25 @@ impl JobExecutor {
         Ok(found.map(|job| read(&job, &[])))
     }
 
+    async fn what_remains(&self, name: &str, source_uid: &str) -> Result<Remains, Unanswered> {
+        let ours = ListParams::default().labels(&format!("{WORKFLOW_EXECUTION_UID}={source_uid}"));
+        let pods = self
+            .pods
+            .list(&ours)
+            .await
+            .map_err(Unanswered::of("list the pods"))?;
+        if pods.iter().any(is_alive) {
+            return Ok(Remains::Alive);
+        }
+        let execution = self.read_job(name).await?;
+        let execution = execution.filter(|it| it.source_uid.as_deref() == Some(source_uid));
+        Ok(match execution.map(|it| it.progress) {
+            None => Remains::Nothing,
+            Some(Progress::Active { .. }) => Remains::Alive,
+            Some(_) => Remains::Ended,
+        })
+    }
+
     async fn delete_job(&self, reference: &ExecutionRef) -> Result<(), Unanswered> {
         let exactly = DeleteParams {
             propagation_policy: Some(PropagationPolicy::Background),
@@ -111,11 +133,19 @@ impl Executor for JobExecutor {
                 .and_then(|labels| labels.get(WORKFLOW_EXECUTION_UID))
                 .is_some_and(|uid| uid == source_uid)
         })?;
-        Some(read(&job, &caches.pods_of(source_uid)))
+        Some(read(&job, &caches.pods_with(source_uid)))
     }
 
     fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Execution>, Unanswered>> {
         self.read_job(name).boxed()
+    }
+
+    fn remains<'a>(
+        &'a self,
+        name: &'a str,
+        source_uid: &'a str,
+    ) -> BoxFuture<'a, Result<Remains, Unanswered>> {
+        self.what_remains(name, source_uid).boxed()
     }
 
     fn delete<'a>(&'a self, reference: &'a ExecutionRef) -> BoxFuture<'a, Result<(), Unanswered>> {

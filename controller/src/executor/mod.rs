@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use wfe_model::rules::ValidatedSpec;
 use wfe_model::workflow::Engine;
@@ -122,6 +123,26 @@ pub struct ContainerEnd {
     pub started: bool,
 }
 
+/// What is left of an execution.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Remains {
+    /// Neither object nor live pod.
+    Nothing,
+    /// The object, which has ended; no live pod.
+    Ended,
+    /// A live pod, or an object that will make one.
+    Alive,
+}
+
+/// Whether a pod may still do something: it holds its target until its containers have ended.
+pub fn is_alive(pod: &Pod) -> bool {
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
+    !matches!(phase, Some("Succeeded" | "Failed"))
+}
+
 /// What came of a create.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Created {
@@ -166,6 +187,12 @@ pub trait Executor: Send + Sync {
     fn status(&self, caches: &Caches, name: &str, source_uid: &str) -> Option<Execution>;
     /// The execution by name, from the API server itself.
     fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Execution>, Unanswered>>;
+    /// What is left of the execution of a WorkflowExecution, by the API server's own word.
+    fn remains<'a>(
+        &'a self,
+        name: &'a str,
+        source_uid: &'a str,
+    ) -> BoxFuture<'a, Result<Remains, Unanswered>>;
     /// Deletes exactly this object, and its pods after it; one that is gone is fine.
     fn delete<'a>(&'a self, reference: &'a ExecutionRef) -> BoxFuture<'a, Result<(), Unanswered>>;
 }

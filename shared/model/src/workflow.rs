@@ -181,7 +181,9 @@ pub enum Problem {
         found: String,
     },
     /// Root, or no user id.
-    #[error("execution.runAsUser: {found} must be 1 or larger: workflows do not run as root")]
+    #[error(
+        "execution.runAsUser: {found} must be from 1 to 2147483647: workflows do not run as root"
+    )]
     RunAsUser {
         /// As found.
         found: i64,

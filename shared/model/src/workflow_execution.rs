@@ -91,7 +91,7 @@ pub struct WorkflowExecutionSpec {
     #[serde(
         skip_serializing_if = "BTreeMap::is_empty",
         default,
-        deserialize_with = "null_is_default"
+        deserialize_with = "without_nulls"
     )]
     pub parameters: BTreeMap<String, String>,
     /// How the workflow is run.
@@ -220,6 +220,18 @@ enum WhenBlockedName {
 #[schemars(inline)]
 #[expect(dead_code, reason = "only its schema is used")]
 struct ParameterValue(#[schemars(length(max = 8192))] String);
+
+/// A value that is null is one that is not there: the API server prunes it.
+fn without_nulls<'de, D>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    let values = Option::<BTreeMap<String, Option<String>>>::deserialize(deserializer)?;
+    let values = values.into_iter().flatten();
+    Ok(values
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect())
+}
 
 /// A required field that is null is a missing one: the rules report it with all other violations,
 /// where a type error would hide them.

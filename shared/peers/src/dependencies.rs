@@ -47,6 +47,29 @@ pub enum ServiceAccountAnswer {
     Missing,
 }
 
+impl ServiceAccountAnswer {
+    /// Why `account` may not run workflows; none where it may.
+    pub fn refusal(&self, account: &str, namespace: &str) -> Option<String> {
+        let problem = match self {
+            Self::Allowed => return None,
+            Self::NotLabelled => "is not meant for workflows",
+            Self::Missing => "does not exist",
+        };
+        Some(format!(
+            "the ServiceAccount {account:?} in namespace {namespace} {problem}: use one with the label {RUNNER_LABEL}: \"true\""
+        ))
+    }
+}
+
+/// What keeps a workflow from running, in one sentence.
+pub fn not_ready(workflow_id: &str, problems: &[DependencyProblem]) -> String {
+    let sentences: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    format!(
+        "the workflow {workflow_id:?} depends on something that is not ready: {}",
+        sentences.join("; ")
+    )
+}
+
 /// Nothing is known: the read failed. Never to be taken for "not there".
 #[derive(Debug, Error)]
 #[error("read {kind} {name:?} in namespace {namespace}")]

@@ -5,4 +5,5 @@
 
 pub mod audit;
 pub mod catalog;
+pub mod client;
 pub mod dependencies;

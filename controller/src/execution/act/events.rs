@@ -9,6 +9,8 @@ use wfe_model::workflow_execution::{Phase, WorkflowExecution};
 
 use crate::names::MANAGER;
 
+/// The API takes 1,024 bytes; our sentences are mostly ASCII, values in them may not be.
+const MAX_NOTE: usize = 340;
 const DEADLINE: Duration = Duration::from_secs(5);
 
 pub(super) struct Events(Recorder);
@@ -27,7 +29,7 @@ impl Events {
         let event = Event {
             type_,
             reason,
-            note: Some(note),
+            note: Some(note.chars().take(MAX_NOTE).collect()),
             action: "Reconcile".to_owned(),
             secondary: None,
         };

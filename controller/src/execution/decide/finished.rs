@@ -1,28 +1,32 @@
 //! After the end: the target is freed, the audit acknowledged, the execution deleted, the object let
 //! go. Events were delivered before anything here is decided.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
-use wfe_model::workflow_execution::Phase;
+use wfe_model::workflow_execution::{ExecutionRef, Phase};
 
 use super::super::lock::Lock;
 use super::super::observe::Observed;
 use super::super::status::{Change, Truth, condition, holds};
-use super::{Effect, Step, store};
-use crate::executor::{Execution, Progress};
+use super::{Effect, Question, Step, store, store_or};
+use crate::executor::{Execution, Progress, Remains};
+
+/// In case the watch that should show a deletion is behind.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
     let active = |it: &&Execution| matches!(it.progress, Progress::Active { .. }) && !it.deleting;
     // Ended by us (cancelled), not by itself.
     if let Some(execution) = observed.execution.as_ref().filter(active) {
-        return Step::Do(Effect::Delete(execution.reference.clone()));
+        return delete(observed, &execution.reference);
+    }
+    // The sign to look again is the end of the pod.
+    if observed.pods_alive && (observed.lock == Lock::Ours || deleted) {
+        return Step::Done;
     }
     if observed.lock == Lock::Ours {
-        // The sign to look again is the end of the pod.
-        return if observed.pods_alive {
-            Step::Done
-        } else {
-            Step::Do(Effect::FreeLock)
-        };
+        return free(observed);
     }
     if let Some(why) = observed
         .answers
@@ -37,33 +41,66 @@ pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
             "AuditSinkUnavailable",
             why,
         );
-        return change
-            .unless_stored(&observed.wfe)
-            .map_or(Step::Done, |status| {
-                Step::Do(Effect::Store(Box::new(status)))
-            });
+        return store_or(observed, change, Step::Done);
     }
     if !holds(&observed.wfe, condition::AUDIT_RECORDED) {
         let change = Change::of(&observed.wfe, observed.now);
+        let message = "every audit event was delivered";
         return Step::Do(store(change.condition(
             condition::AUDIT_RECORDED,
             Truth::True,
             "AuditSucceeded",
-            "every audit event was delivered",
+            message,
         )));
     }
     if let Some(execution) = observed.execution.as_ref().filter(|it| !it.deleting) {
         let until = kept_until(observed);
-        if deleted || until <= observed.now {
-            return Step::Do(Effect::Delete(execution.reference.clone()));
-        }
-        return Step::Wait(until);
+        return if deleted || until <= observed.now {
+            delete(observed, &execution.reference)
+        } else {
+            Step::Wait(until)
+        };
     }
-    if deleted && !observed.pods_alive {
-        Step::Do(Effect::RemoveFinalizer)
+    if deleted {
+        let_go(observed)
     } else {
         Step::Done
     }
+}
+
+/// Frees the lock when nothing can be alive any more. An execution that has ended by itself says so;
+/// of one that the cache does not show only the API server knows.
+fn free(observed: &Observed) -> Step {
+    let ended = observed
+        .execution
+        .as_ref()
+        .is_some_and(|it| !matches!(it.progress, Progress::Active { .. }));
+    match (reference(observed), observed.answers.remains) {
+        (Some(_), None) if !ended => Step::Ask(Question::Remains),
+        (Some(reference), Some(Remains::Alive)) if !ended => delete(observed, reference),
+        _ => Step::Do(Effect::FreeLock),
+    }
+}
+
+/// Takes the finalizer off when nothing is left.
+fn let_go(observed: &Observed) -> Step {
+    match (reference(observed), observed.answers.remains) {
+        (None, _) | (_, Some(Remains::Nothing)) => Step::Do(Effect::RemoveFinalizer),
+        (Some(_), None) => Step::Ask(Question::Remains),
+        (Some(reference), Some(Remains::Ended | Remains::Alive)) => delete(observed, reference),
+    }
+}
+
+/// Deletes it once in a pass, then waits for the watch to show it.
+fn delete(observed: &Observed, reference: &ExecutionRef) -> Step {
+    if observed.answers.deleted {
+        return Step::Wait(observed.now + LOOK_AGAIN);
+    }
+    Step::Do(Effect::Delete(reference.clone()))
+}
+
+fn reference(observed: &Observed) -> Option<&ExecutionRef> {
+    observed.wfe.status.as_ref()?.execution_ref.as_ref()
 }
 
 fn kept_until(observed: &Observed) -> Timestamp {

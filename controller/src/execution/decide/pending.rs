@@ -8,13 +8,13 @@ use wfe_model::workflow::Workflow;
 use wfe_model::workflow_execution::{
     ConflictingWorkflow, FailureReason, Phase, SkipDetails, SkipReason,
 };
-use wfe_peers::dependencies::{RUNNER_LABEL, ServiceAccountAnswer};
+use wfe_peers::dependencies::{DependencyProblem, not_ready};
 
 use super::super::lock::Lock;
 use super::super::observe::{Known, Observed};
 use super::super::outcome::Failure;
 use super::super::status::{Change, Truth, condition, time};
-use super::{Effect, Question, Step, fail, pending_audit, store};
+use super::{Effect, Question, Step, fail, pending_audit, store, store_or};
 use crate::executor::{Created, Execution, Plan, Source};
 use crate::names;
 
@@ -22,20 +22,8 @@ use crate::names;
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 pub(super) fn decide(observed: &Observed) -> Step {
-    // Made by an earlier try that did not live to say so.
-    if let Some(execution) = &observed.execution {
-        return Step::Do(store(created(observed, execution)));
-    }
-    match &observed.answers.created {
-        Some(Created::Ours(execution)) => return Step::Do(store(created(observed, execution))),
-        Some(Created::NameTaken) => {
-            let message = "another object has the name of this execution already: delete it, or use another name".to_owned();
-            return not_created(observed, FailureReason::ConfigurationError, message);
-        }
-        Some(Created::Refused { reason, message }) => {
-            return not_created(observed, *reason, message.clone());
-        }
-        None => {}
+    if let Some(step) = made(observed) {
+        return step;
     }
     let checked = match rules::check(&observed.wfe.spec) {
         Ok(checked) => checked,
@@ -59,6 +47,33 @@ pub(super) fn decide(observed: &Observed) -> Step {
     }
 }
 
+/// What has been made already, in this pass or by an earlier try that did not live to say so.
+pub(super) fn made(observed: &Observed) -> Option<Step> {
+    let read = observed.answers.execution.as_ref().and_then(Option::as_ref);
+    let ours = |it: &&Execution| it.source_uid == observed.wfe.metadata.uid;
+    if let Some(execution) = observed.execution.as_ref().or(read).filter(ours) {
+        return Some(Step::Do(store(created(observed, execution))));
+    }
+    match &observed.answers.created {
+        Some(Created::Ours(execution)) => Some(Step::Do(store(created(observed, execution)))),
+        Some(Created::NameTaken) => {
+            let message = "another object has the name of this execution already: delete it, or use another name";
+            Some(not_created(
+                observed,
+                FailureReason::ConfigurationError,
+                message,
+            ))
+        }
+        Some(Created::Refused { reason, message }) => Some(not_created(observed, *reason, message)),
+        // An earlier try that took the lock may have made the execution too, and the cache be behind.
+        None => {
+            let earlier = observed.lock == Lock::Ours && !observed.answers.lock_taken;
+            let ask = earlier && observed.engine_installed && observed.answers.execution.is_none();
+            ask.then_some(Step::Ask(Question::Execution))
+        }
+    }
+}
+
 /// What the catalog says of the request.
 fn resolve(observed: &Observed, checked: &CheckedSpec) -> Result<ValidatedSpec, Box<Step>> {
     let workflow: &Arc<Workflow> = match &observed.answers.catalog {
@@ -71,6 +86,7 @@ fn resolve(observed: &Observed, checked: &CheckedSpec) -> Result<ValidatedSpec, 
             let message = format!("the workflow catalog cannot be asked: {why}");
             return Err(Box::new(unknown(
                 observed,
+                Change::of(&observed.wfe, observed.now),
                 condition::WORKFLOW_RESOLVED,
                 "CatalogUnavailable",
                 &message,
@@ -101,18 +117,19 @@ fn prepare(
             "executionEngine {} is not installed in this cluster",
             workflow.engine
         );
+        let told = |change: Change, message: &str| {
+            change.condition(
+                condition::EXECUTION_CREATED,
+                Truth::False,
+                "UnsupportedEngine",
+                message,
+            )
+        };
         return Some(refused(
             observed,
             FailureReason::UnsupportedEngine,
             message,
-            |change, message| {
-                change.condition(
-                    condition::EXECUTION_CREATED,
-                    Truth::False,
-                    "UnsupportedEngine",
-                    message,
-                )
-            },
+            |change, message| told(resolved(change), message),
         ));
     }
     if let Some(step) = check_account(observed, account) {
@@ -145,83 +162,56 @@ fn prepare(
 /// Only ServiceAccounts that are meant for workflows run them.
 fn check_account(observed: &Observed, account: &str) -> Option<Step> {
     match &observed.answers.service_account {
-        None => return Some(Step::Ask(Question::ServiceAccount(account.to_owned()))),
-        Some(Known::Not(why)) => {
-            return Some(unknown(
-                observed,
-                condition::DEPENDENCIES_READY,
-                "ReadFailed",
-                why,
-            ));
-        }
-        Some(Known::Yes(ServiceAccountAnswer::Allowed)) => {}
+        None => Some(Step::Ask(Question::ServiceAccount(account.to_owned()))),
+        Some(Known::Not(why)) => Some(unread(observed, why)),
         Some(Known::Yes(answer)) => {
-            let problem = if *answer == ServiceAccountAnswer::Missing {
-                "does not exist"
-            } else {
-                "is not meant for workflows"
-            };
-            let namespace = &observed.settings.execution_namespace;
-            let message = format!(
-                "the ServiceAccount {account:?} in namespace {namespace} {problem}: use one with the label {RUNNER_LABEL}: \"true\""
-            );
-            return Some(refused(
-                observed,
-                FailureReason::ServiceAccountNotAllowed,
-                message,
-                |change, _| change,
-            ));
+            let message = answer.refusal(account, &observed.settings.execution_namespace)?;
+            let reason = FailureReason::ServiceAccountNotAllowed;
+            Some(refused(observed, reason, message, |change, _| {
+                resolved(change)
+            }))
         }
     }
-    None
 }
 
 /// Nothing runs without what it declares.
 fn check_dependencies(observed: &Observed, workflow: &Workflow) -> Option<Step> {
-    match &observed.answers.dependencies {
+    let problems = match &observed.answers.dependencies {
         None => {
             return Some(Step::Ask(Question::Dependencies(
                 workflow.dependencies.clone(),
             )));
         }
-        Some(Known::Not(why)) => {
-            return Some(unknown(
-                observed,
-                condition::DEPENDENCIES_READY,
-                "ReadFailed",
-                why,
-            ));
-        }
-        Some(Known::Yes(problems)) if problems.is_empty() => {}
-        Some(Known::Yes(problems)) => {
-            let missing = problems.iter().any(|it| {
-                matches!(
-                    it,
-                    wfe_peers::dependencies::DependencyProblem::Missing { .. }
-                )
-            });
-            let reason = if missing {
-                "DependencyMissing"
-            } else {
-                "DependencyEmpty"
-            };
-            let sentences: Vec<_> = problems.iter().map(ToString::to_string).collect();
-            let message = format!(
-                "the workflow {:?} depends on something that is not ready: {}",
-                workflow.workflow_id,
-                sentences.join("; ")
-            );
-            return Some(refused(
-                observed,
-                FailureReason::ConfigurationError,
-                message,
-                |change, message| {
-                    change.condition(condition::DEPENDENCIES_READY, Truth::False, reason, message)
-                },
-            ));
-        }
-    }
-    None
+        Some(Known::Not(why)) => return Some(unread(observed, why)),
+        Some(Known::Yes(problems)) if problems.is_empty() => return None,
+        Some(Known::Yes(problems)) => problems,
+    };
+    let missing = |it: &DependencyProblem| matches!(it, DependencyProblem::Missing { .. });
+    let word = if problems.iter().any(missing) {
+        "DependencyMissing"
+    } else {
+        "DependencyEmpty"
+    };
+    let message = not_ready(&workflow.workflow_id, problems);
+    Some(refused(
+        observed,
+        FailureReason::ConfigurationError,
+        message,
+        |change, message| {
+            resolved(change).condition(condition::DEPENDENCIES_READY, Truth::False, word, message)
+        },
+    ))
+}
+
+/// The catalog has the workflow.
+fn resolved(change: Change) -> Change {
+    let message = "the workflow is in the catalog and the request fits it";
+    change.condition(
+        condition::WORKFLOW_RESOLVED,
+        Truth::True,
+        "Resolved",
+        message,
+    )
 }
 
 fn plan(observed: &Observed, valid: ValidatedSpec, service_account: String) -> Plan {
@@ -259,13 +249,7 @@ fn created(observed: &Observed, execution: &Execution) -> Change {
         "{} {}/{} was created",
         reference.kind, reference.namespace, reference.name
     );
-    let change = Change::of(&observed.wfe, observed.now)
-        .condition(
-            condition::WORKFLOW_RESOLVED,
-            Truth::True,
-            "Resolved",
-            "the workflow is in the catalog and the request fits it",
-        )
+    let change = resolved(Change::of(&observed.wfe, observed.now))
         .condition(
             condition::DEPENDENCIES_READY,
             Truth::True,
@@ -346,38 +330,35 @@ fn refused(
 }
 
 /// The create was answered with a no.
-fn not_created(observed: &Observed, reason: FailureReason, message: String) -> Step {
+fn not_created(observed: &Observed, reason: FailureReason, message: &str) -> Step {
     let word = match reason {
         FailureReason::ResourceExhausted => "QuotaExceeded",
         FailureReason::Forbidden => "RBACDenied",
         _ => "ExecutionCreationFailed",
     };
-    refused(observed, reason, message, |change, message| {
-        change
-            .condition(
-                condition::WORKFLOW_RESOLVED,
-                Truth::True,
-                "Resolved",
-                "the workflow is in the catalog and the request fits it",
-            )
-            .condition(condition::EXECUTION_CREATED, Truth::False, word, message)
+    refused(observed, reason, message.to_owned(), |change, message| {
+        resolved(change).condition(condition::EXECUTION_CREATED, Truth::False, word, message)
     })
 }
 
-/// Something could not be asked: said once, asked again.
-fn unknown(observed: &Observed, kind: &str, reason: &str, message: &str) -> Step {
-    let change = Change::of(&observed.wfe, observed.now)
-        .condition(kind, Truth::Unknown, reason, message)
-        .with(|status| status.phase = Some(Phase::Pending));
-    wait_with(observed, change, Step::Wait(observed.now + ASK_AGAIN))
+/// The workflow is known, what it needs could not be read.
+fn unread(observed: &Observed, why: &str) -> Step {
+    let change = resolved(Change::of(&observed.wfe, observed.now));
+    unknown(
+        observed,
+        change,
+        condition::DEPENDENCIES_READY,
+        "ReadFailed",
+        why,
+    )
 }
 
-/// Stores the status unless it is stored already, then waits.
-fn wait_with(observed: &Observed, change: Change, wait: Step) -> Step {
-    match change.unless_stored(&observed.wfe) {
-        Some(status) => Step::Do(Effect::Store(Box::new(status))),
-        None => wait,
-    }
+/// Something could not be asked: said once, asked again.
+fn unknown(observed: &Observed, change: Change, kind: &str, reason: &str, message: &str) -> Step {
+    let change = change
+        .condition(kind, Truth::Unknown, reason, message)
+        .with(|status| status.phase = Some(Phase::Pending));
+    store_or(observed, change, Step::Wait(observed.now + ASK_AGAIN))
 }
 
 /// Somebody else works on the target (BR-WE-009).
@@ -386,7 +367,7 @@ fn busy(observed: &Observed, checked: &CheckedSpec, holder: &Source) -> Step {
         "{} is being worked on by {}/{}",
         checked.target, holder.namespace, holder.name
     );
-    let change = Change::of(&observed.wfe, observed.now).condition(
+    let change = resolved(Change::of(&observed.wfe, observed.now)).condition(
         condition::BLOCKED,
         Truth::True,
         "ResourceBusy",
@@ -394,17 +375,21 @@ fn busy(observed: &Observed, checked: &CheckedSpec, holder: &Source) -> Step {
     );
     match checked.when_blocked {
         // The Lease's change is the sign to look again.
-        WhenBlocked::Wait => wait_with(
+        WhenBlocked::Wait => store_or(
             observed,
             change.with(|status| status.phase = Some(Phase::Pending)),
             Step::Done,
         ),
         WhenBlocked::Skip => {
+            let running = observed.holder.as_ref();
             let conflicting = ConflictingWorkflow {
                 name: holder.name.clone(),
                 namespace: holder.namespace.clone(),
                 target_resource: checked.target.to_string(),
-                ..ConflictingWorkflow::default()
+                workflow_id: running
+                    .map(|it| it.spec.workflow_ref.workflow_id.clone())
+                    .unwrap_or_default(),
+                started_at: running.and_then(|it| it.status.as_ref()?.start_time.clone()),
             };
             let change = change
                 .condition(condition::READY, Truth::False, "NotReady", &message)

@@ -5,7 +5,7 @@ use wfe_model::workflow_execution::{ExecutionStatusSummary, FailureReason, Phase
 use super::super::observe::Observed;
 use super::super::outcome::{self, Failure};
 use super::super::status::{Change, Truth, condition, time};
-use super::{Effect, Question, Step, began_before, elapsed, fail, pending_audit, store};
+use super::{Question, Step, began_before, elapsed, fail, pending_audit, store, store_or};
 use crate::executor::{Execution, Facts, Progress, Waiting};
 
 pub(super) fn decide(observed: &Observed) -> Step {
@@ -147,11 +147,7 @@ fn active(observed: &Observed, execution: &Execution, waiting: Option<&Waiting>)
     } else {
         return Step::Done;
     };
-    change
-        .unless_stored(&observed.wfe)
-        .map_or(Step::Done, |status| {
-            Step::Do(Effect::Store(Box::new(status)))
-        })
+    store_or(observed, change, Step::Done)
 }
 
 fn class(reason: &str) -> &str {

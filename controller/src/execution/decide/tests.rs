@@ -11,7 +11,7 @@ use super::super::lock::Lock;
 use super::super::observe::{Answers, Known, Settings};
 use super::super::status::{holds, stored};
 use super::*;
-use crate::executor::{Created, Execution, Facts, Progress, Source};
+use crate::executor::{Created, Execution, Facts, Progress, Remains, Source};
 
 const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
@@ -49,6 +49,8 @@ fn ready() -> Observed {
         pods_alive: false,
         others_alive: false,
         lock: Lock::Ours,
+        lease: None,
+        holder: None,
         engine_installed: true,
         unaudited: Vec::new(),
         answers: Answers {
@@ -56,6 +58,7 @@ fn ready() -> Observed {
             service_account: Some(Known::Yes(ServiceAccountAnswer::Allowed)),
             dependencies: Some(Known::Yes(Vec::new())),
             still_wanted: Some(true),
+            lock_taken: true,
             ..Answers::default()
         },
         settings: Arc::new(Settings {
@@ -476,4 +479,115 @@ fn br_we_014_a_deleted_one_is_cancelled_cleaned_up_and_let_go() {
             "done"
         ]
     );
+}
+
+#[test]
+fn br_we_014_a_lock_of_an_earlier_try_has_the_execution_looked_for_first() {
+    let earlier = |read| {
+        with(|it| {
+            it.answers = Answers {
+                execution: read,
+                ..Answers::default()
+            };
+        })
+    };
+    assert_eq!(name(&decide(&earlier(None))), "ask Execution");
+    assert_eq!(
+        phase(&stores(&earlier(Some(Some(active()))))),
+        Some(Phase::Running)
+    );
+    assert_eq!(
+        name(&decide(&earlier(Some(None)))),
+        "ask Workflow",
+        "nothing was made"
+    );
+}
+
+#[test]
+fn br_we_014_what_was_made_is_known_before_it_is_cancelled() {
+    let mut observed = with(|it| {
+        Arc::make_mut(&mut it.wfe).metadata.deletion_timestamp = Some(time(now()));
+        it.answers = Answers::default();
+    });
+    assert_eq!(name(&decide(&observed)), "ask Execution");
+    observed.answers.execution = Some(Some(active()));
+    assert_eq!(
+        phase(&stores(&observed)),
+        Some(Phase::Running),
+        "first it is said that it runs"
+    );
+    observed.answers.execution = Some(None);
+    assert_eq!(phase(&stores(&observed)), Some(Phase::Failed));
+}
+
+#[test]
+fn br_we_003_what_has_ended_by_itself_is_not_called_cancelled() {
+    let mut observed = running();
+    Arc::make_mut(&mut observed.wfe).metadata.deletion_timestamp = Some(time(now()));
+    observed.execution = Some(execution(Progress::Succeeded { at: Some(now()) }));
+    assert_eq!(phase(&stores(&observed)), Some(Phase::Succeeded));
+}
+
+#[test]
+fn br_we_009_a_lock_is_freed_only_when_the_api_server_says_that_nothing_is_left() {
+    let ended = |lock, deleted: bool, remains, deleted_now| {
+        let mut observed = finished("Failed");
+        let wfe = Arc::make_mut(&mut observed.wfe);
+        wfe.status.as_mut().expect("a status").execution_ref = Some(active().reference);
+        wfe.metadata.deletion_timestamp = deleted.then(|| time(now()));
+        observed.lock = lock;
+        observed.answers = Answers {
+            remains,
+            deleted: deleted_now,
+            ..Answers::default()
+        };
+        name(&decide(&observed))
+    };
+    for (lock, deleted, last) in [
+        (Lock::Ours, false, "free lock"),
+        (Lock::Free, true, "remove finalizer"),
+    ] {
+        assert_eq!(ended(lock.clone(), deleted, None, false), "ask Remains");
+        assert_eq!(
+            ended(lock.clone(), deleted, Some(Remains::Alive), false),
+            "delete execution"
+        );
+        assert_eq!(
+            ended(lock.clone(), deleted, Some(Remains::Alive), true),
+            "wait until 2026-01-01T12:00:05Z",
+            "once in a pass"
+        );
+        assert_eq!(ended(lock, deleted, Some(Remains::Nothing), false), last);
+    }
+    assert_eq!(
+        ended(Lock::Ours, false, Some(Remains::Ended), false),
+        "free lock",
+        "it is kept as evidence"
+    );
+    assert_eq!(
+        ended(Lock::Free, true, Some(Remains::Ended), false),
+        "delete execution"
+    );
+}
+
+#[test]
+fn br_audit_005_a_failure_after_the_workflow_was_found_has_its_selection_reported() {
+    let failed = stores(&with(|it| it.engine_installed = false));
+    let types: Vec<_> = super::super::audit::events(&failed)
+        .iter()
+        .map(|event| event.event_type.as_str())
+        .collect();
+    assert_eq!(
+        types,
+        [
+            "workflowexecution.selection.completed",
+            "workflowexecution.workflow.failed"
+        ]
+    );
+    let unknown = stores(&with(|it| it.answers.catalog = Some(Known::Yes(None))));
+    let types: Vec<_> = super::super::audit::events(&unknown)
+        .iter()
+        .map(|event| event.event_type.as_str())
+        .collect();
+    assert_eq!(types, ["workflowexecution.workflow.failed"]);
 }

@@ -93,10 +93,13 @@ impl Parameters {
         }
         let instance = Value::Object(instance);
         for error in self.validator.iter_errors(&instance) {
-            violations.extend(self.violations_of(&error, given));
+            for violation in self.violations_of(&error, given) {
+                if !violations.contains(&violation) {
+                    violations.push(violation);
+                }
+            }
         }
         violations.sort_by(|a, b| a.name().cmp(b.name()));
-        violations.dedup();
         violations
     }
 

@@ -11,6 +11,9 @@ use crate::parameters::declaration::ParameterDeclaration;
 use crate::parameters::declared::Parameters;
 use crate::pattern::OBJECT_NAME;
 
+/// Largest user id that Kubernetes takes.
+const MAX_USER: i64 = 2_147_483_647;
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Document {
@@ -143,7 +146,11 @@ impl Document {
                 found: self.execution.bundle,
             });
         }
-        if let Some(found) = self.execution.run_as_user.filter(|user| *user < 1) {
+        if let Some(found) = self
+            .execution
+            .run_as_user
+            .filter(|user| !(1..=MAX_USER).contains(user))
+        {
             problems.push(Problem::RunAsUser { found });
         }
         for (list, amounts) in self

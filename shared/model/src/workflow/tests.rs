@@ -142,7 +142,7 @@ fn an_absent_status_is_active_and_a_present_one_counts() {
 #[case(
     "runAsUser: 1000",
     "runAsUser: 0",
-    "execution.runAsUser: 0 must be 1 or larger"
+    "execution.runAsUser: 0 must be from 1 to 2147483647"
 )]
 #[case(
     "memory: 128Mi",

@@ -8,27 +8,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use wfe_model::audit::{AuditEvent, EventType};
+use wfe_model::audit::{AuditEvent, EventData};
 
 use super::{AuditSink, SinkUnavailable};
 
-/// What makes an event the same event: its content is derived from the stored object, so these
-/// four are always the same for it.
-type Identity = (EventType, String, String, String);
-
-fn identity(event: &AuditEvent) -> Identity {
-    let when = event.event_timestamp.to_string();
-    (
-        event.event_type,
-        event.namespace.clone(),
-        event.resource_id.clone(),
-        when,
-    )
+/// What makes an event the same event: its id, derived from the uid; where it has none, its content
+/// is derived from the stored object, so that these are always the same for it.
+fn identity(event: &AuditEvent) -> String {
+    match &event.event_data {
+        EventData::Execution(data) => data.event_id.to_string(),
+        EventData::BlockCleared(data) => {
+            let (namespace, name) = (&event.namespace, &event.resource_id);
+            format!("{namespace}/{name} cleared at {}", data.cleared_at)
+        }
+    }
 }
 
 struct Trail {
     out: Box<dyn Out>,
-    known: HashSet<Identity>,
+    known: HashSet<String>,
 }
 
 /// A place for lines.
@@ -37,10 +35,20 @@ trait Out: Send {
     fn append(&mut self, lines: &[u8]) -> io::Result<()>;
 }
 
-impl Out for File {
+/// A file, and how much of it is whole.
+struct Whole {
+    file: File,
+    length: u64,
+}
+
+impl Out for Whole {
     fn append(&mut self, lines: &[u8]) -> io::Result<()> {
-        self.write_all(lines)?;
-        self.sync_data()
+        // Half a line of a write that failed would spoil the next one.
+        self.file.set_len(self.length)?;
+        self.file.write_all(lines)?;
+        self.file.sync_data()?;
+        self.length += lines.len() as u64;
+        Ok(())
     }
 }
 
@@ -83,7 +91,6 @@ fn open_file(path: &Path) -> io::Result<Trail> {
         .map_or(0, |last| last + 1);
     if whole < text.len() {
         tracing::warn!(path = %path.display(), "the last line is unfinished and was cut off");
-        file.set_len(whole as u64)?;
         text.truncate(whole);
     }
     let events = text
@@ -99,7 +106,10 @@ fn open_file(path: &Path) -> io::Result<Trail> {
             )
         })?;
     Ok(Trail {
-        out: Box::new(file),
+        out: Box::new(Whole {
+            file,
+            length: whole as u64,
+        }),
         known,
     })
 }
@@ -150,7 +160,7 @@ impl AuditSink for JsonlSink {
 
 #[cfg(test)]
 mod tests {
-    use wfe_model::audit::{BlockClearedData, EventData, Outcome};
+    use wfe_model::audit::{BlockClearedData, EventType, Outcome};
 
     use super::*;
 

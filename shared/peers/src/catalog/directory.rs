@@ -75,12 +75,20 @@ impl DirectoryCatalog {
                 Ok(entries) => {
                     tracing::info!(workflows = entries.len(), "workflow catalog read again");
                     loaded.1 = Arc::new(entries);
+                    loaded.0 = now;
+                }
+                Err(DirectoryError::Read { path, source }) => {
+                    let reason = format!("read {}: {source}", path.display());
+                    tracing::warn!(
+                        reason,
+                        "the workflow catalog has changed and cannot be read yet"
+                    );
                 }
                 Err(error) => {
-                    tracing::error!(%error, "the workflow catalog has changed and cannot be read: the last one is used");
+                    tracing::error!(%error, "the workflow catalog has changed and is wrong: the last one is used");
+                    loaded.0 = now;
                 }
             }
-            loaded.0 = now;
         }
         Ok(loaded.1.clone())
     }
