@@ -1,17 +1,17 @@
 //! Carries out one step: one question, or one write. What comes of it is what the next decision sees.
 
 mod events;
+mod look;
 mod written;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{Patch, PatchParams, PostParams};
-use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use thiserror::Error;
@@ -27,11 +27,9 @@ use wfe_peers::dependencies::DependencyReader;
 use self::events::Events;
 use self::written::Written;
 use super::decide::{Effect, Question};
-use super::lock::Lock;
+use super::lock;
 use super::observe::{Answers, Known, Observed, Settings};
-use super::{audit, lock, status};
-use crate::executor::job::read as read_job;
-use crate::executor::{Executor, Executors, Progress, Source, Unanswered, is_alive};
+use crate::executor::{Executor, Executors, Source, Unanswered};
 use crate::metrics::Metrics;
 use crate::names;
 use crate::watches::Caches;
@@ -105,71 +103,6 @@ impl Act {
         }
     }
 
-    /// Whether decisions may be made: with half of the caches empty they would be wrong.
-    pub fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire)
-    }
-
-    /// From now on decisions may be made.
-    pub fn set_ready(&self) {
-        self.ready.store(true, Ordering::Release);
-    }
-
-    /// Counts what runs already: an earlier process has started it.
-    pub fn count_active(&self) {
-        for wfe in self.caches.workflow_executions.state() {
-            self.metrics.found(&wfe);
-        }
-    }
-
-    /// What is known now; none when the object is gone, or another one of that name.
-    pub fn observe(&self, cached: &WorkflowExecution, answers: &Answers) -> Option<Observed> {
-        let current = self
-            .caches
-            .workflow_executions
-            .get(&ObjectRef::from_obj(cached))?;
-        let current = (current.uid() == cached.uid()).then_some(current)?;
-        let wfe = self.written_objects.newest(&key(cached), Some(current))?;
-        let source = source_of(&wfe);
-        let hash = target_hash(&wfe).unwrap_or_default();
-        let executor = self.executor(&wfe);
-        let name = names::execution_name(&source.name, &source.uid);
-        let lease = self
-            .written_leases
-            .newest(&names::lock_name(&hash), self.caches.lock_of(&hash));
-        let lock = lock::state(lease.as_deref(), &source);
-        let holder = match &lock {
-            Lock::Held(holder) => {
-                let reference = ObjectRef::new(&holder.name).within(&holder.namespace);
-                self.caches.workflow_executions.get(&reference)
-            }
-            Lock::Free | Lock::Ours => None,
-        };
-        let pods = self.caches.pods_with(&hash);
-        let (own, others): (Vec<_>, Vec<_>) = pods
-            .iter()
-            .partition(|pod| is_of(pod.as_ref(), &source.uid));
-        let jobs = self.caches.jobs_with(&hash);
-        let other_job = jobs.iter().any(|job| {
-            let active = matches!(read_job(job, &[]).progress, Progress::Active { .. });
-            !is_of(job.as_ref(), &source.uid) && active
-        });
-        Some(Observed {
-            now: Timestamp::now(),
-            execution: executor.and_then(|it| it.status(&self.caches, &name, &source.uid)),
-            pods_alive: own.iter().any(|pod| is_alive(pod)),
-            others_alive: other_job || others.iter().any(|pod| is_alive(pod)),
-            lock,
-            lease,
-            holder,
-            engine_installed: executor.is_some(),
-            unaudited: self.unaudited(&wfe, &source.uid),
-            wfe,
-            answers: answers.clone(),
-            settings: self.settings.clone(),
-        })
-    }
-
     fn executor(&self, wfe: &WorkflowExecution) -> Option<&dyn Executor> {
         Engine::parse(&wfe.spec.execution_engine).and_then(|engine| self.executors.of(engine))
     }
@@ -177,22 +110,6 @@ impl Act {
     fn backend(&self, wfe: &WorkflowExecution) -> Result<&dyn Executor, ActError> {
         self.executor(wfe)
             .ok_or_else(|| ActError::NoBackend(wfe.spec.execution_engine.clone()))
-    }
-
-    fn unaudited(&self, wfe: &WorkflowExecution, uid: &str) -> Vec<AuditEvent> {
-        let mut delivered = self
-            .delivered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if status::holds(wfe, status::condition::AUDIT_RECORDED) {
-            delivered.remove(uid);
-            return Vec::new();
-        }
-        let known = delivered.get(uid);
-        audit::events(wfe)
-            .into_iter()
-            .filter(|event| !known.is_some_and(|known| known.contains(&event.event_type)))
-            .collect()
     }
 
     /// Asks, and puts the answer where the next decision finds it.
@@ -473,12 +390,4 @@ fn source_of(wfe: &WorkflowExecution) -> Source {
         name: wfe.name_any(),
         uid: wfe.uid().unwrap_or_default(),
     }
-}
-
-/// Whether a Job or pod was made for the WorkflowExecution of this uid.
-fn is_of(object: &impl ResourceExt, uid: &str) -> bool {
-    object
-        .labels()
-        .get(names::WORKFLOW_EXECUTION_UID)
-        .is_some_and(|it| it == uid)
 }

@@ -16,7 +16,7 @@ use crate::parameters::{self, ParameterViolation};
 use crate::pattern::OBJECT_NAME;
 use crate::target::{TARGET, Target};
 use crate::workflow::{Engine, Workflow};
-use crate::workflow_execution::{RemediationRequestRef, WorkflowExecutionSpec};
+use crate::workflow_execution::{RemediationRequestRef, WorkflowExecutionSpec, limit};
 
 pub use self::violation::Violation;
 pub(crate) use self::violation::{cel_forbids, cel_needs, cel_no_substitution};
@@ -112,14 +112,14 @@ pub fn check(spec: &WorkflowExecutionSpec) -> Result<CheckedSpec, Vec<Violation>
         "workflowRef.workflowId",
         &workflow.workflow_id,
         "the workflow's key in the catalog",
-        255,
+        limit::WORKFLOW_ID,
     );
     text(
         &mut report,
         "workflowRef.version",
         &workflow.version,
         "the workflow's version in the catalog",
-        64,
+        limit::VERSION,
     );
     let target = Target::parse(&spec.target_resource);
     if spec.target_resource.is_empty() {
@@ -343,7 +343,7 @@ fn check_parameters(spec: &WorkflowExecutionSpec, report: &mut impl FnMut(Violat
 /// Fields that are only carried: nothing but their size is ours to judge.
 fn check_carried(spec: &WorkflowExecutionSpec, report: &mut impl FnMut(Violation)) {
     let workflow = &spec.workflow_ref;
-    let mut limit = |field, text: Option<&str>, maximum| {
+    let mut check = |field, text: Option<&str>, maximum| {
         let length = text.map_or(0, |text| text.chars().count());
         if length > maximum {
             report(Violation::TooLong {
@@ -353,29 +353,37 @@ fn check_carried(spec: &WorkflowExecutionSpec, report: &mut impl FnMut(Violation
             });
         }
     };
-    limit("workflowRef.name", workflow.name.as_deref(), 253);
-    limit("rationale", spec.rationale.as_deref(), 16_384);
+    check("workflowRef.name", workflow.name.as_deref(), limit::NAME);
+    check("rationale", spec.rationale.as_deref(), limit::RATIONALE);
     let Some(request) = &spec.remediation_request_ref else {
         return;
     };
-    limit(
+    check(
         "remediationRequestRef.apiVersion",
         request.api_version.as_deref(),
-        253,
+        limit::NAME,
     );
-    limit("remediationRequestRef.kind", request.kind.as_deref(), 63);
-    limit(
+    check(
+        "remediationRequestRef.kind",
+        request.kind.as_deref(),
+        limit::LABEL,
+    );
+    check(
         "remediationRequestRef.namespace",
         request.namespace.as_deref(),
-        63,
+        limit::LABEL,
     );
-    limit("remediationRequestRef.uid", request.uid.as_deref(), 128);
+    check(
+        "remediationRequestRef.uid",
+        request.uid.as_deref(),
+        limit::UID,
+    );
     text(
         report,
         "remediationRequestRef.name",
         &request.name,
         "the name of the RemediationRequest",
-        253,
+        limit::NAME,
     );
 }
 

@@ -20,6 +20,22 @@ pub use self::status::{
 };
 use crate::{duration, image, parameters, pattern, rules, target};
 
+/// Most characters of texts that are only carried; the rules hold the same.
+pub mod limit {
+    /// Key in the catalog.
+    pub const WORKFLOW_ID: usize = 255;
+    /// Version in the catalog.
+    pub const VERSION: usize = 64;
+    /// Names of objects and workflows, API versions.
+    pub const NAME: usize = 253;
+    /// Namespaces and kinds.
+    pub const LABEL: usize = 63;
+    /// Uids.
+    pub const UID: usize = 128;
+    /// The analysis' reasons.
+    pub const RATIONALE: usize = 16_384;
+}
+
 /// A request to run one workflow on one target resource, once.
 #[derive(Clone, CustomResource, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[kube(
@@ -75,13 +91,13 @@ pub struct WorkflowExecutionSpec {
     pub workflow_ref: WorkflowRef,
     /// The resource to repair, as `[namespace/]kind/name`: the kind of a served resource, with a
     /// namespace exactly when the resource is namespaced.
-    #[schemars(length(max = 381))]
+    #[schemars(length(max = target::TARGET.max_length))]
     #[x_kube(validation = target::TARGET.cel_and(target::CEL_PART_LENGTHS))]
     #[serde(default, deserialize_with = "null_is_default")]
     pub target_resource: String,
     /// Values for the workflow's declared parameters, as text: `"3"` is an integer where the
     /// workflow declares one. They become environment variables (job) or params (tekton).
-    #[schemars(with = "BTreeMap<String, ParameterValue>", extend("maxProperties" = 64))]
+    #[schemars(with = "BTreeMap<String, ParameterValue>", extend("maxProperties" = parameters::MAX_COUNT))]
     #[x_kube(
         validation = parameters::cel_names(),
         validation = parameters::cel_reserved(),
@@ -109,7 +125,7 @@ pub struct WorkflowExecutionSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confidence: Option<f64>,
     /// Why the analysis chose this workflow. For the audit reader.
-    #[schemars(length(max = 16384))]
+    #[schemars(length(max = limit::RATIONALE))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rationale: Option<String>,
 }
@@ -119,24 +135,24 @@ pub struct WorkflowExecutionSpec {
 #[serde(rename_all = "camelCase")]
 pub struct WorkflowRef {
     /// The workflow's name, for people.
-    #[schemars(length(max = 253))]
+    #[schemars(length(max = limit::NAME))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The key in the catalog.
-    #[schemars(length(min = 1, max = 255))]
+    #[schemars(length(min = 1, max = limit::WORKFLOW_ID))]
     #[serde(default, deserialize_with = "null_is_default")]
     pub workflow_id: String,
     /// The workflow's version; must be the catalog's.
-    #[schemars(length(min = 1, max = 64))]
+    #[schemars(length(min = 1, max = limit::VERSION))]
     #[serde(default, deserialize_with = "null_is_default")]
     pub version: String,
     /// For engine `job`: the image to run, as `registry/repository[:tag]@sha256:<digest>`.
-    #[schemars(length(max = 512))]
+    #[schemars(length(max = image::IMAGE.max_length))]
     #[x_kube(validation = image::IMAGE.cel_and(image::CEL_NAME_LENGTH))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container_image: Option<String>,
     /// For engine `tekton`: the bundle to run, as `oci://registry/repository[:tag][@sha256:<digest>]`.
-    #[schemars(length(max = 512))]
+    #[schemars(length(max = image::BUNDLE.max_length))]
     #[x_kube(validation = image::BUNDLE.cel_and(image::CEL_NAME_LENGTH))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bundle_ref: Option<String>,
@@ -147,13 +163,13 @@ pub struct WorkflowRef {
 #[serde(rename_all = "camelCase")]
 pub struct ExecutionConfig {
     /// How long the execution may take, 1s to 24h (default 30m).
-    #[schemars(length(max = 32))]
+    #[schemars(length(max = duration::TIMEOUT.max_length))]
     #[x_kube(validation = duration::TIMEOUT.cel_and(duration::CEL_BOUNDS))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<String>,
     /// The ServiceAccount the workflow runs as, in the execution namespace (default
     /// `kubernaut-workflow-runner`). It must carry the label `kubernaut.ai/workflow-runner: "true"`.
-    #[schemars(length(max = 253))]
+    #[schemars(length(max = pattern::OBJECT_NAME.max_length))]
     #[x_kube(validation = pattern::OBJECT_NAME.cel())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_account_name: Option<String>,
@@ -175,23 +191,23 @@ impl ExecutionConfig {
 #[serde(rename_all = "camelCase", default)]
 pub struct RemediationRequestRef {
     /// API version of the object.
-    #[schemars(length(max = 253))]
+    #[schemars(length(max = limit::NAME))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_version: Option<String>,
     /// Kind of the object.
-    #[schemars(length(max = 63))]
+    #[schemars(length(max = limit::LABEL))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// Name of the object: the correlation id of the audit trail.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = limit::NAME))]
     #[serde(default, deserialize_with = "null_is_default")]
     pub name: String,
     /// Namespace of the object.
-    #[schemars(length(max = 63))]
+    #[schemars(length(max = limit::LABEL))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     /// Uid of the object.
-    #[schemars(length(max = 128))]
+    #[schemars(length(max = limit::UID))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
 }
@@ -219,7 +235,7 @@ enum WhenBlockedName {
 #[derive(JsonSchema)]
 #[schemars(inline)]
 #[expect(dead_code, reason = "only its schema is used")]
-struct ParameterValue(#[schemars(length(max = 8192))] String);
+struct ParameterValue(#[schemars(length(max = parameters::MAX_VALUE_LENGTH))] String);
 
 /// A value that is null is one that is not there: the API server prunes it.
 fn without_nulls<'de, D>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error>

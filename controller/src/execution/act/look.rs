@@ -1,0 +1,109 @@
+//! Gathers what a decision may look at: from caches and own writes, without a request.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use kube::runtime::reflector::ObjectRef;
+use wfe_model::audit::AuditEvent;
+use wfe_model::workflow_execution::WorkflowExecution;
+
+use super::super::lock::{self, Lock};
+use super::super::observe::{Answers, Observed};
+use super::super::{audit, status};
+use super::{Act, key, source_of, target_hash};
+use crate::executor::job::read as read_job;
+use crate::executor::{Progress, is_alive};
+use crate::names;
+
+impl Act {
+    /// Whether decisions may be made: with half of the caches empty they would be wrong.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// From now on decisions may be made.
+    pub fn set_ready(&self) {
+        self.ready.store(true, Ordering::Release);
+    }
+
+    /// Counts what runs already: an earlier process has started it.
+    pub fn count_active(&self) {
+        for wfe in self.caches.workflow_executions.state() {
+            self.metrics.found(&wfe);
+        }
+    }
+
+    /// What is known now; none when the object is gone, or another one of that name.
+    pub fn observe(&self, cached: &WorkflowExecution, answers: &Answers) -> Option<Observed> {
+        let current = self
+            .caches
+            .workflow_executions
+            .get(&ObjectRef::from_obj(cached))?;
+        let current = (current.uid() == cached.uid()).then_some(current)?;
+        let wfe = self.written_objects.newest(&key(cached), Some(current))?;
+        let source = source_of(&wfe);
+        let hash = target_hash(&wfe).unwrap_or_default();
+        let executor = self.executor(&wfe);
+        let name = names::execution_name(&source.name, &source.uid);
+        let lease = self
+            .written_leases
+            .newest(&names::lock_name(&hash), self.caches.lock_of(&hash));
+        let lock = lock::state(lease.as_deref(), &source);
+        let holder = match &lock {
+            Lock::Held(holder) => {
+                let reference = ObjectRef::new(&holder.name).within(&holder.namespace);
+                self.caches.workflow_executions.get(&reference)
+            }
+            Lock::Free | Lock::Ours => None,
+        };
+        let pods = self.caches.pods_with(&hash);
+        let (own, others): (Vec<_>, Vec<_>) = pods
+            .iter()
+            .partition(|pod| is_of(pod.as_ref(), &source.uid));
+        let jobs = self.caches.jobs_with(&hash);
+        let other_job = jobs.iter().any(|job| {
+            let active = matches!(read_job(job, &[]).progress, Progress::Active { .. });
+            !is_of(job.as_ref(), &source.uid) && active
+        });
+        Some(Observed {
+            now: Timestamp::now(),
+            execution: executor.and_then(|it| it.status(&self.caches, &name, &source.uid)),
+            pods_alive: own.iter().any(|pod| is_alive(pod)),
+            others_alive: other_job || others.iter().any(|pod| is_alive(pod)),
+            lock,
+            lease,
+            holder,
+            engine_installed: executor.is_some(),
+            unaudited: self.unaudited(&wfe, &source.uid),
+            wfe,
+            answers: answers.clone(),
+            settings: self.settings.clone(),
+        })
+    }
+
+    fn unaudited(&self, wfe: &WorkflowExecution, uid: &str) -> Vec<AuditEvent> {
+        let mut delivered = self
+            .delivered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if status::holds(wfe, status::condition::AUDIT_RECORDED) {
+            delivered.remove(uid);
+            return Vec::new();
+        }
+        let known = delivered.get(uid);
+        audit::events(wfe)
+            .into_iter()
+            .filter(|event| !known.is_some_and(|known| known.contains(&event.event_type)))
+            .collect()
+    }
+}
+
+/// Whether a Job or pod was made for the WorkflowExecution of this uid.
+fn is_of(object: &impl ResourceExt, uid: &str) -> bool {
+    object
+        .labels()
+        .get(names::WORKFLOW_EXECUTION_UID)
+        .is_some_and(|it| it == uid)
+}
