@@ -1,12 +1,11 @@
 //! The node runs what is in the registry.
 
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::{ListParams, LogParams, PostParams};
+use kube::api::PostParams;
 use serde_json::json;
 use wfe_tests::{Cluster, Image, wait};
 
-use crate::setup::SECONDS_30;
+use crate::setup::{SECONDS_30, pod_and_log};
 
 #[tokio::test]
 async fn a_job_of_a_pushed_image_runs_and_its_log_can_be_read() {
@@ -59,21 +58,7 @@ async fn a_job_of_a_pushed_image_runs_and_its_log_can_be_read() {
     .await
     .expect("complete");
 
-    let pods = namespace.api::<Pod>();
-    let pod = pods
-        .list(&ListParams::default())
-        .await
-        .expect("listed")
-        .items
-        .pop()
-        .expect("a pod");
-    let log = pods
-        .logs(
-            pod.metadata.name.as_deref().expect("a name"),
-            &LogParams::default(),
-        )
-        .await
-        .expect("a log");
+    let (pod, log) = pod_and_log(&namespace).await;
     assert_eq!(log, "hello from a pushed image\n");
     let containers = pod
         .status

@@ -5,14 +5,14 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use k8s_openapi::api::events::v1::Event;
 use kube::Api;
-use kube::api::{DeleteParams, ListParams, LogParams, PostParams};
+use kube::api::{DeleteParams, ListParams, PostParams};
 use serde_json::json;
 use wfe_model::audit::{AuditEvent, EventData, EventType};
 use wfe_model::workflow_execution::WorkflowExecution;
 use wfe_tests::system::System;
 use wfe_tests::wait;
 
-use crate::setup::{SECONDS_30, cluster, kubectl};
+use crate::setup::{SECONDS_30, cluster, kubectl, pod_and_log};
 use crate::workflows::Script;
 
 /// Until it has ended and its audit trail is acknowledged.
@@ -132,21 +132,7 @@ async fn br_we_014_a_workflow_runs_with_its_files_and_parameters_and_is_audited(
             && status.duration.is_some()
     );
 
-    let pods = system.execution.api::<Pod>();
-    let pod = pods
-        .list(&ListParams::default())
-        .await
-        .expect("listed")
-        .items
-        .pop()
-        .expect("a pod");
-    let log = pods
-        .logs(
-            pod.metadata.name.as_deref().expect("a name"),
-            &LogParams::default(),
-        )
-        .await
-        .expect("a log");
+    let (_, log) = pod_and_log(&system.execution).await;
     let expected = format!(
         "target=prod/Deployment/good wfe={}/good rr=rr-1\ntext=$(TARGET_RESOURCE) $HOME\nmode=safe user=65532\ns3cret\n512Mi\n",
         system.namespace.name()

@@ -3,9 +3,12 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::{ListParams, LogParams};
 use tokio::sync::OnceCell;
-use wfe_tests::Cluster;
 use wfe_tests::system::install_crd;
+use wfe_tests::{Cluster, TestNamespace};
 
 pub const SECONDS_30: Duration = Duration::from_secs(30);
 
@@ -33,4 +36,15 @@ pub async fn kubectl(arguments: &[&str]) -> (bool, String) {
         output.status.success(),
         String::from_utf8(text).expect("text"),
     )
+}
+
+/// The one pod of a namespace, and its log.
+pub async fn pod_and_log(namespace: &TestNamespace) -> (Pod, String) {
+    let pods = namespace.api::<Pod>();
+    let listed = pods.list(&ListParams::default()).await.expect("listed");
+    let [pod] = listed.items.as_slice() else {
+        panic!("one pod, not {:?}", listed.items);
+    };
+    let log = pods.logs(&pod.name_any(), &LogParams::default()).await;
+    (pod.clone(), log.expect("a log"))
 }
