@@ -6,18 +6,21 @@
 mod index;
 mod prune;
 
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
-use kube::core::DeserializeGuard;
+use kube::core::{DeserializeGuard, NamespaceResourceScope};
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::{WatchStreamExt, controller::ReconcileRequest};
 use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
 use wfe_model::target::Target;
 use wfe_model::workflow_execution::{Phase, WorkflowExecution};
 
@@ -42,10 +45,7 @@ pub struct Caches {
 }
 
 /// Requests to look at a WorkflowExecution.
-pub type Triggers = futures::stream::BoxStream<
-    'static,
-    Result<ReconcileRequest<WorkflowExecution>, watcher::Error>,
->;
+pub type Triggers = BoxStream<'static, Result<ReconcileRequest<WorkflowExecution>, watcher::Error>>;
 
 impl Caches {
     /// Starts the watches: the caches, and the triggers that keep them going. Who does not read
@@ -69,62 +69,27 @@ impl Caches {
             pod_index: Arc::default(),
             execution_namespace: execution_namespace.to_owned(),
         };
-        let ours = watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}"));
-        let wfe_api: Api<DeserializeGuard<WorkflowExecution>> = watch_namespace.map_or_else(
+        let api: Api<DeserializeGuard<WorkflowExecution>> = watch_namespace.map_or_else(
             || Api::all(client.clone()),
             |it| Api::namespaced(client.clone(), it),
         );
-        let wfes = watcher(wfe_api, watcher::Config::default()).default_backoff();
-        let jobs = watcher(
-            Api::namespaced(client.clone(), execution_namespace),
-            ours.clone(),
-        )
-        .default_backoff();
-        let pods = watcher(
-            Api::namespaced(client.clone(), execution_namespace),
-            ours.clone(),
-        )
-        .default_backoff();
-        let leases =
-            watcher(Api::namespaced(client.clone(), execution_namespace), ours).default_backoff();
-
-        let (index, job_index, pod_index) = (
-            caches.index.clone(),
-            caches.job_index.clone(),
-            caches.pod_index.clone(),
-        );
-        let wfe_events = keep(
-            wfes.filter_map(valid),
+        let events = watcher(api, watcher::Config::default()).default_backoff();
+        let index = caches.index.clone();
+        let kept = keep(
+            events.filter_map(valid),
             prune::workflow_execution,
             wfe_writer,
-            move |event| {
-                lock(&index).apply(event, wfe_keys);
-            },
+            move |event| lock(&index).apply(event, wfe_keys),
         );
-        let job_events = keep(jobs, prune::job, job_writer, move |event| {
-            lock(&job_index).apply(event, label_keys);
-        });
-        let pod_events = keep(pods, prune::pod, pod_writer, move |event| {
-            lock(&pod_index).apply(event, label_keys);
-        });
-        let lease_events = keep(leases, prune::lease, lease_writer, |_| ());
-
-        let (own, related) = (caches.clone(), caches.clone());
-        let own = wfe_events
-            .map(move |touched| own.concerned(touched, |wfe| vec![ObjectRef::from_obj(&wfe)]));
-        let jobs = related.clone();
-        let job_events =
-            job_events.map(move |touched| jobs.concerned(touched, |job| jobs.related(&job)));
-        let pods = related.clone();
-        let pod_events =
-            pod_events.map(move |touched| pods.concerned(touched, |pod| pods.related(&pod)));
-        let lease_events = lease_events
-            .map(move |touched| related.concerned(touched, |lease| related.related(&lease)));
+        let own = caches.clone();
+        let own =
+            kept.map(move |touched| own.concerned(touched, |wfe| vec![ObjectRef::from_obj(&wfe)]));
+        let (job_index, pod_index) = (caches.job_index.clone(), caches.pod_index.clone());
         let triggers = futures::stream::select_all([
             own.boxed(),
-            job_events.boxed(),
-            pod_events.boxed(),
-            lease_events.boxed(),
+            caches.follow(client, prune::job, job_writer, job_index),
+            caches.follow(client, prune::pod, pod_writer, pod_index),
+            caches.follow(client, prune::lease, lease_writer, Arc::default()),
         ]);
         let triggers = triggers.flat_map(|touched| {
             let requests = match touched {
@@ -140,6 +105,34 @@ impl Caches {
             futures::stream::iter(requests)
         });
         (caches, triggers.boxed())
+    }
+
+    /// Watches what we have made of one kind in the execution namespace.
+    fn follow<K>(
+        &self,
+        client: &Client,
+        prune: fn(&mut K),
+        writer: Writer<K>,
+        index: Arc<Mutex<Index<K>>>,
+    ) -> BoxStream<'static, Result<Vec<ObjectRef<WorkflowExecution>>, watcher::Error>>
+    where
+        K: Clone
+            + Debug
+            + DeserializeOwned
+            + Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Send
+            + Sync
+            + 'static,
+    {
+        let api = Api::namespaced(client.clone(), &self.execution_namespace);
+        let ours = watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}"));
+        let events = watcher(api, ours).default_backoff();
+        let kept = keep(events, prune, writer, move |event| {
+            lock(&index).apply(event, label_keys);
+        });
+        let caches = self.clone();
+        kept.map(move |touched| caches.concerned(touched, |object| caches.related(&object)))
+            .boxed()
     }
 
     /// The WorkflowExecutions that a change matters to. After a new list that is all of them: what

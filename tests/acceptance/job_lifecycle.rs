@@ -256,3 +256,30 @@ async fn br_we_014_a_deleted_request_is_cancelled_audited_and_leaves_nothing() {
         "the lock is free"
     );
 }
+
+#[tokio::test]
+async fn br_we_014_the_job_of_a_success_is_deleted_after_its_retention_and_the_request_stays() {
+    let cluster = cluster().await;
+    let workflow = Script::push(&cluster, "brief", "true", "");
+    let files = [("w.yaml", workflow.yaml.clone())];
+    let mut system = System::install(&cluster, "retention", &files)
+        .await
+        .expect("installed");
+    system.controller_flags = vec!["--retention=2s".to_owned()];
+    system.start_controller().await.expect("started");
+    let api = system.namespace.api::<WorkflowExecution>();
+    let request = workflow.request("kept", &json!({}));
+    api.create(&PostParams::default(), &request)
+        .await
+        .expect("stored");
+    let wfe = ended(&api, "kept").await;
+    let job = wfe
+        .status
+        .and_then(|status| status.execution_ref)
+        .expect("a Job");
+    wait::gone(&system.execution.api::<Job>(), &job.name, SECONDS_30)
+        .await
+        .expect("deleted");
+    let left = api.get("kept").await.expect("the request stays");
+    assert_eq!(condition(&left, "Ready"), "True/Ready");
+}

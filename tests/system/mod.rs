@@ -31,6 +31,8 @@ pub struct System {
     controller: Option<Program>,
     webhook: Option<Program>,
     lasting: bool,
+    /// More flags for the controller's next start.
+    pub controller_flags: Vec<String>,
 }
 
 impl System {
@@ -74,6 +76,7 @@ impl System {
             controller: None,
             webhook: None,
             lasting,
+            controller_flags: Vec::new(),
         };
         std::fs::create_dir(system.path("catalog"))?;
         for (name, text) in workflows {
@@ -98,7 +101,7 @@ impl System {
     /// Starts the controller and waits until it is ready.
     pub async fn start_controller(&mut self) -> Result<()> {
         let kubeconfig = install::kubeconfig(self, install::CONTROLLER).await?;
-        let flags = [
+        let mut flags = vec![
             format!("--execution-namespace={}", self.execution.name()),
             format!("--watch-namespace={}", self.namespace.name()),
             format!("--catalog-dir={}", self.path("catalog").display()),
@@ -106,6 +109,7 @@ impl System {
             format!("--metrics-addr={}:9090", self.address),
             format!("--health-addr={}:8081", self.address),
         ];
+        flags.extend(self.controller_flags.clone());
         let health = format!("{}:8081", self.address);
         let log = self.path("controller.log");
         let started = Program::start("wfe-controller", &flags, &kubeconfig, &log, &health);

@@ -117,20 +117,15 @@ fn prepare(
             "executionEngine {} is not installed in this cluster",
             workflow.engine
         );
-        let told = |change: Change, message: &str| {
-            change.condition(
+        let reason = FailureReason::UnsupportedEngine;
+        return Some(refused(observed, reason, message, |change, message| {
+            resolved(change).condition(
                 condition::EXECUTION_CREATED,
                 Truth::False,
                 "UnsupportedEngine",
                 message,
             )
-        };
-        return Some(refused(
-            observed,
-            FailureReason::UnsupportedEngine,
-            message,
-            |change, message| told(resolved(change), message),
-        ));
+        }));
     }
     if let Some(step) = check_account(observed, account) {
         return Some(step);
