@@ -94,7 +94,7 @@ impl Metrics {
 
     /// Counts one that runs when this process begins.
     pub fn found(&self, wfe: &WorkflowExecution) {
-        if wfe.status.as_ref().and_then(|status| status.phase) == Some(Phase::Running) {
+        if wfe.phase() == Some(Phase::Running) {
             let engine = Engine::parse(&wfe.spec.execution_engine);
             let execution_engine = engine.map_or("unknown", Engine::as_str);
             self.active

@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 use wfe_peers::audit::JsonlSink;
 use wfe_peers::catalog::DirectoryCatalog;
 use wfe_peers::client;
-use wfe_process::endpoints::{self, Readiness};
+use wfe_process::endpoints::Readiness;
 use wfe_process::shutdown;
 
 use crate::args::RunArgs;
@@ -34,18 +34,8 @@ pub async fn run(args: RunArgs) -> Result<()> {
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
     let readiness = Readiness::of(&[CACHES_SYNCED]);
-    endpoints::serve(
-        args.process.health_addr,
-        endpoints::health(readiness.clone()),
-        stop.clone(),
-    )
-    .await?;
-    endpoints::serve(
-        args.process.metrics_addr,
-        endpoints::metrics(registry),
-        stop.clone(),
-    )
-    .await?;
+    let endpoints = args.process.serve(readiness.clone(), registry, &stop);
+    endpoints.await?;
 
     let (caches, triggers) = Caches::start(
         &client,

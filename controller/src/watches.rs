@@ -171,8 +171,7 @@ impl Caches {
             .into_iter()
             .filter(|reference| {
                 let wfe = self.workflow_executions.get(reference);
-                !wfe.and_then(|wfe| wfe.status.as_ref()?.phase)
-                    .is_some_and(Phase::is_final)
+                !wfe.and_then(|wfe| wfe.phase()).is_some_and(Phase::is_final)
             });
         owner.into_iter().chain(on_target).collect()
     }

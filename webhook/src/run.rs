@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use wfe_peers::catalog::DirectoryCatalog;
 use wfe_peers::client;
 use wfe_peers::dependencies::DependencyReader;
-use wfe_process::endpoints::{self, Readiness};
+use wfe_process::endpoints::Readiness;
 use wfe_process::shutdown;
 
 use crate::args::Args;
@@ -40,18 +40,8 @@ pub async fn run(args: Args) -> Result<()> {
     let listener = TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("--listen {}", args.listen))?;
-    endpoints::serve(
-        args.process.health_addr,
-        endpoints::health(readiness.clone()),
-        stop.clone(),
-    )
-    .await?;
-    endpoints::serve(
-        args.process.metrics_addr,
-        endpoints::metrics(registry),
-        stop.clone(),
-    )
-    .await?;
+    let endpoints = args.process.serve(readiness.clone(), registry, &stop);
+    endpoints.await?;
     let observe = {
         let metrics = metrics.clone();
         move |certificate: &ServingCertificate| {

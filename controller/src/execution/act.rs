@@ -19,7 +19,7 @@ use wfe_model::FINALIZER;
 use wfe_model::audit::{AuditEvent, EventType};
 use wfe_model::target::Target;
 use wfe_model::workflow::Engine;
-use wfe_model::workflow_execution::{WorkflowExecution, WorkflowExecutionStatus};
+use wfe_model::workflow_execution::{Phase, WorkflowExecution, WorkflowExecutionStatus};
 use wfe_peers::audit::{AuditSink, SinkUnavailable};
 use wfe_peers::catalog::Catalog;
 use wfe_peers::dependencies::DependencyReader;
@@ -29,7 +29,7 @@ use self::written::Written;
 use super::decide::{Effect, Question};
 use super::lock;
 use super::observe::{Answers, Known, Observed, Settings};
-use crate::executor::{Executor, Executors, Source, Unanswered};
+use crate::executor::{Executor, Executors, Unanswered};
 use crate::metrics::Metrics;
 use crate::names;
 use crate::watches::Caches;
@@ -143,18 +143,15 @@ impl Act {
                 answers.still_wanted = Some(self.still_wanted(&observed.wfe).await?);
             }
             Question::Execution => {
-                let source = observed.source();
-                let name = names::execution_name(&source.name, &source.uid);
+                let name = observed.execution_name();
                 answers.execution = Some(self.backend(&observed.wfe)?.read(&name).await?);
             }
             Question::Remains => {
-                let source = observed.source();
-                let name = names::execution_name(&source.name, &source.uid);
-                answers.remains = Some(
-                    self.backend(&observed.wfe)?
-                        .remains(&name, &source.uid)
-                        .await?,
-                );
+                let name = observed.execution_name();
+                let remains = self
+                    .backend(&observed.wfe)?
+                    .remains(&name, &observed.source.uid);
+                answers.remains = Some(remains.await?);
             }
             Question::Lock => {
                 let name = names::lock_name(&target_hash(&observed.wfe).unwrap_or_default());
@@ -175,10 +172,9 @@ impl Act {
             .await
             .map_err(Unanswered::of("read the WorkflowExecution"))?;
         Ok(now.is_some_and(|now| {
-            let phase = now.status.as_ref().and_then(|status| status.phase);
             now.uid() == wfe.uid()
                 && now.metadata.deletion_timestamp.is_none()
-                && phase.is_none_or(|phase| phase == wfe_model::workflow_execution::Phase::Pending)
+                && now.phase().is_none_or(|phase| phase == Phase::Pending)
         }))
     }
 
@@ -211,7 +207,7 @@ impl Act {
                 let namespace = &self.settings.execution_namespace;
                 // The very Lease that was seen free: another holder has changed its version.
                 let free = observed.lease.as_deref();
-                let taken = lock::taken(free, namespace, &hash, &observed.source(), observed.now);
+                let taken = lock::taken(free, namespace, &hash, &observed.source, observed.now);
                 answers.lock_taken = self.write_lease(&taken, free.is_some(), answers).await?;
                 Ok(())
             }
@@ -232,7 +228,7 @@ impl Act {
             }
             Effect::Store(status) => self.store(wfe, *status).await,
             Effect::Audit(events) => {
-                self.deliver(&observed.source().uid, &events, answers).await;
+                self.deliver(&observed.source.uid, &events, answers).await;
                 Ok(())
             }
         }
@@ -302,8 +298,7 @@ impl Act {
         let written = written.map_err(Unanswered::of("store the status"))?;
         let written = Arc::new(written);
         self.written_objects.put(&key(wfe), Some(written.clone()));
-        let phase = |wfe: &WorkflowExecution| wfe.status.as_ref().and_then(|status| status.phase);
-        if phase(wfe) != phase(&written) {
+        if wfe.phase() != written.phase() {
             self.metrics.transition(&written, Timestamp::now());
             self.events.tell(&written).await;
         }
@@ -382,12 +377,4 @@ fn key(wfe: &WorkflowExecution) -> String {
 
 fn target_hash(wfe: &WorkflowExecution) -> Option<String> {
     Target::parse(&wfe.spec.target_resource).map(|target| names::target_hash(&target))
-}
-
-fn source_of(wfe: &WorkflowExecution) -> Source {
-    Source {
-        namespace: wfe.namespace().unwrap_or_default(),
-        name: wfe.name_any(),
-        uid: wfe.uid().unwrap_or_default(),
-    }
 }

@@ -11,13 +11,13 @@ use wfe_model::FINALIZER;
 use wfe_model::audit::AuditEvent;
 use wfe_model::workflow::Dependencies;
 use wfe_model::workflow_execution::{
-    ExecutionRef, FailureDetails, FailureReason, Phase, WorkflowExecutionStatus,
+    ExecutionRef, FailureDetails, FailureReason, Phase, TriState, WorkflowExecutionStatus,
 };
 
 use super::observe::Observed;
 use super::outcome::{Failure, summary};
-use super::status::{Change, Truth, condition, time};
-use crate::executor::{Plan, Progress};
+use super::status::{Change, condition, time};
+use crate::executor::Plan;
 
 /// After the audit sink did not answer.
 const AUDIT_AGAIN: Duration = Duration::from_secs(5);
@@ -125,12 +125,7 @@ pub fn decide(observed: &Observed) -> Step {
 }
 
 fn by_phase(observed: &Observed, deleted: bool) -> Step {
-    let phase = observed
-        .wfe
-        .status
-        .as_ref()
-        .and_then(|status| status.phase)
-        .unwrap_or(Phase::Pending);
+    let phase = observed.wfe.phase().unwrap_or(Phase::Pending);
     match phase {
         Phase::Succeeded | Phase::Failed | Phase::Skipped => finished::decide(observed, deleted),
         Phase::Pending | Phase::Running if deleted => cancel(observed, phase),
@@ -148,7 +143,7 @@ fn cancel(observed: &Observed, phase: Phase) -> Step {
         return step;
     }
     let execution = observed.execution.as_ref();
-    if execution.is_some_and(|it| !matches!(it.progress, Progress::Active { .. })) {
+    if execution.is_some_and(|it| !it.is_active()) {
         return running::decide(observed);
     }
     let failure = Failure {
@@ -186,10 +181,7 @@ fn fail(observed: &Observed, change: Change, failure: &Failure, at: Timestamp) -
         .status
         .as_ref()
         .and_then(|status| status.start_time.clone());
-    let reference = wfe
-        .status
-        .as_ref()
-        .and_then(|status| status.execution_ref.as_ref());
+    let reference = wfe.execution_ref();
     let ran = started.as_ref().map(|started| elapsed(started.0, at));
     let log =
         reference.map(|it| format!("-n {} {}/{}", it.namespace, it.kind.to_lowercase(), it.name));
@@ -228,14 +220,19 @@ fn fail(observed: &Observed, change: Change, failure: &Failure, at: Timestamp) -
         };
         change.condition(
             condition::EXECUTION_COMPLETE,
-            Truth::False,
+            TriState::False,
             reason,
             &failure.message,
         )
     } else {
         change
     };
-    let change = change.condition(condition::READY, Truth::False, "NotReady", &failure.message);
+    let change = change.condition(
+        condition::READY,
+        TriState::False,
+        "NotReady",
+        &failure.message,
+    );
     pending_audit(change)
 }
 
@@ -243,7 +240,7 @@ fn fail(observed: &Observed, change: Change, failure: &Failure, at: Timestamp) -
 fn pending_audit(change: Change) -> Change {
     change.condition(
         condition::AUDIT_RECORDED,
-        Truth::False,
+        TriState::False,
         "AuditPending",
         "audit events are being delivered",
     )

@@ -12,6 +12,7 @@ use wfe_peers::dependencies::{DependencyProblem, ServiceAccountAnswer};
 
 use crate::execution::lock::Lock;
 use crate::executor::{Created, Execution, Remains, Source};
+use crate::names;
 
 /// What is known of one WorkflowExecution at one moment.
 #[derive(Clone, Debug)]
@@ -20,6 +21,8 @@ pub struct Observed {
     pub now: Timestamp,
     /// The object, as cached or as the last write returned it.
     pub wfe: Arc<WorkflowExecution>,
+    /// Whose execution it is: the object's namespace, name and uid.
+    pub source: Source,
     /// Its Job or PipelineRun, as cached or as the create returned it.
     pub execution: Option<Execution>,
     /// Whether a pod of it is alive.
@@ -97,13 +100,8 @@ pub enum Known<T> {
 }
 
 impl Observed {
-    /// Whose execution it is.
-    pub fn source(&self) -> Source {
-        let metadata = &self.wfe.metadata;
-        Source {
-            namespace: metadata.namespace.clone().unwrap_or_default(),
-            name: metadata.name.clone().unwrap_or_default(),
-            uid: metadata.uid.clone().unwrap_or_default(),
-        }
+    /// The name that its execution has, or will have.
+    pub fn execution_name(&self) -> String {
+        names::execution_name(&self.source.name, &self.source.uid)
     }
 }

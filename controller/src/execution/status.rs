@@ -2,7 +2,7 @@
 
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use wfe_model::workflow_execution::{WorkflowExecution, WorkflowExecutionStatus};
+use wfe_model::workflow_execution::{TriState, WorkflowExecution, WorkflowExecutionStatus};
 
 /// Types of conditions.
 pub mod condition {
@@ -22,27 +22,6 @@ pub mod condition {
     pub const AUDIT_RECORDED: &str = "AuditRecorded";
     /// It ended well.
     pub const READY: &str = "Ready";
-}
-
-/// What a condition says.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Truth {
-    /// It is so.
-    True,
-    /// It is not so.
-    False,
-    /// Not known.
-    Unknown,
-}
-
-impl Truth {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::True => "True",
-            Self::False => "False",
-            Self::Unknown => "Unknown",
-        }
-    }
 }
 
 /// A status on its way to the API server.
@@ -67,7 +46,7 @@ impl Change {
 
     /// Sets a condition, since now unless it was so already.
     #[must_use]
-    pub fn condition(self, kind: &str, truth: Truth, reason: &str, message: &str) -> Self {
+    pub fn condition(self, kind: &str, truth: TriState, reason: &str, message: &str) -> Self {
         let now = self.now.0;
         self.condition_since(kind, truth, reason, message, now)
     }
@@ -77,7 +56,7 @@ impl Change {
     pub fn condition_since(
         mut self,
         kind: &str,
-        truth: Truth,
+        truth: TriState,
         reason: &str,
         message: &str,
         since: Timestamp,

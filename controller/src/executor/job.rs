@@ -13,7 +13,7 @@ use wfe_model::workflow_execution::{ExecutionRef, FailureReason};
 
 pub use self::build::build;
 pub use self::read::read;
-use super::{Created, Execution, Executor, Plan, Progress, Remains, Unanswered, is_alive};
+use super::{Created, Execution, Executor, Plan, Remains, Unanswered, is_alive, is_of};
 use crate::names::WORKFLOW_EXECUTION_UID;
 use crate::watches::Caches;
 
@@ -96,9 +96,9 @@ impl JobExecutor {
         }
         let execution = self.read_job(name).await?;
         let execution = execution.filter(|it| it.source_uid.as_deref() == Some(source_uid));
-        Ok(match execution.map(|it| it.progress) {
+        Ok(match execution {
             None => Remains::Nothing,
-            Some(Progress::Active { .. }) => Remains::Alive,
+            Some(execution) if execution.is_active() => Remains::Alive,
             Some(_) => Remains::Ended,
         })
     }
@@ -127,12 +127,9 @@ impl Executor for JobExecutor {
     }
 
     fn status(&self, caches: &Caches, name: &str, source_uid: &str) -> Option<Execution> {
-        let job = caches.job(name).filter(|job| {
-            let labels = job.metadata.labels.as_ref();
-            labels
-                .and_then(|labels| labels.get(WORKFLOW_EXECUTION_UID))
-                .is_some_and(|uid| uid == source_uid)
-        })?;
+        let job = caches
+            .job(name)
+            .filter(|job| is_of(job.as_ref(), source_uid))?;
         Some(read(&job, &caches.pods_with(source_uid)))
     }
 

@@ -11,12 +11,13 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use kube::Client;
+use kube::{Client, ResourceExt};
 use wfe_model::rules::ValidatedSpec;
 use wfe_model::workflow::Engine;
 use wfe_model::workflow_execution::{ExecutionRef, FailureReason};
 
 use self::job::JobExecutor;
+use crate::names::WORKFLOW_EXECUTION_UID;
 use crate::watches::Caches;
 
 /// All that a backend needs to make an execution.
@@ -64,6 +65,13 @@ pub struct Execution {
     pub began: Option<Timestamp>,
     /// Where it stands.
     pub progress: Progress,
+}
+
+impl Execution {
+    /// Whether it has not ended.
+    pub fn is_active(&self) -> bool {
+        matches!(self.progress, Progress::Active { .. })
+    }
 }
 
 /// Where an execution stands.
@@ -141,6 +149,12 @@ pub fn is_alive(pod: &Pod) -> bool {
         .as_ref()
         .and_then(|status| status.phase.as_deref());
     !matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// Whether a Job or pod was made for the WorkflowExecution of this uid.
+pub fn is_of(object: &impl ResourceExt, source_uid: &str) -> bool {
+    let uid = object.labels().get(WORKFLOW_EXECUTION_UID);
+    uid.is_some_and(|uid| uid == source_uid)
 }
 
 /// What came of a create.

@@ -130,6 +130,18 @@ pub struct WorkflowExecutionSpec {
     pub rationale: Option<String>,
 }
 
+impl WorkflowExecution {
+    /// The stored phase; none before the first status.
+    pub fn phase(&self) -> Option<Phase> {
+        self.status.as_ref()?.phase
+    }
+
+    /// The Job or PipelineRun, once there is one.
+    pub fn execution_ref(&self) -> Option<&ExecutionRef> {
+        self.status.as_ref()?.execution_ref.as_ref()
+    }
+}
+
 /// One entry of the workflow catalog, and the content to run.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]

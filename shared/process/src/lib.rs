@@ -7,7 +7,10 @@ pub mod telemetry;
 use std::net::SocketAddr;
 
 use clap::Args;
+use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
 
+use crate::endpoints::{ListenError, Readiness};
 use crate::telemetry::LogFormat;
 
 /// Flags that every binary has.
@@ -25,4 +28,18 @@ pub struct ProcessArgs {
     /// What is logged, as `info` or `info,wfe_controller=debug`.
     #[arg(long, env = "WFE_LOG_FILTER", default_value = "info")]
     pub log_filter: String,
+}
+
+impl ProcessArgs {
+    /// Serves health and metrics in the background until `stop`.
+    pub async fn serve(
+        &self,
+        readiness: Readiness,
+        registry: Registry,
+        stop: &CancellationToken,
+    ) -> Result<(), ListenError> {
+        let (health, metrics) = (endpoints::health(readiness), endpoints::metrics(registry));
+        endpoints::serve(self.health_addr, health, stop.clone()).await?;
+        endpoints::serve(self.metrics_addr, metrics, stop.clone()).await
+    }
 }

@@ -22,8 +22,7 @@ impl Events {
 
     /// Tells that `wfe` has come to its phase.
     pub(super) async fn tell(&self, wfe: &WorkflowExecution) {
-        let phase = wfe.status.as_ref().and_then(|status| status.phase);
-        let Some((type_, reason, note)) = phase.and_then(|phase| describe(phase, wfe)) else {
+        let Some((type_, reason, note)) = wfe.phase().and_then(|phase| describe(phase, wfe)) else {
             return;
         };
         let event = Event {

@@ -12,9 +12,9 @@ use wfe_model::workflow_execution::WorkflowExecution;
 use super::super::lock::{self, Lock};
 use super::super::observe::{Answers, Observed};
 use super::super::{audit, status};
-use super::{Act, key, source_of, target_hash};
+use super::{Act, key, target_hash};
 use crate::executor::job::read as read_job;
-use crate::executor::{Progress, is_alive};
+use crate::executor::{Source, is_alive, is_of};
 use crate::names;
 
 impl Act {
@@ -43,7 +43,11 @@ impl Act {
             .get(&ObjectRef::from_obj(cached))?;
         let current = (current.uid() == cached.uid()).then_some(current)?;
         let wfe = self.written_objects.newest(&key(cached), Some(current))?;
-        let source = source_of(&wfe);
+        let source = Source {
+            namespace: wfe.namespace().unwrap_or_default(),
+            name: wfe.name_any(),
+            uid: wfe.uid().unwrap_or_default(),
+        };
         let hash = target_hash(&wfe).unwrap_or_default();
         let executor = self.executor(&wfe);
         let name = names::execution_name(&source.name, &source.uid);
@@ -63,10 +67,9 @@ impl Act {
             .iter()
             .partition(|pod| is_of(pod.as_ref(), &source.uid));
         let jobs = self.caches.jobs_with(&hash);
-        let other_job = jobs.iter().any(|job| {
-            let active = matches!(read_job(job, &[]).progress, Progress::Active { .. });
-            !is_of(job.as_ref(), &source.uid) && active
-        });
+        let other_job = jobs
+            .iter()
+            .any(|job| !is_of(job.as_ref(), &source.uid) && read_job(job, &[]).is_active());
         Some(Observed {
             now: Timestamp::now(),
             execution: executor.and_then(|it| it.status(&self.caches, &name, &source.uid)),
@@ -77,6 +80,7 @@ impl Act {
             holder,
             engine_installed: executor.is_some(),
             unaudited: self.unaudited(&wfe, &source.uid),
+            source,
             wfe,
             answers: answers.clone(),
             settings: self.settings.clone(),
@@ -98,12 +102,4 @@ impl Act {
             .filter(|event| !known.is_some_and(|known| known.contains(&event.event_type)))
             .collect()
     }
-}
-
-/// Whether a Job or pod was made for the WorkflowExecution of this uid.
-fn is_of(object: &impl ResourceExt, uid: &str) -> bool {
-    object
-        .labels()
-        .get(names::WORKFLOW_EXECUTION_UID)
-        .is_some_and(|it| it == uid)
 }

@@ -4,19 +4,19 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use wfe_model::workflow_execution::{ExecutionRef, Phase};
+use wfe_model::workflow_execution::{ExecutionRef, Phase, TriState};
 
 use super::super::lock::Lock;
 use super::super::observe::Observed;
-use super::super::status::{Change, Truth, condition, holds};
+use super::super::status::{Change, condition, holds};
 use super::{Effect, Question, Step, store, store_or};
-use crate::executor::{Execution, Progress, Remains};
+use crate::executor::{Execution, Remains};
 
 /// In case the watch that should show a deletion is behind.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
-    let active = |it: &&Execution| matches!(it.progress, Progress::Active { .. }) && !it.deleting;
+    let active = |it: &&Execution| it.is_active() && !it.deleting;
     // Ended by us (cancelled), not by itself.
     if let Some(execution) = observed.execution.as_ref().filter(active) {
         return delete(observed, &execution.reference);
@@ -37,7 +37,7 @@ pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
         let change = Change::of(&observed.wfe, observed.now);
         let change = change.condition(
             condition::AUDIT_RECORDED,
-            Truth::False,
+            TriState::False,
             "AuditSinkUnavailable",
             why,
         );
@@ -48,7 +48,7 @@ pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
         let message = "every audit event was delivered";
         return Step::Do(store(change.condition(
             condition::AUDIT_RECORDED,
-            Truth::True,
+            TriState::True,
             "AuditSucceeded",
             message,
         )));
@@ -74,8 +74,8 @@ fn free(observed: &Observed) -> Step {
     let ended = observed
         .execution
         .as_ref()
-        .is_some_and(|it| !matches!(it.progress, Progress::Active { .. }));
-    match (reference(observed), observed.answers.remains) {
+        .is_some_and(|it| !it.is_active());
+    match (observed.wfe.execution_ref(), observed.answers.remains) {
         (Some(_), None) if !ended => Step::Ask(Question::Remains),
         (Some(reference), Some(Remains::Alive)) if !ended => delete(observed, reference),
         _ => Step::Do(Effect::FreeLock),
@@ -84,7 +84,7 @@ fn free(observed: &Observed) -> Step {
 
 /// Takes the finalizer off when nothing is left.
 fn let_go(observed: &Observed) -> Step {
-    match (reference(observed), observed.answers.remains) {
+    match (observed.wfe.execution_ref(), observed.answers.remains) {
         (None, _) | (_, Some(Remains::Nothing)) => Step::Do(Effect::RemoveFinalizer),
         (Some(_), None) => Step::Ask(Question::Remains),
         (Some(reference), Some(Remains::Ended | Remains::Alive)) => delete(observed, reference),
@@ -99,13 +99,9 @@ fn delete(observed: &Observed, reference: &ExecutionRef) -> Step {
     Step::Do(Effect::Delete(reference.clone()))
 }
 
-fn reference(observed: &Observed) -> Option<&ExecutionRef> {
-    observed.wfe.status.as_ref()?.execution_ref.as_ref()
-}
-
 fn kept_until(observed: &Observed) -> Timestamp {
     let status = observed.wfe.status.as_ref();
-    let retention = match status.and_then(|status| status.phase) {
+    let retention = match observed.wfe.phase() {
         Some(Phase::Failed) => observed.settings.retention_failed,
         _ => observed.settings.retention,
     };

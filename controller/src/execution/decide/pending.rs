@@ -6,14 +6,14 @@ use std::time::Duration;
 use wfe_model::rules::{self, CheckedSpec, ValidatedSpec, Violation, WhenBlocked};
 use wfe_model::workflow::Workflow;
 use wfe_model::workflow_execution::{
-    ConflictingWorkflow, FailureReason, Phase, SkipDetails, SkipReason,
+    ConflictingWorkflow, FailureReason, Phase, SkipDetails, SkipReason, TriState,
 };
 use wfe_peers::dependencies::{DependencyProblem, not_ready};
 
 use super::super::lock::Lock;
 use super::super::observe::{Known, Observed};
 use super::super::outcome::Failure;
-use super::super::status::{Change, Truth, condition, time};
+use super::super::status::{Change, condition, time};
 use super::{Effect, Question, Step, fail, pending_audit, store, store_or};
 use crate::executor::{Created, Execution, Plan, Source};
 use crate::names;
@@ -121,7 +121,7 @@ fn prepare(
         return Some(refused(observed, reason, message, |change, message| {
             resolved(change).condition(
                 condition::EXECUTION_CREATED,
-                Truth::False,
+                TriState::False,
                 "UnsupportedEngine",
                 message,
             )
@@ -193,7 +193,12 @@ fn check_dependencies(observed: &Observed, workflow: &Workflow) -> Option<Step> 
         FailureReason::ConfigurationError,
         message,
         |change, message| {
-            resolved(change).condition(condition::DEPENDENCIES_READY, Truth::False, word, message)
+            resolved(change).condition(
+                condition::DEPENDENCIES_READY,
+                TriState::False,
+                word,
+                message,
+            )
         },
     ))
 }
@@ -203,16 +208,15 @@ fn resolved(change: Change) -> Change {
     let message = "the workflow is in the catalog and the request fits it";
     change.condition(
         condition::WORKFLOW_RESOLVED,
-        Truth::True,
+        TriState::True,
         "Resolved",
         message,
     )
 }
 
 fn plan(observed: &Observed, valid: ValidatedSpec, service_account: String) -> Plan {
-    let source = observed.source();
     Plan {
-        name: names::execution_name(&source.name, &source.uid),
+        name: observed.execution_name(),
         namespace: observed.settings.execution_namespace.clone(),
         target_hash: names::target_hash(&valid.spec.target),
         timeout: valid.spec.timeout.map_or(
@@ -220,7 +224,7 @@ fn plan(observed: &Observed, valid: ValidatedSpec, service_account: String) -> P
             wfe_model::duration::ExecutionTimeout::get,
         ),
         service_account,
-        source,
+        source: observed.source.clone(),
         valid,
     }
 }
@@ -247,19 +251,19 @@ fn created(observed: &Observed, execution: &Execution) -> Change {
     let change = resolved(Change::of(&observed.wfe, observed.now))
         .condition(
             condition::DEPENDENCIES_READY,
-            Truth::True,
+            TriState::True,
             dependencies.0,
             dependencies.1,
         )
         .condition(
             condition::EXECUTION_CREATED,
-            Truth::True,
+            TriState::True,
             "ExecutionCreated",
             &made,
         )
         .condition(
             condition::READY,
-            Truth::Unknown,
+            TriState::Unknown,
             "InProgress",
             "the workflow is running",
         )
@@ -271,7 +275,7 @@ fn created(observed: &Observed, execution: &Execution) -> Change {
     if super::super::status::stored(&observed.wfe, condition::BLOCKED).is_some() {
         change.condition(
             condition::BLOCKED,
-            Truth::False,
+            TriState::False,
             "Clear",
             "nothing is in the way any more",
         )
@@ -289,7 +293,12 @@ fn unresolved(observed: &Observed, violations: &[Violation]) -> Step {
         FailureReason::ConfigurationError,
         sentences.join("; "),
         |change, message| {
-            change.condition(condition::WORKFLOW_RESOLVED, Truth::False, reason, message)
+            change.condition(
+                condition::WORKFLOW_RESOLVED,
+                TriState::False,
+                reason,
+                message,
+            )
         },
     )
 }
@@ -332,7 +341,7 @@ fn not_created(observed: &Observed, reason: FailureReason, message: &str) -> Ste
         _ => "ExecutionCreationFailed",
     };
     refused(observed, reason, message.to_owned(), |change, message| {
-        resolved(change).condition(condition::EXECUTION_CREATED, Truth::False, word, message)
+        resolved(change).condition(condition::EXECUTION_CREATED, TriState::False, word, message)
     })
 }
 
@@ -351,7 +360,7 @@ fn unread(observed: &Observed, why: &str) -> Step {
 /// Something could not be asked: said once, asked again.
 fn unknown(observed: &Observed, change: Change, kind: &str, reason: &str, message: &str) -> Step {
     let change = change
-        .condition(kind, Truth::Unknown, reason, message)
+        .condition(kind, TriState::Unknown, reason, message)
         .with(|status| status.phase = Some(Phase::Pending));
     store_or(observed, change, Step::Wait(observed.now + ASK_AGAIN))
 }
@@ -364,7 +373,7 @@ fn busy(observed: &Observed, checked: &CheckedSpec, holder: &Source) -> Step {
     );
     let change = resolved(Change::of(&observed.wfe, observed.now)).condition(
         condition::BLOCKED,
-        Truth::True,
+        TriState::True,
         "ResourceBusy",
         &message,
     );
@@ -387,7 +396,7 @@ fn busy(observed: &Observed, checked: &CheckedSpec, holder: &Source) -> Step {
                 started_at: running.and_then(|it| it.status.as_ref()?.start_time.clone()),
             };
             let change = change
-                .condition(condition::READY, Truth::False, "NotReady", &message)
+                .condition(condition::READY, TriState::False, "NotReady", &message)
                 .with(|status| {
                     status.phase = Some(Phase::Skipped);
                     status.completion_time = Some(time(observed.now));

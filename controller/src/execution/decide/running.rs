@@ -4,16 +4,12 @@ use wfe_model::workflow_execution::{ExecutionStatusSummary, FailureReason, Phase
 
 use super::super::observe::Observed;
 use super::super::outcome::{self, Failure};
-use super::super::status::{Change, Truth, condition, time};
+use super::super::status::{Change, condition, time};
 use super::{Question, Step, began_before, elapsed, fail, pending_audit, store, store_or};
 use crate::executor::{Execution, Facts, Progress, Waiting};
 
 pub(super) fn decide(observed: &Observed) -> Step {
-    let stored = observed
-        .wfe
-        .status
-        .as_ref()
-        .and_then(|status| status.execution_ref.as_ref());
+    let stored = observed.wfe.execution_ref();
     let same =
         |execution: &&Execution| stored.is_some_and(|stored| stored.uid == execution.reference.uid);
     if let Some(execution) = observed.execution.as_ref().filter(same) {
@@ -47,11 +43,11 @@ fn follow(observed: &Observed, execution: &Execution) -> Step {
             )
             .condition(
                 condition::EXECUTION_COMPLETE,
-                Truth::True,
+                TriState::True,
                 "ExecutionSucceeded",
                 message,
             )
-            .condition(condition::READY, Truth::True, "Ready", message)
+            .condition(condition::READY, TriState::True, "Ready", message)
             .with(|status| {
                 status.phase = Some(Phase::Succeeded);
                 status.completion_time = Some(time(at));
@@ -102,7 +98,7 @@ fn ran(observed: &Observed, execution: &Execution, change: Change, ran: bool) ->
         .unwrap_or(observed.now);
     change.condition_since(
         condition::EXECUTION_RUNNING,
-        Truth::True,
+        TriState::True,
         "ExecutionStarted",
         "the workflow's container has started",
         since,
@@ -133,7 +129,7 @@ fn active(observed: &Observed, execution: &Execution, waiting: Option<&Waiting>)
         change
             .condition(
                 condition::EXECUTION_RUNNING,
-                Truth::False,
+                TriState::False,
                 "Waiting",
                 &message,
             )
@@ -160,15 +156,10 @@ fn class(reason: &str) -> &str {
 
 /// Somebody else has deleted it.
 fn deleted(observed: &Observed) -> Step {
-    let what = observed
-        .wfe
-        .status
-        .as_ref()
-        .and_then(|status| status.execution_ref.as_ref())
-        .map_or_else(
-            || "the execution".to_owned(),
-            |it| format!("{} {}/{}", it.kind, it.namespace, it.name),
-        );
+    let what = observed.wfe.execution_ref().map_or_else(
+        || "the execution".to_owned(),
+        |it| format!("{} {}/{}", it.kind, it.namespace, it.name),
+    );
     let failure = Failure {
         reason: FailureReason::ExecutionDeleted,
         message: format!("{what} was deleted while it ran"),

@@ -45,6 +45,11 @@ fn ready() -> Observed {
     Observed {
         now: now(),
         wfe: Arc::new(wfe(json!(null))),
+        source: Source {
+            namespace: "prod".to_owned(),
+            name: "a".to_owned(),
+            uid: "u".to_owned(),
+        },
         execution: None,
         pods_alive: false,
         others_alive: false,
@@ -144,10 +149,6 @@ fn stores(observed: &Observed) -> WorkflowExecution {
     }
 }
 
-fn phase(wfe: &WorkflowExecution) -> Option<Phase> {
-    wfe.status.as_ref().and_then(|status| status.phase)
-}
-
 fn held() -> Lock {
     Lock::Held(Source {
         namespace: "prod".to_owned(),
@@ -192,7 +193,7 @@ fn br_we_014_an_execution_of_an_earlier_try_is_adopted_whatever_the_catalog_says
         it.answers = Answers::default();
         it.execution = Some(active());
     }));
-    assert_eq!(phase(&adopted), Some(Phase::Running));
+    assert_eq!(adopted.phase(), Some(Phase::Running));
     assert!(holds(&adopted, condition::EXECUTION_CREATED));
 }
 
@@ -212,7 +213,7 @@ fn br_we_001_what_cannot_be_asked_is_said_once_and_asked_again(
         (condition.status.as_str(), condition.reason.as_str()),
         ("Unknown", reason)
     );
-    assert_eq!(phase(&said), Some(Phase::Pending));
+    assert_eq!(said.phase(), Some(Phase::Pending));
     observed.wfe = Arc::new(said);
     assert!(
         matches!(decide(&observed), Step::Wait(_)),
@@ -240,7 +241,7 @@ fn br_we_012_what_cannot_run_fails_before_execution(
         .expect("details");
     assert_eq!(
         (
-            phase(&failed),
+            failed.phase(),
             details.reason,
             details.was_execution_failure
         ),
@@ -267,7 +268,7 @@ fn br_we_009_a_busy_target_skips_or_waits() {
             .when_blocked = Some("Wait".to_owned());
     });
     let waiting = stores(&waits);
-    assert_eq!(phase(&waiting), Some(Phase::Pending));
+    assert_eq!(waiting.phase(), Some(Phase::Pending));
     waits.wfe = Arc::new(waiting);
     assert_eq!(name(&decide(&waits)), "done", "the Lease is the sign");
 }
@@ -289,7 +290,7 @@ fn br_we_003_a_running_one_is_followed_to_its_end() {
         ..execution(Progress::Succeeded { at: Some(now()) })
     });
     let ended = stores(&began);
-    assert_eq!(phase(&ended), Some(Phase::Succeeded));
+    assert_eq!(ended.phase(), Some(Phase::Succeeded));
     assert_eq!(
         ended.status.and_then(|status| status.duration).as_deref(),
         Some("1m")
@@ -414,7 +415,7 @@ fn br_audit_005_a_sink_that_is_down_holds_up_nothing_but_the_acknowledgement() {
     );
     observed.execution = Some(execution(Progress::Succeeded { at: Some(now()) }));
     assert_eq!(
-        phase(&stores(&observed)),
+        stores(&observed).phase(),
         Some(Phase::Succeeded),
         "the end is stored all the same"
     );
@@ -493,7 +494,7 @@ fn br_we_014_a_lock_of_an_earlier_try_has_the_execution_looked_for_first() {
     };
     assert_eq!(name(&decide(&earlier(None))), "ask Execution");
     assert_eq!(
-        phase(&stores(&earlier(Some(Some(active()))))),
+        stores(&earlier(Some(Some(active())))).phase(),
         Some(Phase::Running)
     );
     assert_eq!(
@@ -512,12 +513,12 @@ fn br_we_014_what_was_made_is_known_before_it_is_cancelled() {
     assert_eq!(name(&decide(&observed)), "ask Execution");
     observed.answers.execution = Some(Some(active()));
     assert_eq!(
-        phase(&stores(&observed)),
+        stores(&observed).phase(),
         Some(Phase::Running),
         "first it is said that it runs"
     );
     observed.answers.execution = Some(None);
-    assert_eq!(phase(&stores(&observed)), Some(Phase::Failed));
+    assert_eq!(stores(&observed).phase(), Some(Phase::Failed));
 }
 
 #[test]
@@ -525,7 +526,7 @@ fn br_we_003_what_has_ended_by_itself_is_not_called_cancelled() {
     let mut observed = running();
     Arc::make_mut(&mut observed.wfe).metadata.deletion_timestamp = Some(time(now()));
     observed.execution = Some(execution(Progress::Succeeded { at: Some(now()) }));
-    assert_eq!(phase(&stores(&observed)), Some(Phase::Succeeded));
+    assert_eq!(stores(&observed).phase(), Some(Phase::Succeeded));
 }
 
 #[test]
