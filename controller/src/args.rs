@@ -24,6 +24,15 @@ pub struct Args {
 pub enum Command {
     /// Print the CustomResourceDefinitions as YAML, for `kubectl apply -f -`.
     Crds,
+    /// Take this program's finalizer off every WorkflowExecution of a namespace, to uninstall it.
+    ///
+    /// Says of each what is given up: an execution that still runs, a block that nobody cleared,
+    /// audit events that were not delivered. The controller must not run any more.
+    Release {
+        /// Namespace of the WorkflowExecutions.
+        #[arg(long)]
+        namespace: String,
+    },
 }
 
 /// How the controller runs.
@@ -55,6 +64,21 @@ pub struct RunArgs {
     /// How long the Job of a failed execution is kept: it is evidence.
     #[arg(long, env = "WFE_RETENTION_FAILED", default_value = "24h", value_parser = duration)]
     pub retention_failed: Duration,
+    /// How long after a success the same workflow does not run again on its target.
+    #[arg(long, env = "WFE_COOLDOWN", default_value = "5m", value_parser = duration)]
+    pub cooldown: Duration,
+    /// How long nothing runs on a target after one failure before execution; doubles with each.
+    #[arg(long, env = "WFE_BACKOFF_BASE", default_value = "1m", value_parser = duration)]
+    pub backoff_base: Duration,
+    /// The longest backoff.
+    #[arg(long, env = "WFE_BACKOFF_MAX", default_value = "10m", value_parser = duration)]
+    pub backoff_max: Duration,
+    /// After so many failures in a row before execution, a person must clear the target.
+    #[arg(long, env = "WFE_MAX_CONSECUTIVE_FAILURES", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_consecutive_failures: u32,
+    /// How long an execution may take until its container starts; then it is given up.
+    #[arg(long, env = "WFE_START_TIMEOUT", default_value = "5m", value_parser = duration)]
+    pub start_timeout: Duration,
     /// Timeout of WorkflowExecutions that name none.
     #[arg(long, env = "WFE_DEFAULT_TIMEOUT", default_value = "30m", value_parser = duration)]
     pub default_timeout: Duration,

@@ -7,6 +7,7 @@
 pub mod act;
 pub mod audit;
 pub mod decide;
+pub mod history;
 pub mod lock;
 pub mod observe;
 pub mod outcome;
@@ -63,6 +64,9 @@ pub async fn reconcile(
 async fn pass(cached: Arc<WorkflowExecution>, context: Arc<Act>) -> Result<Action, PassError> {
     if !context.is_ready() {
         return Ok(Action::requeue(NOT_READY));
+    }
+    if !context.may_write() {
+        return Ok(Action::requeue(RETRY));
     }
     let mut answers = Answers::default();
     for _ in 0..MAX_STEPS {

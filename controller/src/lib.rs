@@ -9,5 +9,7 @@ pub mod execution;
 pub mod executor;
 pub mod metrics;
 pub mod names;
+pub mod release;
 pub mod run;
+pub mod sweep;
 pub mod watches;

@@ -22,6 +22,10 @@ async fn execute(args: Args) -> anyhow::Result<()> {
     if let Some(Command::Crds) = args.command {
         return Ok(std::io::stdout().write_all(wfe_controller::crds::yaml()?.as_bytes())?);
     }
+    if let Some(Command::Release { namespace }) = &args.command {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        return wfe_controller::release::release(namespace, &mut std::io::stdout()).await;
+    }
     let _ = rustls::crypto::ring::default_provider().install_default();
     telemetry::init(args.run.process.log_format, &args.run.process.log_filter)?;
     wfe_controller::run::run(args.run).await

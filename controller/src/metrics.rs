@@ -10,7 +10,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use wfe_model::workflow::Engine;
-use wfe_model::workflow_execution::{Phase, WorkflowExecution};
+use wfe_model::workflow_execution::{Phase, SkipReason, WorkflowExecution};
+
+use crate::execution::decide::Notice;
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct EngineLabels {
@@ -43,6 +45,8 @@ pub struct Metrics {
     duration: Family<OutcomeLabels, Histogram>,
     creations: Family<EngineLabels, Counter>,
     skips: Family<ReasonLabels, Counter>,
+    backoff_skips: Family<ReasonLabels, Counter>,
+    notices: Family<ReasonLabels, Counter>,
     active: Family<EngineLabels, Gauge<i64, AtomicI64>>,
     start_latency: Family<EngineLabels, Histogram>,
 }
@@ -55,6 +59,8 @@ impl Metrics {
             duration: Family::new_with_constructor(|| Histogram::new(DURATIONS)),
             creations: Family::default(),
             skips: Family::default(),
+            backoff_skips: Family::default(),
+            notices: Family::default(),
             active: Family::default(),
             start_latency: Family::new_with_constructor(|| Histogram::new(LATENCIES)),
         };
@@ -80,6 +86,16 @@ impl Metrics {
             metrics.skips.clone(),
         );
         registry.register(
+            "backoff_skip",
+            "WorkflowExecutions that were not allowed to run after failures",
+            metrics.backoff_skips.clone(),
+        );
+        registry.register(
+            "notice",
+            "Executions that an operator should look at: Overdue, PodRemains, DeletionWaits",
+            metrics.notices.clone(),
+        );
+        registry.register(
             "active",
             "Executions created and not ended",
             metrics.active.clone(),
@@ -101,6 +117,16 @@ impl Metrics {
                 .get_or_create(&EngineLabels { execution_engine })
                 .inc();
         }
+    }
+
+    /// Counts what an operator should look at.
+    pub fn notice(&self, wfe: &WorkflowExecution, notice: Notice) {
+        let engine = Engine::parse(&wfe.spec.execution_engine);
+        let labels = ReasonLabels {
+            execution_engine: engine.map_or("unknown", Engine::as_str),
+            reason: format!("{notice:?}"),
+        };
+        self.notices.get_or_create(&labels).inc();
     }
 
     /// Counts a stored change of phase.
@@ -125,17 +151,16 @@ impl Metrics {
                 return;
             }
             Some(Phase::Skipped) => {
-                let reason = status
-                    .skip_details
-                    .as_ref()
-                    .map(|details| format!("{:?}", details.reason))
-                    .unwrap_or_default();
-                self.skips
-                    .get_or_create(&ReasonLabels {
-                        execution_engine,
-                        reason,
-                    })
-                    .inc();
+                let reason = status.skip_details.as_ref().map(|details| details.reason);
+                let labels = ReasonLabels {
+                    execution_engine,
+                    reason: reason.map(|it| format!("{it:?}")).unwrap_or_default(),
+                };
+                self.skips.get_or_create(&labels).inc();
+                let backoff = [SkipReason::BackoffActive, SkipReason::ExhaustedRetries];
+                if reason.is_some_and(|reason| backoff.contains(&reason)) {
+                    self.backoff_skips.get_or_create(&labels).inc();
+                }
                 "Skipped"
             }
             Some(Phase::Succeeded) => "Succeeded",

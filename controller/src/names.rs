@@ -19,6 +19,14 @@ pub const TARGET_HASH: &str = "kubernaut.ai/target-hash";
 pub const SOURCE_NAMESPACE: &str = "kubernaut.ai/source-namespace";
 /// Annotation: the target as written.
 pub const TARGET_RESOURCE: &str = "kubernaut.ai/target-resource";
+/// Annotation of a lock: its record of the last execution.
+pub const LAST_EXECUTION: &str = "kubernaut.ai/last-execution";
+/// Annotation of a lock: its record of the last failure before an execution was made.
+pub const LAST_FAILURE: &str = "kubernaut.ai/last-failure";
+/// Annotation of a WorkflowExecution: cancel it; the value says why.
+pub const CANCEL: &str = "kubernaut.ai/cancel";
+/// Annotation of the execution namespace: with the value `true` nothing new starts.
+pub const PAUSED: &str = "kubernaut.ai/paused";
 /// Annotation: key in the catalog.
 pub const WORKFLOW_ID: &str = "kubernaut.ai/workflow-id";
 

@@ -14,10 +14,12 @@ use wfe_process::endpoints::Readiness;
 use wfe_process::shutdown;
 
 use crate::args::RunArgs;
-use crate::execution::act::Act;
+use crate::execution::act::{Act, Schema};
+use crate::execution::history::Limits;
 use crate::execution::observe::Settings;
 use crate::execution::{reconcile, retry};
 use crate::metrics::Metrics;
+use crate::sweep::Sweep;
 use crate::watches::Caches;
 
 /// How long open passes may go on after a signal: less than Kubernetes waits (30 s).
@@ -33,7 +35,7 @@ pub async fn run(args: RunArgs) -> Result<()> {
     let client = client::connect().await?;
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
-    let readiness = Readiness::of(&[CACHES_SYNCED]);
+    let readiness = Readiness::of(&[CACHES_SYNCED, Schema::CURRENT]);
     let endpoints = args.process.serve(readiness.clone(), registry, &stop);
     endpoints.await?;
 
@@ -49,7 +51,15 @@ pub async fn run(args: RunArgs) -> Result<()> {
         default_service_account: args.default_service_account,
         retention: args.retention,
         retention_failed: args.retention_failed,
+        start_timeout: args.start_timeout,
+        limits: Limits {
+            cooldown: args.cooldown,
+            backoff_base: args.backoff_base,
+            backoff_max: args.backoff_max,
+            max_consecutive_failures: args.max_consecutive_failures,
+        },
     };
+    let sweep = Sweep::new(&client, caches.clone(), &settings);
     let act = Arc::new(Act::new(
         &client,
         caches.clone(),
@@ -57,6 +67,7 @@ pub async fn run(args: RunArgs) -> Result<()> {
         Arc::new(sink),
         settings,
         metrics,
+        Schema::new(readiness.clone()),
     ));
     let ready = act.clone();
     let passes = applier(
@@ -69,10 +80,13 @@ pub async fn run(args: RunArgs) -> Result<()> {
     );
     let synced = async {
         if caches.synced().await.is_ok() {
+            // What has vanished while nobody looked must not be in anybody's way.
+            sweep.once().await;
             ready.set_ready();
             ready.count_active();
             readiness.set(CACHES_SYNCED, true);
             tracing::info!("caches synced");
+            sweep.forever().await;
         }
     };
     // In one task: a store wakes the last of those that wait for it, and the applier waits too.

@@ -6,26 +6,31 @@
 mod index;
 mod prune;
 
+use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
+use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Pod;
-use kube::core::{DeserializeGuard, NamespaceResourceScope};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::core::{DeserializeGuard, NamespaceResourceScope, PartialObjectMeta};
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::{WatchStreamExt, controller::ReconcileRequest};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
 use wfe_model::target::Target;
 use wfe_model::workflow_execution::{Phase, WorkflowExecution};
 
 use self::index::Index;
-use crate::names::{self, MANAGED_BY, MANAGER, TARGET_HASH, WORKFLOW_EXECUTION_UID};
+use crate::execution::lock as locks;
+use crate::executor::job::began;
+use crate::names::{self, MANAGED_BY, MANAGER, PAUSED, TARGET_HASH, WORKFLOW_EXECUTION_UID};
 
 /// What the watches have seen.
 #[derive(Clone)]
@@ -35,12 +40,18 @@ pub struct Caches {
     jobs: Store<Job>,
     pods: Store<Pod>,
     leases: Store<Lease>,
+    namespaces: Store<PartialObjectMeta<Namespace>>,
     /// WorkflowExecutions by uid and by target hash.
     index: Arc<Mutex<Index<WorkflowExecution>>>,
     /// Jobs by the uid of their WorkflowExecution and by target hash.
     job_index: Arc<Mutex<Index<Job>>>,
     /// Pods by the uid of their WorkflowExecution and by target hash.
     pod_index: Arc<Mutex<Index<Pod>>>,
+    /// Since when a container of a WorkflowExecution runs or has run, by its uid: pods say it, and
+    /// this stays when they are gone.
+    began: Arc<Mutex<HashMap<String, Timestamp>>>,
+    /// Wakes whoever looks for what a WorkflowExecution may have left when it vanished.
+    vanished: Arc<Notify>,
     execution_namespace: String,
 }
 
@@ -59,14 +70,18 @@ impl Caches {
         let (jobs, job_writer) = reflector::store();
         let (pods, pod_writer) = reflector::store();
         let (leases, lease_writer) = reflector::store();
+        let (namespaces, namespace_writer) = reflector::store();
         let caches = Self {
             workflow_executions,
             jobs,
             pods,
             leases,
+            namespaces,
             index: Arc::default(),
             job_index: Arc::default(),
             pod_index: Arc::default(),
+            began: Arc::default(),
+            vanished: Arc::default(),
             execution_namespace: execution_namespace.to_owned(),
         };
         let api: Api<DeserializeGuard<WorkflowExecution>> = watch_namespace.map_or_else(
@@ -82,14 +97,30 @@ impl Caches {
             move |event| lock(&index).apply(event, wfe_keys),
         );
         let own = caches.clone();
-        let own =
-            kept.map(move |touched| own.concerned(touched, |wfe| vec![ObjectRef::from_obj(&wfe)]));
+        let own = kept.map(move |touched| own.concerned(touched, |wfe, gone| own.next(&wfe, gone)));
+        let all: Api<PartialObjectMeta<Namespace>> = Api::all(client.clone());
+        let events = watcher(all, watcher::Config::default()).default_backoff();
+        let kept = keep(events, prune::namespace, namespace_writer, |_| ());
+        let around = caches.clone();
+        let around = kept.map(move |touched| {
+            around.concerned(touched, |namespace, _| around.inside(&namespace))
+        });
         let (job_index, pod_index) = (caches.job_index.clone(), caches.pod_index.clone());
+        let remembered = caches.began.clone();
+        let remember = move |event: &Event<Pod>| {
+            if let Event::Apply(pod) | Event::InitApply(pod) | Event::Delete(pod) = event
+                && let (Some(since), Some(uid)) =
+                    (began(pod), pod.labels().get(WORKFLOW_EXECUTION_UID))
+            {
+                lock(&remembered).entry(uid.clone()).or_insert(since);
+            }
+        };
         let triggers = futures::stream::select_all([
             own.boxed(),
-            caches.follow(client, prune::job, job_writer, job_index),
-            caches.follow(client, prune::pod, pod_writer, pod_index),
-            caches.follow(client, prune::lease, lease_writer, Arc::default()),
+            around.boxed(),
+            caches.follow(client, prune::job, job_writer, job_index, |_| ()),
+            caches.follow(client, prune::pod, pod_writer, pod_index, remember),
+            caches.follow(client, prune::lease, lease_writer, Arc::default(), |_| ()),
         ]);
         let triggers = triggers.flat_map(|touched| {
             let requests = match touched {
@@ -114,6 +145,7 @@ impl Caches {
         prune: fn(&mut K),
         writer: Writer<K>,
         index: Arc<Mutex<Index<K>>>,
+        mut remember: impl FnMut(&Event<K>) + Send + 'static,
     ) -> BoxStream<'static, Result<Vec<ObjectRef<WorkflowExecution>>, watcher::Error>>
     where
         K: Clone
@@ -129,9 +161,10 @@ impl Caches {
         let events = watcher(api, ours).default_backoff();
         let kept = keep(events, prune, writer, move |event| {
             lock(&index).apply(event, label_keys);
+            remember(event);
         });
         let caches = self.clone();
-        kept.map(move |touched| caches.concerned(touched, |object| caches.related(&object)))
+        kept.map(move |touched| caches.concerned(touched, |object, _| caches.related(&object)))
             .boxed()
     }
 
@@ -140,10 +173,10 @@ impl Caches {
     fn concerned<K>(
         &self,
         touched: Result<Touched<K>, watcher::Error>,
-        one: impl Fn(K) -> Vec<ObjectRef<WorkflowExecution>>,
+        one: impl Fn(K, bool) -> Vec<ObjectRef<WorkflowExecution>>,
     ) -> Result<Vec<ObjectRef<WorkflowExecution>>, watcher::Error> {
         touched.map(|touched| match touched {
-            Touched::One(object) => one(*object),
+            Touched::One { object, gone } => one(*object, gone),
             Touched::All => {
                 let all = self.workflow_executions.state();
                 all.iter()
@@ -151,6 +184,58 @@ impl Caches {
                     .collect()
             }
         })
+    }
+
+    /// The WorkflowExecutions that a changed one may matter to: itself, and, where it is out of the
+    /// way now, those on its target that have not ended.
+    fn next(&self, wfe: &WorkflowExecution, gone: bool) -> Vec<ObjectRef<WorkflowExecution>> {
+        let uid = wfe.uid().unwrap_or_default();
+        if gone {
+            lock(&self.began).remove(&uid);
+            self.vanished.notify_one();
+        }
+        let mut concerned = vec![ObjectRef::from_obj(wfe)];
+        let ends = wfe.phase().is_some_and(Phase::is_final);
+        if gone || ends || wfe.metadata.deletion_timestamp.is_some() {
+            let target = Target::parse(&wfe.spec.target_resource);
+            let hash = target.map(|target| names::target_hash(&target));
+            concerned.extend(hash.into_iter().flat_map(|hash| self.unfinished(&hash)));
+        }
+        concerned
+    }
+
+    /// The WorkflowExecutions that a namespace may matter to: all, where it is the execution
+    /// namespace, else the deleted ones in it.
+    fn inside(
+        &self,
+        namespace: &PartialObjectMeta<Namespace>,
+    ) -> Vec<ObjectRef<WorkflowExecution>> {
+        let name = namespace.name_any();
+        let all = self.workflow_executions.state();
+        let concerned = all.iter().filter(|wfe| {
+            name == self.execution_namespace
+                || wfe.namespace().as_ref() == Some(&name)
+                    && wfe.meta().deletion_timestamp.is_some()
+        });
+        concerned
+            .map(|wfe| ObjectRef::from_obj(wfe.as_ref()))
+            .collect()
+    }
+
+    /// Those on a target that have not ended.
+    fn unfinished(&self, target_hash: &str) -> Vec<ObjectRef<WorkflowExecution>> {
+        let on_target = lock(&self.index).of(target_hash).into_iter();
+        let holder = self.lock_of(target_hash);
+        let holder = holder.as_deref().and_then(locks::holder);
+        let open = on_target.filter(|reference| {
+            let wfe = self.workflow_executions.get(reference);
+            // One that has ended may still have to free the lock.
+            wfe.is_some_and(|wfe| {
+                !wfe.phase().is_some_and(Phase::is_final)
+                    || holder.as_ref().map(|it| &it.uid) == wfe.metadata.uid.as_ref()
+            })
+        });
+        open.collect()
     }
 
     /// The WorkflowExecutions that a Job, pod or Lease may matter to: the one it is for, and those
@@ -166,13 +251,8 @@ impl Caches {
                 .map(|key| lock(&self.index).of(key))
         };
         let owner = with(WORKFLOW_EXECUTION_UID).unwrap_or_default();
-        let on_target = with(TARGET_HASH)
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|reference| {
-                let wfe = self.workflow_executions.get(reference);
-                !wfe.and_then(|wfe| wfe.phase()).is_some_and(Phase::is_final)
-            });
+        let hash = object.labels().get(TARGET_HASH);
+        let on_target = hash.into_iter().flat_map(|hash| self.unfinished(hash));
         owner.into_iter().chain(on_target).collect()
     }
 
@@ -181,7 +261,49 @@ impl Caches {
         self.workflow_executions.wait_until_ready().await?;
         self.jobs.wait_until_ready().await?;
         self.pods.wait_until_ready().await?;
-        self.leases.wait_until_ready().await
+        self.leases.wait_until_ready().await?;
+        self.namespaces.wait_until_ready().await
+    }
+
+    /// Until a WorkflowExecution has vanished.
+    pub async fn vanished(&self) {
+        self.vanished.notified().await;
+    }
+
+    /// Every Job that is ours.
+    pub fn jobs(&self) -> Vec<Arc<Job>> {
+        self.jobs.state()
+    }
+
+    /// Every lock.
+    pub fn locks(&self) -> Vec<Arc<Lease>> {
+        self.leases.state()
+    }
+
+    /// The WorkflowExecutions with this uid, or this target hash.
+    pub fn workflow_executions_with(&self, key: &str) -> Vec<Arc<WorkflowExecution>> {
+        let found = lock(&self.index).of(key);
+        found
+            .iter()
+            .filter_map(|reference| self.workflow_executions.get(reference))
+            .collect()
+    }
+
+    /// Since when a container of the WorkflowExecution with this uid runs or has run.
+    pub fn began(&self, uid: &str) -> Option<Timestamp> {
+        lock(&self.began).get(uid).copied()
+    }
+
+    /// Whether a namespace says that nothing new starts there.
+    pub fn is_paused(&self, namespace: &str) -> bool {
+        let namespace = self.namespaces.get(&ObjectRef::new(namespace));
+        namespace.is_some_and(|it| it.annotations().get(PAUSED).is_some_and(|it| it == "true"))
+    }
+
+    /// Whether a namespace is being deleted, or gone.
+    pub fn is_ending(&self, namespace: &str) -> bool {
+        let namespace = self.namespaces.get(&ObjectRef::new(namespace));
+        namespace.is_none_or(|it| it.metadata.deletion_timestamp.is_some())
     }
 
     /// A Job of the execution namespace.
@@ -222,7 +344,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// What a watch has to tell.
 enum Touched<K> {
     /// One object has changed or is gone.
-    One(Box<K>),
+    One { object: Box<K>, gone: bool },
     /// A new list is there.
     All,
 }
@@ -243,9 +365,14 @@ where
         .reflect(writer);
     stored.filter_map(|event| {
         std::future::ready(match event {
-            Ok(Event::Apply(object) | Event::Delete(object)) => {
-                Some(Ok(Touched::One(Box::new(object))))
-            }
+            Ok(Event::Apply(object)) => Some(Ok(Touched::One {
+                object: Box::new(object),
+                gone: false,
+            })),
+            Ok(Event::Delete(object)) => Some(Ok(Touched::One {
+                object: Box::new(object),
+                gone: true,
+            })),
             Ok(Event::InitDone) => Some(Ok(Touched::All)),
             // Not stored yet.
             Ok(Event::Init | Event::InitApply(_)) => None,

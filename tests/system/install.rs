@@ -12,7 +12,9 @@ use k8s_openapi::api::admissionregistration::v1::{
 };
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
-use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
+use k8s_openapi::api::rbac::v1::{
+    ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject,
+};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Resource, ResourceExt};
@@ -65,6 +67,12 @@ pub(super) async fn all(system: &System) -> Result<()> {
         apply(&accounts, &account).await?;
     }
     let (own, execution) = (system.namespace.name(), system.execution.name());
+    cluster_role(
+        system,
+        CONTROLLER,
+        rules("controller-namespace-rules.yaml")?,
+    )
+    .await?;
     role(
         system,
         own,
@@ -151,6 +159,40 @@ async fn role(
     let client = system.cluster.admin();
     apply(&Api::namespaced(client.clone(), namespace), &role).await?;
     apply(&Api::namespaced(client, namespace), &binding).await
+}
+
+/// The same for the whole cluster; removed with the system.
+pub(super) async fn cluster_role(
+    system: &System,
+    account: &str,
+    rules: Vec<PolicyRule>,
+) -> Result<()> {
+    let metadata = ObjectMeta {
+        name: Some(configuration_name(system.namespace.name())),
+        ..ObjectMeta::default()
+    };
+    let role = ClusterRole {
+        metadata: metadata.clone(),
+        rules: Some(rules),
+        ..ClusterRole::default()
+    };
+    let binding = ClusterRoleBinding {
+        metadata,
+        role_ref: RoleRef {
+            api_group: "rbac.authorization.k8s.io".to_owned(),
+            kind: "ClusterRole".to_owned(),
+            name: configuration_name(system.namespace.name()),
+        },
+        subjects: Some(vec![Subject {
+            kind: "ServiceAccount".to_owned(),
+            name: account.to_owned(),
+            namespace: Some(system.execution.name().to_owned()),
+            api_group: None,
+        }]),
+    };
+    let client = system.cluster.admin();
+    apply(&Api::all(client.clone()), &role).await?;
+    apply(&Api::all(client), &binding).await
 }
 
 async fn apply<K: Clone + std::fmt::Debug + DeserializeOwned + Resource + Serialize>(
@@ -350,6 +392,12 @@ pub(super) fn remove(kubeconfig: &Path, namespace: &str) -> Result<()> {
             .delete(&name, &delete)
             .await;
         let _ = Api::<ValidatingWebhookConfiguration>::all(client.clone())
+            .delete(&name, &delete)
+            .await;
+        let _ = Api::<ClusterRoleBinding>::all(client.clone())
+            .delete(&name, &delete)
+            .await;
+        let _ = Api::<ClusterRole>::all(client.clone())
             .delete(&name, &delete)
             .await;
         let api: Api<WorkflowExecution> = Api::namespaced(client, namespace);

@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use wfe_peers::catalog::DirectoryCatalog;
 use wfe_peers::client;
 use wfe_peers::dependencies::DependencyReader;
+use wfe_peers::discovery::ServedKinds;
 use wfe_process::endpoints::Readiness;
 use wfe_process::shutdown;
 
@@ -28,6 +29,7 @@ pub async fn run(args: Args) -> Result<()> {
     let client = client::connect().await?;
     let validator = Validator {
         catalog: Arc::new(DirectoryCatalog::open(&args.catalog_dir).context("--catalog-dir")?),
+        kinds: ServedKinds::new(&client),
         dependencies: DependencyReader::new(&client, &args.execution_namespace),
         execution_namespace: args.execution_namespace,
         default_service_account: args.default_service_account,

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use wfe_model::rules::CheckedSpec;
 use wfe_model::rules::{self, Violation};
 use wfe_model::workflow::{Workflow, WorkflowStatus};
-use wfe_model::workflow_execution::WorkflowExecutionSpec;
 use wfe_peers::catalog::Catalog;
 use wfe_peers::dependencies::{DependencyReader, not_ready};
+use wfe_peers::discovery::ServedKinds;
 
 use crate::args::OnOutage;
 use crate::review::{Cause, Request, Verdict};
@@ -21,6 +22,8 @@ const READ_DEADLINE: Duration = Duration::from_secs(2);
 pub struct Validator {
     /// Where workflows are looked up.
     pub catalog: Arc<dyn Catalog>,
+    /// What the cluster serves.
+    pub kinds: ServedKinds,
     /// Reads in the execution namespace.
     pub dependencies: DependencyReader,
     /// That namespace.
@@ -38,9 +41,10 @@ impl Validator {
             Ok(spec) => spec,
             Err(violation) => return Verdict::violates(&[violation]),
         };
-        if let Err(violations) = rules::check(&spec) {
-            return Verdict::violates(&violations);
-        }
+        let checked = match rules::check(&spec) {
+            Ok(checked) => checked,
+            Err(violations) => return Verdict::violates(&violations),
+        };
         let workflow = match self.catalog.lookup(&spec.workflow_ref.workflow_id).await {
             Ok(Some(workflow)) => workflow,
             Ok(None) => {
@@ -51,15 +55,29 @@ impl Validator {
                 return self.outage(&format!("the workflow catalog cannot be asked ({error})"));
             }
         };
-        if let Err(violations) = rules::validate(&spec, &workflow) {
+        let mut violations = match rules::validate(&spec, &workflow) {
+            Ok(_) => Vec::new(),
+            Err(violations) => violations,
+        };
+        let asked = tokio::time::timeout(READ_DEADLINE, self.kinds.misfit(&checked.target));
+        match asked.await {
+            Ok(Ok(misfit)) => violations.extend(misfit),
+            // What is known to be wrong is said.
+            Ok(Err(_)) | Err(_) if !violations.is_empty() => {}
+            Ok(Err(error)) => {
+                return self.outage(&format!("the target cannot be checked ({error})"));
+            }
+            Err(_) => return self.outage("the API server does not answer"),
+        }
+        if !violations.is_empty() {
             return Verdict::violates(&violations);
         }
-        self.check_cluster(&spec, &workflow).await
+        self.check_cluster(&checked, &workflow).await
     }
 
     /// What the workflow needs in the execution namespace.
-    async fn check_cluster(&self, spec: &WorkflowExecutionSpec, workflow: &Workflow) -> Verdict {
-        let named = spec.execution_config.service_account_name.as_ref();
+    async fn check_cluster(&self, checked: &CheckedSpec, workflow: &Workflow) -> Verdict {
+        let named = checked.service_account.as_ref();
         let account = named.unwrap_or(&self.default_service_account);
         let asked = tokio::time::timeout(READ_DEADLINE, async {
             tokio::join!(

@@ -2,6 +2,7 @@
 
 mod events;
 mod look;
+mod schema;
 mod written;
 
 use std::collections::{HashMap, HashSet};
@@ -23,10 +24,13 @@ use wfe_model::workflow_execution::{Phase, WorkflowExecution, WorkflowExecutionS
 use wfe_peers::audit::{AuditSink, SinkUnavailable};
 use wfe_peers::catalog::Catalog;
 use wfe_peers::dependencies::DependencyReader;
+use wfe_peers::discovery::ServedKinds;
 
 use self::events::Events;
+pub use self::schema::Schema;
 use self::written::Written;
-use super::decide::{Effect, Question};
+use super::decide::{Effect, Notice, Question};
+use super::history::Entry;
 use super::lock;
 use super::observe::{Answers, Known, Observed, Settings};
 use crate::executor::{Executor, Executors, Unanswered};
@@ -46,6 +50,14 @@ pub enum ActError {
     /// See [`DEADLINE`].
     #[error("no answer within {} s", DEADLINE.as_secs())]
     TooLong(#[from] tokio::time::error::Elapsed),
+    /// A field that was stored is not there: the CRD does not know it.
+    #[error(
+        "the API server dropped {field}: its CRD is older than this program, apply the one that comes with it"
+    )]
+    SchemaOutdated {
+        /// Path in the object.
+        field: String,
+    },
     /// A step of an engine that is not installed: never decided.
     #[error("engine {0:?} has no backend")]
     NoBackend(String),
@@ -61,6 +73,7 @@ pub struct Act {
     executors: Executors,
     catalog: Arc<dyn Catalog>,
     dependencies: DependencyReader,
+    kinds: ServedKinds,
     sink: Arc<dyn AuditSink>,
     settings: Arc<Settings>,
     events: Events,
@@ -71,7 +84,10 @@ pub struct Act {
     /// Delivered events of executions whose audit is not acknowledged yet, by uid. Forgotten in a
     /// crash: the sink knows its own.
     delivered: Mutex<HashMap<String, HashSet<EventType>>>,
+    /// What was told, by uid. Told again after a crash.
+    told: Mutex<HashMap<String, HashSet<Notice>>>,
     ready: AtomicBool,
+    schema: Schema,
 }
 
 impl Act {
@@ -83,6 +99,7 @@ impl Act {
         sink: Arc<dyn AuditSink>,
         settings: Settings,
         metrics: Metrics,
+        schema: Schema,
     ) -> Self {
         let namespace = &settings.execution_namespace;
         Self {
@@ -90,6 +107,7 @@ impl Act {
             executors: Executors::new(client, namespace),
             catalog,
             dependencies: DependencyReader::new(client, namespace),
+            kinds: ServedKinds::new(client),
             sink,
             events: Events::new(client),
             metrics,
@@ -99,7 +117,9 @@ impl Act {
             written_objects: Written::default(),
             written_leases: Written::default(),
             delivered: Mutex::default(),
+            told: Mutex::default(),
             ready: AtomicBool::new(false),
+            schema,
         }
     }
 
@@ -129,6 +149,9 @@ impl Act {
         answers: &mut Answers,
     ) -> Result<(), ActError> {
         match question {
+            Question::TargetKind(target) => {
+                answers.target = Some(known(self.kinds.misfit(&target).await));
+            }
             Question::Workflow(workflow_id) => {
                 answers.catalog = Some(known(self.catalog.lookup(&workflow_id).await));
             }
@@ -203,18 +226,18 @@ impl Act {
                 Ok(())
             }
             Effect::TakeLock => {
-                let hash = target_hash(wfe).unwrap_or_default();
-                let namespace = &self.settings.execution_namespace;
-                // The very Lease that was seen free: another holder has changed its version.
-                let free = observed.lease.as_deref();
-                let taken = lock::taken(free, namespace, &hash, &observed.source, observed.now);
-                answers.lock_taken = self.write_lease(&taken, free.is_some(), answers).await?;
+                let taken = lock::taken(self.lease(observed), &observed.source, observed.now);
+                answers.lock_taken = self.write_lease(&taken, answers).await?;
                 Ok(())
             }
-            Effect::FreeLock => {
-                if let Some(held) = &observed.lease {
-                    self.write_lease(&lock::freed(held), true, answers).await?;
-                }
+            Effect::FreeLock(record) => {
+                let freed = lock::freed(self.lease(observed), record.as_deref(), observed.now);
+                self.write_lease(&freed, answers).await?;
+                Ok(())
+            }
+            Effect::Record(entry) => self.record(observed, &entry, answers).await,
+            Effect::Tell(notice) => {
+                self.tell(wfe, notice).await;
                 Ok(())
             }
             Effect::Create(plan) => {
@@ -232,6 +255,35 @@ impl Act {
                 Ok(())
             }
         }
+    }
+
+    /// The very Lease that was seen: another holder has changed its version. Or a new one.
+    fn lease(&self, observed: &Observed) -> Lease {
+        observed.lease.as_deref().cloned().unwrap_or_else(|| {
+            let hash = target_hash(&observed.wfe).unwrap_or_default();
+            lock::new(&self.settings.execution_namespace, &hash)
+        })
+    }
+
+    /// Where the execution namespace is being deleted there is no place for records any more.
+    async fn record(
+        &self,
+        observed: &Observed,
+        entry: &Entry,
+        answers: &mut Answers,
+    ) -> Result<(), ActError> {
+        let recorded = lock::recorded(self.lease(observed), entry, observed.now);
+        let nowhere = self.caches.is_ending(&self.settings.execution_namespace);
+        answers.recorded = nowhere || self.write_lease(&recorded, answers).await?;
+        Ok(())
+    }
+
+    /// Told once by this process.
+    async fn tell(&self, wfe: &WorkflowExecution, notice: Notice) {
+        self.metrics.notice(wfe, notice);
+        self.events.notice(wfe, notice).await;
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.entry(key(wfe)).or_default().insert(notice);
     }
 
     fn api(&self, wfe: &WorkflowExecution) -> Api<WorkflowExecution> {
@@ -256,6 +308,10 @@ impl Act {
         self.patch_finalizers(wfe, &finalizers).await?;
         // The cache will not show this version any more.
         self.written_objects.put(&key(wfe), None);
+        self.told
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&key(wfe));
         Ok(())
     }
 
@@ -296,6 +352,7 @@ impl Act {
             .replace_status(&wfe.name_any(), &PostParams::default(), &changed)
             .await;
         let written = written.map_err(Unanswered::of("store the status"))?;
+        self.schema.check(&changed, &written)?;
         let written = Arc::new(written);
         self.written_objects.put(&key(wfe), Some(written.clone()));
         if wfe.phase() != written.phase() {
@@ -306,14 +363,9 @@ impl Act {
     }
 
     /// Whether it was written. A no means that somebody else was: what is cached is not believed.
-    async fn write_lease(
-        &self,
-        lease: &Lease,
-        exists: bool,
-        answers: &mut Answers,
-    ) -> Result<bool, ActError> {
+    async fn write_lease(&self, lease: &Lease, answers: &mut Answers) -> Result<bool, ActError> {
         let name = lease.name_any();
-        let written = if exists {
+        let written = if lease.metadata.resource_version.is_some() {
             self.leases
                 .replace(&name, &PostParams::default(), lease)
                 .await

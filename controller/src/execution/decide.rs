@@ -1,6 +1,7 @@
 //! What to do next. Pure and total: everything it looks at is in [`Observed`].
 
 mod finished;
+mod obstacle;
 mod pending;
 mod running;
 
@@ -9,15 +10,19 @@ use std::time::Duration;
 use jiff::Timestamp;
 use wfe_model::FINALIZER;
 use wfe_model::audit::AuditEvent;
+use wfe_model::target::Target;
 use wfe_model::workflow::Dependencies;
 use wfe_model::workflow_execution::{
-    ExecutionRef, FailureDetails, FailureReason, Phase, TriState, WorkflowExecutionStatus,
+    ExecutionRef, FailureDetails, FailureReason, Phase, TriState, WorkflowExecution,
+    WorkflowExecutionStatus,
 };
 
+use super::history::{self, Entry};
 use super::observe::Observed;
 use super::outcome::{Failure, summary};
-use super::status::{Change, condition, time};
-use crate::executor::Plan;
+use super::status::{Change, condition, stored, time};
+use crate::executor::{Execution, Plan, Source};
+use crate::names;
 
 /// After the audit sink did not answer.
 const AUDIT_AGAIN: Duration = Duration::from_secs(5);
@@ -38,6 +43,8 @@ pub enum Step {
 /// One read.
 #[derive(Clone, Debug)]
 pub enum Question {
+    /// Whether the target's kind is served.
+    TargetKind(Target),
     /// The catalog's entry.
     Workflow(String),
     /// Whether a ServiceAccount may run workflows.
@@ -63,8 +70,10 @@ pub enum Effect {
     RemoveFinalizer,
     /// Takes the target's lock.
     TakeLock,
-    /// Frees it.
-    FreeLock,
+    /// Frees it, leaving a record of what was executed.
+    FreeLock(Option<Box<Entry>>),
+    /// Leaves a record of one that is about to go.
+    Record(Box<Entry>),
     /// Makes the Job or PipelineRun.
     Create(Box<Plan>),
     /// Deletes it.
@@ -73,6 +82,19 @@ pub enum Effect {
     Store(Box<WorkflowExecutionStatus>),
     /// Delivers audit events.
     Audit(Vec<AuditEvent>),
+    /// Tells that something takes longer than it should.
+    Tell(Notice),
+}
+
+/// What an operator should hear of, once.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Notice {
+    /// The execution has not ended, long after its timeout.
+    Overdue,
+    /// Its pod has not ended, long after the end: the target stays locked.
+    PodRemains,
+    /// It was deleted and blocks its target: it stays until it is cleared.
+    DeletionWaits,
 }
 
 impl Effect {
@@ -82,11 +104,13 @@ impl Effect {
             Self::AddFinalizer => "add finalizer",
             Self::RemoveFinalizer => "remove finalizer",
             Self::TakeLock => "take lock",
-            Self::FreeLock => "free lock",
+            Self::FreeLock(_) => "free lock",
+            Self::Record(_) => "record the end",
             Self::Create(_) => "create execution",
             Self::Delete(_) => "delete execution",
             Self::Store(_) => "store status",
             Self::Audit(_) => "deliver audit events",
+            Self::Tell(_) => "tell",
         }
     }
 }
@@ -126,35 +150,85 @@ pub fn decide(observed: &Observed) -> Step {
 
 fn by_phase(observed: &Observed, deleted: bool) -> Step {
     let phase = observed.wfe.phase().unwrap_or(Phase::Pending);
-    match phase {
-        Phase::Succeeded | Phase::Failed | Phase::Skipped => finished::decide(observed, deleted),
-        Phase::Pending | Phase::Running if deleted => cancel(observed, phase),
-        Phase::Pending => pending::decide(observed),
-        Phase::Running => running::decide(observed),
+    let cancelled = if deleted {
+        Some("the WorkflowExecution was deleted".to_owned())
+    } else {
+        cancel_reason(&observed.wfe).map(|why| format!("cancelled on request: {why}"))
+    };
+    match (phase, cancelled) {
+        (Phase::Succeeded | Phase::Failed | Phase::Skipped, _) => {
+            finished::decide(observed, deleted)
+        }
+        (Phase::Pending, Some(why)) => {
+            pending::made(observed).unwrap_or_else(|| cancel(observed, why, None))
+        }
+        (Phase::Running, Some(why)) => cancel_running(observed, why),
+        (Phase::Pending, None) => pending::decide(observed),
+        (Phase::Running, None) => running::decide(observed),
     }
 }
 
-/// A deleted one that has not ended: first it is said that it is cancelled, then it is. What has
-/// been made is known by then, and what has ended by itself is not called cancelled.
-fn cancel(observed: &Observed, phase: Phase) -> Step {
-    if phase == Phase::Pending
-        && let Some(step) = pending::made(observed)
-    {
-        return step;
+/// Why `wfe` is to be cancelled, where it is.
+fn cancel_reason(wfe: &WorkflowExecution) -> Option<String> {
+    /// Longer reasons would bury the rest of the status.
+    const LONGEST: usize = 1024;
+    let why = wfe.metadata.annotations.as_ref()?.get(names::CANCEL)?;
+    let why: String = why.trim().chars().take(LONGEST).collect();
+    Some(if why.is_empty() {
+        "no reason was given".to_owned()
+    } else {
+        why
+    })
+}
+
+/// What has ended by itself is not called cancelled; what the cache does not show is looked for.
+fn cancel_running(observed: &Observed, why: String) -> Step {
+    let read = observed.answers.execution.as_ref();
+    let execution = observed
+        .execution
+        .as_ref()
+        .or(read.and_then(Option::as_ref));
+    let asked = read.is_some() || observed.answers.created.is_some() || !observed.engine_installed;
+    match execution {
+        None if !asked => Step::Ask(Question::Execution),
+        Some(it) if !it.is_active() => running::decide(observed),
+        execution => cancel(observed, why, execution),
     }
-    let execution = observed.execution.as_ref();
-    if execution.is_some_and(|it| !it.is_active()) {
-        return running::decide(observed);
-    }
+}
+
+/// First it is said that it is cancelled, then it is: the execution is deleted when this is stored.
+fn cancel(observed: &Observed, message: String, execution: Option<&Execution>) -> Step {
     let failure = Failure {
         reason: FailureReason::Cancelled,
-        message: "the WorkflowExecution was deleted".to_owned(),
+        message,
         exit_code: None,
-        was_execution_failure: execution.is_some_and(|it| it.began.is_some())
-            || began_before(observed),
+        was_execution_failure: began(observed, execution).is_some() || began_before(observed),
     };
     let change = Change::of(&observed.wfe, observed.now);
     Step::Do(store(fail(observed, change, &failure, observed.now)))
+}
+
+/// Since when a container of the workflow runs or has run, as far as anybody saw.
+fn began(observed: &Observed, execution: Option<&Execution>) -> Option<Timestamp> {
+    execution.and_then(|it| it.began).or(observed.began)
+}
+
+/// Tells once, then `otherwise`.
+fn tell_or(observed: &Observed, notice: Notice, otherwise: Step) -> Step {
+    if observed.told.contains(&notice) {
+        otherwise
+    } else {
+        Step::Do(Effect::Tell(notice))
+    }
+}
+
+fn source_of(wfe: &WorkflowExecution) -> Source {
+    let metadata = &wfe.metadata;
+    Source {
+        namespace: metadata.namespace.clone().unwrap_or_default(),
+        name: metadata.name.clone().unwrap_or_default(),
+        uid: metadata.uid.clone().unwrap_or_default(),
+    }
 }
 
 /// Stores the status unless it is stored already, then waits.
@@ -167,7 +241,7 @@ fn store_or(observed: &Observed, change: Change, wait: Step) -> Step {
 
 /// Whether the stored status says that a container of the workflow runs or has run.
 fn began_before(observed: &Observed) -> bool {
-    super::status::holds(&observed.wfe, condition::EXECUTION_RUNNING)
+    stored(&observed.wfe, condition::EXECUTION_RUNNING).is_some_and(|it| it.status == "True")
 }
 
 fn store(change: Change) -> Effect {
@@ -203,11 +277,17 @@ fn fail(observed: &Observed, change: Change, failure: &Failure, at: Timestamp) -
         was_execution_failure: failure.was_execution_failure,
     };
     let ended = reference.is_some();
+    let failures = counts(failure, &change).then(|| obstacle::past(observed).failures() + 1);
+    let limits = &observed.settings.limits;
+    let allowed = failures.filter(|failures| *failures < limits.max_consecutive_failures);
     let change = change.with(|status| {
         status.phase = Some(Phase::Failed);
         status.completion_time = Some(time(at));
         status.duration = ran;
         status.failure_details = Some(details);
+        status.consecutive_failures = failures.and_then(|it| i32::try_from(it).ok());
+        status.next_allowed_execution =
+            allowed.map(|failures| time(history::next_allowed(time(at).0, failures, limits)));
     });
     let change = if ended {
         let reason = match failure.reason {
@@ -234,6 +314,18 @@ fn fail(observed: &Observed, change: Change, failure: &Failure, at: Timestamp) -
         &failure.message,
     );
     pending_audit(change)
+}
+
+/// Whether a failure says something about the target, not just about this request (BR-WE-012).
+fn counts(failure: &Failure, change: &Change) -> bool {
+    let own = [
+        FailureReason::Cancelled,
+        FailureReason::ServiceAccountNotAllowed,
+    ];
+    let misfit = change
+        .stored(condition::WORKFLOW_RESOLVED)
+        .is_some_and(|it| it.status == "False");
+    !(failure.was_execution_failure || own.contains(&failure.reason) || misfit)
 }
 
 /// Events of a final status are delivered next.

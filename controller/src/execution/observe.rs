@@ -1,15 +1,19 @@
 //! Everything a decision may look at.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use wfe_model::audit::AuditEvent;
+use wfe_model::rules::Violation;
 use wfe_model::workflow::Workflow;
 use wfe_model::workflow_execution::WorkflowExecution;
 use wfe_peers::dependencies::{DependencyProblem, ServiceAccountAnswer};
 
+use crate::execution::decide::Notice;
+use crate::execution::history::Limits;
 use crate::execution::lock::Lock;
 use crate::executor::{Created, Execution, Remains, Source};
 use crate::names;
@@ -27,14 +31,23 @@ pub struct Observed {
     pub execution: Option<Execution>,
     /// Whether a pod of it is alive.
     pub pods_alive: bool,
-    /// Whether somebody else's pod or Job is alive on the target.
-    pub others_alive: bool,
+    /// Since when a container of it runs or has run, as far as the pods that were seen told, those
+    /// that are gone by now included.
+    pub began: Option<Timestamp>,
+    /// Whose pod or Job is alive on the target, where that is somebody else's.
+    pub others_alive: Option<Source>,
     /// The target's lock, as cached or as the last write returned it.
     pub lease: Option<Arc<Lease>>,
     /// How it stands for this one.
     pub lock: Lock,
-    /// The WorkflowExecution that holds it, where that is another one and known.
-    pub holder: Option<Arc<WorkflowExecution>>,
+    /// All others on the target.
+    pub neighbours: Vec<Arc<WorkflowExecution>>,
+    /// Whether nothing new may start.
+    pub paused: bool,
+    /// Whether the object's namespace is being deleted.
+    pub namespace_ending: bool,
+    /// What was told already.
+    pub told: HashSet<Notice>,
     /// Whether the engine's kind is served.
     pub engine_installed: bool,
     /// Events that have been derived from the stored status and not yet been delivered.
@@ -58,12 +71,18 @@ pub struct Settings {
     pub retention: Duration,
     /// How long a failed execution is kept.
     pub retention_failed: Duration,
+    /// How long an execution may take until a container starts.
+    pub start_timeout: Duration,
+    /// Cooldown, backoff, blocks.
+    pub limits: Limits,
 }
 
 /// What was asked in this pass, and what came of writes.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Debug, Default)]
 pub struct Answers {
+    /// What is wrong with the target, if anything.
+    pub target: Option<Known<Option<Violation>>>,
     /// The catalog's word.
     pub catalog: Option<Known<Option<Arc<Workflow>>>>,
     /// Whether the ServiceAccount may run workflows.
@@ -86,6 +105,8 @@ pub struct Answers {
     pub lock_lost: bool,
     /// The finalizer was taken off: the object is not ours any more, whatever the cache shows.
     pub let_go: bool,
+    /// Its end is on record, or there is no place for records any more.
+    pub recorded: bool,
     /// Why the audit sink did not take the events.
     pub audit_unavailable: Option<String>,
 }

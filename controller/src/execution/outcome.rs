@@ -97,6 +97,33 @@ pub fn judge(facts: &Facts, began: bool, waited: Option<&Waiting>) -> Failure {
     }
 }
 
+/// The word of an execution that did not start in time, and nobody can say why.
+pub const NOT_STARTED: &str = "NotStarted";
+
+/// An execution that was given up, since no container started in time; for the reason that was
+/// stored then. `ran`: one did start, while it was being deleted.
+pub fn never_started(waited: Option<Waiting>, ran: bool) -> Failure {
+    let (reason, message) = match waited {
+        Some(waited) if waited.reason == NOT_STARTED => {
+            (FailureReason::DeadlineExceeded, waited.message)
+        }
+        Some(waited) => {
+            let message = format!("{}: {}", waited.reason, waited.message);
+            (reason_of_waiting(&waited.reason), message)
+        }
+        None => (
+            FailureReason::DeadlineExceeded,
+            "no container started in time".to_owned(),
+        ),
+    };
+    Failure {
+        reason,
+        message,
+        exit_code: None,
+        was_execution_failure: ran,
+    }
+}
+
 fn reason_of_waiting(reason: &str) -> FailureReason {
     match reason {
         "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" => FailureReason::ImagePullBackOff,
@@ -116,6 +143,9 @@ pub fn summary(failure: &Failure, workflow: &str, target: &str, execution: Optio
     let (what, next) = match failure.reason {
         FailureReason::OOMKilled => {
             ("ran out of memory".to_owned(), "Raise the memory limit in the workflow's execution.resources, and look at the target before you clear the block.".to_owned())
+        }
+        FailureReason::DeadlineExceeded if !failure.was_execution_failure => {
+            ("was not started in time".to_owned(), format!("Nothing ran ({}): look at the events of the execution namespace, and whether its nodes and quotas have room.", failure.message))
         }
         FailureReason::DeadlineExceeded => (
             "did not end within its timeout and was stopped in the middle".to_owned(),

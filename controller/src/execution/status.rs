@@ -80,6 +80,11 @@ impl Change {
         self
     }
 
+    /// A condition as it is now.
+    pub fn stored(&self, kind: &str) -> Option<&Condition> {
+        self.status.conditions.iter().find(|it| it.type_ == kind)
+    }
+
     /// Changes whatever else.
     #[must_use]
     pub fn with(mut self, change: impl FnOnce(&mut WorkflowExecutionStatus)) -> Self {

@@ -12,7 +12,7 @@ use kube::{Api, Client};
 use wfe_model::workflow_execution::{ExecutionRef, FailureReason};
 
 pub use self::build::build;
-pub use self::read::read;
+pub use self::read::{began, read};
 use super::{Created, Execution, Executor, Plan, Remains, Unanswered, is_alive, is_of};
 use crate::names::WORKFLOW_EXECUTION_UID;
 use crate::watches::Caches;

@@ -17,7 +17,7 @@ use wfe_model::workflow::Engine;
 use wfe_model::workflow_execution::{ExecutionRef, FailureReason};
 
 use self::job::JobExecutor;
-use crate::names::WORKFLOW_EXECUTION_UID;
+use crate::names::{SOURCE_NAMESPACE, WORKFLOW_EXECUTION, WORKFLOW_EXECUTION_UID};
 use crate::watches::Caches;
 
 /// All that a backend needs to make an execution.
@@ -155,6 +155,16 @@ pub fn is_alive(pod: &Pod) -> bool {
 pub fn is_of(object: &impl ResourceExt, source_uid: &str) -> bool {
     let uid = object.labels().get(WORKFLOW_EXECUTION_UID);
     uid.is_some_and(|uid| uid == source_uid)
+}
+
+/// Whom a Job or pod was made for, as far as its labels say: a long name is cut there.
+pub fn made_for(object: &impl ResourceExt) -> Source {
+    let label = |key: &str| object.labels().get(key).cloned().unwrap_or_default();
+    Source {
+        namespace: label(SOURCE_NAMESPACE),
+        name: label(WORKFLOW_EXECUTION),
+        uid: label(WORKFLOW_EXECUTION_UID),
+    }
 }
 
 /// What came of a create.

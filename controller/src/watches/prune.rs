@@ -2,8 +2,11 @@
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::core::PartialObjectMeta;
 use wfe_model::workflow_execution::WorkflowExecution;
+
+use crate::names::PAUSED;
 
 pub(super) fn workflow_execution(wfe: &mut WorkflowExecution) {
     wfe.metadata.managed_fields = None;
@@ -33,6 +36,16 @@ pub(super) fn pod(pod: &mut Pod) {
             container_statuses: containers,
             ..Default::default()
         };
+    }
+}
+
+/// A namespace is read by its name, its deletion and one annotation.
+pub(super) fn namespace(namespace: &mut PartialObjectMeta<Namespace>) {
+    let metadata = &mut namespace.metadata;
+    metadata.managed_fields = None;
+    metadata.labels = None;
+    if let Some(annotations) = &mut metadata.annotations {
+        annotations.retain(|name, _| name == PAUSED);
     }
 }
 

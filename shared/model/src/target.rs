@@ -1,6 +1,10 @@
 //! The resource a workflow repairs, as `[namespace/]kind/name` (BR-WE-009).
 
+mod served;
+
 use std::fmt;
+
+pub use self::served::{ServedKind, misfit};
 
 use crate::pattern::pattern;
 
@@ -23,7 +27,7 @@ pub(crate) const CEL_PART_LENGTHS: &str = "self.matches(r'^([^/]{1,63}/)?[^/]{1,
 
 /// A checked target resource.
 ///
-/// Whether the kind is served, and namespaced, is not known here: that takes the API server.
+/// Whether the kind is served, and namespaced, takes the API server: see [`misfit`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
     namespace: Option<String>,

@@ -7,3 +7,4 @@ pub mod audit;
 pub mod catalog;
 pub mod client;
 pub mod dependencies;
+pub mod discovery;

@@ -7,6 +7,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 use wfe_model::workflow_execution::{Phase, WorkflowExecution};
 
+use crate::execution::decide::Notice;
 use crate::names::MANAGER;
 
 /// The API takes 1,024 bytes; our sentences are mostly ASCII, values in them may not be.
@@ -22,9 +23,36 @@ impl Events {
 
     /// Tells that `wfe` has come to its phase.
     pub(super) async fn tell(&self, wfe: &WorkflowExecution) {
-        let Some((type_, reason, note)) = wfe.phase().and_then(|phase| describe(phase, wfe)) else {
-            return;
+        if let Some((type_, reason, note)) = wfe.phase().and_then(|phase| describe(phase, wfe)) {
+            self.publish(wfe, type_, reason, &note).await;
+        }
+    }
+
+    /// Tells that something takes longer than it should.
+    pub(super) async fn notice(&self, wfe: &WorkflowExecution, notice: Notice) {
+        let reference = wfe.execution_ref();
+        let execution = reference.map_or_else(String::new, |it| {
+            format!("{} {}/{}", it.kind, it.namespace, it.name)
+        });
+        let (reason, note) = match notice {
+            Notice::Overdue => (
+                "ExecutionOverdue",
+                format!("{execution} has not ended, though its timeout is over: its backend may not work. The target stays locked"),
+            ),
+            Notice::PodRemains => (
+                "PodRemains",
+                format!("A pod of {execution} is still alive, long after the end: its node may be lost. The target stays locked until the pod is gone"),
+            ),
+            Notice::DeletionWaits => (
+                "DeletionWaitsForClearance",
+                "This failed midway and keeps its target blocked: it stays until somebody has looked at the target and cleared it".to_owned(),
+            ),
         };
+        self.publish(wfe, EventType::Warning, reason.to_owned(), &note)
+            .await;
+    }
+
+    async fn publish(&self, wfe: &WorkflowExecution, type_: EventType, reason: String, note: &str) {
         let event = Event {
             type_,
             reason,

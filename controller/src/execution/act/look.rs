@@ -9,18 +9,23 @@ use kube::runtime::reflector::ObjectRef;
 use wfe_model::audit::AuditEvent;
 use wfe_model::workflow_execution::WorkflowExecution;
 
-use super::super::lock::{self, Lock};
+use super::super::lock;
 use super::super::observe::{Answers, Observed};
 use super::super::{audit, status};
 use super::{Act, key, target_hash};
 use crate::executor::job::read as read_job;
-use crate::executor::{Source, is_alive, is_of};
+use crate::executor::{Source, is_alive, is_of, made_for};
 use crate::names;
 
 impl Act {
     /// Whether decisions may be made: with half of the caches empty they would be wrong.
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
+    }
+
+    /// Whether what is stored would be kept.
+    pub fn may_write(&self) -> bool {
+        self.schema.may_write()
     }
 
     /// From now on decisions may be made.
@@ -55,13 +60,12 @@ impl Act {
             .written_leases
             .newest(&names::lock_name(&hash), self.caches.lock_of(&hash));
         let lock = lock::state(lease.as_deref(), &source);
-        let holder = match &lock {
-            Lock::Held(holder) => {
-                let reference = ObjectRef::new(&holder.name).within(&holder.namespace);
-                self.caches.workflow_executions.get(&reference)
-            }
-            Lock::Free | Lock::Ours => None,
-        };
+        let neighbours = self.caches.workflow_executions_with(&hash);
+        let neighbours = neighbours
+            .into_iter()
+            .filter(|it| it.uid() != wfe.uid())
+            .filter_map(|it| self.written_objects.newest(&key(&it), Some(it.clone())))
+            .collect();
         let pods = self.caches.pods_with(&hash);
         let (own, others): (Vec<_>, Vec<_>) = pods
             .iter()
@@ -69,15 +73,24 @@ impl Act {
         let jobs = self.caches.jobs_with(&hash);
         let other_job = jobs
             .iter()
-            .any(|job| !is_of(job.as_ref(), &source.uid) && read_job(job, &[]).is_active());
+            .find(|job| !is_of(job.as_ref(), &source.uid) && read_job(job, &[]).is_active());
+        let other_pod = others.iter().find(|pod| is_alive(pod));
+        let other = other_job.map(|job| made_for(job.as_ref()));
+        let other = other.or(other_pod.map(|pod| made_for(pod.as_ref())));
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = told.get(&source.uid).cloned().unwrap_or_default();
         Some(Observed {
             now: Timestamp::now(),
             execution: executor.and_then(|it| it.status(&self.caches, &name, &source.uid)),
             pods_alive: own.iter().any(|pod| is_alive(pod)),
-            others_alive: other_job || others.iter().any(|pod| is_alive(pod)),
+            began: self.caches.began(&source.uid),
+            others_alive: other,
             lock,
             lease,
-            holder,
+            neighbours,
+            paused: self.caches.is_paused(&self.settings.execution_namespace),
+            namespace_ending: self.caches.is_ending(&source.namespace),
+            told,
             engine_installed: executor.is_some(),
             unaudited: self.unaudited(&wfe, &source.uid),
             source,

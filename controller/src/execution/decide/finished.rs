@@ -6,14 +6,18 @@ use std::time::Duration;
 use jiff::Timestamp;
 use wfe_model::workflow_execution::{ExecutionRef, Phase, TriState};
 
-use super::super::lock::Lock;
+use super::super::history::Entry;
+use super::super::lock::{self, Lock};
 use super::super::observe::Observed;
+use super::super::outcome::Failure;
 use super::super::status::{Change, condition, holds};
-use super::{Effect, Question, Step, store, store_or};
+use super::{Effect, Notice, Question, Step, fail, obstacle, running, store, store_or, tell_or};
 use crate::executor::{Execution, Remains};
 
 /// In case the watch that should show a deletion is behind.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// A pod that is alive so long after the end is on a node that nobody reaches.
+const PODS_END_WITHIN: Duration = Duration::from_mins(2);
 
 pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
     let active = |it: &&Execution| it.is_active() && !it.deleting;
@@ -21,11 +25,18 @@ pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
     if let Some(execution) = observed.execution.as_ref().filter(active) {
         return delete(observed, &execution.reference);
     }
-    // The sign to look again is the end of the pod.
-    if observed.pods_alive && (observed.lock == Lock::Ours || deleted) {
-        return Step::Done;
+    if observed.answers.lock_lost {
+        return Step::Ask(Question::Lock);
     }
-    if observed.lock == Lock::Ours {
+    let ours = observed.lock == Lock::Ours;
+    let alive = observed.pods_alive || ours && observed.others_alive.is_some();
+    if alive && (ours || deleted) {
+        return pods_remain(observed);
+    }
+    if let Some(step) = started_late(observed) {
+        return step;
+    }
+    if ours {
         return free(observed);
     }
     if let Some(why) = observed
@@ -78,12 +89,69 @@ fn free(observed: &Observed) -> Step {
     match (observed.wfe.execution_ref(), observed.answers.remains) {
         (Some(_), None) if !ended => Step::Ask(Question::Remains),
         (Some(reference), Some(Remains::Alive)) if !ended => delete(observed, reference),
-        _ => Step::Do(Effect::FreeLock),
+        _ => {
+            let executed = Entry::of(&observed.wfe).filter(|entry| entry.executed);
+            Step::Do(Effect::FreeLock(executed.map(Box::new)))
+        }
     }
+}
+
+/// The sign to look again is the end of the pod.
+fn pods_remain(observed: &Observed) -> Step {
+    let status = observed.wfe.status.as_ref();
+    let ended = status.and_then(|status| status.completion_time.as_ref());
+    let since = ended.map_or(observed.now, |time| time.0);
+    let late = since.checked_add(PODS_END_WITHIN).unwrap_or(Timestamp::MAX);
+    if observed.now < late {
+        return Step::Wait(late);
+    }
+    tell_or(observed, Notice::PodRemains, Step::Done)
+}
+
+/// A container started between the word that nothing ran and the end of the pod: the word is
+/// corrected while the lock is still held.
+fn started_late(observed: &Observed) -> Option<Step> {
+    let since = observed.began?;
+    let details = observed.wfe.status.as_ref()?.failure_details.as_ref()?;
+    if details.was_execution_failure || observed.wfe.execution_ref().is_none() {
+        return None;
+    }
+    let failure = Failure {
+        reason: details.reason,
+        message: details.message.clone(),
+        exit_code: details.exit_code,
+        was_execution_failure: true,
+    };
+    let change = running::started(Change::of(&observed.wfe, observed.now), since);
+    Some(Step::Do(store(fail(
+        observed,
+        change,
+        &failure,
+        details.failed_at.0,
+    ))))
+}
+
+/// What the history would lose with this one is kept by the lock. One that blocks its target stays
+/// until somebody has cleared it, or its namespace goes.
+fn remembered(observed: &Observed) -> Option<Step> {
+    let entry = Entry::of(&observed.wfe)?;
+    let blocks = entry.blocks() && {
+        let past = obstacle::past_with(observed, &entry);
+        past.block().is_some_and(|block| block.uid == entry.uid)
+    };
+    if blocks && !observed.namespace_ending {
+        return Some(tell_or(observed, Notice::DeletionWaits, Step::Done));
+    }
+    let over = !blocks && entry.expires(&observed.settings.limits) <= observed.now;
+    let known = observed.answers.recorded || !lock::lacks(observed.lease.as_deref(), &entry);
+    (!over && !known).then(|| Step::Do(Effect::Record(Box::new(entry))))
 }
 
 /// Takes the finalizer off when nothing is left.
 fn let_go(observed: &Observed) -> Step {
+    if let Some(step) = remembered(observed) {
+        return step;
+    }
     match (observed.wfe.execution_ref(), observed.answers.remains) {
         (None, _) | (_, Some(Remains::Nothing)) => Step::Do(Effect::RemoveFinalizer),
         (Some(_), None) => Step::Ask(Question::Remains),
@@ -92,7 +160,7 @@ fn let_go(observed: &Observed) -> Step {
 }
 
 /// Deletes it once in a pass, then waits for the watch to show it.
-fn delete(observed: &Observed, reference: &ExecutionRef) -> Step {
+pub(super) fn delete(observed: &Observed, reference: &ExecutionRef) -> Step {
     if observed.answers.deleted {
         return Step::Wait(observed.now + LOOK_AGAIN);
     }
@@ -101,7 +169,10 @@ fn delete(observed: &Observed, reference: &ExecutionRef) -> Step {
 
 fn kept_until(observed: &Observed) -> Timestamp {
     let status = observed.wfe.status.as_ref();
+    let cleared = status.is_some_and(|status| status.block_clearance.is_some());
     let retention = match observed.wfe.phase() {
+        // Evidence, until somebody has looked at it.
+        Some(Phase::Failed) if cleared => Duration::ZERO,
         Some(Phase::Failed) => observed.settings.retention_failed,
         _ => observed.settings.retention,
     };

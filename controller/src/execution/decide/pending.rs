@@ -3,19 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use wfe_model::rules::{self, CheckedSpec, ValidatedSpec, Violation, WhenBlocked};
+use jiff::Timestamp;
+use wfe_model::duration::ExecutionTimeout;
+use wfe_model::rules::{self, CheckedSpec, ValidatedSpec, Violation};
 use wfe_model::workflow::Workflow;
-use wfe_model::workflow_execution::{
-    ConflictingWorkflow, FailureReason, Phase, SkipDetails, SkipReason, TriState,
-};
+use wfe_model::workflow_execution::{FailureReason, Phase, TriState};
 use wfe_peers::dependencies::{DependencyProblem, not_ready};
 
-use super::super::lock::Lock;
+use super::super::lock::{self, Lock};
 use super::super::observe::{Known, Observed};
 use super::super::outcome::Failure;
-use super::super::status::{Change, condition, time};
-use super::{Effect, Question, Step, fail, pending_audit, store, store_or};
-use crate::executor::{Created, Execution, Plan, Source};
+use super::super::status::{Change, condition, stored, time};
+use super::{Effect, Question, Step, fail, obstacle, store, store_or};
+use crate::executor::{Created, Execution, Plan};
 use crate::names;
 
 /// After something could not be asked.
@@ -29,7 +29,20 @@ pub(super) fn decide(observed: &Observed) -> Step {
         Ok(checked) => checked,
         Err(violations) => return unresolved(observed, &violations),
     };
-    let valid = match resolve(observed, &checked) {
+    let timeout = timeout(observed, &checked);
+    let deadline = start_deadline(observed, timeout);
+    if deadline <= observed.now {
+        return obstacle::too_late(observed, timeout);
+    }
+    match start(observed, &checked) {
+        Step::Done => Step::Wait(deadline),
+        Step::Wait(until) => Step::Wait(until.min(deadline)),
+        step => step,
+    }
+}
+
+fn start(observed: &Observed, checked: &CheckedSpec) -> Step {
+    let valid = match resolve(observed, checked) {
         Ok(valid) => valid,
         Err(step) => return *step,
     };
@@ -37,14 +50,25 @@ pub(super) fn decide(observed: &Observed) -> Step {
         .service_account
         .as_ref()
         .unwrap_or(&observed.settings.default_service_account);
-    match prepare(observed, &checked, &valid.workflow, account) {
+    match prepare(observed, checked, &valid.workflow, account) {
         Some(step) => step,
-        None => Step::Do(Effect::Create(Box::new(plan(
-            observed,
-            valid,
-            account.clone(),
-        )))),
+        None => {
+            let plan = plan(observed, valid, account.clone());
+            Step::Do(Effect::Create(Box::new(plan)))
+        }
     }
+}
+
+fn timeout(observed: &Observed, checked: &CheckedSpec) -> Duration {
+    let default = observed.settings.default_timeout;
+    checked.timeout.map_or(default, ExecutionTimeout::get)
+}
+
+/// A remediation that was decided longer ago than it may take must not start any more.
+fn start_deadline(observed: &Observed, timeout: Duration) -> Timestamp {
+    let created = observed.wfe.metadata.creation_timestamp.as_ref();
+    let created = created.map_or(observed.now, |time| time.0);
+    created.checked_add(timeout).unwrap_or(Timestamp::MAX)
 }
 
 /// What has been made already, in this pass or by an earlier try that did not live to say so.
@@ -74,8 +98,22 @@ pub(super) fn made(observed: &Observed) -> Option<Step> {
     }
 }
 
-/// What the catalog says of the request.
+/// What the catalog says of the request, and the cluster of its target.
 fn resolve(observed: &Observed, checked: &CheckedSpec) -> Result<ValidatedSpec, Box<Step>> {
+    let misfit = match &observed.answers.target {
+        None => {
+            let question = Question::TargetKind(checked.target.clone());
+            return Err(Box::new(Step::Ask(question)));
+        }
+        Some(Known::Not(why)) => {
+            let message = format!("the target cannot be checked: {why}");
+            let change = Change::of(&observed.wfe, observed.now);
+            let kind = condition::WORKFLOW_RESOLVED;
+            let step = unknown(observed, change, kind, "DiscoveryUnavailable", &message);
+            return Err(Box::new(step));
+        }
+        Some(Known::Yes(misfit)) => misfit,
+    };
     let workflow: &Arc<Workflow> = match &observed.answers.catalog {
         None => {
             return Err(Box::new(Step::Ask(Question::Workflow(
@@ -101,8 +139,14 @@ fn resolve(observed: &Observed, checked: &CheckedSpec) -> Result<ValidatedSpec, 
         }
         Some(Known::Yes(Some(workflow))) => workflow,
     };
-    rules::validate(&observed.wfe.spec, workflow)
-        .map_err(|violations| Box::new(unresolved(observed, &violations)))
+    match (rules::validate(&observed.wfe.spec, workflow), misfit) {
+        (Ok(valid), None) => Ok(valid),
+        (valid, misfit) => {
+            let mut violations = valid.err().unwrap_or_default();
+            violations.extend(misfit.clone());
+            Err(Box::new(unresolved(observed, &violations)))
+        }
+    }
 }
 
 /// The steps between a valid request and the create, in their order; none is left at the end.
@@ -133,8 +177,9 @@ fn prepare(
     if observed.answers.lock_lost {
         return Some(Step::Ask(Question::Lock));
     }
-    if let Lock::Held(holder) = &observed.lock {
-        return Some(busy(observed, checked, holder));
+    // Asked again when the lock is taken: its record is then known to be the last word.
+    if let Some(found) = obstacle::find(observed, checked) {
+        return Some(obstacle::blocked(observed, checked, &found));
     }
     if let Some(step) = check_dependencies(observed, workflow) {
         return Some(step);
@@ -142,8 +187,16 @@ fn prepare(
     if observed.lock == Lock::Free {
         return Some(Step::Do(Effect::TakeLock));
     }
+    // It has run, says the lock: the cache is behind.
+    let records = lock::records(observed.lease.as_deref());
+    if records
+        .iter()
+        .any(|record| record.uid == observed.source.uid)
+    {
+        return Some(Step::Done);
+    }
     // The pod of an execution that was deleted may still be ending: looked at again when it has.
-    if observed.others_alive {
+    if observed.others_alive.is_some() {
         return Some(Step::Done);
     }
     match observed.answers.still_wanted {
@@ -204,7 +257,7 @@ fn check_dependencies(observed: &Observed, workflow: &Workflow) -> Option<Step> 
 }
 
 /// The catalog has the workflow.
-fn resolved(change: Change) -> Change {
+pub(super) fn resolved(change: Change) -> Change {
     let message = "the workflow is in the catalog and the request fits it";
     change.condition(
         condition::WORKFLOW_RESOLVED,
@@ -219,10 +272,7 @@ fn plan(observed: &Observed, valid: ValidatedSpec, service_account: String) -> P
         name: observed.execution_name(),
         namespace: observed.settings.execution_namespace.clone(),
         target_hash: names::target_hash(&valid.spec.target),
-        timeout: valid.spec.timeout.map_or(
-            observed.settings.default_timeout,
-            wfe_model::duration::ExecutionTimeout::get,
-        ),
+        timeout: timeout(observed, &valid.spec),
         service_account,
         source: observed.source.clone(),
         valid,
@@ -272,7 +322,7 @@ fn created(observed: &Observed, execution: &Execution) -> Change {
             status.start_time = Some(time(execution.created.unwrap_or(observed.now)));
             status.execution_ref = Some(reference.clone());
         });
-    if super::super::status::stored(&observed.wfe, condition::BLOCKED).is_some() {
+    if stored(&observed.wfe, condition::BLOCKED).is_some() {
         change.condition(
             condition::BLOCKED,
             TriState::False,
@@ -310,7 +360,10 @@ fn condition_reason(violation: &Violation) -> &'static str {
         Violation::VersionMismatch { .. } => "VersionMismatch",
         Violation::EngineMismatch { .. } => "EngineMismatch",
         Violation::ImageMismatch { .. } => "ImageMismatch",
-        Violation::TargetInvalid { .. } => "TargetInvalid",
+        Violation::TargetInvalid { .. }
+        | Violation::TargetKindUnknown { .. }
+        | Violation::TargetNamespaceMissing { .. }
+        | Violation::TargetNamespaceForbidden { .. } => "TargetInvalid",
         Violation::Parameter(_) => "ParametersInvalid",
         _ => "SpecInvalid",
     }
@@ -363,53 +416,4 @@ fn unknown(observed: &Observed, change: Change, kind: &str, reason: &str, messag
         .condition(kind, TriState::Unknown, reason, message)
         .with(|status| status.phase = Some(Phase::Pending));
     store_or(observed, change, Step::Wait(observed.now + ASK_AGAIN))
-}
-
-/// Somebody else works on the target (BR-WE-009).
-fn busy(observed: &Observed, checked: &CheckedSpec, holder: &Source) -> Step {
-    let message = format!(
-        "{} is being worked on by {}/{}",
-        checked.target, holder.namespace, holder.name
-    );
-    let change = resolved(Change::of(&observed.wfe, observed.now)).condition(
-        condition::BLOCKED,
-        TriState::True,
-        "ResourceBusy",
-        &message,
-    );
-    match checked.when_blocked {
-        // The Lease's change is the sign to look again.
-        WhenBlocked::Wait => store_or(
-            observed,
-            change.with(|status| status.phase = Some(Phase::Pending)),
-            Step::Done,
-        ),
-        WhenBlocked::Skip => {
-            let running = observed.holder.as_ref();
-            let conflicting = ConflictingWorkflow {
-                name: holder.name.clone(),
-                namespace: holder.namespace.clone(),
-                target_resource: checked.target.to_string(),
-                workflow_id: running
-                    .map(|it| it.spec.workflow_ref.workflow_id.clone())
-                    .unwrap_or_default(),
-                started_at: running.and_then(|it| it.status.as_ref()?.start_time.clone()),
-            };
-            let change = change
-                .condition(condition::READY, TriState::False, "NotReady", &message)
-                .with(|status| {
-                    status.phase = Some(Phase::Skipped);
-                    status.completion_time = Some(time(observed.now));
-                    status.skip_details = Some(SkipDetails {
-                        reason: SkipReason::ResourceBusy,
-                        message,
-                        skipped_at: time(observed.now),
-                        conflicting_workflow: Some(conflicting),
-                        recent_remediation: None,
-                        retry_at: None,
-                    });
-                });
-            Step::Do(store(pending_audit(change)))
-        }
-    }
 }

@@ -1,12 +1,26 @@
-//! From created to ended: the execution is followed, its end is stored.
+//! From created to ended: the execution is followed, its end is stored. The backend's clock is not
+//! the only one: what does not start in time is given up, what does not end is told of.
 
+use std::time::Duration;
+
+use jiff::Timestamp;
+use wfe_model::duration::{self, ExecutionTimeout};
 use wfe_model::workflow_execution::{ExecutionStatusSummary, FailureReason, Phase, TriState};
 
+use super::super::lock::Lock;
 use super::super::observe::Observed;
 use super::super::outcome::{self, Failure};
 use super::super::status::{Change, condition, time};
-use super::{Question, Step, began_before, elapsed, fail, pending_audit, store, store_or};
-use crate::executor::{Execution, Facts, Progress, Waiting};
+use super::{
+    Effect, Notice, Question, Step, began, began_before, elapsed, fail, finished, pending_audit,
+    store, store_or, tell_or,
+};
+use crate::executor::{Execution, Facts, Progress, Remains, Waiting};
+
+/// An execution that has not ended so long after its timeout has a backend that does not work.
+const OVERDUE: Duration = Duration::from_mins(2);
+/// In case the watch that should show it is behind, or not selecting the object any more.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 pub(super) fn decide(observed: &Observed) -> Step {
     let stored = observed.wfe.execution_ref();
@@ -23,7 +37,12 @@ pub(super) fn decide(observed: &Observed) -> Step {
     match &observed.answers.execution {
         None => Step::Ask(Question::Execution),
         Some(read) => match read.as_ref().filter(same) {
-            Some(execution) => follow(observed, execution),
+            Some(execution) => match follow(observed, execution) {
+                Step::Done => Step::Wait(observed.now + LOOK_AGAIN),
+                Step::Wait(until) => Step::Wait(until.min(observed.now + LOOK_AGAIN)),
+                step => step,
+            },
+            None if given_up(observed) => gave_up(observed),
             None => deleted(observed),
         },
     }
@@ -63,7 +82,7 @@ fn follow(observed: &Observed, execution: &Execution) -> Step {
 }
 
 fn failed(observed: &Observed, execution: &Execution, facts: &Facts, at: jiff::Timestamp) -> Step {
-    let began = execution.began.is_some() || began_before(observed);
+    let began = began(observed, Some(execution)).is_some() || began_before(observed);
     let failure = outcome::judge(facts, began, waited(observed).as_ref());
     let reason = facts.reason.as_deref().unwrap_or("Failed");
     let change = ran(
@@ -92,10 +111,14 @@ fn ran(observed: &Observed, execution: &Execution, change: Change, ran: bool) ->
     if !ran {
         return change;
     }
-    let since = execution
-        .began
+    let since = began(observed, Some(execution))
         .or(execution.created)
         .unwrap_or(observed.now);
+    started(change, since)
+}
+
+/// Says that a container started.
+pub(super) fn started(change: Change, since: Timestamp) -> Change {
     change.condition_since(
         condition::EXECUTION_RUNNING,
         TriState::True,
@@ -106,10 +129,20 @@ fn ran(observed: &Observed, execution: &Execution, change: Change, ran: bool) ->
 }
 
 fn active(observed: &Observed, execution: &Execution, waiting: Option<&Waiting>) -> Step {
+    // Somebody deleted its Lease: others must not take the target for free.
+    match observed.lock {
+        _ if observed.answers.lock_lost => return Step::Ask(Question::Lock),
+        Lock::Free => return Step::Do(Effect::TakeLock),
+        Lock::Ours | Lock::Held(_) => {}
+    }
+    if given_up(observed) {
+        return finished::delete(observed, &execution.reference);
+    }
     let change = Change::of(&observed.wfe, observed.now);
-    let change = if execution.began.is_some() {
+    let wait = clocks(observed, execution);
+    let change = if began(observed, Some(execution)).is_some() {
         if began_before(observed) {
-            return Step::Done;
+            return wait;
         }
         ran(observed, execution, change, true).with(|status| {
             status.execution_status = Some(summary(
@@ -118,12 +151,14 @@ fn active(observed: &Observed, execution: &Execution, waiting: Option<&Waiting>)
                 "the workflow is running",
             ));
         })
+    } else if start_deadline(observed) <= observed.now {
+        return give_up(observed, waiting);
     } else if let Some(waiting) = waiting {
         // ErrImagePull and ImagePullBackOff take turns: one of them is enough to know.
         let known =
             waited(observed).is_some_and(|before| class(&before.reason) == class(&waiting.reason));
         if known {
-            return Step::Done;
+            return wait;
         }
         let message = format!("{}: {}", waiting.reason, waiting.message);
         change
@@ -141,9 +176,93 @@ fn active(observed: &Observed, execution: &Execution, waiting: Option<&Waiting>)
                 ));
             })
     } else {
-        return Step::Done;
+        return wait;
     };
-    store_or(observed, change, Step::Done)
+    store_or(observed, change, wait)
+}
+
+/// When to look again though nothing has changed.
+fn clocks(observed: &Observed, execution: &Execution) -> Step {
+    if began(observed, Some(execution)).is_none() && !began_before(observed) {
+        return Step::Wait(start_deadline(observed));
+    }
+    let overdue = since_start(observed, timeout(observed).saturating_add(OVERDUE));
+    if observed.now < overdue {
+        return Step::Wait(overdue);
+    }
+    tell_or(observed, Notice::Overdue, Step::Done)
+}
+
+fn timeout(observed: &Observed) -> Duration {
+    let stored = observed.wfe.spec.execution_config.timeout.as_deref();
+    let parsed = stored.and_then(ExecutionTimeout::parse);
+    parsed.map_or(observed.settings.default_timeout, ExecutionTimeout::get)
+}
+
+fn start_deadline(observed: &Observed) -> Timestamp {
+    since_start(observed, observed.settings.start_timeout)
+}
+
+fn since_start(observed: &Observed, span: Duration) -> Timestamp {
+    let status = observed.wfe.status.as_ref();
+    let start = status.and_then(|status| status.start_time.as_ref());
+    let start = start.map_or(observed.now, |time| time.0);
+    start.checked_add(span).unwrap_or(Timestamp::MAX)
+}
+
+/// Whether it is stored that the execution did not start in time and is being deleted: without it
+/// nobody could tell that from a deletion by hand.
+fn given_up(observed: &Observed) -> bool {
+    let summary = observed
+        .wfe
+        .status
+        .as_ref()
+        .and_then(|status| status.execution_status.as_ref());
+    summary.is_some_and(|summary| summary.status == TriState::False)
+}
+
+/// No container started in time: first it is said why, then the execution is deleted.
+fn give_up(observed: &Observed, waiting: Option<&Waiting>) -> Step {
+    let allowed = duration::format(observed.settings.start_timeout);
+    let (reason, why) = match waiting.cloned().or_else(|| waited(observed)) {
+        Some(waiting) => (waiting.reason, format!(": {}", waiting.message)),
+        None => (outcome::NOT_STARTED.to_owned(), String::new()),
+    };
+    let message = format!("no container started within {allowed}{why}");
+    let change = Change::of(&observed.wfe, observed.now)
+        .condition(
+            condition::EXECUTION_RUNNING,
+            TriState::False,
+            "Waiting",
+            &message,
+        )
+        .with(|status| {
+            status.execution_status = Some(summary(TriState::False, &reason, &message));
+        });
+    Step::Do(store(change))
+}
+
+/// The execution that was given up is gone: when its pods are, too, this is the end.
+fn gave_up(observed: &Observed) -> Step {
+    if observed.pods_alive {
+        return Step::Wait(observed.now + LOOK_AGAIN);
+    }
+    match observed.answers.remains {
+        None => Step::Ask(Question::Remains),
+        Some(Remains::Alive | Remains::Ended) => Step::Wait(observed.now + LOOK_AGAIN),
+        Some(Remains::Nothing) => {
+            // It may have started while it was being deleted.
+            let late = observed.began.filter(|_| !began_before(observed));
+            let ran = late.is_some() || began_before(observed);
+            let failure = outcome::never_started(waited(observed), ran);
+            let change = Change::of(&observed.wfe, observed.now);
+            let change = match late {
+                Some(since) => started(change, since),
+                None => change,
+            };
+            Step::Do(store(fail(observed, change, &failure, observed.now)))
+        }
+    }
 }
 
 fn class(reason: &str) -> &str {

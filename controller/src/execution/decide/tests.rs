@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use wfe_model::workflow::Workflow;
 use wfe_model::workflow_execution::{SkipReason, WorkflowExecution};
 use wfe_peers::dependencies::{DependencyProblem, ServiceAccountAnswer};
 
+use super::super::history::Limits;
 use super::super::lock::Lock;
 use super::super::observe::{Answers, Known, Settings};
 use super::super::status::{holds, stored};
@@ -14,6 +16,11 @@ use super::*;
 use crate::executor::{Created, Execution, Facts, Progress, Remains, Source};
 
 const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+/// Of [`wfe`]: created at 11:58, the timeout is 30 minutes.
+const START_DEADLINE: &str = "wait until 2026-01-01T12:28:00Z";
+/// Of [`running`]: started at 11:59.
+const START_TIMEOUT: &str = "wait until 2026-01-01T12:04:00Z";
 
 fn workflow() -> Workflow {
     let yaml = format!(
@@ -25,7 +32,7 @@ fn workflow() -> Workflow {
 fn wfe(status: Value) -> WorkflowExecution {
     let mut wfe: WorkflowExecution = serde_json::from_value(json!({
         "apiVersion": "kubernaut.ai/v1alpha1", "kind": "WorkflowExecution",
-        "metadata": { "name": "a", "namespace": "prod", "uid": "u", "generation": 1, "finalizers": [FINALIZER] },
+        "metadata": { "name": "a", "namespace": "prod", "uid": "u", "generation": 1, "finalizers": [FINALIZER], "creationTimestamp": "2026-01-01T11:58:00Z" },
         "spec": {
             "executionEngine": "job", "targetResource": "prod/Deployment/web",
             "workflowRef": { "workflowId": "w", "version": "1", "containerImage": format!("r.io/w@sha256:{HEX}") },
@@ -52,13 +59,18 @@ fn ready() -> Observed {
         },
         execution: None,
         pods_alive: false,
-        others_alive: false,
+        began: None,
+        others_alive: None,
         lock: Lock::Ours,
         lease: None,
-        holder: None,
+        neighbours: Vec::new(),
+        paused: false,
+        namespace_ending: false,
+        told: HashSet::new(),
         engine_installed: true,
         unaudited: Vec::new(),
         answers: Answers {
+            target: Some(Known::Yes(None)),
             catalog: Some(Known::Yes(Some(Arc::new(workflow())))),
             service_account: Some(Known::Yes(ServiceAccountAnswer::Allowed)),
             dependencies: Some(Known::Yes(Vec::new())),
@@ -72,6 +84,13 @@ fn ready() -> Observed {
             default_service_account: "runner".to_owned(),
             retention: Duration::from_mins(10),
             retention_failed: Duration::from_hours(24),
+            start_timeout: Duration::from_mins(5),
+            limits: Limits {
+                cooldown: Duration::from_mins(5),
+                backoff_base: Duration::from_mins(1),
+                backoff_max: Duration::from_mins(10),
+                max_consecutive_failures: 5,
+            },
         }),
     }
 }
@@ -149,24 +168,29 @@ fn stores(observed: &Observed) -> WorkflowExecution {
     }
 }
 
-fn held() -> Lock {
-    Lock::Held(Source {
+fn other() -> Source {
+    Source {
         namespace: "prod".to_owned(),
         name: "other".to_owned(),
         uid: "o".to_owned(),
-    })
+    }
+}
+
+fn held() -> Lock {
+    Lock::Held(other())
 }
 
 #[rstest]
 #[case(|it: &mut Observed| Arc::make_mut(&mut it.wfe).metadata.finalizers = None, "add finalizer")]
+#[case(|it: &mut Observed| it.answers.target = None, "ask TargetKind")]
 #[case(|it: &mut Observed| it.answers.catalog = None, "ask Workflow")]
 #[case(|it: &mut Observed| it.answers.service_account = None, "ask ServiceAccount")]
 #[case(|it: &mut Observed| it.answers.dependencies = None, "ask Dependencies")]
 #[case(|it: &mut Observed| it.lock = Lock::Free, "take lock")]
 #[case(|it: &mut Observed| { it.lock = Lock::Free; it.answers.lock_lost = true; }, "ask Lock")]
-#[case(|it: &mut Observed| it.others_alive = true, "done")]
+#[case(|it: &mut Observed| it.others_alive = Some(other()), START_DEADLINE)]
 #[case(|it: &mut Observed| it.answers.still_wanted = None, "ask StillWanted")]
-#[case(|it: &mut Observed| it.answers.still_wanted = Some(false), "done")]
+#[case(|it: &mut Observed| it.answers.still_wanted = Some(false), START_DEADLINE)]
 #[case(|_: &mut Observed| (), "create execution")]
 #[case(|it: &mut Observed| it.answers.created = Some(Created::Ours(Box::new(active()))), "store status")]
 #[case(|it: &mut Observed| it.execution = Some(active()), "store status")]
@@ -270,12 +294,20 @@ fn br_we_009_a_busy_target_skips_or_waits() {
     let waiting = stores(&waits);
     assert_eq!(waiting.phase(), Some(Phase::Pending));
     waits.wfe = Arc::new(waiting);
-    assert_eq!(name(&decide(&waits)), "done", "the Lease is the sign");
+    assert_eq!(
+        name(&decide(&waits)),
+        START_DEADLINE,
+        "the Lease is the sign"
+    );
 }
 
 #[test]
 fn br_we_003_a_running_one_is_followed_to_its_end() {
-    assert_eq!(name(&decide(&running())), "done", "nothing has changed");
+    assert_eq!(
+        name(&decide(&running())),
+        START_TIMEOUT,
+        "nothing has changed"
+    );
     let mut began = running();
     began.execution = Some(Execution {
         began: Some(now()),
@@ -284,7 +316,11 @@ fn br_we_003_a_running_one_is_followed_to_its_end() {
     let said = stores(&began);
     assert!(holds(&said, condition::EXECUTION_RUNNING));
     began.wfe = Arc::new(said);
-    assert_eq!(name(&decide(&began)), "done", "said once");
+    assert_eq!(
+        name(&decide(&began)),
+        "wait until 2026-01-01T12:31:00Z",
+        "said once"
+    );
     began.execution = Some(Execution {
         began: Some(now()),
         ..execution(Progress::Succeeded { at: Some(now()) })
@@ -318,7 +354,11 @@ fn br_we_003_a_waiting_fact_is_stored_once_and_outlives_the_pod() {
     observed.execution = Some(execution(Progress::Active {
         waiting: waiting("ImagePullBackOff"),
     }));
-    assert_eq!(name(&decide(&observed)), "done", "the same in other words");
+    assert_eq!(
+        name(&decide(&observed)),
+        START_TIMEOUT,
+        "the same in other words"
+    );
     let facts = Facts {
         reason: Some("DeadlineExceeded".to_owned()),
         ..Facts::default()
@@ -346,7 +386,11 @@ fn br_we_003_absence_is_not_believed_from_the_cache() {
         observed
     };
     assert_eq!(name(&decide(&missing(None))), "ask Execution");
-    assert_eq!(name(&decide(&missing(Some(Some(active()))))), "done");
+    assert_eq!(
+        name(&decide(&missing(Some(Some(active()))))),
+        "wait until 2026-01-01T12:00:05Z",
+        "followed without the cache"
+    );
     let other = Execution {
         reference: ExecutionRef {
             uid: "another".to_owned(),
@@ -367,7 +411,7 @@ fn br_we_003_absence_is_not_believed_from_the_cache() {
 }
 
 #[rstest]
-#[case(|it: &mut Observed| { it.lock = Lock::Ours; it.pods_alive = true; }, "done")]
+#[case(|it: &mut Observed| { it.lock = Lock::Ours; it.pods_alive = true; }, "wait until 2026-01-01T12:01:00Z")]
 #[case(|it: &mut Observed| it.lock = Lock::Ours, "free lock")]
 #[case(|it: &mut Observed| it.execution = Some(active()), "delete execution")]
 #[case(|it: &mut Observed| it.execution = Some(execution(Progress::Succeeded { at: None })), "wait until 2026-01-01T12:09:00Z")]
@@ -474,7 +518,7 @@ fn br_we_014_a_deleted_one_is_cancelled_cleaned_up_and_let_go() {
         steps,
         [
             "delete execution",
-            "done",
+            "wait until 2026-01-01T12:01:00Z",
             "free lock",
             "remove finalizer",
             "done"
@@ -499,7 +543,7 @@ fn br_we_014_a_lock_of_an_earlier_try_has_the_execution_looked_for_first() {
     );
     assert_eq!(
         name(&decide(&earlier(Some(None)))),
-        "ask Workflow",
+        "ask TargetKind",
         "nothing was made"
     );
 }
@@ -540,6 +584,7 @@ fn br_we_009_a_lock_is_freed_only_when_the_api_server_says_that_nothing_is_left(
         observed.answers = Answers {
             remains,
             deleted: deleted_now,
+            recorded: true,
             ..Answers::default()
         };
         name(&decide(&observed))

@@ -76,7 +76,7 @@ pub fn read(job: &Job, pods: &[Arc<Pod>]) -> Execution {
             .cloned(),
         created: metadata.creation_timestamp.as_ref().map(|time| time.0),
         deleting: metadata.deletion_timestamp.is_some(),
-        began: status.and_then(began),
+        began: status.and_then(container_began),
         progress,
     }
 }
@@ -96,8 +96,13 @@ fn since(condition: &JobCondition) -> Option<Timestamp> {
     condition.last_transition_time.as_ref().map(|time| time.0)
 }
 
-/// Since when the container runs or ran; one that could not be started says 1970.
-fn began(status: &ContainerStatus) -> Option<Timestamp> {
+/// Since when the workflow's container of a pod runs or ran.
+pub fn began(pod: &Pod) -> Option<Timestamp> {
+    container_status(pod).and_then(container_began)
+}
+
+/// One that could not be started says 1970.
+fn container_began(status: &ContainerStatus) -> Option<Timestamp> {
     let state = status.state.as_ref()?;
     let running = state
         .running
@@ -122,7 +127,7 @@ fn ended(status: &ContainerStatus) -> Option<ContainerEnd> {
             .message
             .clone()
             .filter(|message| !message.trim().is_empty()),
-        started: began(status).is_some(),
+        started: container_began(status).is_some(),
     })
 }
 

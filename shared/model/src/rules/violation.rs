@@ -10,6 +10,13 @@ use crate::pattern::OBJECT_NAME;
 use crate::target::TARGET;
 use crate::workflow::{Engine, WorkflowStatus};
 
+fn kind_advice(instead: Option<&str>) -> String {
+    instead.map_or_else(
+        || "use one of those that kubectl api-resources lists".to_owned(),
+        |instead| format!("write {instead:?}"),
+    )
+}
+
 /// CEL: `engine` runs what `field` names.
 pub(crate) fn cel_needs(engine: &str, field: &str) -> Rule {
     Rule::new(format!(
@@ -119,6 +126,32 @@ pub enum Violation {
         /// As found.
         found: String,
     },
+    /// A kind that the cluster does not serve.
+    #[error("{found:?}: {kind:?} is not the Kind of a resource of this cluster: {}", kind_advice(instead.as_deref()))]
+    TargetKindUnknown {
+        /// The target as found.
+        found: String,
+        /// Its kind.
+        kind: String,
+        /// How it would be right, where that can be told.
+        instead: Option<String>,
+    },
+    /// A namespaced kind without a namespace.
+    #[error("{found:?} is in a namespace, which must be said: write {instead:?}")]
+    TargetNamespaceMissing {
+        /// As found.
+        found: String,
+        /// How it would be right.
+        instead: String,
+    },
+    /// A cluster-scoped kind with a namespace.
+    #[error("{found:?} is of a kind that is in no namespace: write {instead:?}")]
+    TargetNamespaceForbidden {
+        /// As found.
+        found: String,
+        /// How it would be right.
+        instead: String,
+    },
     /// More than [`parameters::MAX_COUNT`].
     #[error("has {count} entries: at most {} are allowed", parameters::MAX_COUNT)]
     ParametersTooMany {
@@ -225,7 +258,10 @@ impl Violation {
             Self::BundleMissing | Self::BundleForbidden | Self::BundleInvalid { .. } => {
                 "workflowRef.bundleRef"
             }
-            Self::TargetInvalid { .. } => "targetResource",
+            Self::TargetInvalid { .. }
+            | Self::TargetKindUnknown { .. }
+            | Self::TargetNamespaceMissing { .. }
+            | Self::TargetNamespaceForbidden { .. } => "targetResource",
             Self::ParametersTooMany { .. } | Self::ParametersTooLarge { .. } => "parameters",
             Self::Parameter(violation) => return format!("spec.parameters[{}]", violation.name()),
             Self::TimeoutInvalid { .. } => "executionConfig.timeout",

@@ -1,0 +1,218 @@
+//! What WorkflowExecutions left behind when they vanished without us: somebody took the finalizer
+//! off, or a create came through after its maker had died. Executions without owner are deleted,
+//! locks without holder freed, locks that nobody has used for long removed.
+//!
+//! Looks at caches only; whatever seems to be without owner is asked for at the API server before
+//! it is believed.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, ListParams, PostParams, Preconditions, PropagationPolicy};
+use kube::{Api, Client, Resource, ResourceExt};
+use thiserror::Error;
+use wfe_model::workflow_execution::WorkflowExecution;
+
+use crate::execution::lock;
+use crate::execution::observe::Settings;
+use crate::executor::job::read;
+use crate::executor::{Source, is_alive};
+use crate::names::{TARGET_HASH, WORKFLOW_EXECUTION, WORKFLOW_EXECUTION_UID};
+use crate::watches::Caches;
+
+const INTERVAL: Duration = Duration::from_secs(30);
+/// A deleted namespace makes many vanish at once: one sweep for all.
+const SETTLE: Duration = Duration::from_millis(500);
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Why something could not be swept; it is tried again.
+#[derive(Debug, Error)]
+enum SweepError {
+    #[error("ask for the WorkflowExecution {1}/{2}")]
+    Ask(#[source] kube::Error, String, String),
+    #[error("look for what lives on the target")]
+    Look(#[source] kube::Error),
+    #[error("delete the Job")]
+    DeleteJob(#[source] kube::Error),
+    #[error("write the lock")]
+    WriteLock(#[source] kube::Error),
+}
+
+/// Sweeps one execution namespace.
+pub struct Sweep {
+    client: Client,
+    caches: Caches,
+    jobs: Api<Job>,
+    pods: Api<Pod>,
+    leases: Api<Lease>,
+    /// How long an unused lock is kept: as long as its record may matter.
+    keep: Duration,
+}
+
+impl Sweep {
+    /// Nothing is swept yet.
+    pub fn new(client: &Client, caches: Caches, settings: &Settings) -> Self {
+        let namespace = &settings.execution_namespace;
+        let limits = &settings.limits;
+        let keep = limits.cooldown.max(limits.backoff_max);
+        Self {
+            caches,
+            jobs: Api::namespaced(client.clone(), namespace),
+            pods: Api::namespaced(client.clone(), namespace),
+            leases: Api::namespaced(client.clone(), namespace),
+            client: client.clone(),
+            keep: keep.max(settings.retention),
+        }
+    }
+
+    /// Sweeps now and then, and soon after a WorkflowExecution has vanished.
+    pub async fn forever(&self) {
+        loop {
+            let _ = tokio::time::timeout(INTERVAL, self.caches.vanished()).await;
+            tokio::time::sleep(SETTLE).await;
+            self.once().await;
+        }
+    }
+
+    /// Sweeps everything that is in sight.
+    pub async fn once(&self) {
+        for job in self.caches.jobs() {
+            told("Job", &job.name_any(), self.job(&job)).await;
+        }
+        for lease in self.caches.locks() {
+            told("lock", &lease.name_any(), self.lock(&lease)).await;
+        }
+    }
+
+    /// Deletes an execution whose WorkflowExecution is gone.
+    async fn job(&self, job: &Job) -> Result<(), SweepError> {
+        let Some(source) = owner(job) else {
+            return Ok(());
+        };
+        if job.metadata.deletion_timestamp.is_some() || !self.is_gone(&source).await? {
+            return Ok(());
+        }
+        let (namespace, name) = (&source.namespace, &source.name);
+        tracing::warn!(
+            job = job.name_any(),
+            namespace,
+            name,
+            "an execution without WorkflowExecution is deleted"
+        );
+        let exactly = DeleteParams {
+            propagation_policy: Some(PropagationPolicy::Background),
+            preconditions: Some(Preconditions {
+                uid: job.uid(),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        match self.jobs.delete(&job.name_any(), &exactly).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+            Err(error) => Err(SweepError::DeleteJob(error)),
+        }
+    }
+
+    /// Frees a lock whose holder is gone, removes one that has not been used for long. Guarded by
+    /// the version that was looked at.
+    async fn lock(&self, lease: &Lease) -> Result<(), SweepError> {
+        let now = Timestamp::now();
+        let written = match lock::holder(lease) {
+            Some(holder) => {
+                if !self.is_gone(&holder).await? || self.is_alive_on(lease).await? {
+                    return Ok(());
+                }
+                let (namespace, name) = (&holder.namespace, &holder.name);
+                tracing::warn!(
+                    lock = lease.name_any(),
+                    namespace,
+                    name,
+                    "a lock whose holder is gone is freed"
+                );
+                let freed = lock::freed(lease.clone(), None, now);
+                let (name, post) = (lease.name_any(), PostParams::default());
+                self.leases.replace(&name, &post, &freed).await.map(drop)
+            }
+            None => {
+                let used = lock::last_used(lease).and_then(|used| used.checked_add(self.keep).ok());
+                if used.is_none_or(|until| now < until) {
+                    return Ok(());
+                }
+                let exactly = DeleteParams {
+                    preconditions: Some(Preconditions {
+                        uid: lease.uid(),
+                        resource_version: lease.resource_version(),
+                    }),
+                    ..DeleteParams::default()
+                };
+                self.leases
+                    .delete(&lease.name_any(), &exactly)
+                    .await
+                    .map(drop)
+            }
+        };
+        match written {
+            // Somebody uses it: then it is not without use.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+            written => written.map_err(SweepError::WriteLock),
+        }
+    }
+
+    /// Whether a WorkflowExecution is gone, by the API server's own word: not there, or another one
+    /// of that name. Whatever else it says is no such word.
+    async fn is_gone(&self, source: &Source) -> Result<bool, SweepError> {
+        if !self.caches.workflow_executions_with(&source.uid).is_empty() {
+            return Ok(false);
+        }
+        let api: Api<WorkflowExecution> = Api::namespaced(self.client.clone(), &source.namespace);
+        match api.get_metadata_opt(&source.name).await {
+            Ok(found) => Ok(found.is_none_or(|it| it.metadata.uid.as_ref() != Some(&source.uid))),
+            Err(error) => {
+                let (namespace, name) = (source.namespace.clone(), source.name.clone());
+                Err(SweepError::Ask(error, namespace, name))
+            }
+        }
+    }
+
+    /// Whether a Job or pod is alive on the lock's target, by the API server's own word.
+    async fn is_alive_on(&self, lease: &Lease) -> Result<bool, SweepError> {
+        let Some(hash) = lease.labels().get(TARGET_HASH) else {
+            return Ok(true);
+        };
+        let on_target = ListParams::default().labels(&format!("{TARGET_HASH}={hash}"));
+        let pods = self.pods.list(&on_target).await.map_err(SweepError::Look)?;
+        let jobs = self.jobs.list(&on_target).await.map_err(SweepError::Look)?;
+        Ok(pods.iter().any(is_alive) || jobs.iter().any(|job| read(job, &[]).is_active()))
+    }
+}
+
+/// Whose execution it is: label and annotation say so.
+fn owner(object: &impl Resource) -> Option<Source> {
+    let uid = object.meta().labels.as_ref()?.get(WORKFLOW_EXECUTION_UID)?;
+    let full = object
+        .meta()
+        .annotations
+        .as_ref()?
+        .get(WORKFLOW_EXECUTION)?;
+    let (namespace, name) = full.split_once('/')?;
+    Some(Source {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        uid: uid.clone(),
+    })
+}
+
+async fn told(kind: &str, name: &str, sweeping: impl Future<Output = Result<(), SweepError>>) {
+    match tokio::time::timeout(DEADLINE, sweeping).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::warn!(kind, name, %error, cause, "not swept, to be tried again");
+        }
+        Err(_) => tracing::warn!(kind, name, "not swept in time, to be tried again"),
+    }
+}
