@@ -21,8 +21,8 @@ pub const SOURCE_NAMESPACE: &str = "kubernaut.ai/source-namespace";
 pub const TARGET_RESOURCE: &str = "kubernaut.ai/target-resource";
 /// Annotation of a lock: its record of the last execution.
 pub const LAST_EXECUTION: &str = "kubernaut.ai/last-execution";
-/// Annotation of a lock: its record of the last failure before an execution was made.
-pub const LAST_FAILURE: &str = "kubernaut.ai/last-failure";
+/// Annotation of a lock: its records of WorkflowExecutions that are gone and still say something.
+pub const PAST_EXECUTIONS: &str = "kubernaut.ai/past-executions";
 /// Annotation of a WorkflowExecution: cancel it; the value says why.
 pub const CANCEL: &str = "kubernaut.ai/cancel";
 /// Annotation of the execution namespace: with the value `true` nothing new starts.

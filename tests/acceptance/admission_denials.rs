@@ -4,14 +4,12 @@
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::PostParams;
 use serde_json::json;
-use wfe_model::workflow_execution::{FailureReason, Phase, WorkflowExecution};
-use wfe_tests::system::System;
+use wfe_model::workflow_execution::{FailureReason, Phase};
+use wfe_tests::system::{Script, System, condition};
 
-use crate::job_lifecycle::{condition, ended, jobs};
 use crate::schema_cases::HEX;
 use crate::schema_verdicts::{object, untyped};
 use crate::setup::cluster;
-use crate::workflows::Script;
 
 /// What is asked for, the field that is wrong, words of the refusal; whether the schema sees it,
 /// else the condition that tells.
@@ -23,9 +21,10 @@ struct Case {
 }
 
 fn cases(plain: &Script, missing: &Script, empty: &Script) -> Vec<Case> {
+    // A target of its own for each: one that has failed makes the next one back off.
     let spec = |workflow: &Script| {
         json!({
-            "executionEngine": "job", "targetResource": "prod/Deployment/web", "parameters": { "REPLICAS": "3" },
+            "executionEngine": "job", "targetResource": format!("prod/Deployment/{}", workflow.id), "parameters": { "REPLICAS": "3" },
             "workflowRef": { "workflowId": workflow.id, "version": "1.0.0", "containerImage": workflow.image },
         })
     };
@@ -70,6 +69,36 @@ fn cases(plain: &Script, missing: &Script, empty: &Script) -> Vec<Case> {
             "spec.workflowRef.containerImage",
             "v1\" must be registry/repository[:tag]@sha256:<64 lower-case hex digits>",
             None,
+        ),
+        case(
+            changed("/targetResource", json!("prod/deploy/web")),
+            "spec.targetResource",
+            "\"prod/deploy/web\": \"deploy\" is not the Kind of a resource of this cluster: write \"prod/Deployment/web\"",
+            Some(("WorkflowResolved", "False/TargetInvalid")),
+        ),
+        case(
+            changed("/targetResource", json!("prod/Deployments/web")),
+            "spec.targetResource",
+            "write \"prod/Deployment/web\"",
+            Some(("WorkflowResolved", "False/TargetInvalid")),
+        ),
+        case(
+            changed("/targetResource", json!("Deployment/web")),
+            "spec.targetResource",
+            "is in a namespace, which must be said: write \"<namespace>/Deployment/web\"",
+            Some(("WorkflowResolved", "False/TargetInvalid")),
+        ),
+        case(
+            changed("/targetResource", json!("prod/Node/web")),
+            "spec.targetResource",
+            "is of a kind that is in no namespace: write \"Node/web\"",
+            Some(("WorkflowResolved", "False/TargetInvalid")),
+        ),
+        case(
+            changed("/targetResource", json!("prod/Gadget/web")),
+            "spec.targetResource",
+            "\"Gadget\" is not the Kind of a resource of this cluster: use one of those that kubectl api-resources lists",
+            Some(("WorkflowResolved", "False/TargetInvalid")),
         ),
         case(
             changed("/parameters/EXTRA", json!("x")),
@@ -147,7 +176,6 @@ async fn br_we_001_each_wrong_request_is_refused_and_unasked_ends_failed_in_the_
         .await
         .expect("created");
     let raw = untyped(cluster.admin(), system.namespace.name());
-    let api = system.namespace.api::<WorkflowExecution>();
 
     let mut refusals = Vec::new();
     for case in cases(&plain, &missing, &empty) {
@@ -179,7 +207,7 @@ async fn br_we_001_each_wrong_request_is_refused_and_unasked_ends_failed_in_the_
             .metadata
             .name
             .expect("a name");
-        let wfe = ended(&api, &name).await;
+        let wfe = system.ended(&name).await.expect("ended");
         let status = wfe.status.as_ref().expect("a status");
         let details = status.failure_details.as_ref().expect("details");
         assert_eq!(
@@ -194,5 +222,5 @@ async fn br_we_001_each_wrong_request_is_refused_and_unasked_ends_failed_in_the_
         assert!(!details.was_execution_failure);
         assert_eq!(condition(&wfe, kind), expected);
     }
-    assert_eq!(jobs(&system).await.len(), 0);
+    assert_eq!(system.jobs().await.expect("listed").len(), 0);
 }

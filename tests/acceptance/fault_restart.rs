@@ -7,12 +7,10 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use wfe_model::audit::EventType;
 use wfe_model::workflow_execution::{Phase, WorkflowExecution};
-use wfe_tests::system::System;
+use wfe_tests::system::{Script, System, types};
 use wfe_tests::wait;
 
-use crate::job_lifecycle::{ended, jobs, types};
 use crate::setup::{SECONDS_30, cluster};
-use crate::workflows::Script;
 
 #[tokio::test]
 async fn br_we_014_a_kill_between_create_and_status_write_gives_one_job_and_a_success() {
@@ -63,12 +61,12 @@ async fn br_we_014_a_kill_between_create_and_status_write_gives_one_job_and_a_su
     system.kill_controller().await.expect("killed");
     system.allow_status_writes(true).await.expect("right given");
     system.start_controller().await.expect("started again");
-    let wfe = ended(&api, "once").await;
+    let wfe = system.ended("once").await.expect("ended");
     assert_eq!(
         wfe.status.and_then(|status| status.phase),
         Some(Phase::Succeeded)
     );
-    let jobs = jobs(&system).await;
+    let jobs = system.jobs().await.expect("listed");
     assert_eq!(
         jobs.iter().map(ResourceExt::name_any).collect::<Vec<_>>(),
         [name]

@@ -7,12 +7,10 @@ use wfe_model::audit::EventType::{
     ExecutionStarted, SelectionCompleted, WorkflowFailed, WorkflowStarted,
 };
 use wfe_model::workflow_execution::{FailureReason, Phase, WorkflowExecution};
-use wfe_tests::system::System;
+use wfe_tests::system::{Script, System, condition, types};
 use wfe_tests::wait;
 
-use crate::job_lifecycle::{condition, ended, types};
 use crate::setup::{SECONDS_30, cluster};
-use crate::workflows::Script;
 
 const SLEEP: &str = "trap 'exit 0' TERM; sleep 300 & wait";
 
@@ -134,7 +132,7 @@ async fn br_we_012_every_failure_has_its_reason_exit_code_and_summary() {
             "was deleted by somebody while it ran",
         ),
     ] {
-        let wfe = ended(&api, name).await;
+        let wfe = system.ended(name).await.expect("ended");
         let status = wfe.status.as_ref().expect("a status");
         let details = status
             .failure_details
@@ -193,7 +191,7 @@ async fn br_we_003_an_engine_that_is_not_installed_fails_with_that_reason() {
     api.create(&PostParams::default(), &request)
         .await
         .expect("admitted");
-    let wfe = ended(&api, "tekton").await;
+    let wfe = system.ended("tekton").await.expect("ended");
     let details = wfe
         .status
         .as_ref()

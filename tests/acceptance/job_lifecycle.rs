@@ -4,63 +4,14 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use k8s_openapi::api::events::v1::Event;
-use kube::Api;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use serde_json::json;
-use wfe_model::audit::{AuditEvent, EventData, EventType};
+use wfe_model::audit::{EventData, EventType};
 use wfe_model::workflow_execution::WorkflowExecution;
-use wfe_tests::system::System;
+use wfe_tests::system::{Script, System, condition, types};
 use wfe_tests::wait;
 
 use crate::setup::{SECONDS_30, cluster, kubectl, pod_and_log};
-use crate::workflows::Script;
-
-/// Until it has ended and its audit trail is acknowledged.
-pub async fn ended(api: &Api<WorkflowExecution>, name: &str) -> WorkflowExecution {
-    let acknowledged = |wfe: &WorkflowExecution| {
-        let conditions = wfe.status.iter().flat_map(|status| &status.conditions);
-        conditions
-            .into_iter()
-            .any(|it| it.type_ == "AuditRecorded" && it.status == "True")
-    };
-    wait::until(
-        api,
-        name,
-        "it has ended and is audited",
-        4 * SECONDS_30,
-        acknowledged,
-    )
-    .await
-    .expect("ended")
-}
-
-pub fn condition(wfe: &WorkflowExecution, kind: &str) -> String {
-    let conditions = wfe.status.iter().flat_map(|status| &status.conditions);
-    conditions
-        .into_iter()
-        .find(|it| it.type_ == kind)
-        .map_or("absent".to_owned(), |it| {
-            format!("{}/{}", it.status, it.reason)
-        })
-}
-
-pub fn types(events: &[AuditEvent], name: &str) -> Vec<EventType> {
-    events
-        .iter()
-        .filter(|event| event.resource_id == name)
-        .map(|event| event.event_type)
-        .collect()
-}
-
-pub async fn jobs(system: &System) -> Vec<Job> {
-    system
-        .execution
-        .api::<Job>()
-        .list(&ListParams::default())
-        .await
-        .expect("listed")
-        .items
-}
 
 #[tokio::test]
 async fn br_we_014_a_workflow_runs_with_its_files_and_parameters_and_is_audited() {
@@ -112,7 +63,7 @@ async fn br_we_014_a_workflow_runs_with_its_files_and_parameters_and_is_audited(
     ])
     .await;
     assert!(success, "{text}");
-    let wfe = ended(&api, "good").await;
+    let wfe = system.ended("good").await.expect("ended");
     for (kind, expected) in [
         ("WorkflowResolved", "True/Resolved"),
         ("DependenciesReady", "True/Ready"),
@@ -218,8 +169,15 @@ async fn br_we_014_a_deleted_request_is_cancelled_audited_and_leaves_nothing() {
     api.delete("gone", &DeleteParams::default())
         .await
         .expect("deleted");
+    // It ran, so it stays until somebody has looked at the target.
+    let cancelled = system.ended("gone").await.expect("ended");
+    assert_eq!(
+        condition(&cancelled, "ExecutionComplete"),
+        "False/Cancelled"
+    );
+    system.clear("gone").await.expect("cleared");
     wait::gone(&api, "gone", SECONDS_30).await.expect("gone");
-    assert_eq!(jobs(&system).await.len(), 0);
+    assert_eq!(system.jobs().await.expect("listed").len(), 0);
     let pods = system
         .execution
         .api::<Pod>()
@@ -272,7 +230,7 @@ async fn br_we_014_the_job_of_a_success_is_deleted_after_its_retention_and_the_r
     api.create(&PostParams::default(), &request)
         .await
         .expect("stored");
-    let wfe = ended(&api, "kept").await;
+    let wfe = system.ended("kept").await.expect("ended");
     let job = wfe
         .status
         .and_then(|status| status.execution_ref)

@@ -3,20 +3,21 @@
 use kube::api::PostParams;
 use serde_json::json;
 use wfe_model::workflow_execution::{Phase, SkipReason, WorkflowExecution};
-use wfe_tests::system::System;
+use wfe_tests::system::{Script, System, condition};
 use wfe_tests::wait;
 
-use crate::job_lifecycle::{condition, ended};
 use crate::setup::{SECONDS_30, cluster};
-use crate::workflows::Script;
 
 #[tokio::test]
 async fn br_we_009_who_comes_second_is_skipped_or_waits_as_asked() {
     let cluster = cluster().await;
     let workflow = Script::push(&cluster, "nap", "sleep 12", "");
-    let system = System::start(&cluster, "lock", &[("w.yaml", workflow.yaml.clone())])
+    let mut system = System::install(&cluster, "lock", &[("w.yaml", workflow.yaml.clone())])
         .await
-        .expect("started");
+        .expect("installed");
+    system.controller_flags = vec!["--cooldown=0s".to_owned()];
+    system.start_webhook().await.expect("started");
+    system.start_controller().await.expect("started");
     let api = system.namespace.api::<WorkflowExecution>();
     let create = async |name: &str, spec| {
         api.create(&PostParams::default(), &workflow.request(name, &spec))
@@ -41,7 +42,12 @@ async fn br_we_009_who_comes_second_is_skipped_or_waits_as_asked() {
         .await
         .expect("waiting");
 
-    let second = ended(&api, "second").await.status.expect("a status");
+    let second = system
+        .ended("second")
+        .await
+        .expect("ended")
+        .status
+        .expect("a status");
     let details = second.skip_details.expect("details");
     assert_eq!(
         (second.phase, details.reason),
@@ -51,8 +57,13 @@ async fn br_we_009_who_comes_second_is_skipped_or_waits_as_asked() {
         details.conflicting_workflow.map(|it| it.name).as_deref(),
         Some("first")
     );
-    let first = ended(&api, "first").await.status.expect("a status");
-    let third = ended(&api, "third").await;
+    let first = system
+        .ended("first")
+        .await
+        .expect("ended")
+        .status
+        .expect("a status");
+    let third = system.ended("third").await.expect("ended");
     assert_eq!(condition(&third, "Blocked"), "False/Clear");
     let third = third.status.expect("a status");
     assert_eq!(

@@ -17,8 +17,12 @@ mod namespace;
 mod packages;
 mod pki;
 mod processes;
+#[path = "../faults/proxy.rs"]
+pub mod proxy;
 mod registry;
 mod sandbox;
+#[path = "../faults/stand_in.rs"]
+pub mod stand_in;
 #[path = "../system/mod.rs"]
 pub mod system;
 pub mod wait;

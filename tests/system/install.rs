@@ -161,12 +161,15 @@ async fn role(
     apply(&Api::namespaced(client, namespace), &binding).await
 }
 
+/// The controller's rights in every namespace.
+pub(super) async fn everywhere(system: &System) -> Result<()> {
+    let mut all = rules("controller-namespace-rules.yaml")?;
+    all.extend(rules("controller-cluster-rules.yaml")?);
+    cluster_role(system, CONTROLLER, all).await
+}
+
 /// The same for the whole cluster; removed with the system.
-pub(super) async fn cluster_role(
-    system: &System,
-    account: &str,
-    rules: Vec<PolicyRule>,
-) -> Result<()> {
+async fn cluster_role(system: &System, account: &str, rules: Vec<PolicyRule>) -> Result<()> {
     let metadata = ObjectMeta {
         name: Some(configuration_name(system.namespace.name())),
         ..ObjectMeta::default()

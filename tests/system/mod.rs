@@ -2,7 +2,9 @@
 //! processes beside the API server, with their own ServiceAccounts' tokens and no other rights.
 
 mod install;
+mod look;
 mod program;
+mod script;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -11,7 +13,10 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 use wfe_model::audit::AuditEvent;
 
+pub use self::look::{condition, types};
 pub use self::program::Program;
+pub use self::script::Script;
+use crate::proxy::Proxy;
 use crate::{Cluster, TestNamespace};
 
 /// Each system of this process has a loopback address of its own, so that ports never meet.
@@ -29,8 +34,12 @@ pub struct System {
     address: String,
     directory: TempDir,
     controller: Option<Program>,
+    /// Further ones.
+    more_controllers: Vec<Program>,
     webhook: Option<Program>,
     lasting: bool,
+    /// What the controller takes for the API server from its next start on.
+    pub proxy: Option<Proxy>,
     /// More flags for the controller's next start.
     pub controller_flags: Vec<String>,
 }
@@ -74,8 +83,10 @@ impl System {
             address: address(),
             directory: tempfile::tempdir()?,
             controller: None,
+            more_controllers: Vec::new(),
             webhook: None,
             lasting,
+            proxy: None,
             controller_flags: Vec::new(),
         };
         std::fs::create_dir(system.path("catalog"))?;
@@ -100,21 +111,54 @@ impl System {
 
     /// Starts the controller and waits until it is ready.
     pub async fn start_controller(&mut self) -> Result<()> {
-        let kubeconfig = install::kubeconfig(self, install::CONTROLLER).await?;
+        self.controller = Some(self.controller(0).await?);
+        Ok(())
+    }
+
+    /// Starts one more beside it, with an audit trail of its own.
+    pub async fn start_another_controller(&mut self) -> Result<()> {
+        let another = self.controller(1 + self.more_controllers.len()).await?;
+        self.more_controllers.push(another);
+        Ok(())
+    }
+
+    async fn controller(&self, number: usize) -> Result<Program> {
+        let kubeconfig = match &self.proxy {
+            Some(proxy) => {
+                let path = self.path("proxy.conf");
+                std::fs::write(&path, proxy.kubeconfig().to_string())?;
+                path
+            }
+            None => install::kubeconfig(self, install::CONTROLLER).await?,
+        };
+        let audit_file = match number {
+            0 => self.audit_file(),
+            number => self.path(&format!("audit-{number}.jsonl")),
+        };
+        let health = format!("{}:{}", self.address, 8081 + 10 * number);
         let mut flags = vec![
             format!("--execution-namespace={}", self.execution.name()),
             format!("--watch-namespace={}", self.namespace.name()),
             format!("--catalog-dir={}", self.path("catalog").display()),
-            format!("--audit-file={}", self.audit_file().display()),
-            format!("--metrics-addr={}:9090", self.address),
-            format!("--health-addr={}:8081", self.address),
+            format!("--audit-file={}", audit_file.display()),
+            format!("--metrics-addr={}:{}", self.address, 9090 + 10 * number),
+            format!("--health-addr={health}"),
         ];
         flags.extend(self.controller_flags.clone());
-        let health = format!("{}:8081", self.address);
         let log = self.path("controller.log");
-        let started = Program::start("wfe-controller", &flags, &kubeconfig, &log, &health);
-        self.controller = Some(started.await?);
-        Ok(())
+        Program::start("wfe-controller", &flags, &kubeconfig, &log, &health).await
+    }
+
+    /// Runs one of the controller's subcommands with its rights: what it prints, and whether it was
+    /// content.
+    pub async fn controller_command(&self, arguments: &[&str]) -> Result<(bool, String)> {
+        let kubeconfig = install::kubeconfig(self, install::CONTROLLER).await?;
+        program::run("wfe-controller", arguments, &kubeconfig).await
+    }
+
+    /// Gives the controller its rights in every namespace, as an installation that watches all has.
+    pub async fn grant_everywhere(&self) -> Result<()> {
+        install::everywhere(self).await
     }
 
     /// Kills the controller (SIGKILL), if it runs.
@@ -157,6 +201,14 @@ impl System {
         if let Some(webhook) = self.webhook.take() {
             webhook.kill().await?;
         }
+        Ok(())
+    }
+
+    /// Puts a proxy between the controller and the API server, from its next start on.
+    pub async fn put_proxy_between(&mut self) -> Result<()> {
+        let (namespace, account) = (self.execution.name(), install::CONTROLLER);
+        let upstream = self.cluster.service_account(namespace, account).await?;
+        self.proxy = Some(Proxy::start(upstream).await?);
         Ok(())
     }
 
@@ -220,6 +272,7 @@ pub async fn install_crd(cluster: &Cluster) -> Result<()> {
 impl Drop for System {
     fn drop(&mut self) {
         drop((self.controller.take(), self.webhook.take()));
+        self.more_controllers.clear();
         if self.lasting || std::thread::panicking() {
             return;
         }

@@ -102,6 +102,23 @@ impl Drop for Program {
     }
 }
 
+/// Runs `name` to its end.
+pub(super) async fn run(
+    name: &str,
+    arguments: &[&str],
+    kubeconfig: &Path,
+) -> Result<(bool, String)> {
+    let output = Command::new(path_of(name)?)
+        .args(arguments)
+        .env("KUBECONFIG", kubeconfig)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await?;
+    let text = [output.stdout, output.stderr].concat();
+    Ok((output.status.success(), String::from_utf8(text)?))
+}
+
 async fn probe(health: &str) -> Result<bool> {
     let mut stream = TcpStream::connect(health).await?;
     stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").await?;

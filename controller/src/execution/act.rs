@@ -272,7 +272,8 @@ impl Act {
         entry: &Entry,
         answers: &mut Answers,
     ) -> Result<(), ActError> {
-        let recorded = lock::recorded(self.lease(observed), entry, observed.now);
+        let limits = &self.settings.limits;
+        let recorded = lock::recorded(self.lease(observed), entry, limits, observed.now);
         let nowhere = self.caches.is_ending(&self.settings.execution_namespace);
         answers.recorded = nowhere || self.write_lease(&recorded, answers).await?;
         Ok(())

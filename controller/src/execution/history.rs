@@ -32,9 +32,6 @@ pub struct Entry {
     pub completion_time: Timestamp,
     /// Failures in a row before anything ran, up to this one; 0 for one that is no such failure.
     pub consecutive_failures: u32,
-    /// Whether it had a Job or PipelineRun. Which record it is says so.
-    #[serde(skip)]
-    pub executed: bool,
     /// When the block was cleared, where that is known.
     #[serde(skip)]
     pub cleared_at: Option<Timestamp>,
@@ -85,9 +82,8 @@ impl Entry {
             Phase::Failed => Outcome::Failed,
             Phase::Pending | Phase::Running | Phase::Skipped => return None,
         };
-        let executed = status.execution_ref.is_some();
         let failures = status.consecutive_failures.unwrap_or(0);
-        if !executed && failures == 0 {
+        if status.execution_ref.is_none() && failures == 0 {
             return None;
         }
         let details = status.failure_details.as_ref();
@@ -102,7 +98,6 @@ impl Entry {
             cleared: cleared.is_some(),
             completion_time: status.completion_time.as_ref()?.0,
             consecutive_failures: u32::try_from(failures).unwrap_or(0),
-            executed,
             cleared_at: cleared.map(|it| it.cleared_at.0),
         })
     }
@@ -117,12 +112,10 @@ impl Entry {
         self.was_execution_failure && !self.cleared
     }
 
-    /// From when on it says nothing any more, unless it [blocks](Self::blocks).
-    pub fn expires(&self, limits: &Limits) -> Timestamp {
-        after(
-            self.completion_time,
-            limits.cooldown.max(limits.backoff_max),
-        )
+    /// Whether it may still say something about the next one.
+    pub fn matters(&self, now: Timestamp, limits: &Limits) -> bool {
+        let longest = limits.cooldown.max(limits.backoff_max);
+        self.blocks() || now < after(self.completion_time, longest)
     }
 }
 

@@ -4,15 +4,22 @@
 //! that takes the holder out and leaves a record of what was executed. A 409 means that somebody
 //! else was faster, or that the cache is behind: it is looked at again.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 
-use super::history::Entry;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::history::{Entry, Limits};
 use crate::executor::Source;
-use crate::names::{self, LAST_EXECUTION, LAST_FAILURE, MANAGED_BY, MANAGER, TARGET_HASH};
+use crate::names::{self, LAST_EXECUTION, MANAGED_BY, MANAGER, PAST_EXECUTIONS, TARGET_HASH};
+
+/// More records than a target can need within the times of the rules; each has some 300 bytes.
+const MOST_PAST: usize = 32;
 
 /// How a lock stands, for one WorkflowExecution.
 #[derive(Clone, Debug, PartialEq)]
@@ -89,42 +96,40 @@ pub fn freed(held: Lease, record: Option<&Entry>, now: Timestamp) -> Lease {
         spec.acquire_time = None;
         spec.renew_time = Some(MicroTime(now));
     }
-    match record {
-        Some(entry) => recorded(lease, entry, now),
-        None => lease,
-    }
-}
-
-/// `lease` with the record of an end, whoever holds it.
-pub fn recorded(lease: Lease, entry: &Entry, now: Timestamp) -> Lease {
-    let mut lease = lease;
-    lease.spec.get_or_insert_default().renew_time = Some(MicroTime(now));
-    if let Ok(text) = serde_json::to_string(entry) {
-        let annotations = lease.metadata.annotations.get_or_insert_default();
-        annotations.insert(annotation(entry.executed).to_owned(), text);
+    if let Some(entry) = record {
+        annotate(&mut lease, LAST_EXECUTION, entry);
     }
     lease
 }
 
-/// What the lock says of those that may be gone: the last execution, and the last failure before
-/// one.
-pub fn records(lease: Option<&Lease>) -> Vec<Entry> {
-    [true, false]
-        .into_iter()
-        .filter_map(|executed| record(lease?, executed))
-        .collect()
+/// `lease` with a record of one that is about to go, whoever holds it. Of older records those stay
+/// that still say something.
+pub fn recorded(lease: Lease, entry: &Entry, limits: &Limits, now: Timestamp) -> Lease {
+    let mut lease = lease;
+    lease.spec.get_or_insert_default().renew_time = Some(MicroTime(now));
+    let mut past: Vec<Entry> = read(&lease, PAST_EXECUTIONS).unwrap_or_default();
+    past.retain(|it| it.uid != entry.uid && it.matters(now, limits));
+    past.push(entry.clone());
+    past.sort_by_key(|it| Reverse(it.completion_time));
+    past.truncate(MOST_PAST);
+    annotate(&mut lease, PAST_EXECUTIONS, &past);
+    lease
 }
 
-/// Whether `entry` must be recorded before its WorkflowExecution may go: the lock knows neither of
-/// it as it is now, nor of a later one of its kind.
-pub fn lacks(lease: Option<&Lease>, entry: &Entry) -> bool {
-    let Some(known) = lease.and_then(|lease| record(lease, entry.executed)) else {
-        return true;
+/// What the lock says of those that may be gone.
+pub fn records(lease: Option<&Lease>) -> Vec<Entry> {
+    let Some(lease) = lease else {
+        return Vec::new();
     };
-    if known.uid == entry.uid {
-        return known.cleared != entry.cleared;
-    }
-    known.completion_time < entry.completion_time
+    let last: Option<Entry> = read(lease, LAST_EXECUTION);
+    let past: Vec<Entry> = read(lease, PAST_EXECUTIONS).unwrap_or_default();
+    last.into_iter().chain(past).collect()
+}
+
+/// Whether the lock does not know `entry` as it is now.
+pub fn lacks(lease: Option<&Lease>, entry: &Entry) -> bool {
+    let known = |it: &Entry| it.uid == entry.uid && it.cleared == entry.cleared;
+    !records(lease).iter().any(known)
 }
 
 /// When it was last held.
@@ -137,26 +142,23 @@ pub fn last_used(lease: &Lease) -> Option<Timestamp> {
     renewed.map(|time| time.0).or(created.map(|time| time.0))
 }
 
-fn annotation(executed: bool) -> &'static str {
-    if executed {
-        LAST_EXECUTION
-    } else {
-        LAST_FAILURE
+fn annotate(lease: &mut Lease, name: &str, value: &impl Serialize) {
+    if let Ok(text) = serde_json::to_string(value) {
+        let annotations = lease.metadata.annotations.get_or_insert_default();
+        annotations.insert(name.to_owned(), text);
     }
 }
 
-fn record(lease: &Lease, executed: bool) -> Option<Entry> {
-    let text = lease
-        .metadata
-        .annotations
-        .as_ref()?
-        .get(annotation(executed))?;
-    let entry: Entry = serde_json::from_str(text).ok()?;
-    Some(Entry { executed, ..entry })
+/// None where it cannot be read, too: then the objects are all the history there is.
+fn read<T: DeserializeOwned>(lease: &Lease, name: &str) -> Option<T> {
+    let text = lease.metadata.annotations.as_ref()?.get(name)?;
+    serde_json::from_str(text).ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::execution::history::Outcome;
 
@@ -183,41 +185,53 @@ mod tests {
         assert_eq!(again.spec.and_then(|spec| spec.lease_transitions), Some(2));
     }
 
-    fn entry(name: &str, second: i64, executed: bool) -> Entry {
+    fn entry(name: &str, second: i64) -> Entry {
         Entry {
             uid: format!("uid-{name}"),
             namespace: "prod".to_owned(),
             name: name.to_owned(),
             workflow_id: "w".to_owned(),
-            outcome: Outcome::Failed,
-            was_execution_failure: executed,
+            outcome: Outcome::Succeeded,
+            was_execution_failure: false,
             cleared: false,
             completion_time: Timestamp::from_second(second).expect("a timestamp"),
-            consecutive_failures: u32::from(!executed),
-            executed,
+            consecutive_failures: 0,
             cleared_at: None,
         }
     }
 
     #[test]
-    fn br_we_009_a_lock_remembers_the_last_execution_and_the_last_failure_before_one() {
-        let now = Timestamp::UNIX_EPOCH;
-        let (ran, refused) = (entry("a", 10, true), entry("b", 20, false));
-        let held = taken(new("n", "abc"), &source("a"), now);
-        let lease = recorded(freed(held, Some(&ran), now), &refused, now);
-        assert_eq!(records(Some(&lease)), [ran.clone(), refused.clone()]);
-        assert!(records(None).is_empty());
-        assert!(lacks(None, &ran) && !lacks(Some(&lease), &ran));
-        assert!(
-            !lacks(Some(&lease), &entry("before", 5, true)),
-            "a later one counts"
-        );
-        assert!(lacks(Some(&lease), &entry("after", 15, true)));
+    fn br_we_009_a_lock_remembers_the_last_execution_and_those_that_are_gone() {
+        let limits = Limits {
+            cooldown: Duration::from_secs(100),
+            backoff_base: Duration::ZERO,
+            backoff_max: Duration::ZERO,
+            max_consecutive_failures: 5,
+        };
+        let at = |second| Timestamp::from_second(second).expect("a timestamp");
+        let names = |lease: &Lease| -> Vec<String> {
+            records(Some(lease)).into_iter().map(|it| it.name).collect()
+        };
+        assert!(records(None).is_empty() && lacks(None, &entry("a", 10)));
+        let held = taken(new("n", "abc"), &source("a"), at(0));
+        let lease = freed(held, Some(&entry("a", 10)), at(10));
+        let lease = recorded(lease, &entry("b", 20), &limits, at(30));
+        assert_eq!(names(&lease), ["a", "b"]);
+        assert!(!lacks(Some(&lease), &entry("a", 10)) && !lacks(Some(&lease), &entry("b", 20)));
         let cleared = Entry {
             cleared: true,
-            ..ran
+            ..entry("b", 20)
         };
         assert!(lacks(Some(&lease), &cleared), "it was cleared since");
+        let lease = recorded(lease, &cleared, &limits, at(40));
+        assert_eq!(names(&lease), ["a", "b"], "once");
+        let lease = recorded(lease, &entry("c", 110), &limits, at(121));
+        assert_eq!(
+            names(&lease),
+            ["a", "c"],
+            "what says nothing any more is dropped"
+        );
+        assert_eq!(last_used(&lease), Some(at(121)));
     }
 
     #[test]

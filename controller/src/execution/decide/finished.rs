@@ -90,7 +90,10 @@ fn free(observed: &Observed) -> Step {
         (Some(_), None) if !ended => Step::Ask(Question::Remains),
         (Some(reference), Some(Remains::Alive)) if !ended => delete(observed, reference),
         _ => {
-            let executed = Entry::of(&observed.wfe).filter(|entry| entry.executed);
+            let executed = observed
+                .wfe
+                .execution_ref()
+                .and_then(|_| Entry::of(&observed.wfe));
             Step::Do(Effect::FreeLock(executed.map(Box::new)))
         }
     }
@@ -142,9 +145,9 @@ fn remembered(observed: &Observed) -> Option<Step> {
     if blocks && !observed.namespace_ending {
         return Some(tell_or(observed, Notice::DeletionWaits, Step::Done));
     }
-    let over = !blocks && entry.expires(&observed.settings.limits) <= observed.now;
+    let matters = entry.matters(observed.now, &observed.settings.limits);
     let known = observed.answers.recorded || !lock::lacks(observed.lease.as_deref(), &entry);
-    (!over && !known).then(|| Step::Do(Effect::Record(Box::new(entry))))
+    (matters && !known).then(|| Step::Do(Effect::Record(Box::new(entry))))
 }
 
 /// Takes the finalizer off when nothing is left.

@@ -13,7 +13,7 @@ use wfe_peers::dependencies::{DependencyProblem, not_ready};
 use super::super::lock::{self, Lock};
 use super::super::observe::{Known, Observed};
 use super::super::outcome::Failure;
-use super::super::status::{Change, condition, stored, time};
+use super::super::status::{Change, condition, holds, stored, time};
 use super::{Effect, Question, Step, fail, obstacle, store, store_or};
 use crate::executor::{Created, Execution, Plan};
 use crate::names;
@@ -171,7 +171,9 @@ fn prepare(
             )
         }));
     }
-    if let Some(step) = check_account(observed, account) {
+    // Who waits has been let in already, and is looked at again when it may run.
+    let waits = holds(&observed.wfe, condition::BLOCKED);
+    if let Some(step) = (!waits).then(|| check_account(observed, account)).flatten() {
         return Some(step);
     }
     if observed.answers.lock_lost {
@@ -180,6 +182,9 @@ fn prepare(
     // Asked again when the lock is taken: its record is then known to be the last word.
     if let Some(found) = obstacle::find(observed, checked) {
         return Some(obstacle::blocked(observed, checked, &found));
+    }
+    if let Some(step) = check_account(observed, account) {
+        return Some(step);
     }
     if let Some(step) = check_dependencies(observed, workflow) {
         return Some(step);

@@ -26,7 +26,6 @@ fn entry(second: i64, outcome: Outcome, ran: bool) -> Entry {
         cleared: false,
         completion_time: at(second),
         consecutive_failures: 0,
-        executed: true,
         cleared_at: None,
     }
 }
@@ -43,7 +42,6 @@ fn failed_midway(second: i64) -> Entry {
 fn failed_before(second: i64, count: u32) -> Entry {
     Entry {
         consecutive_failures: count,
-        executed: false,
         ..entry(second, Outcome::Failed, false)
     }
 }

@@ -2,12 +2,16 @@
 
 use serde_json::{Value, json};
 use wfe_model::workflow_execution::WorkflowExecution;
-use wfe_tests::{Cluster, Image};
+
+use crate::{Cluster, Image};
 
 /// A workflow of a shell script: its catalog file, and the image it names.
 pub struct Script {
+    /// Its key in the catalog.
     pub id: &'static str,
+    /// What runs.
     pub image: String,
+    /// Its file.
     pub yaml: String,
 }
 

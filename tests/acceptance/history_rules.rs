@@ -1,0 +1,281 @@
+//! BR-WE-010, BR-WE-012, BR-WE-013: what happened on a target decides what may run there; through
+//! restarts, and whoever deletes what.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{DeleteParams, PostParams};
+use serde_json::{Value, json};
+use wfe_model::workflow_execution::{
+    Phase, SkipReason, WorkflowExecution, WorkflowExecutionStatus,
+};
+use wfe_tests::system::{Script, System, condition};
+use wfe_tests::{Cluster, wait};
+
+use crate::setup::{SECONDS_30, cluster};
+
+/// A system with short times, and no webhook: history is the controller's.
+async fn system(cluster: &Cluster, prefix: &str, workflows: &[&Script], flags: &[&str]) -> System {
+    let files: Vec<_> = workflows
+        .iter()
+        .map(|it| (format!("{}.yaml", it.id), it.yaml.clone()))
+        .collect();
+    let files: Vec<_> = files
+        .iter()
+        .map(|(name, yaml)| (name.as_str(), yaml.clone()))
+        .collect();
+    let mut system = System::install(cluster, prefix, &files)
+        .await
+        .expect("installed");
+    system.controller_flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+    system.start_controller().await.expect("started");
+    system
+}
+
+async fn restart(system: &mut System) {
+    system.kill_controller().await.expect("killed");
+    system.start_controller().await.expect("started again");
+}
+
+/// Asks for a run on `prod/Deployment/web`: how it ended.
+async fn run(
+    system: &System,
+    workflow: &Script,
+    name: &str,
+    config: Value,
+) -> WorkflowExecutionStatus {
+    let spec = json!({ "targetResource": "prod/Deployment/web", "executionConfig": config });
+    let api = system.namespace.api::<WorkflowExecution>();
+    let request = workflow.request(name, &spec);
+    api.create(&PostParams::default(), &request)
+        .await
+        .expect("stored");
+    system
+        .ended(name)
+        .await
+        .expect("ended")
+        .status
+        .expect("a status")
+}
+
+fn skipped(status: &WorkflowExecutionStatus) -> Option<SkipReason> {
+    assert_eq!(status.phase, Some(Phase::Skipped), "{status:?}");
+    status.skip_details.as_ref().map(|details| details.reason)
+}
+
+async fn delete(system: &System, name: &str) {
+    let api = system.namespace.api::<WorkflowExecution>();
+    api.delete(name, &DeleteParams::default())
+        .await
+        .expect("deleted");
+    wait::gone(&api, name, SECONDS_30).await.expect("gone");
+}
+
+#[tokio::test]
+async fn br_we_010_the_same_workflow_cools_down_and_another_may_run() {
+    let cluster = cluster().await;
+    let (first, other) = (
+        Script::push(&cluster, "cool", "true", ""),
+        Script::push(&cluster, "other", "true", ""),
+    );
+    let mut system = system(&cluster, "cooldown", &[&first, &other], &["--cooldown=25s"]).await;
+    let done = run(&system, &first, "done", json!({})).await;
+    assert_eq!(done.phase, Some(Phase::Succeeded));
+    let completed = done.completion_time.expect("a time").0;
+    let until = completed + Duration::from_secs(25);
+
+    let status = run(&system, &first, "too-soon", json!({})).await;
+    assert_eq!(skipped(&status), Some(SkipReason::RecentlyRemediated));
+    let details = status.skip_details.expect("details");
+    let recent = details.recent_remediation.expect("the one before");
+    assert_eq!(
+        (
+            recent.name.as_str(),
+            recent.workflow_id.as_str(),
+            recent.outcome.as_str()
+        ),
+        ("done", "cool", "Succeeded")
+    );
+    assert_eq!(details.retry_at.map(|it| it.0), Some(until));
+    assert!(recent.cooldown_remaining.is_some(), "how long");
+
+    restart(&mut system).await;
+    assert_eq!(
+        run(&system, &other, "another", json!({})).await.phase,
+        Some(Phase::Succeeded)
+    );
+    delete(&system, "done").await;
+    restart(&mut system).await;
+    let status = run(&system, &first, "after-delete", json!({})).await;
+    assert_eq!(
+        skipped(&status),
+        Some(SkipReason::RecentlyRemediated),
+        "the lock remembers it, though another one ran since"
+    );
+    let status = run(&system, &first, "patient", json!({ "whenBlocked": "Wait" })).await;
+    assert_eq!(status.phase, Some(Phase::Succeeded), "{status:?}");
+    assert!(
+        status.start_time.expect("a start").0 >= until,
+        "not before it may"
+    );
+}
+
+#[tokio::test]
+async fn br_we_012_failures_before_execution_back_off_until_a_person_must_look() {
+    let cluster = cluster().await;
+    let workflow = Script::push(
+        &cluster,
+        "needy",
+        "true",
+        "dependencies: {secrets: [{name: needed}]}\n",
+    );
+    let flags = ["--cooldown=0s", "--backoff-base=2s", "--backoff-max=8s"];
+    let mut system = system(&cluster, "backoff", &[&workflow], &flags).await;
+    let secrets = system.execution.api::<Secret>();
+    let wait_for_it = json!({ "whenBlocked": "Wait" });
+    let backoff = |status: &WorkflowExecutionStatus| {
+        let next = status.next_allowed_execution.as_ref()?.0;
+        Some(
+            next.duration_since(status.completion_time.as_ref()?.0)
+                .as_secs(),
+        )
+    };
+
+    let status = run(&system, &workflow, "f1", json!({})).await;
+    assert_eq!(
+        (status.consecutive_failures, backoff(&status)),
+        (Some(1), Some(2))
+    );
+    let status = run(&system, &workflow, "f2", wait_for_it.clone()).await;
+    assert_eq!(
+        (status.consecutive_failures, backoff(&status)),
+        (Some(2), Some(4))
+    );
+
+    // A success begins anew.
+    let secret: Secret = serde_json::from_value(
+        json!({ "metadata": { "name": "needed" }, "stringData": { "a": "b" } }),
+    )
+    .expect("a Secret");
+    secrets
+        .create(&PostParams::default(), &secret)
+        .await
+        .expect("created");
+    let status = run(&system, &workflow, "s", wait_for_it.clone()).await;
+    assert_eq!(status.phase, Some(Phase::Succeeded));
+    secrets
+        .delete("needed", &DeleteParams::default())
+        .await
+        .expect("deleted");
+
+    for (name, failures, seconds) in [("g1", 1, Some(2)), ("g2", 2, Some(4)), ("g3", 3, Some(8))] {
+        let status = run(&system, &workflow, name, wait_for_it.clone()).await;
+        assert_eq!(
+            (status.consecutive_failures, backoff(&status)),
+            (Some(failures), seconds),
+            "{name}"
+        );
+    }
+    let status = run(&system, &workflow, "impatient", json!({})).await;
+    assert_eq!(skipped(&status), Some(SkipReason::BackoffActive));
+    let details = status.skip_details.expect("details");
+    assert_eq!(
+        details.recent_remediation.map(|it| it.name).as_deref(),
+        Some("g3")
+    );
+    assert!(
+        details
+            .retry_at
+            .is_some_and(|it| it.0 > Timestamp::now() - Duration::from_secs(8))
+    );
+
+    // Neither a restart nor a deletion makes anybody forget.
+    delete(&system, "g3").await;
+    restart(&mut system).await;
+    let status = run(&system, &workflow, "still-impatient", json!({})).await;
+    assert_eq!(skipped(&status), Some(SkipReason::BackoffActive));
+    for (name, failures, seconds) in [("g4", 4, Some(8)), ("g5", 5, None)] {
+        let status = run(&system, &workflow, name, wait_for_it.clone()).await;
+        assert_eq!(
+            (status.consecutive_failures, backoff(&status)),
+            (Some(failures), seconds),
+            "{name}"
+        );
+    }
+    restart(&mut system).await;
+    let status = run(&system, &workflow, "exhausted", wait_for_it.clone()).await;
+    assert_eq!(
+        skipped(&status),
+        Some(SkipReason::ExhaustedRetries),
+        "waiting would not help"
+    );
+    let message = status.skip_details.expect("details").message;
+    assert!(message.contains("patch workflowexecution g5"), "{message}");
+
+    system.clear("g5").await.expect("cleared");
+    let status = run(&system, &workflow, "h1", json!({})).await;
+    assert_eq!(status.consecutive_failures, Some(1), "clearing begins anew");
+}
+
+#[tokio::test]
+async fn br_we_013_a_failure_midway_blocks_the_target_for_everybody_until_it_is_cleared() {
+    let cluster = cluster().await;
+    let (bad, good) = (
+        Script::push(&cluster, "bad", "exit 3", ""),
+        Script::push(&cluster, "good", "true", ""),
+    );
+    let flags = ["--cooldown=0s", "--backoff-base=1s"];
+    let mut system = system(&cluster, "block", &[&bad, &good], &flags).await;
+    let api = system.namespace.api::<WorkflowExecution>();
+    let status = run(&system, &bad, "broken", json!({})).await;
+    assert_eq!(status.phase, Some(Phase::Failed));
+    assert_eq!(
+        status.consecutive_failures, None,
+        "that is for failures before execution"
+    );
+
+    let status = run(&system, &good, "blocked", json!({ "whenBlocked": "Wait" })).await;
+    assert_eq!(skipped(&status), Some(SkipReason::PreviousExecutionFailed));
+    let details = status.skip_details.expect("details");
+    assert!(
+        details.message.contains("patch workflowexecution broken"),
+        "{}",
+        details.message
+    );
+    assert_eq!(
+        details.recent_remediation.map(|it| (it.name, it.outcome)),
+        Some(("broken".to_owned(), "Failed".to_owned()))
+    );
+
+    // One whose fault is its own, deletion and restart lift nothing.
+    let mut unknown = good.request(
+        "own-fault",
+        &json!({ "targetResource": "prod/Deployment/web" }),
+    );
+    unknown.spec.workflow_ref.workflow_id = "unknown".to_owned();
+    api.create(&PostParams::default(), &unknown)
+        .await
+        .expect("stored");
+    system.ended("own-fault").await.expect("ended");
+    api.delete("broken", &DeleteParams::default())
+        .await
+        .expect("marked");
+    restart(&mut system).await;
+    let status = run(&system, &good, "still-blocked", json!({})).await;
+    assert_eq!(skipped(&status), Some(SkipReason::PreviousExecutionFailed));
+    let broken = api
+        .get("broken")
+        .await
+        .expect("it stays until it is cleared");
+    assert!(broken.metadata.deletion_timestamp.is_some());
+    assert_eq!(condition(&broken, "AuditRecorded"), "True/AuditSucceeded");
+
+    system.clear("broken").await.expect("cleared");
+    wait::gone(&api, "broken", SECONDS_30)
+        .await
+        .expect("now it goes");
+    restart(&mut system).await;
+    let status = run(&system, &good, "free", json!({})).await;
+    assert_eq!(status.phase, Some(Phase::Succeeded), "{status:?}");
+}

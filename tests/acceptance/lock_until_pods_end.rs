@@ -1,0 +1,139 @@
+//! BR-WE-009: a target is free when the last pod on it has ended, not when its Job is gone.
+
+use k8s_openapi::api::batch::v1::Job;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use serde_json::json;
+use wfe_model::workflow_execution::{FailureReason, Phase, WorkflowExecution};
+use wfe_tests::system::{Script, System, condition};
+use wfe_tests::wait;
+
+use crate::overlap::Overlap;
+use crate::setup::{SECONDS_30, cluster};
+
+/// A pod that does not go when it is asked to: SIGKILL after the grace period of 30 s ends it.
+const STUBBORN: &str =
+    "if [ \"$FAST\" = true ]; then exit 0; fi; trap '' TERM; while true; do sleep 1; done";
+const PARAMETERS: &str = "parameters:\n- {name: FAST, type: boolean, default: 'false'}\n";
+
+/// Runs one that does not go, ends it by `end`, and lets a second one wait for the target.
+async fn second_starts_after_the_pod(
+    prefix: &str,
+    reason: FailureReason,
+    end: impl AsyncFnOnce(&System),
+) {
+    let cluster = cluster().await;
+    let workflow = Script::push(&cluster, "stubborn", STUBBORN, PARAMETERS);
+    let system = System::start(&cluster, prefix, &[("w.yaml", workflow.yaml.clone())])
+        .await
+        .expect("started");
+    let overlap = Overlap::watch(&system.execution);
+    let api = system.namespace.api::<WorkflowExecution>();
+    let on_web = |more: serde_json::Value| {
+        let mut spec = json!({ "targetResource": "prod/Deployment/web" });
+        spec.as_object_mut()
+            .expect("an object")
+            .extend(more.as_object().expect("an object").clone());
+        spec
+    };
+    let first = workflow.request("first", &on_web(json!({})));
+    api.create(&PostParams::default(), &first)
+        .await
+        .expect("admitted");
+    let began = |wfe: &WorkflowExecution| condition(wfe, "ExecutionRunning").starts_with("True");
+    wait::until(&api, "first", "its container runs", SECONDS_30, began)
+        .await
+        .expect("running");
+    let second = workflow.request(
+        "second",
+        &on_web(json!({ "parameters": { "FAST": "true" }, "executionConfig": { "whenBlocked": "Wait" } })),
+    );
+    api.create(&PostParams::default(), &second)
+        .await
+        .expect("admitted");
+    let waits = |wfe: &WorkflowExecution| condition(wfe, "Blocked") == "True/ResourceBusy";
+    wait::until(&api, "second", "it waits", SECONDS_30, waits)
+        .await
+        .expect("waiting");
+
+    end(&system).await;
+    let failed = |wfe: &WorkflowExecution| wfe.phase() == Some(Phase::Failed);
+    let first = wait::until(
+        &api,
+        "first",
+        "it is said to have ended",
+        SECONDS_30,
+        failed,
+    )
+    .await
+    .expect("failed");
+    let details = first
+        .status
+        .as_ref()
+        .and_then(|it| it.failure_details.clone())
+        .expect("details");
+    assert_eq!(
+        (details.reason, details.was_execution_failure),
+        (reason, true)
+    );
+    // The pod takes its time; what it left is looked at meanwhile.
+    assert_eq!(
+        system.live_pods().await.expect("listed").len(),
+        1,
+        "its pod lives on"
+    );
+    assert_eq!(
+        system.holders().await.expect("listed").len(),
+        1,
+        "the target is locked"
+    );
+    system.clear("first").await.expect("cleared");
+
+    let second = system.ended("second").await.expect("ended");
+    assert_eq!(condition(&second, "Ready"), "True/Ready");
+    assert_eq!(overlap.end(), 2, "one after the other");
+    assert!(
+        system.holders().await.expect("listed").is_empty(),
+        "the target is free"
+    );
+}
+
+#[tokio::test]
+async fn br_we_009_after_a_cancel_the_next_one_starts_when_the_pod_has_ended() {
+    second_starts_after_the_pod("pod-cancel", FailureReason::Cancelled, async |system| {
+        let patch = Patch::Merge(
+            json!({ "metadata": { "annotations": { "kubernaut.ai/cancel": "wrong target" } } }),
+        );
+        let api = system.namespace.api::<WorkflowExecution>();
+        let patched = api.patch("first", &PatchParams::default(), &patch).await;
+        patched.expect("cancelled");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn br_we_009_after_a_delete_the_next_one_starts_when_the_pod_has_ended() {
+    second_starts_after_the_pod("pod-delete", FailureReason::Cancelled, async |system| {
+        let api = system.namespace.api::<WorkflowExecution>();
+        api.delete("first", &DeleteParams::default())
+            .await
+            .expect("deleted");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn br_we_009_after_its_job_was_deleted_by_hand_the_next_one_starts_when_the_pod_has_ended() {
+    second_starts_after_the_pod(
+        "pod-hand",
+        FailureReason::ExecutionDeleted,
+        async |system| {
+            let jobs = system.jobs().await.expect("listed");
+            let name = jobs[0].metadata.name.clone().expect("a name");
+            let api = system.execution.api::<Job>();
+            api.delete(&name, &DeleteParams::background())
+                .await
+                .expect("deleted");
+        },
+    )
+    .await;
+}

@@ -1,0 +1,308 @@
+//! A proxy between a controller and the API server, which knows what is asked, and can lose it.
+//!
+//! Every request that changes something has a name: verb, resource and how many of the kind came
+//! before, as `update workflowexecutions/status #2`. A watch can be held back by its resource.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
+use futures::{Stream, StreamExt};
+use http_body_util::BodyExt;
+use kube::Client;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+/// What happens to one request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Fault {
+    /// It never arrives, and is never answered.
+    Drop,
+    /// It is carried out, and never answered.
+    DropAnswer,
+    /// The API server would answer so.
+    Refuse(u16),
+    /// It arrives late.
+    Delay(Duration),
+}
+
+/// A proxy for one controller; ends with the value.
+pub struct Proxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    task: AbortHandle,
+}
+
+struct Shared {
+    upstream: Client,
+    requests: Mutex<Requests>,
+    /// How many faults have struck.
+    struck: watch::Sender<usize>,
+    /// How many requests came, reads included.
+    seen: watch::Sender<usize>,
+    /// Resources whose watches are held back.
+    held: watch::Sender<HashSet<String>>,
+    /// How often watches were cut.
+    cut: watch::Sender<usize>,
+}
+
+#[derive(Default)]
+struct Requests {
+    counts: HashMap<String, usize>,
+    mutations: Vec<String>,
+    armed: Option<(String, Fault)>,
+}
+
+impl Proxy {
+    /// Serves what `upstream` may do, on a port of its own.
+    pub async fn start(upstream: Client) -> Result<Self> {
+        let shared = Arc::new(Shared {
+            upstream,
+            requests: Mutex::default(),
+            struck: watch::Sender::new(0),
+            seen: watch::Sender::new(0),
+            held: watch::Sender::new(HashSet::new()),
+            cut: watch::Sender::new(0),
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let routes = Router::new().fallback(pass).with_state(shared.clone());
+        let task = tokio::spawn(async move {
+            let _ = axum::serve(listener, routes).await;
+        });
+        Ok(Self {
+            address,
+            shared,
+            task: task.abort_handle(),
+        })
+    }
+
+    /// A kubeconfig that leads here.
+    pub fn kubeconfig(&self) -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "proxy",
+            "clusters": [{ "name": "proxy", "cluster": { "server": format!("http://{}", self.address) } }],
+            "users": [{ "name": "proxy", "user": {} }],
+            "contexts": [{ "name": "proxy", "context": { "cluster": "proxy", "user": "proxy" } }],
+        })
+    }
+
+    /// Counts from zero, with `fault` for the request of that name.
+    pub fn arm(&self, fault: Option<(String, Fault)>) {
+        *self.shared.requests() = Requests {
+            armed: fault,
+            ..Requests::default()
+        };
+    }
+
+    /// What was changed since it was [armed](Self::arm), by name.
+    pub fn mutations(&self) -> Vec<String> {
+        self.shared.requests().mutations.clone()
+    }
+
+    /// Until the next fault strikes.
+    pub async fn strikes(&self) {
+        let mut struck = self.shared.struck.subscribe();
+        let before = *struck.borrow_and_update();
+        let _ = struck.wait_for(|now| *now > before).await;
+    }
+
+    /// Until `count` more requests have come, reads included.
+    pub async fn requests(&self, count: usize) {
+        let mut seen = self.shared.seen.subscribe();
+        let before = *seen.borrow_and_update();
+        let _ = seen.wait_for(|now| *now >= before + count).await;
+    }
+
+    /// Holds back what the watch of `resource` has to tell from now on.
+    pub fn hold(&self, resource: &str) {
+        self.shared.held.send_modify(|held| {
+            held.insert(resource.to_owned());
+        });
+    }
+
+    /// Lets every watch go on.
+    pub fn release(&self) {
+        self.shared.held.send_modify(HashSet::clear);
+    }
+
+    /// Ends every watch that is open.
+    pub fn cut(&self) {
+        self.shared.cut.send_modify(|count| *count += 1);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Shared {
+    fn requests(&self) -> MutexGuard<'_, Requests> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a request that changes something; whether it is the one that is to be lost.
+    fn count(&self, kind: &str) -> Option<Fault> {
+        let mut requests = self.requests();
+        let count = requests.counts.entry(kind.to_owned()).or_default();
+        *count += 1;
+        let name = format!("{kind} #{count}");
+        requests.mutations.push(name.clone());
+        let (_, fault) = requests.armed.take_if(|(armed, _)| *armed == name)?;
+        Some(fault)
+    }
+
+    fn strike(&self) {
+        self.struck.send_modify(|count| *count += 1);
+    }
+
+    async fn forward(
+        &self,
+        method: Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<kube::client::Body>> {
+        let path = uri.path_and_query().context("no path")?.as_str();
+        let mut request = Request::builder().method(method).uri(path);
+        for name in [header::ACCEPT, header::CONTENT_TYPE] {
+            if let Some(value) = headers.get(&name) {
+                request = request.header(name, value);
+            }
+        }
+        let request = request.body(kube::client::Body::from(body.to_vec()))?;
+        Ok(self.upstream.send(request).await?)
+    }
+
+    /// The body of a watch, as long as nobody cuts it, with pauses while it is held back.
+    fn watched(
+        self: Arc<Self>,
+        resource: String,
+        body: kube::client::Body,
+    ) -> impl Stream<Item = Result<Bytes>> {
+        let mut cut = self.cut.subscribe();
+        cut.mark_unchanged();
+        let cut = async move { cut.changed().await.is_ok() };
+        let held = self.held.subscribe();
+        body.into_data_stream()
+            .then(move |chunk| {
+                let (mut held, resource) = (held.clone(), resource.clone());
+                async move {
+                    held.wait_for(|held| !held.contains(&resource)).await?;
+                    Ok(chunk?)
+                }
+            })
+            .take_until(cut)
+    }
+}
+
+async fn pass(
+    State(shared): State<Arc<Shared>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response<Body> {
+    shared.seen.send_modify(|count| *count += 1);
+    match answer(shared, method, uri, headers, body).await {
+        Ok(response) => response,
+        Err(error) => refusal(StatusCode::BAD_GATEWAY, &format!("{error:#}")),
+    }
+}
+
+async fn answer(
+    shared: Arc<Shared>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response<Body>> {
+    let resource = resource(uri.path());
+    let fault = verb(&method).and_then(|verb| shared.count(&format!("{verb} {resource}")));
+    match fault {
+        Some(Fault::Drop) => {
+            shared.strike();
+            return std::future::pending().await;
+        }
+        Some(Fault::DropAnswer) => {
+            shared.forward(method, &uri, &headers, body).await?;
+            shared.strike();
+            return std::future::pending().await;
+        }
+        Some(Fault::Refuse(code)) => {
+            shared.strike();
+            return Ok(refusal(StatusCode::from_u16(code)?, "refused by the proxy"));
+        }
+        Some(Fault::Delay(time)) => {
+            shared.strike();
+            tokio::time::sleep(time).await;
+        }
+        None => {}
+    }
+    let is_watch = uri
+        .query()
+        .is_some_and(|query| query.contains("watch=true"));
+    let (head, body) = shared
+        .forward(method, &uri, &headers, body)
+        .await?
+        .into_parts();
+    let body = if is_watch {
+        Body::from_stream(shared.watched(resource, body))
+    } else {
+        Body::from(body.collect().await?.to_bytes())
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = head.status;
+    if let Some(kind) = head.headers.get(header::CONTENT_TYPE) {
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, kind.clone());
+    }
+    Ok(response)
+}
+
+/// As the API server says it.
+fn refusal(code: StatusCode, message: &str) -> Response<Body> {
+    let status = json!({
+        "apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code.as_u16(), "message": message,
+        "reason": code.canonical_reason().unwrap_or_default().replace(' ', ""),
+    });
+    let mut response = Response::new(Body::from(status.to_string()));
+    *response.status_mut() = code;
+    response
+}
+
+fn verb(method: &Method) -> Option<&'static str> {
+    match method.as_str() {
+        "POST" => Some("create"),
+        "PUT" => Some("update"),
+        "PATCH" => Some("patch"),
+        "DELETE" => Some("delete"),
+        _ => None,
+    }
+}
+
+/// `workflowexecutions/status` of a path.
+fn resource(path: &str) -> String {
+    let parts: Vec<_> = path.trim_matches('/').split('/').collect();
+    let rest = match parts.as_slice() {
+        ["api", _, rest @ ..] | ["apis", _, _, rest @ ..] => rest,
+        other => other,
+    };
+    match rest {
+        ["namespaces", _, resource, _, subresource] => format!("{resource}/{subresource}"),
+        ["namespaces", _, resource, ..] => (*resource).to_owned(),
+        [resource, ..] => (*resource).to_owned(),
+        [] => String::new(),
+    }
+}

@@ -1,0 +1,113 @@
+//! What tests look at.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use jiff::Timestamp;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{ListParams, Patch, PatchParams};
+use wfe_model::audit::{AuditEvent, EventType};
+use wfe_model::workflow_execution::WorkflowExecution;
+
+use serde_json::json;
+
+use super::System;
+use crate::wait;
+
+const ENDED_WITHIN: Duration = Duration::from_mins(2);
+
+impl System {
+    /// A WorkflowExecution, when it has ended and its audit trail is acknowledged.
+    pub async fn ended(&self, name: &str) -> Result<WorkflowExecution> {
+        let acknowledged =
+            |wfe: &WorkflowExecution| condition(wfe, "AuditRecorded").starts_with("True");
+        let what = "it has ended and is audited";
+        wait::until(
+            &self.namespace.api(),
+            name,
+            what,
+            ENDED_WITHIN,
+            acknowledged,
+        )
+        .await
+    }
+
+    /// Every Job.
+    pub async fn jobs(&self) -> Result<Vec<Job>> {
+        Ok(self
+            .execution
+            .api::<Job>()
+            .list(&ListParams::default())
+            .await?
+            .items)
+    }
+
+    /// Every pod that has not ended.
+    pub async fn live_pods(&self) -> Result<Vec<Pod>> {
+        let mut pods = self
+            .execution
+            .api::<Pod>()
+            .list(&ListParams::default())
+            .await?
+            .items;
+        pods.retain(|pod| {
+            let phase = pod
+                .status
+                .as_ref()
+                .and_then(|status| status.phase.as_deref());
+            !matches!(phase, Some("Succeeded" | "Failed"))
+        });
+        Ok(pods)
+    }
+
+    /// Who holds a lock.
+    pub async fn holders(&self) -> Result<Vec<String>> {
+        let leases = self
+            .execution
+            .api::<Lease>()
+            .list(&ListParams::default())
+            .await?;
+        let holders = leases
+            .items
+            .into_iter()
+            .filter_map(|it| it.spec?.holder_identity);
+        Ok(holders.filter(|holder| !holder.is_empty()).collect())
+    }
+
+    /// Clears the block that one left, as the webhook will once somebody has asked for it.
+    pub async fn clear(&self, name: &str) -> Result<()> {
+        let clearance = json!({
+            "clearedBy": "ann", "clearedAt": Timestamp::now(), "clearReason": "looked at the target, it is fine",
+            "clearMethod": "KubernetesAdmissionWebhook",
+        });
+        let patch = Patch::Merge(json!({ "status": { "blockClearance": clearance } }));
+        let api = self.namespace.api::<WorkflowExecution>();
+        api.patch_status(name, &PatchParams::default(), &patch)
+            .await?;
+        Ok(())
+    }
+
+    /// The audit trail of one WorkflowExecution so far.
+    pub fn trail_of(&self, name: &str) -> Result<Vec<EventType>> {
+        Ok(types(&self.audit_trail()?, name))
+    }
+}
+
+/// `status/reason` of a condition.
+pub fn condition(wfe: &WorkflowExecution, kind: &str) -> String {
+    let conditions = wfe.status.iter().flat_map(|status| &status.conditions);
+    conditions
+        .into_iter()
+        .find(|it| it.type_ == kind)
+        .map_or("absent".to_owned(), |it| {
+            format!("{}/{}", it.status, it.reason)
+        })
+}
+
+/// Types of the events about one WorkflowExecution.
+pub fn types(events: &[AuditEvent], name: &str) -> Vec<EventType> {
+    let of = events.iter().filter(|event| event.resource_id == name);
+    of.map(|event| event.event_type).collect()
+}
