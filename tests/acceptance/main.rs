@@ -11,6 +11,7 @@
 mod admission_denials;
 mod cluster_access;
 mod cluster_node;
+mod deletion_states;
 mod fault_restart;
 mod history_rules;
 mod job_failures;
@@ -23,3 +24,4 @@ mod schema_cases;
 mod schema_users_view;
 mod schema_verdicts;
 mod setup;
+mod stop_buttons;

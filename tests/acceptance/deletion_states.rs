@@ -1,0 +1,370 @@
+//! BR-WE-014: whatever state one is in when it is deleted, or what it has made is: nothing stays
+//! behind, and the audit trail is whole.
+
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
+use serde_json::{Value, json};
+use wfe_model::audit::EventType;
+use wfe_model::workflow_execution::{FailureReason, WorkflowExecution};
+use wfe_tests::system::{Script, System, condition};
+use wfe_tests::{Cluster, wait};
+
+use crate::setup::{SECONDS_30, cluster};
+
+const SLEEPS: &str = "trap 'exit 0' TERM; sleep 300 & wait";
+
+async fn create(system: &System, workflow: &Script, name: &str, spec: &Value) {
+    let api = system.namespace.api::<WorkflowExecution>();
+    let request = workflow.request(name, spec);
+    api.create(&PostParams::default(), &request)
+        .await
+        .expect("stored");
+}
+
+async fn until(system: &System, name: &str, kind: &str, expected: &str) -> WorkflowExecution {
+    let api = system.namespace.api::<WorkflowExecution>();
+    let is = |wfe: &WorkflowExecution| condition(wfe, kind) == expected;
+    wait::until(&api, name, &format!("{kind} is {expected}"), SECONDS_30, is)
+        .await
+        .expect("it comes to that")
+}
+
+/// Deleted as a user would not wait for; how it ends is another matter.
+async fn delete(system: &System, name: &str) {
+    let api = system.namespace.api::<WorkflowExecution>();
+    api.delete(name, &DeleteParams::default())
+        .await
+        .expect("deleted");
+}
+
+async fn gone(system: &System, name: &str) {
+    let api = system.namespace.api::<WorkflowExecution>();
+    wait::gone(&api, name, 2 * SECONDS_30).await.expect("gone");
+}
+
+async fn nothing_is_left(system: &System) {
+    assert!(system.jobs().await.expect("listed").is_empty(), "no Job");
+    assert!(
+        system.live_pods().await.expect("listed").is_empty(),
+        "no pod"
+    );
+    assert!(
+        system.holders().await.expect("listed").is_empty(),
+        "no lock"
+    );
+}
+
+/// Waiting, starting, running, and every end.
+fn workflows(cluster: &Cluster) -> [Script; 5] {
+    let registry = cluster.registry().expect("a registry").address().to_owned();
+    let missing = format!(
+        "{registry}/workflows/never-pushed@sha256:{}",
+        "3".repeat(64)
+    );
+    [
+        Script::push(cluster, "sleeps", SLEEPS, ""),
+        Script::push(cluster, "succeeds", "true", ""),
+        Script::push(cluster, "fails", "exit 1", ""),
+        Script::of("stuck", missing, ""),
+        Script::push(
+            cluster,
+            "needy",
+            "true",
+            "dependencies: {secrets: [{name: absent}]}\n",
+        ),
+    ]
+}
+
+async fn system(cluster: &Cluster, prefix: &str, workflows: &[&Script]) -> System {
+    let files: Vec<_> = workflows
+        .iter()
+        .map(|it| (format!("{}.yaml", it.id), it.yaml.clone()))
+        .collect();
+    let files: Vec<_> = files
+        .iter()
+        .map(|(name, yaml)| (name.as_str(), yaml.clone()))
+        .collect();
+    System::install(cluster, prefix, &files)
+        .await
+        .expect("installed")
+}
+
+#[tokio::test]
+async fn br_we_014_deleted_in_any_state_nothing_stays_and_the_trail_is_whole() {
+    let cluster = cluster().await;
+    let all = workflows(&cluster);
+    let [sleeps, succeeds, fails, stuck, needy] = &all;
+    let mut system = system(&cluster, "states", &all.each_ref()).await;
+    system.start_controller().await.expect("started");
+    create(&system, sleeps, "running", &json!({})).await;
+    create(&system, stuck, "starting", &json!({})).await;
+    create(&system, succeeds, "succeeded", &json!({})).await;
+    create(&system, fails, "failed", &json!({})).await;
+    create(&system, needy, "not-made", &json!({})).await;
+    until(
+        &system,
+        "running",
+        "ExecutionRunning",
+        "True/ExecutionStarted",
+    )
+    .await;
+    let on_its_target = json!({ "targetResource": "prod/Deployment/running" });
+    create(&system, succeeds, "skipped", &on_its_target).await;
+    let and_waits = json!({ "targetResource": "prod/Deployment/running", "executionConfig": { "whenBlocked": "Wait" } });
+    create(&system, succeeds, "waiting", &and_waits).await;
+    until(&system, "starting", "ExecutionRunning", "False/Waiting").await;
+    until(&system, "waiting", "Blocked", "True/ResourceBusy").await;
+    for name in ["succeeded", "failed", "not-made", "skipped"] {
+        system.ended(name).await.expect("ended");
+    }
+
+    let states = [
+        "waiting",
+        "starting",
+        "running",
+        "succeeded",
+        "failed",
+        "not-made",
+        "skipped",
+    ];
+    for name in states {
+        delete(&system, name).await;
+    }
+    for name in ["waiting", "starting", "succeeded", "not-made", "skipped"] {
+        gone(&system, name).await;
+    }
+    // What ran in part stays until somebody has looked at its target.
+    until(&system, "running", "ExecutionComplete", "False/Cancelled").await;
+    for name in ["running", "failed"] {
+        system.clear(name).await.expect("cleared");
+        gone(&system, name).await;
+    }
+    nothing_is_left(&system).await;
+    let (selected, made) = (EventType::SelectionCompleted, EventType::ExecutionStarted);
+    let (began, failed) = (EventType::WorkflowStarted, EventType::WorkflowFailed);
+    for (name, expected) in [
+        ("waiting", vec![selected, failed]),
+        ("starting", vec![selected, made, failed]),
+        ("running", vec![selected, made, began, failed]),
+        (
+            "succeeded",
+            vec![selected, made, began, EventType::WorkflowCompleted],
+        ),
+        ("failed", vec![selected, made, began, failed]),
+        ("not-made", vec![selected, failed]),
+        ("skipped", vec![selected]),
+    ] {
+        assert_eq!(system.trail_of(name).expect("a trail"), expected, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn br_we_014_a_namespace_that_is_deleted_takes_everything_with_it() {
+    let cluster = cluster().await;
+    let all = workflows(&cluster);
+    let [sleeps, _, fails, ..] = &all;
+    let mut system = system(&cluster, "ns-gone", &all.each_ref()).await;
+    system.grant_everywhere().await.expect("granted");
+    system.start_controller().await.expect("started");
+    create(&system, sleeps, "running", &json!({})).await;
+    create(&system, fails, "blocks", &json!({})).await;
+    until(
+        &system,
+        "running",
+        "ExecutionRunning",
+        "True/ExecutionStarted",
+    )
+    .await;
+    system.ended("blocks").await.expect("ended");
+    let namespaces: Api<Namespace> = Api::all(cluster.admin());
+    let name = system.namespace.name();
+    namespaces
+        .delete(name, &DeleteParams::background())
+        .await
+        .expect("deleted");
+    wait::gone(&namespaces, name, 3 * SECONDS_30)
+        .await
+        .expect("gone");
+    nothing_is_left(&system).await;
+    assert_eq!(
+        system.trail_of("running").expect("a trail").last(),
+        Some(&EventType::WorkflowFailed)
+    );
+}
+
+#[tokio::test]
+async fn br_we_014_one_that_was_deleted_before_anybody_saw_it_goes_and_is_told_of() {
+    let cluster = cluster().await;
+    let workflow = Script::push(&cluster, "unseen", "true", "");
+    let mut system = system(&cluster, "unseen", &[&workflow]).await;
+    let mut request = workflow.request("unseen", &json!({}));
+    request.metadata.finalizers = Some(vec![wfe_model::FINALIZER.to_owned()]);
+    let api = system.namespace.api::<WorkflowExecution>();
+    api.create(&PostParams::default(), &request)
+        .await
+        .expect("stored");
+    delete(&system, "unseen").await;
+    system.start_controller().await.expect("started");
+    gone(&system, "unseen").await;
+    nothing_is_left(&system).await;
+    assert_eq!(
+        system.trail_of("unseen").expect("a trail"),
+        [EventType::WorkflowFailed]
+    );
+}
+
+#[tokio::test]
+async fn br_we_014_an_execution_that_is_replaced_by_hand_is_not_taken_for_the_real_one() {
+    let cluster = cluster().await;
+    let workflow = Script::push(&cluster, "sleeps", SLEEPS, "");
+    let mut system = system(&cluster, "replaced", &[&workflow]).await;
+    system.start_controller().await.expect("started");
+    create(&system, &workflow, "mine", &json!({})).await;
+    until(&system, "mine", "ExecutionRunning", "True/ExecutionStarted").await;
+    system.kill_controller().await.expect("killed");
+    let jobs = system.execution.api::<Job>();
+    let real = system.jobs().await.expect("listed").remove(0);
+    let name = real.name_any();
+    jobs.delete(&name, &DeleteParams::background())
+        .await
+        .expect("deleted");
+    wait::gone(&jobs, &name, SECONDS_30).await.expect("gone");
+    let mut other = Job {
+        metadata: real.metadata.clone(),
+        spec: real.spec.clone(),
+        status: None,
+    };
+    (other.metadata.uid, other.metadata.resource_version) = (None, None);
+    let spec = other.spec.as_mut().expect("a spec");
+    (spec.selector, spec.manual_selector) = (None, None);
+    let labels = spec
+        .template
+        .metadata
+        .as_mut()
+        .and_then(|it| it.labels.as_mut())
+        .expect("labels");
+    labels.retain(|key, _| !key.contains("controller-uid") && !key.contains("job-name"));
+    jobs.create(&PostParams::default(), &other)
+        .await
+        .expect("created");
+
+    system.start_controller().await.expect("started");
+    let wfe = system.ended("mine").await.expect("ended");
+    let details = wfe
+        .status
+        .and_then(|status| status.failure_details)
+        .expect("details");
+    assert_eq!(details.reason, FailureReason::ExecutionDeleted);
+    assert!(details.message.contains(&name), "{}", details.message);
+    wait::gone(&jobs, &name, SECONDS_30)
+        .await
+        .expect("it has no owner");
+}
+
+#[tokio::test]
+async fn br_we_014_an_execution_that_loses_its_labels_is_followed_to_its_end() {
+    let cluster = cluster().await;
+    let workflow = Script::push(&cluster, "edited", "sleep 8", "");
+    let mut system = system(&cluster, "edited", &[&workflow]).await;
+    system.start_controller().await.expect("started");
+    create(&system, &workflow, "mine", &json!({})).await;
+    until(&system, "mine", "ExecutionRunning", "True/ExecutionStarted").await;
+    let name = system.jobs().await.expect("listed")[0].name_any();
+    let none = Patch::Merge(json!({ "metadata": { "labels": null } }));
+    let jobs = system.execution.api::<Job>();
+    jobs.patch(&name, &PatchParams::default(), &none)
+        .await
+        .expect("edited");
+    let wfe = system.ended("mine").await.expect("ended");
+    assert_eq!(condition(&wfe, "Ready"), "True/Ready");
+}
+
+#[tokio::test]
+async fn br_we_009_what_one_leaves_that_vanished_without_us_is_swept_and_the_next_one_runs() {
+    let cluster = cluster().await;
+    let (sleeps, succeeds) = (
+        Script::push(&cluster, "sleeps", SLEEPS, ""),
+        Script::push(&cluster, "succeeds", "true", ""),
+    );
+    let mut system = system(&cluster, "orphan", &[&sleeps, &succeeds]).await;
+    system.start_controller().await.expect("started");
+    let api = system.namespace.api::<WorkflowExecution>();
+    let free = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+    // Once while nobody looks, once while somebody does.
+    for (name, looked_at) in [("down", false), ("up", true)] {
+        create(&system, &sleeps, name, &json!({})).await;
+        until(&system, name, "ExecutionRunning", "True/ExecutionStarted").await;
+        let target = format!("prod/Deployment/{name}");
+        let waits =
+            json!({ "targetResource": target, "executionConfig": { "whenBlocked": "Wait" } });
+        create(&system, &succeeds, &format!("after-{name}"), &waits).await;
+        until(
+            &system,
+            &format!("after-{name}"),
+            "Blocked",
+            "True/ResourceBusy",
+        )
+        .await;
+        if !looked_at {
+            system.kill_controller().await.expect("killed");
+        }
+        api.patch(name, &PatchParams::default(), &free)
+            .await
+            .expect("freed");
+        delete(&system, name).await;
+        gone(&system, name).await;
+        if !looked_at {
+            system.start_controller().await.expect("started");
+        }
+        let next = system.ended(&format!("after-{name}")).await.expect("ended");
+        assert_eq!(condition(&next, "Ready"), "True/Ready");
+    }
+    assert!(system.holders().await.expect("listed").is_empty());
+}
+
+#[tokio::test]
+async fn br_we_014_release_lets_everything_go_and_says_what_is_given_up() {
+    let cluster = cluster().await;
+    let (sleeps, fails) = (
+        Script::push(&cluster, "sleeps", SLEEPS, ""),
+        Script::push(&cluster, "fails", "exit 1", ""),
+    );
+    let mut system = system(&cluster, "release", &[&sleeps, &fails]).await;
+    system.start_controller().await.expect("started");
+    create(&system, &sleeps, "running", &json!({})).await;
+    create(&system, &fails, "blocks", &json!({})).await;
+    until(
+        &system,
+        "running",
+        "ExecutionRunning",
+        "True/ExecutionStarted",
+    )
+    .await;
+    system.ended("blocks").await.expect("ended");
+    system.kill_controller().await.expect("killed");
+    let namespace = system.namespace.name().to_owned();
+    let arguments = ["release", "--namespace", &namespace];
+    let (success, text) = system.controller_command(&arguments).await.expect("run");
+    assert!(success, "{text}");
+    for says in [
+        "running: released (Job ",
+        "blocks: released (its block can be forgotten)",
+        "2 released",
+    ] {
+        assert!(text.contains(says), "{says} is missing in {text}");
+    }
+    for name in ["running", "blocks"] {
+        delete(&system, name).await;
+        gone(&system, name).await;
+    }
+    let api = system.namespace.api::<WorkflowExecution>();
+    assert!(
+        api.list(&ListParams::default())
+            .await
+            .expect("listed")
+            .items
+            .is_empty()
+    );
+}

@@ -1,0 +1,159 @@
+//! BR-WE-009, BR-WE-003: nothing new starts while everything is paused; what is cancelled ends so;
+//! what does not start in time is given up; what is stale is not started any more.
+
+use k8s_openapi::api::core::v1::Namespace;
+use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
+use wfe_model::audit::EventType;
+use wfe_model::workflow_execution::{FailureReason, Phase, SkipReason, WorkflowExecution};
+use wfe_tests::system::{Script, System, condition};
+use wfe_tests::wait;
+
+use crate::setup::{SECONDS_30, cluster};
+
+async fn pause(system: &System, paused: Value) {
+    let namespaces: Api<Namespace> = Api::all(system.cluster.admin());
+    let patch =
+        Patch::Merge(json!({ "metadata": { "annotations": { "kubernaut.ai/paused": paused } } }));
+    let patched = namespaces
+        .patch(system.execution.name(), &PatchParams::default(), &patch)
+        .await;
+    patched.expect("annotated");
+}
+
+async fn blocked(system: &System, name: &str, reason: &str) {
+    let api = system.namespace.api::<WorkflowExecution>();
+    let is = |wfe: &WorkflowExecution| condition(wfe, "Blocked") == format!("True/{reason}");
+    wait::until(&api, name, "it says why it does not start", SECONDS_30, is)
+        .await
+        .expect("blocked");
+}
+
+#[tokio::test]
+async fn br_we_009_while_paused_nothing_starts_and_everything_can_be_cancelled_or_grows_stale() {
+    let cluster = cluster().await;
+    let workflow = Script::push(&cluster, "paused", "true", "");
+    let files = [("w.yaml", workflow.yaml.clone())];
+    let system = System::start(&cluster, "pause", &files)
+        .await
+        .expect("started");
+    let api = system.namespace.api::<WorkflowExecution>();
+    pause(&system, json!("true")).await;
+    let stale = json!({ "executionConfig": { "timeout": "3s" } });
+    for (name, spec) in [
+        ("patient", json!({})),
+        ("cancelled", json!({})),
+        ("stale", stale),
+    ] {
+        let request = workflow.request(name, &spec);
+        api.create(&PostParams::default(), &request)
+            .await
+            .expect("admitted");
+    }
+    blocked(&system, "patient", "Paused").await;
+    blocked(&system, "cancelled", "Paused").await;
+
+    let stale = system
+        .ended("stale")
+        .await
+        .expect("ended")
+        .status
+        .expect("a status");
+    assert_eq!(stale.phase, Some(Phase::Skipped));
+    let details = stale.skip_details.expect("details");
+    assert_eq!(details.reason, SkipReason::StartDeadlineExceeded);
+    assert!(
+        details.message.contains("kubernaut.ai/paused"),
+        "what was in its way: {}",
+        details.message
+    );
+
+    let why = Patch::Merge(
+        json!({ "metadata": { "annotations": { "kubernaut.ai/cancel": "not needed any more" } } }),
+    );
+    api.patch("cancelled", &PatchParams::default(), &why)
+        .await
+        .expect("annotated");
+    let cancelled = system
+        .ended("cancelled")
+        .await
+        .expect("ended")
+        .status
+        .expect("a status");
+    assert_eq!(
+        cancelled.consecutive_failures, None,
+        "it says nothing about the target"
+    );
+    let details = cancelled.failure_details.expect("details");
+    assert_eq!(
+        (details.reason, details.was_execution_failure),
+        (FailureReason::Cancelled, false)
+    );
+    assert!(
+        details.message.contains("not needed any more"),
+        "{}",
+        details.message
+    );
+    assert_eq!(
+        system.trail_of("cancelled").expect("a trail"),
+        [EventType::SelectionCompleted, EventType::WorkflowFailed]
+    );
+    assert!(
+        system.jobs().await.expect("listed").is_empty(),
+        "nothing was started"
+    );
+
+    pause(&system, json!(null)).await;
+    let patient = system.ended("patient").await.expect("ended");
+    assert_eq!(condition(&patient, "Ready"), "True/Ready");
+    assert_eq!(condition(&patient, "Blocked"), "False/Clear");
+}
+
+#[tokio::test]
+async fn br_we_003_what_does_not_start_in_time_is_given_up_for_the_reason_that_was_seen() {
+    let cluster = cluster().await;
+    let registry = cluster.registry().expect("a registry").address().to_owned();
+    let image = format!(
+        "{registry}/workflows/never-pushed@sha256:{}",
+        "2".repeat(64)
+    );
+    let workflow = Script::of("unpullable", image, "");
+    let files = [("w.yaml", workflow.yaml.clone())];
+    let mut system = System::install(&cluster, "start-timeout", &files)
+        .await
+        .expect("installed");
+    system.controller_flags = vec!["--start-timeout=5s".to_owned()];
+    system.start_controller().await.expect("started");
+    let api = system.namespace.api::<WorkflowExecution>();
+    let request = workflow.request("stuck", &json!({}));
+    api.create(&PostParams::default(), &request)
+        .await
+        .expect("stored");
+
+    let stuck = system.ended("stuck").await.expect("ended");
+    assert_eq!(condition(&stuck, "ExecutionRunning"), "False/Waiting");
+    let status = stuck.status.expect("a status");
+    let details = status.failure_details.expect("details");
+    assert_eq!(
+        (details.reason, details.was_execution_failure),
+        (FailureReason::ImagePullBackOff, false)
+    );
+    assert!(
+        details.message.contains("no container started within 5s"),
+        "{}",
+        details.message
+    );
+    assert_eq!(status.consecutive_failures, Some(1));
+    assert!(system.jobs().await.expect("listed").is_empty());
+    assert!(system.live_pods().await.expect("listed").is_empty());
+    assert!(system.holders().await.expect("listed").is_empty());
+    assert_eq!(
+        system.trail_of("stuck").expect("a trail"),
+        [
+            EventType::SelectionCompleted,
+            EventType::ExecutionStarted,
+            EventType::WorkflowFailed
+        ]
+    );
+}
