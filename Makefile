@@ -1,6 +1,6 @@
 # One target per step; `.ci/run` calls the same ones.
 .DEFAULT_GOAL := help
-.PHONY: help demo build lint generate test unit acceptance removal shell up down
+.PHONY: help demo build lint generate test unit acceptance removal faults shell up down
 
 CLUSTER := target/debug/wfe-cluster
 
@@ -40,6 +40,10 @@ acceptance: build ## Run the tests on a real cluster
 removal: build ## Kill clusters at every moment and look at what they leave (ends one that is up)
 	$(CLUSTER) down
 	cargo test --workspace --test removal
+
+faults: build ## Lose requests, answers and watches in every moment of a run, and crash
+	$(CLUSTER) down
+	$(CLUSTER) run --api-only -- cargo test --offline --workspace --test faults -- --nocapture --test-threads=1
 
 shell: build ## Open a shell with kubectl in a cluster
 	$(CLUSTER) shell

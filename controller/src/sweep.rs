@@ -24,6 +24,8 @@ use crate::names::{TARGET_HASH, WORKFLOW_EXECUTION, WORKFLOW_EXECUTION_UID};
 use crate::watches::Caches;
 
 const INTERVAL: Duration = Duration::from_secs(30);
+/// While something that was found is still ending.
+const SOON: Duration = Duration::from_secs(2);
 /// A deleted namespace makes many vanish at once: one sweep for all.
 const SETTLE: Duration = Duration::from_millis(500);
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -70,30 +72,33 @@ impl Sweep {
 
     /// Sweeps now and then, and soon after a WorkflowExecution has vanished.
     pub async fn forever(&self) {
+        let mut interval = INTERVAL;
         loop {
-            let _ = tokio::time::timeout(INTERVAL, self.caches.vanished()).await;
+            let _ = tokio::time::timeout(interval, self.caches.vanished()).await;
             tokio::time::sleep(SETTLE).await;
-            self.once().await;
+            interval = if self.once().await { SOON } else { INTERVAL };
         }
     }
 
-    /// Sweeps everything that is in sight.
-    pub async fn once(&self) {
+    /// Sweeps everything that is in sight; whether something of it is still ending.
+    pub async fn once(&self) -> bool {
+        let mut ending = false;
         for job in self.caches.jobs() {
-            told("Job", &job.name_any(), self.job(&job)).await;
+            ending |= told("Job", &job.name_any(), self.job(&job)).await;
         }
         for lease in self.caches.locks() {
-            told("lock", &lease.name_any(), self.lock(&lease)).await;
+            ending |= told("lock", &lease.name_any(), self.lock(&lease)).await;
         }
+        ending
     }
 
     /// Deletes an execution whose WorkflowExecution is gone.
-    async fn job(&self, job: &Job) -> Result<(), SweepError> {
+    async fn job(&self, job: &Job) -> Result<bool, SweepError> {
         let Some(source) = owner(job) else {
-            return Ok(());
+            return Ok(false);
         };
         if job.metadata.deletion_timestamp.is_some() || !self.is_gone(&source).await? {
-            return Ok(());
+            return Ok(false);
         }
         let (namespace, name) = (&source.namespace, &source.name);
         tracing::warn!(
@@ -111,20 +116,23 @@ impl Sweep {
             ..DeleteParams::default()
         };
         match self.jobs.delete(&job.name_any(), &exactly).await {
-            Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+            Ok(_) => Ok(true),
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(true),
             Err(error) => Err(SweepError::DeleteJob(error)),
         }
     }
 
     /// Frees a lock whose holder is gone, removes one that has not been used for long. Guarded by
     /// the version that was looked at.
-    async fn lock(&self, lease: &Lease) -> Result<(), SweepError> {
+    async fn lock(&self, lease: &Lease) -> Result<bool, SweepError> {
         let now = Timestamp::now();
         let written = match lock::holder(lease) {
             Some(holder) => {
-                if !self.is_gone(&holder).await? || self.is_alive_on(lease).await? {
-                    return Ok(());
+                if !self.is_gone(&holder).await? {
+                    return Ok(false);
+                }
+                if self.is_alive_on(lease).await? {
+                    return Ok(true);
                 }
                 let (namespace, name) = (&holder.namespace, &holder.name);
                 tracing::warn!(
@@ -140,7 +148,7 @@ impl Sweep {
             None => {
                 let used = lock::last_used(lease).and_then(|used| used.checked_add(self.keep).ok());
                 if used.is_none_or(|until| now < until) {
-                    return Ok(());
+                    return Ok(false);
                 }
                 let exactly = DeleteParams {
                     preconditions: Some(Preconditions {
@@ -157,8 +165,8 @@ impl Sweep {
         };
         match written {
             // Somebody uses it: then it is not without use.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-            written => written.map_err(SweepError::WriteLock),
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
+            written => written.map(|()| false).map_err(SweepError::WriteLock),
         }
     }
 
@@ -206,13 +214,18 @@ fn owner(object: &impl Resource) -> Option<Source> {
     })
 }
 
-async fn told(kind: &str, name: &str, sweeping: impl Future<Output = Result<(), SweepError>>) {
+async fn told(
+    kind: &str,
+    name: &str,
+    sweeping: impl Future<Output = Result<bool, SweepError>>,
+) -> bool {
     match tokio::time::timeout(DEADLINE, sweeping).await {
-        Ok(Ok(())) => {}
+        Ok(Ok(ending)) => return ending,
         Ok(Err(error)) => {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             tracing::warn!(kind, name, %error, cause, "not swept, to be tried again");
         }
         Err(_) => tracing::warn!(kind, name, "not swept in time, to be tried again"),
     }
+    false
 }

@@ -108,18 +108,14 @@ impl Proxy {
         self.shared.requests().mutations.clone()
     }
 
-    /// Until the next fault strikes.
-    pub async fn strikes(&self) {
-        let mut struck = self.shared.struck.subscribe();
-        let before = *struck.borrow_and_update();
-        let _ = struck.wait_for(|now| *now > before).await;
+    /// Until the next fault from now on strikes.
+    pub fn strikes(&self) -> impl Future<Output = ()> + use<> {
+        more(self.shared.struck.subscribe(), 1)
     }
 
-    /// Until `count` more requests have come, reads included.
-    pub async fn requests(&self, count: usize) {
-        let mut seen = self.shared.seen.subscribe();
-        let before = *seen.borrow_and_update();
-        let _ = seen.wait_for(|now| *now >= before + count).await;
+    /// Until `count` more requests have come from now on, reads included.
+    pub fn requests(&self, count: usize) -> impl Future<Output = ()> + use<> {
+        more(self.shared.seen.subscribe(), count)
     }
 
     /// Holds back what the watch of `resource` has to tell from now on.
@@ -137,6 +133,13 @@ impl Proxy {
     /// Ends every watch that is open.
     pub fn cut(&self) {
         self.shared.cut.send_modify(|count| *count += 1);
+    }
+}
+
+fn more(mut counted: watch::Receiver<usize>, more: usize) -> impl Future<Output = ()> {
+    let before = *counted.borrow_and_update();
+    async move {
+        let _ = counted.wait_for(|now| *now >= before + more).await;
     }
 }
 

@@ -122,6 +122,11 @@ impl System {
         Ok(())
     }
 
+    /// Starts a controller that is not this value's to end.
+    pub async fn launch_controller(&self) -> Result<Program> {
+        self.controller(0).await
+    }
+
     async fn controller(&self, number: usize) -> Result<Program> {
         let kubeconfig = match &self.proxy {
             Some(proxy) => {

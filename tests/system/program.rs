@@ -74,7 +74,7 @@ impl Program {
     }
 
     /// SIGKILL, and gone.
-    pub(super) async fn kill(mut self) -> Result<()> {
+    pub async fn kill(mut self) -> Result<()> {
         Ok(self.child.kill().await?)
     }
 

@@ -1,0 +1,125 @@
+//! Each request of a run that changes something is lost once, or its answer is.
+
+use std::collections::VecDeque;
+use std::fmt::Write;
+use std::sync::Mutex;
+
+use anyhow::{Context, Result};
+use futures::future::join_all;
+use wfe_tests::proxy::Fault;
+
+use crate::scenario::{Scenario, Stage};
+
+/// More would not be faster on two cores.
+const STAGES: usize = 4;
+
+/// One run: the fault strikes the request of this name, in the first play of this scenario.
+#[derive(Clone, Debug)]
+struct Case {
+    number: usize,
+    scenario: Scenario,
+    request: String,
+    fault: Fault,
+}
+
+/// What changes something in an undisturbed run, by name.
+async fn mutations(stage: &Stage, scenario: Scenario) -> Vec<String> {
+    let name = format!("{scenario:?}").to_lowercase();
+    stage.prepare(scenario, &name).await.expect("prepared");
+    stage.proxy().arm(None);
+    stage
+        .play(scenario, &name)
+        .await
+        .expect("undisturbed it comes out right");
+    stage.proxy().mutations()
+}
+
+/// Plays a case; whether the fault found its request.
+async fn play(stage: &Stage, case: &Case, crash: bool) -> Result<bool> {
+    let name = format!("run-{}", case.number);
+    stage.prepare(case.scenario, &name).await?;
+    let strikes = stage.proxy().strikes();
+    stage.proxy().arm(Some((case.request.clone(), case.fault)));
+    let played = stage.play(case.scenario, &name);
+    tokio::pin!(played, strikes);
+    tokio::select! {
+        result = &mut played => return result.map(|()| false),
+        () = &mut strikes => {}
+    }
+    if crash {
+        stage.crash().await?;
+    }
+    played.await.map(|()| true)
+}
+
+/// Plays all cases, several at once; every one that came out wrong is told.
+async fn play_all(stages: &[Stage], cases: VecDeque<Case>, crash: bool) {
+    let count = cases.len();
+    let (queue, failures, missed) = (
+        Mutex::new(cases),
+        Mutex::new(String::new()),
+        Mutex::new(Vec::new()),
+    );
+    let next = || queue.lock().expect("not poisoned").pop_front();
+    let workers = stages.iter().map(async |stage| {
+        while let Some(case) = next() {
+            let played = play(stage, &case, crash).await;
+            match played.with_context(|| format!("{case:?}")) {
+                Ok(true) => {}
+                Ok(false) => missed.lock().expect("not poisoned").push(case),
+                Err(error) => {
+                    let mut failures = failures.lock().expect("not poisoned");
+                    writeln!(failures, "{error:#}").expect("memory");
+                }
+            }
+        }
+    });
+    join_all(workers).await;
+    let missed = missed.into_inner().expect("not poisoned");
+    println!(
+        "{count} runs, in {} of them the request did not come: {missed:?}",
+        missed.len()
+    );
+    let failures = failures.into_inner().expect("not poisoned");
+    assert!(failures.is_empty(), "{failures}");
+    // How writes fall together depends on timing; most come each time.
+    assert!(missed.len() * 10 <= count, "the faults strike: {missed:?}");
+}
+
+async fn stages(prefix: &str) -> Vec<Stage> {
+    join_all((0..STAGES).map(|_| Stage::set(prefix))).await
+}
+
+async fn cases(stages: &[Stage], faults: &[Fault], scenarios: &[Scenario]) -> VecDeque<Case> {
+    let mut cases = VecDeque::new();
+    for (scenario, stage) in scenarios.iter().zip(stages.iter().cycle()) {
+        for request in mutations(stage, *scenario).await {
+            for fault in faults {
+                let number = cases.len();
+                let (scenario, request, fault) = (*scenario, request.clone(), *fault);
+                cases.push_back(Case {
+                    number,
+                    scenario,
+                    request,
+                    fault,
+                });
+            }
+        }
+    }
+    cases
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn br_we_009_br_audit_005_a_crash_at_any_request_changes_nothing_of_the_end() {
+    let stages = stages("crash").await;
+    let cases = cases(&stages, &[Fault::Drop, Fault::DropAnswer], &Scenario::ALL).await;
+    play_all(&stages, cases, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn br_we_009_a_refused_or_late_request_changes_nothing_of_the_end() {
+    let stages = stages("refused").await;
+    let faults = [Fault::Refuse(409), Fault::Refuse(429), Fault::Refuse(503)];
+    let cases = cases(&stages, &faults, &[Scenario::Success]).await;
+    play_all(&stages, cases, false).await;
+}

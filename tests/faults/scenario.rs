@@ -1,0 +1,262 @@
+//! Short lives of WorkflowExecutions, told from outside: what is asked for, and how it must end.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::batch::v1::Job;
+use kube::ResourceExt;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use serde_json::json;
+use wfe_model::audit::EventType::{
+    self, SelectionCompleted, WorkflowCompleted, WorkflowFailed, WorkflowStarted,
+};
+use wfe_model::workflow_execution::WorkflowExecution;
+use wfe_tests::proxy::Proxy;
+use wfe_tests::stand_in::{Ending, StandIn, again};
+use wfe_tests::system::{Program, Script, System, condition};
+use wfe_tests::{Cluster, wait};
+
+const SUCCEEDED: &str = "True/ExecutionSucceeded";
+const SECONDS_30: Duration = Duration::from_secs(30);
+
+/// What happens in a run.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Scenario {
+    /// It succeeds.
+    Success,
+    /// It fails midway, and is cleared.
+    Failure,
+    /// It is cancelled while it runs, and is cleared.
+    Cancel,
+    /// It is skipped: the same workflow has just succeeded there.
+    Skip,
+    /// It waits for another one, then succeeds.
+    Wait,
+}
+
+impl Scenario {
+    pub const ALL: [Self; 5] = [
+        Self::Success,
+        Self::Failure,
+        Self::Cancel,
+        Self::Skip,
+        Self::Wait,
+    ];
+}
+
+/// A system whose controller sees the API server through a proxy, and a stand-in for the node.
+pub struct Stage {
+    pub system: System,
+    stand_in: StandIn,
+    controller: Mutex<Option<Program>>,
+    workflow: Script,
+    another: Script,
+    endings: Arc<Mutex<HashMap<String, Ending>>>,
+}
+
+impl Stage {
+    pub async fn set(prefix: &str) -> Self {
+        let cluster = Cluster::connect().await;
+        wfe_tests::system::install_crd(&cluster)
+            .await
+            .expect("the CRD");
+        let workflow = Script::of("w", format!("r.io/w@sha256:{}", "1".repeat(64)), "");
+        let another = Script::of("v", format!("r.io/v@sha256:{}", "2".repeat(64)), "");
+        let files = [
+            ("w.yaml", workflow.yaml.clone()),
+            ("v.yaml", another.yaml.clone()),
+        ];
+        let mut system = System::install(&cluster, prefix, &files)
+            .await
+            .expect("installed");
+        system.put_proxy_between().await.expect("a proxy");
+        let controller = system.launch_controller().await.expect("started");
+        let endings: Arc<Mutex<HashMap<String, Ending>>> = Arc::default();
+        let told = endings.clone();
+        let stand_in = StandIn::start(&system.execution, move |job| {
+            let endings = told.lock().unwrap_or_else(PoisonError::into_inner);
+            let label = job.labels().get("kubernaut.ai/workflow-execution");
+            label
+                .and_then(|name| endings.get(name))
+                .copied()
+                .unwrap_or(Ending::Success)
+        });
+        Self {
+            system,
+            stand_in,
+            controller: Mutex::new(Some(controller)),
+            workflow,
+            another,
+            endings,
+        }
+    }
+
+    /// SIGKILL, and a new one.
+    pub async fn crash(&self) -> Result<()> {
+        let controller = self
+            .controller
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(controller) = controller {
+            controller.kill().await?;
+        }
+        let controller = self.system.launch_controller().await?;
+        *self
+            .controller
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(controller);
+        Ok(())
+    }
+
+    pub fn proxy(&self) -> &Proxy {
+        self.system.proxy.as_ref().expect("a proxy")
+    }
+
+    /// How the workflow of a request ends, from now on.
+    fn ends(&self, name: &str, ending: Ending) {
+        let mut endings = self.endings.lock().unwrap_or_else(PoisonError::into_inner);
+        endings.insert(name.to_owned(), ending);
+    }
+
+    async fn create(
+        &self,
+        workflow: &Script,
+        name: &str,
+        target: &str,
+        when_blocked: &str,
+    ) -> Result<WorkflowExecution> {
+        let spec = json!({ "targetResource": format!("prod/Deployment/{target}"), "executionConfig": { "whenBlocked": when_blocked } });
+        let request = workflow.request(name, &spec);
+        let api = self.system.namespace.api::<WorkflowExecution>();
+        Ok(api.create(&PostParams::default(), &request).await?)
+    }
+
+    async fn until(&self, name: &str, kind: &str, expected: &str) -> Result<()> {
+        let api = self.system.namespace.api::<WorkflowExecution>();
+        let is = |wfe: &WorkflowExecution| condition(wfe, kind) == expected;
+        let what = format!("{kind} is {expected}");
+        wait::until(&api, name, &what, 2 * SECONDS_30, is)
+            .await
+            .map(drop)
+    }
+
+    async fn delete(&self, name: &str) -> Result<()> {
+        let api = self.system.namespace.api::<WorkflowExecution>();
+        api.delete(name, &DeleteParams::default()).await?;
+        wait::gone(&api, name, 2 * SECONDS_30).await
+    }
+
+    /// Prepares what has happened before `scenario` begins.
+    pub async fn prepare(&self, scenario: Scenario, name: &str) -> Result<()> {
+        if scenario == Scenario::Skip {
+            let before = format!("{name}-before");
+            self.create(&self.workflow, &before, name, "Skip").await?;
+            self.system.ended(&before).await?;
+        }
+        Ok(())
+    }
+
+    /// Plays it from the create to the end of the deletion, and looks at what came of it.
+    pub async fn play(&self, scenario: Scenario, name: &str) -> Result<()> {
+        match scenario {
+            Scenario::Success => {
+                self.create(&self.workflow, name, name, "Skip").await?;
+                self.ended_as(name, SUCCEEDED, WorkflowCompleted).await
+            }
+            Scenario::Failure => {
+                self.ends(name, Ending::Failure);
+                self.create(&self.workflow, name, name, "Skip").await?;
+                self.ended_as(name, "False/TaskFailed", WorkflowFailed)
+                    .await
+            }
+            Scenario::Cancel => self.cancel(name).await,
+            Scenario::Skip => {
+                self.create(&self.workflow, name, name, "Skip").await?;
+                self.system.ended(name).await?;
+                self.until(name, "Blocked", "True/RecentlyRemediated")
+                    .await?;
+                self.came_to(name, &[SelectionCompleted], 0).await
+            }
+            Scenario::Wait => self.wait(name).await,
+        }
+    }
+
+    async fn ended_as(&self, name: &str, end: &str, last: EventType) -> Result<()> {
+        let wfe = self.system.ended(name).await?;
+        let complete = condition(&wfe, "ExecutionComplete");
+        ensure!(complete == end, "{name} is {complete}, not {end}");
+        let ran = [
+            SelectionCompleted,
+            EventType::ExecutionStarted,
+            WorkflowStarted,
+            last,
+        ];
+        self.came_to(name, &ran, 1).await
+    }
+
+    async fn cancel(&self, name: &str) -> Result<()> {
+        self.ends(name, Ending::Never);
+        self.create(&self.workflow, name, name, "Skip").await?;
+        self.until(name, "ExecutionRunning", "True/ExecutionStarted")
+            .await?;
+        let why = Patch::Merge(
+            json!({ "metadata": { "annotations": { "kubernaut.ai/cancel": "enough" } } }),
+        );
+        let api = self.system.namespace.api::<WorkflowExecution>();
+        api.patch(name, &PatchParams::default(), &why).await?;
+        self.ended_as(name, "False/Cancelled", WorkflowFailed).await
+    }
+
+    async fn wait(&self, name: &str) -> Result<()> {
+        let first = format!("{name}-first");
+        self.ends(&first, Ending::Never);
+        self.create(&self.another, &first, name, "Skip").await?;
+        self.until(&first, "ExecutionRunning", "True/ExecutionStarted")
+            .await?;
+        self.create(&self.workflow, name, name, "Wait").await?;
+        self.until(name, "Blocked", "True/ResourceBusy").await?;
+        self.ends(&first, Ending::Success);
+        let job = self.job_of(&first).await?;
+        again(&self.system.execution.api::<Job>(), &job).await?;
+        self.ended_as(name, SUCCEEDED, WorkflowCompleted).await?;
+        self.ended_as(&first, SUCCEEDED, WorkflowCompleted).await
+    }
+
+    async fn job_of(&self, name: &str) -> Result<String> {
+        let api = self.system.namespace.api::<WorkflowExecution>();
+        let reference = api.get(name).await?.execution_ref().cloned();
+        Ok(reference.context("it has a Job")?.name)
+    }
+
+    /// One execution or none, each event once, a free target, and nothing is left when it is
+    /// deleted.
+    async fn came_to(&self, name: &str, trail: &[EventType], executions: usize) -> Result<()> {
+        let api = self.system.namespace.api::<WorkflowExecution>();
+        let uid = api.get(name).await?.uid().context("a uid")?;
+        if condition(&api.get(name).await?, "Ready") == "False/NotReady" && executions > 0 {
+            self.system.clear(name).await?;
+        }
+        self.delete(name).await?;
+        let found = self.system.trail_of(name)?;
+        ensure!(found == trail, "{name}: {found:?}, not {trail:?}");
+        let made = self.stand_in.made_for(&uid);
+        ensure!(
+            made == executions,
+            "{name}: {made} executions, not {executions}"
+        );
+        let holders = self.system.holders().await?;
+        ensure!(
+            !holders.iter().any(|it| it.contains(&uid)),
+            "{name} holds its lock: {holders:?}"
+        );
+        let jobs = self.system.jobs().await?;
+        let left = jobs
+            .iter()
+            .any(|job| job.labels().values().any(|value: &String| *value == uid));
+        ensure!(!left, "{name} has left its Job");
+        Ok(())
+    }
+}
