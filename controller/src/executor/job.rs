@@ -3,12 +3,14 @@
 mod build;
 mod read;
 
+use std::sync::Arc;
+
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions, PropagationPolicy};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use wfe_model::workflow_execution::{ExecutionRef, FailureReason};
 
 pub use self::build::build;
@@ -84,14 +86,32 @@ impl JobExecutor {
         Ok(found.map(|job| read(&job, &[])))
     }
 
-    async fn what_remains(&self, name: &str, source_uid: &str) -> Result<Remains, Unanswered> {
-        let ours = ListParams::default().labels(&format!("{WORKFLOW_EXECUTION_UID}={source_uid}"));
-        let pods = self
-            .pods
-            .list(&ours)
+    /// The Job and what its pods say.
+    async fn read_all(&self, name: &str) -> Result<Option<Execution>, Unanswered> {
+        let job = self
+            .jobs
+            .get_opt(name)
             .await
-            .map_err(Unanswered::of("list the pods"))?;
-        if pods.iter().any(is_alive) {
+            .map_err(Unanswered::of("read the Job"))?;
+        let Some(job) = job else {
+            return Ok(None);
+        };
+        let Some(uid) = job.labels().get(WORKFLOW_EXECUTION_UID) else {
+            return Ok(Some(read(&job, &[])));
+        };
+        let pods = self.pods_of(uid).await?;
+        let pods: Vec<_> = pods.into_iter().map(Arc::new).collect();
+        Ok(Some(read(&job, &pods)))
+    }
+
+    async fn pods_of(&self, source_uid: &str) -> Result<Vec<Pod>, Unanswered> {
+        let ours = ListParams::default().labels(&format!("{WORKFLOW_EXECUTION_UID}={source_uid}"));
+        let listed = self.pods.list(&ours).await;
+        Ok(listed.map_err(Unanswered::of("list the pods"))?.items)
+    }
+
+    async fn what_remains(&self, name: &str, source_uid: &str) -> Result<Remains, Unanswered> {
+        if self.pods_of(source_uid).await?.iter().any(is_alive) {
             return Ok(Remains::Alive);
         }
         let execution = self.read_job(name).await?;
@@ -134,7 +154,7 @@ impl Executor for JobExecutor {
     }
 
     fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Execution>, Unanswered>> {
-        self.read_job(name).boxed()
+        self.read_all(name).boxed()
     }
 
     fn remains<'a>(

@@ -26,15 +26,23 @@ pub(super) fn decide(observed: &Observed) -> Step {
     let stored = observed.wfe.execution_ref();
     let same =
         |execution: &&Execution| stored.is_some_and(|stored| stored.uid == execution.reference.uid);
+    let read = observed.answers.execution.as_ref();
     if let Some(execution) = observed.execution.as_ref().filter(same) {
-        return follow(observed, execution);
+        // The watch of the pods may be behind: only the API server knows what they say.
+        return match read {
+            None if lacks_facts(execution) => Step::Ask(Question::Execution),
+            read => {
+                let newer = read.and_then(Option::as_ref).filter(same);
+                follow(observed, newer.unwrap_or(execution))
+            }
+        };
     }
     // Made in this very pass: the cache will show it.
     if observed.answers.created.is_some() {
         return Step::Done;
     }
     // Not in the cache: only the API server itself knows whether it is gone.
-    match &observed.answers.execution {
+    match read {
         None => Step::Ask(Question::Execution),
         Some(read) => match read.as_ref().filter(same) {
             Some(execution) => match follow(observed, execution) {
@@ -46,6 +54,11 @@ pub(super) fn decide(observed: &Observed) -> Step {
             None => deleted(observed),
         },
     }
+}
+
+/// Whether it failed and nobody knows how.
+fn lacks_facts(execution: &Execution) -> bool {
+    matches!(&execution.progress, Progress::Failed { facts, .. } if facts.container.is_none())
 }
 
 fn follow(observed: &Observed, execution: &Execution) -> Step {

@@ -367,6 +367,12 @@ fn br_we_003_a_waiting_fact_is_stored_once_and_outlives_the_pod() {
         at: Some(now()),
         facts,
     }));
+    assert_eq!(
+        name(&decide(&observed)),
+        "ask Execution",
+        "its pod may say more"
+    );
+    observed.answers.execution = Some(observed.execution.clone());
     let details = stores(&observed)
         .status
         .and_then(|status| status.failure_details)
