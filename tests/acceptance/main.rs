@@ -17,6 +17,7 @@ mod history_rules;
 mod job_failures;
 mod job_lifecycle;
 mod lock_one_per_target;
+mod lock_two_controllers;
 mod lock_until_pods_end;
 mod overlap;
 mod schema_agreement;

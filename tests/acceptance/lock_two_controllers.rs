@@ -1,0 +1,63 @@
+//! BR-WE-009: one at a time per target is the lock's doing, not the leader's.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use kube::api::PostParams;
+use serde_json::json;
+use wfe_model::workflow_execution::{Phase, WorkflowExecution};
+use wfe_tests::system::{Script, System};
+use wfe_tests::wait;
+
+use crate::overlap::Overlap;
+use crate::setup::cluster;
+
+const TARGETS: usize = 20;
+const EACH: usize = 10;
+/// Two cores start two or three pods a second.
+const ALL_WITHIN: Duration = Duration::from_mins(8);
+
+#[tokio::test]
+async fn br_we_009_two_controllers_at_once_never_run_two_on_a_target() {
+    let cluster = cluster().await;
+    let workflow = Script::push(&cluster, "brief", "true", "");
+    let mut system = System::install(&cluster, "two", &[("w.yaml", workflow.yaml.clone())])
+        .await
+        .expect("installed");
+    // What has ended makes room on the node at once.
+    system.controller_flags = vec!["--cooldown=0s".to_owned(), "--retention=20s".to_owned()];
+    system.start_controller().await.expect("started");
+    system.start_another_controller().await.expect("started");
+    let overlap = Overlap::watch(&system.execution);
+    let api = system.namespace.api::<WorkflowExecution>();
+    for number in 0..TARGETS * EACH {
+        let spec = json!({
+            "targetResource": format!("prod/Deployment/t{}", number % TARGETS),
+            "executionConfig": { "whenBlocked": "Wait" },
+        });
+        let request = workflow.request(&format!("w{number}"), &spec);
+        api.create(&PostParams::default(), &request)
+            .await
+            .expect("stored");
+    }
+    let ended = |wfe: &WorkflowExecution| wfe.phase().is_some_and(Phase::is_final);
+    let api = &api;
+    let all: FuturesUnordered<_> = (0..TARGETS * EACH)
+        .map(async |number| {
+            let name = format!("w{number}");
+            let wfe = wait::until(api, &name, "it has ended", ALL_WITHIN, ended).await?;
+            anyhow::ensure!(
+                wfe.phase() == Some(Phase::Succeeded),
+                "{name}: {:?}",
+                wfe.status
+            );
+            Ok(())
+        })
+        .collect();
+    let results: Vec<_> = all.collect().await;
+    for result in results {
+        result.expect("succeeded");
+    }
+    assert_eq!(overlap.end(), TARGETS * EACH, "each ran");
+}
