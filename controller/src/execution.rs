@@ -69,10 +69,19 @@ async fn pass(cached: Arc<WorkflowExecution>, context: Arc<Act>) -> Result<Actio
         return Ok(Action::requeue(RETRY));
     }
     let mut answers = Answers::default();
+    // The version that the answers are about.
+    let mut version = None;
     for _ in 0..MAX_STEPS {
-        let Some(observed) = context.observe(&cached, &answers) else {
+        let Some(mut observed) = context.observe(&cached, &answers) else {
             return Ok(Action::await_change());
         };
+        let current = observed.wfe.metadata.resource_version.clone();
+        if version.is_some() && version != current {
+            // Somebody else has written: what was seen was seen before that.
+            answers = Answers::default();
+            observed.answers = Answers::default();
+        }
+        version = current;
         match decide(&observed) {
             Step::Ask(question) => {
                 tracing::debug!(?question, "ask");
@@ -80,7 +89,9 @@ async fn pass(cached: Arc<WorkflowExecution>, context: Arc<Act>) -> Result<Actio
             }
             Step::Do(effect) => {
                 tracing::debug!(effect = effect.name(), "do");
+                answers.outlive_a_write();
                 context.carry_out(&observed, effect, &mut answers).await?;
+                version = None;
             }
             Step::Wait(until) => {
                 let wait =

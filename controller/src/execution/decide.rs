@@ -345,3 +345,5 @@ fn elapsed(from: Timestamp, to: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod walk;

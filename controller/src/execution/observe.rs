@@ -111,6 +111,13 @@ pub struct Answers {
     pub audit_unavailable: Option<String>,
 }
 
+impl Answers {
+    /// Forgets what was seen of the execution: a write makes another moment of it.
+    pub fn outlive_a_write(&mut self) {
+        (self.execution, self.remains) = (None, None);
+    }
+}
+
 /// An answer, or why there is none: never to be taken for "no".
 #[derive(Clone, Debug)]
 pub enum Known<T> {

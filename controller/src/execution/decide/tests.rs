@@ -22,14 +22,14 @@ const START_DEADLINE: &str = "wait until 2026-01-01T12:28:00Z";
 /// Of [`running`]: started at 11:59.
 const START_TIMEOUT: &str = "wait until 2026-01-01T12:04:00Z";
 
-fn workflow() -> Workflow {
+pub(super) fn workflow() -> Workflow {
     let yaml = format!(
         "metadata: {{workflowId: w, version: '1'}}\nexecution: {{engine: job, bundle: 'r.io/w@sha256:{HEX}'}}\ndependencies: {{secrets: [{{name: s}}]}}\n"
     );
     Workflow::read("w.yaml", &yaml).expect("right").workflow
 }
 
-fn wfe(status: Value) -> WorkflowExecution {
+pub(super) fn wfe(status: Value) -> WorkflowExecution {
     let mut wfe: WorkflowExecution = serde_json::from_value(json!({
         "apiVersion": "kubernaut.ai/v1alpha1", "kind": "WorkflowExecution",
         "metadata": { "name": "a", "namespace": "prod", "uid": "u", "generation": 1, "finalizers": [FINALIZER], "creationTimestamp": "2026-01-01T11:58:00Z" },
@@ -43,12 +43,12 @@ fn wfe(status: Value) -> WorkflowExecution {
     wfe
 }
 
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     "2026-01-01T12:00:00Z".parse().expect("a timestamp")
 }
 
 /// Accepted, with every answer given, the lock taken: one step before the create.
-fn ready() -> Observed {
+pub(super) fn ready() -> Observed {
     Observed {
         now: now(),
         wfe: Arc::new(wfe(json!(null))),
@@ -101,7 +101,7 @@ fn with(change: impl FnOnce(&mut Observed)) -> Observed {
     observed
 }
 
-fn execution(progress: Progress) -> Execution {
+pub(super) fn execution(progress: Progress) -> Execution {
     Execution {
         reference: ExecutionRef {
             kind: "Job".to_owned(),
@@ -168,7 +168,7 @@ fn stores(observed: &Observed) -> WorkflowExecution {
     }
 }
 
-fn other() -> Source {
+pub(super) fn other() -> Source {
     Source {
         namespace: "prod".to_owned(),
         name: "other".to_owned(),
