@@ -65,9 +65,6 @@ async fn pass(cached: Arc<WorkflowExecution>, context: Arc<Act>) -> Result<Actio
     if !context.is_ready() {
         return Ok(Action::requeue(NOT_READY));
     }
-    if !context.may_write() {
-        return Ok(Action::requeue(RETRY));
-    }
     let mut answers = Answers::default();
     // The version that the answers are about.
     let mut version = None;

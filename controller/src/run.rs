@@ -86,7 +86,7 @@ pub async fn run(args: RunArgs) -> Result<()> {
             ready.count_active();
             readiness.set(CACHES_SYNCED, true);
             tracing::info!("caches synced");
-            sweep.forever().await;
+            stop.run_until_cancelled(sweep.forever()).await;
         }
     };
     // In one task: a store wakes the last of those that wait for it, and the applier waits too.

@@ -177,8 +177,22 @@ impl Sweep {
             return Ok(false);
         }
         let api: Api<WorkflowExecution> = Api::namespaced(self.client.clone(), &source.namespace);
-        match api.get_metadata_opt(&source.name).await {
-            Ok(found) => Ok(found.is_none_or(|it| it.metadata.uid.as_ref() != Some(&source.uid))),
+        // A name that somebody has written by hand.
+        if source.namespace.is_empty() {
+            return Ok(false);
+        }
+        match api.get_metadata(&source.name).await {
+            Ok(found) => Ok(found.metadata.uid.as_ref() != Some(&source.uid)),
+            // Not: the kind is not served.
+            Err(kube::Error::Api(status))
+                if status.code == 404
+                    && status
+                        .details
+                        .as_ref()
+                        .is_some_and(|it| it.name == source.name) =>
+            {
+                Ok(true)
+            }
             Err(error) => {
                 let (namespace, name) = (source.namespace.clone(), source.name.clone());
                 Err(SweepError::Ask(error, namespace, name))

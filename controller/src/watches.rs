@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::core::{DeserializeGuard, NamespaceResourceScope, PartialObjectMeta};
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, ObjectRef, Store};
@@ -25,10 +26,11 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use wfe_model::target::Target;
-use wfe_model::workflow_execution::{Phase, WorkflowExecution};
+use wfe_model::workflow_execution::{Phase, TriState, WorkflowExecution};
 
 use self::index::Index;
 use crate::execution::lock as locks;
+use crate::execution::status::condition;
 use crate::executor::job::began;
 use crate::names::{self, MANAGED_BY, MANAGER, PAUSED, TARGET_HASH, WORKFLOW_EXECUTION_UID};
 
@@ -89,12 +91,18 @@ impl Caches {
             |it| Api::namespaced(client.clone(), it),
         );
         let events = watcher(api, watcher::Config::default()).default_backoff();
-        let index = caches.index.clone();
+        let (index, began_by_uid) = (caches.index.clone(), caches.began.clone());
         let kept = keep(
             events.filter_map(valid),
             prune::workflow_execution,
             wfe_writer,
-            move |event| lock(&index).apply(event, wfe_keys),
+            move |event| {
+                let mut index = lock(&index);
+                index.apply(event, wfe_keys);
+                if matches!(event, Event::InitDone) {
+                    lock(&began_by_uid).retain(|uid, _| !index.of(uid).is_empty());
+                }
+            },
         );
         let own = caches.clone();
         let own = kept.map(move |touched| own.concerned(touched, |wfe, gone| own.next(&wfe, gone)));
@@ -106,15 +114,8 @@ impl Caches {
             around.concerned(touched, |namespace, _| around.inside(&namespace))
         });
         let (job_index, pod_index) = (caches.job_index.clone(), caches.pod_index.clone());
-        let remembered = caches.began.clone();
-        let remember = move |event: &Event<Pod>| {
-            if let Event::Apply(pod) | Event::InitApply(pod) | Event::Delete(pod) = event
-                && let (Some(since), Some(uid)) =
-                    (began(pod), pod.labels().get(WORKFLOW_EXECUTION_UID))
-            {
-                lock(&remembered).entry(uid.clone()).or_insert(since);
-            }
-        };
+        let memory = caches.clone();
+        let remember = move |event: &Event<Pod>| memory.remember(event);
         let triggers = futures::stream::select_all([
             own.boxed(),
             around.boxed(),
@@ -186,6 +187,24 @@ impl Caches {
         })
     }
 
+    /// Remembers when a container began, as long as there is a WorkflowExecution to ask for it.
+    fn remember(&self, event: &Event<Pod>) {
+        let (Event::Apply(pod) | Event::InitApply(pod) | Event::Delete(pod)) = event else {
+            return;
+        };
+        let (Some(since), Some(uid)) = (began(pod), pod.labels().get(WORKFLOW_EXECUTION_UID))
+        else {
+            return;
+        };
+        let forgotten = matches!(event, Event::Delete(_)) && lock(&self.index).of(uid).is_empty();
+        let mut began = lock(&self.began);
+        if forgotten {
+            began.remove(uid);
+        } else {
+            began.entry(uid.clone()).or_insert(since);
+        }
+    }
+
     /// The WorkflowExecutions that a changed one may matter to: itself, and, where it is out of the
     /// way now, those on its target that have not ended.
     fn next(&self, wfe: &WorkflowExecution, gone: bool) -> Vec<ObjectRef<WorkflowExecution>> {
@@ -196,7 +215,14 @@ impl Caches {
         }
         let mut concerned = vec![ObjectRef::from_obj(wfe)];
         let ends = wfe.phase().is_some_and(Phase::is_final);
-        if gone || ends || wfe.metadata.deletion_timestamp.is_some() {
+        let unknown = |it: &Condition| {
+            it.status == TriState::Unknown.as_str() && it.type_ != condition::READY
+        };
+        let stuck = wfe
+            .status
+            .as_ref()
+            .is_some_and(|it| it.conditions.iter().any(unknown));
+        if gone || ends || stuck || wfe.metadata.deletion_timestamp.is_some() {
             let target = Target::parse(&wfe.spec.target_resource);
             let hash = target.map(|target| names::target_hash(&target));
             concerned.extend(hash.into_iter().flat_map(|hash| self.unfinished(&hash)));
@@ -300,10 +326,16 @@ impl Caches {
         namespace.is_some_and(|it| it.annotations().get(PAUSED).is_some_and(|it| it == "true"))
     }
 
-    /// Whether a namespace is being deleted, or gone.
+    /// Whether a namespace is being deleted, as far as was seen.
     pub fn is_ending(&self, namespace: &str) -> bool {
         let namespace = self.namespaces.get(&ObjectRef::new(namespace));
-        namespace.is_none_or(|it| it.metadata.deletion_timestamp.is_some())
+        namespace.is_some_and(|it| it.metadata.deletion_timestamp.is_some())
+    }
+
+    /// Whether a namespace is there and takes new objects, as far as was seen.
+    pub fn is_there(&self, namespace: &str) -> bool {
+        let namespace = self.namespaces.get(&ObjectRef::new(namespace));
+        namespace.is_some_and(|it| it.metadata.deletion_timestamp.is_none())
     }
 
     /// A Job of the execution namespace.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use tokio::time::Instant;
 use wfe_model::rules::CheckedSpec;
 use wfe_model::rules::{self, Violation};
 use wfe_model::workflow::{Workflow, WorkflowStatus};
@@ -59,7 +60,8 @@ impl Validator {
             Ok(_) => Vec::new(),
             Err(violations) => violations,
         };
-        let asked = tokio::time::timeout(READ_DEADLINE, self.kinds.misfit(&checked.target));
+        let deadline = Instant::now() + READ_DEADLINE;
+        let asked = tokio::time::timeout_at(deadline, self.kinds.misfit(&checked.target));
         match asked.await {
             Ok(Ok(misfit)) => violations.extend(misfit),
             // What is known to be wrong is said.
@@ -72,14 +74,19 @@ impl Validator {
         if !violations.is_empty() {
             return Verdict::violates(&violations);
         }
-        self.check_cluster(&checked, &workflow).await
+        self.check_cluster(&checked, &workflow, deadline).await
     }
 
     /// What the workflow needs in the execution namespace.
-    async fn check_cluster(&self, checked: &CheckedSpec, workflow: &Workflow) -> Verdict {
+    async fn check_cluster(
+        &self,
+        checked: &CheckedSpec,
+        workflow: &Workflow,
+        deadline: Instant,
+    ) -> Verdict {
         let named = checked.service_account.as_ref();
         let account = named.unwrap_or(&self.default_service_account);
-        let asked = tokio::time::timeout(READ_DEADLINE, async {
+        let asked = tokio::time::timeout_at(deadline, async {
             tokio::join!(
                 self.dependencies.service_account(account),
                 self.dependencies.check(&workflow.dependencies)

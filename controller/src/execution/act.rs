@@ -58,6 +58,9 @@ pub enum ActError {
         /// Path in the object.
         field: String,
     },
+    /// Until a newer CRD is there.
+    #[error("nothing is written while the CRD is older than this program")]
+    Halted,
     /// A step of an engine that is not installed: never decided.
     #[error("engine {0:?} has no backend")]
     NoBackend(String),
@@ -180,7 +183,7 @@ impl Act {
                 let name = names::lock_name(&target_hash(&observed.wfe).unwrap_or_default());
                 let found = self.leases.get_opt(&name).await;
                 let found = found.map_err(Unanswered::of("read the lock"))?;
-                self.written_leases.put(&name, found.map(Arc::new));
+                answers.lease = Some(found.map(Arc::new));
                 answers.lock_lost = false;
             }
         }
@@ -218,8 +221,12 @@ impl Act {
         answers: &mut Answers,
     ) -> Result<(), ActError> {
         let wfe = &observed.wfe;
+        self.schema.permits(&effect)?;
         match effect {
-            Effect::AddFinalizer => self.add_finalizer(wfe).await,
+            Effect::AddFinalizer => {
+                answers.let_go = !self.add_finalizer(wfe).await?;
+                Ok(())
+            }
             Effect::RemoveFinalizer => {
                 self.remove_finalizer(wfe).await?;
                 answers.let_go = true;
@@ -274,7 +281,7 @@ impl Act {
     ) -> Result<(), ActError> {
         let limits = &self.settings.limits;
         let recorded = lock::recorded(self.lease(observed), entry, limits, observed.now);
-        let nowhere = self.caches.is_ending(&self.settings.execution_namespace);
+        let nowhere = !self.caches.is_there(&self.settings.execution_namespace);
         answers.recorded = nowhere || self.write_lease(&recorded, answers).await?;
         Ok(())
     }
@@ -294,13 +301,14 @@ impl Act {
         )
     }
 
-    async fn add_finalizer(&self, wfe: &WorkflowExecution) -> Result<(), ActError> {
+    /// Whether the object is still there.
+    async fn add_finalizer(&self, wfe: &WorkflowExecution) -> Result<bool, ActError> {
         let mut finalizers = wfe.metadata.finalizers.clone().unwrap_or_default();
         finalizers.push(FINALIZER.to_owned());
-        if let Some(written) = self.patch_finalizers(wfe, &finalizers).await? {
-            self.written_objects.put(&key(wfe), Some(Arc::new(written)));
-        }
-        Ok(())
+        let written = self.patch_finalizers(wfe, &finalizers).await?;
+        let is_there = written.is_some();
+        self.written_objects.put(&key(wfe), written.map(Arc::new));
+        Ok(is_there)
     }
 
     async fn remove_finalizer(&self, wfe: &WorkflowExecution) -> Result<(), ActError> {
@@ -375,6 +383,7 @@ impl Act {
         };
         match written {
             Ok(written) => {
+                answers.lease = None;
                 self.written_leases.put(&name, Some(Arc::new(written)));
                 Ok(true)
             }

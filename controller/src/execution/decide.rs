@@ -181,18 +181,15 @@ fn cancel_reason(wfe: &WorkflowExecution) -> Option<String> {
     })
 }
 
-/// What has ended by itself is not called cancelled; what the cache does not show is looked for.
+/// What has ended by itself is not called cancelled, and what has begun is not called unbegun,
+/// though the caches may not show it yet.
 fn cancel_running(observed: &Observed, why: String) -> Step {
-    let read = observed.answers.execution.as_ref();
-    let execution = observed
-        .execution
-        .as_ref()
-        .or(read.and_then(Option::as_ref));
-    let asked = read.is_some() || observed.answers.created.is_some() || !observed.engine_installed;
-    match execution {
-        None if !asked => Step::Ask(Question::Execution),
-        Some(it) if !it.is_active() => running::decide(observed),
-        execution => cancel(observed, why, execution),
+    let made = observed.answers.created.is_some() || !observed.engine_installed;
+    match &observed.answers.execution {
+        None if !made => Step::Ask(Question::Execution),
+        Some(Some(it)) if !it.is_active() => running::decide(observed),
+        Some(Some(it)) => cancel(observed, why, Some(it)),
+        Some(None) | None => cancel(observed, why, observed.execution.as_ref()),
     }
 }
 
@@ -202,10 +199,17 @@ fn cancel(observed: &Observed, message: String, execution: Option<&Execution>) -
         reason: FailureReason::Cancelled,
         message,
         exit_code: None,
-        was_execution_failure: began(observed, execution).is_some() || began_before(observed),
+        was_execution_failure: began(observed, execution).is_some()
+            || began_before(observed)
+            || vanished(observed),
     };
     let change = Change::of(&observed.wfe, observed.now);
     Step::Do(store(fail(observed, change, &failure, observed.now)))
+}
+
+/// Whether it had an execution that is not there any more: what that did cannot be known.
+fn vanished(observed: &Observed) -> bool {
+    observed.wfe.execution_ref().is_some() && matches!(observed.answers.execution, Some(None))
 }
 
 /// Since when a container of the workflow runs or has run, as far as anybody saw.

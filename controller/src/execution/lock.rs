@@ -6,6 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -15,11 +16,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::history::{Entry, Limits};
+use super::observe::Observed;
 use crate::executor::Source;
 use crate::names::{self, LAST_EXECUTION, MANAGED_BY, MANAGER, PAST_EXECUTIONS, TARGET_HASH};
 
 /// More records than a target can need within the times of the rules; each has some 300 bytes.
 const MOST_PAST: usize = 32;
+
+/// Longer than any request lives, at its sender or at the API server (60 s).
+const IN_FLIGHT: Duration = Duration::from_secs(65);
 
 /// How a lock stands, for one WorkflowExecution.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,13 +54,38 @@ pub fn holder(lease: &Lease) -> Option<Source> {
         .holder_identity
         .as_deref()
         .filter(|text| !text.is_empty())?;
-    let mut parts = text.split('/');
-    let (namespace, name, uid) = (parts.next()?, parts.next()?, parts.next()?);
-    Some(Source {
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-        uid: uid.to_owned(),
+    let parts: Vec<_> = text.split('/').collect();
+    Some(match parts.as_slice() {
+        [namespace, name, uid] => Source {
+            namespace: (*namespace).to_owned(),
+            name: (*name).to_owned(),
+            uid: (*uid).to_owned(),
+        },
+        // Somebody has written it by hand: it is theirs.
+        _ => Source {
+            namespace: String::new(),
+            name: text.to_owned(),
+            uid: text.to_owned(),
+        },
     })
+}
+
+/// Until when a create of an earlier try may still be on its way: it was taken before this pass, and
+/// nobody knows what came of it. Nothing is freed before.
+pub fn in_flight_until(observed: &Observed) -> Option<Timestamp> {
+    if observed.answers.lock_taken || observed.wfe.execution_ref().is_some() {
+        return None;
+    }
+    let taken = observed
+        .lease
+        .as_ref()?
+        .spec
+        .as_ref()?
+        .acquire_time
+        .as_ref()?
+        .0;
+    let until = taken.checked_add(IN_FLIGHT).unwrap_or(Timestamp::MAX);
+    (observed.now < until).then_some(until)
 }
 
 /// The Lease of a target that has none yet; nobody holds it.
@@ -96,7 +126,10 @@ pub fn freed(held: Lease, record: Option<&Entry>, now: Timestamp) -> Lease {
         spec.acquire_time = None;
         spec.renew_time = Some(MicroTime(now));
     }
-    if let Some(entry) = record {
+    let last: Option<Entry> = read(&lease, LAST_EXECUTION);
+    let newer =
+        |entry: &&Entry| last.is_none_or(|last| last.completion_time <= entry.completion_time);
+    if let Some(entry) = record.filter(newer) {
         annotate(&mut lease, LAST_EXECUTION, entry);
     }
     lease
@@ -107,7 +140,7 @@ pub fn freed(held: Lease, record: Option<&Entry>, now: Timestamp) -> Lease {
 pub fn recorded(lease: Lease, entry: &Entry, limits: &Limits, now: Timestamp) -> Lease {
     let mut lease = lease;
     lease.spec.get_or_insert_default().renew_time = Some(MicroTime(now));
-    let mut past: Vec<Entry> = read(&lease, PAST_EXECUTIONS).unwrap_or_default();
+    let mut past = past(Some(&lease));
     past.retain(|it| it.uid != entry.uid && it.matters(now, limits));
     past.push(entry.clone());
     past.sort_by_key(|it| Reverse(it.completion_time));
@@ -118,18 +151,23 @@ pub fn recorded(lease: Lease, entry: &Entry, limits: &Limits, now: Timestamp) ->
 
 /// What the lock says of those that may be gone.
 pub fn records(lease: Option<&Lease>) -> Vec<Entry> {
-    let Some(lease) = lease else {
-        return Vec::new();
-    };
-    let last: Option<Entry> = read(lease, LAST_EXECUTION);
-    let past: Vec<Entry> = read(lease, PAST_EXECUTIONS).unwrap_or_default();
-    last.into_iter().chain(past).collect()
+    let last: Option<Entry> = lease.and_then(|lease| read(lease, LAST_EXECUTION));
+    past(lease).into_iter().chain(last).collect()
 }
 
-/// Whether the lock does not know `entry` as it is now.
+fn past(lease: Option<&Lease>) -> Vec<Entry> {
+    let past = lease.and_then(|lease| read(lease, PAST_EXECUTIONS));
+    past.unwrap_or_default()
+}
+
+/// Whether the lock does not remember `entry` as it is now: the record of the last execution does
+/// not count, the next one takes its place.
 pub fn lacks(lease: Option<&Lease>, entry: &Entry) -> bool {
-    let known = |it: &Entry| it.uid == entry.uid && it.cleared == entry.cleared;
-    !records(lease).iter().any(known)
+    let as_written = Entry {
+        cleared_at: None,
+        ..entry.clone()
+    };
+    !past(lease).contains(&as_written)
 }
 
 /// When it was last held.
@@ -157,8 +195,6 @@ fn read<T: DeserializeOwned>(lease: &Lease, name: &str) -> Option<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::execution::history::Outcome;
 
@@ -216,19 +252,23 @@ mod tests {
         let held = taken(new("n", "abc"), &source("a"), at(0));
         let lease = freed(held, Some(&entry("a", 10)), at(10));
         let lease = recorded(lease, &entry("b", 20), &limits, at(30));
-        assert_eq!(names(&lease), ["a", "b"]);
-        assert!(!lacks(Some(&lease), &entry("a", 10)) && !lacks(Some(&lease), &entry("b", 20)));
+        assert_eq!(names(&lease), ["b", "a"]);
+        assert!(
+            lacks(Some(&lease), &entry("a", 10)),
+            "the next execution takes its place"
+        );
+        assert!(!lacks(Some(&lease), &entry("b", 20)));
         let cleared = Entry {
             cleared: true,
             ..entry("b", 20)
         };
         assert!(lacks(Some(&lease), &cleared), "it was cleared since");
         let lease = recorded(lease, &cleared, &limits, at(40));
-        assert_eq!(names(&lease), ["a", "b"], "once");
+        assert_eq!(names(&lease), ["b", "a"], "once");
         let lease = recorded(lease, &entry("c", 110), &limits, at(121));
         assert_eq!(
             names(&lease),
-            ["a", "c"],
+            ["c", "a"],
             "what says nothing any more is dropped"
         );
         assert_eq!(last_used(&lease), Some(at(121)));

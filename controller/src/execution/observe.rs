@@ -103,6 +103,8 @@ pub struct Answers {
     pub deleted: bool,
     /// Somebody else was faster: the lock as cached is not to be believed.
     pub lock_lost: bool,
+    /// The lock as it was then read, until it is written.
+    pub lease: Option<Option<Arc<Lease>>>,
     /// The finalizer was taken off: the object is not ours any more, whatever the cache shows.
     pub let_go: bool,
     /// Its end is on record, or there is no place for records any more.

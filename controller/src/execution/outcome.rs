@@ -131,6 +131,7 @@ fn reason_of_waiting(reason: &str) -> FailureReason {
             FailureReason::ConfigurationError
         }
         "Unschedulable" => FailureReason::ResourceExhausted,
+        NOT_STARTED => FailureReason::DeadlineExceeded,
         _ => FailureReason::Unknown,
     }
 }

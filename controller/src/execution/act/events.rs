@@ -45,7 +45,7 @@ impl Events {
             ),
             Notice::DeletionWaits => (
                 "DeletionWaitsForClearance",
-                "This failed midway and keeps its target blocked: it stays until somebody has looked at the target and cleared it".to_owned(),
+                "Its failure keeps the target blocked: it stays until somebody has looked at the target and cleared it".to_owned(),
             ),
         };
         self.publish(wfe, EventType::Warning, reason.to_owned(), &note)

@@ -23,11 +23,6 @@ impl Act {
         self.ready.load(Ordering::Acquire)
     }
 
-    /// Whether what is stored would be kept.
-    pub fn may_write(&self) -> bool {
-        self.schema.may_write()
-    }
-
     /// From now on decisions may be made.
     pub fn set_ready(&self) {
         self.ready.store(true, Ordering::Release);
@@ -56,9 +51,12 @@ impl Act {
         let hash = target_hash(&wfe).unwrap_or_default();
         let executor = self.executor(&wfe);
         let name = names::execution_name(&source.name, &source.uid);
-        let lease = self
-            .written_leases
-            .newest(&names::lock_name(&hash), self.caches.lock_of(&hash));
+        let lease = match &answers.lease {
+            Some(read) => read.clone(),
+            None => self
+                .written_leases
+                .newest(&names::lock_name(&hash), self.caches.lock_of(&hash)),
+        };
         let lock = lock::state(lease.as_deref(), &source);
         let neighbours = self.caches.workflow_executions_with(&hash);
         let neighbours = neighbours

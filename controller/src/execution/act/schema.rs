@@ -10,6 +10,7 @@ use wfe_model::workflow_execution::WorkflowExecution;
 use wfe_process::endpoints::Readiness;
 
 use super::ActError;
+use crate::execution::decide::Effect;
 
 /// How often it is tried whether a newer CRD has come.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
@@ -33,16 +34,17 @@ impl Schema {
         }
     }
 
-    /// Whether writes make sense now: always, but only one in a while with an old CRD.
-    pub fn may_write(&self) -> bool {
+    /// Whether a write makes sense now: always, but with an old CRD only a status now and then, to
+    /// see whether a newer one has come.
+    pub(super) fn permits(&self, effect: &Effect) -> Result<(), ActError> {
         let mut outdated = self.outdated.lock().unwrap_or_else(PoisonError::into_inner);
-        match outdated.as_mut() {
-            None => true,
-            Some(tried) if tried.elapsed() >= TRY_AGAIN => {
+        match (outdated.as_mut(), effect) {
+            (None, _) => Ok(()),
+            (Some(tried), Effect::Store(_)) if tried.elapsed() >= TRY_AGAIN => {
                 *tried = Instant::now();
-                true
+                Ok(())
             }
-            Some(_) => false,
+            (Some(_), _) => Err(ActError::Halted),
         }
     }
 

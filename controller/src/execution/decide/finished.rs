@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use wfe_model::workflow_execution::{ExecutionRef, Phase, TriState};
 
-use super::super::history::Entry;
+use super::super::history::{Entry, Obstacle};
 use super::super::lock::{self, Lock};
 use super::super::observe::Observed;
 use super::super::outcome::Failure;
@@ -20,10 +20,17 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 const PODS_END_WITHIN: Duration = Duration::from_mins(2);
 
 pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
+    // Ended by us (cancelled), not by itself: unless the cache is behind.
     let active = |it: &&Execution| it.is_active() && !it.deleting;
-    // Ended by us (cancelled), not by itself.
-    if let Some(execution) = observed.execution.as_ref().filter(active) {
-        return delete(observed, &execution.reference);
+    if observed.execution.as_ref().is_some_and(|it| active(&it)) {
+        match &observed.answers.execution {
+            None => return Step::Ask(Question::Execution),
+            Some(read) => {
+                if let Some(execution) = read.as_ref().filter(active) {
+                    return delete(observed, &execution.reference);
+                }
+            }
+        }
     }
     if observed.answers.lock_lost {
         return Step::Ask(Question::Lock);
@@ -82,21 +89,28 @@ pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
 /// Frees the lock when nothing can be alive any more. An execution that has ended by itself says so;
 /// of one that the cache does not show only the API server knows.
 fn free(observed: &Observed) -> Step {
-    let ended = observed
-        .execution
-        .as_ref()
-        .is_some_and(|it| !it.is_active());
-    match (observed.wfe.execution_ref(), observed.answers.remains) {
-        (Some(_), None) if !ended => Step::Ask(Question::Remains),
-        (Some(reference), Some(Remains::Alive)) if !ended => delete(observed, reference),
-        _ => {
-            let executed = observed
-                .wfe
-                .execution_ref()
-                .and_then(|_| Entry::of(&observed.wfe));
-            Step::Do(Effect::FreeLock(executed.map(Box::new)))
-        }
+    let ended = |it: &Execution| !it.is_active();
+    if observed.execution.as_ref().is_some_and(ended) {
+        return free_now(observed);
     }
+    if let Some(until) = lock::in_flight_until(observed) {
+        return Step::Wait(until);
+    }
+    match (observed.wfe.execution_ref(), observed.answers.remains) {
+        (_, None) => Step::Ask(Question::Remains),
+        (Some(reference), Some(Remains::Alive)) => delete(observed, reference),
+        // The watch will show it, then it is deleted.
+        (None, Some(Remains::Alive)) => Step::Wait(observed.now + LOOK_AGAIN),
+        (_, Some(Remains::Nothing | Remains::Ended)) => free_now(observed),
+    }
+}
+
+fn free_now(observed: &Observed) -> Step {
+    let executed = observed
+        .wfe
+        .execution_ref()
+        .and_then(|_| Entry::of(&observed.wfe));
+    Step::Do(Effect::FreeLock(executed.map(Box::new)))
 }
 
 /// The sign to look again is the end of the pod.
@@ -138,9 +152,12 @@ fn started_late(observed: &Observed) -> Option<Step> {
 /// until somebody has cleared it, or its namespace goes.
 fn remembered(observed: &Observed) -> Option<Step> {
     let entry = Entry::of(&observed.wfe)?;
-    let blocks = entry.blocks() && {
-        let past = obstacle::past_with(observed, &entry);
-        past.block().is_some_and(|block| block.uid == entry.uid)
+    let past = obstacle::past_with(observed, &entry);
+    let blocks = match past.obstacle(&entry.workflow_id, observed.now, &observed.settings.limits) {
+        Some(
+            Obstacle::PreviousExecutionFailed(blocking) | Obstacle::ExhaustedRetries(blocking, _),
+        ) => blocking.uid == entry.uid,
+        _ => false,
     };
     if blocks && !observed.namespace_ending {
         return Some(tell_or(observed, Notice::DeletionWaits, Step::Done));

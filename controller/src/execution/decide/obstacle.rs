@@ -2,6 +2,7 @@
 //! paused. What comes of it is what the request asked for: the end as Skipped, or to wait.
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use wfe_model::duration;
 use wfe_model::rules::{CheckedSpec, WhenBlocked};
 use wfe_model::workflow_execution::{
@@ -101,13 +102,14 @@ fn ahead(observed: &Observed, history: &History) -> Option<Source> {
     (age(oldest) < age(&observed.wfe)).then(|| source_of(oldest))
 }
 
-/// Whether a request waits for nothing but its turn.
+/// Whether a request waits for nothing but its turn, or will as soon as it has been looked at.
 fn waits(wfe: &WorkflowExecution) -> bool {
     let is = |kind: &str, truth: &str| stored(wfe, kind).is_some_and(|it| it.status == truth);
-    wfe.phase() == Some(Phase::Pending)
+    let patient = wfe.spec.execution_config.when_blocked.as_deref() == Some("Wait");
+    wfe.phase().is_none_or(|phase| phase == Phase::Pending)
         && wfe.metadata.deletion_timestamp.is_none()
         && super::cancel_reason(wfe).is_none()
-        && is(condition::BLOCKED, "True")
+        && (patient || is(condition::BLOCKED, "True"))
         && !is(condition::WORKFLOW_RESOLVED, "Unknown")
         && !is(condition::DEPENDENCIES_READY, "Unknown")
 }
@@ -115,10 +117,10 @@ fn waits(wfe: &WorkflowExecution) -> bool {
 /// What comes of it. A lock that was taken before the obstacle was seen is given back first.
 pub(super) fn blocked(observed: &Observed, checked: &CheckedSpec, obstacle: &Obstacle) -> Step {
     if observed.lock == Lock::Ours {
-        return if observed.pods_alive || observed.others_alive.is_some() {
-            Step::Done
-        } else {
-            Step::Do(Effect::FreeLock(None))
+        return match lock::in_flight_until(observed) {
+            Some(until) => Step::Wait(until),
+            None if observed.pods_alive || observed.others_alive.is_some() => Step::Done,
+            None => Step::Do(Effect::FreeLock(None)),
         };
     }
     let waits = checked.when_blocked == WhenBlocked::Wait;
@@ -214,7 +216,7 @@ fn by_history(
 }
 
 /// Never before the moment that is meant: statuses have whole seconds.
-fn rounded_up(moment: Timestamp) -> k8s_openapi::apimachinery::pkg::apis::meta::v1::Time {
+fn rounded_up(moment: Timestamp) -> Time {
     let floor = time(moment);
     if floor.0 < moment {
         return time(floor.0 + std::time::Duration::from_secs(1));
@@ -281,7 +283,14 @@ fn recent(observed: &Observed, entry: &Entry, until: Option<Timestamp>) -> Recen
 fn wait(observed: &Observed, reason: &str, message: &str, then: Step) -> Step {
     let change = resolved(Change::of(&observed.wfe, observed.now))
         .condition(condition::BLOCKED, TriState::True, reason, message)
-        .with(|status| status.phase = Some(Phase::Pending));
+        .with(|status| {
+            status.phase = Some(Phase::Pending);
+            // What could not be read before is read again when it may run.
+            let unknown = |it: &Condition| {
+                it.type_ == condition::DEPENDENCIES_READY && it.status == "Unknown"
+            };
+            status.conditions.retain(|it| !unknown(it));
+        });
     store_or(observed, change, then)
 }
 

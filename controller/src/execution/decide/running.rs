@@ -151,12 +151,12 @@ fn active(observed: &Observed, execution: &Execution, waiting: Option<&Waiting>)
     if given_up(observed) {
         return finished::delete(observed, &execution.reference);
     }
-    let change = Change::of(&observed.wfe, observed.now);
     let wait = clocks(observed, execution);
+    if began_before(observed) {
+        return wait;
+    }
+    let change = Change::of(&observed.wfe, observed.now);
     let change = if began(observed, Some(execution)).is_some() {
-        if began_before(observed) {
-            return wait;
-        }
         ran(observed, execution, change, true).with(|status| {
             status.execution_status = Some(summary(
                 TriState::Unknown,
@@ -165,7 +165,11 @@ fn active(observed: &Observed, execution: &Execution, waiting: Option<&Waiting>)
             ));
         })
     } else if start_deadline(observed) <= observed.now {
-        return give_up(observed, waiting);
+        // The watch of the pods may be behind: that nothing started takes the API server's word.
+        return match observed.answers.execution {
+            None => Step::Ask(Question::Execution),
+            Some(_) => give_up(observed, waiting),
+        };
     } else if let Some(waiting) = waiting {
         // ErrImagePull and ImagePullBackOff take turns: one of them is enough to know.
         let known =

@@ -4,9 +4,10 @@
 //! The world is simulated as coarsely as decisions see it; decisions are the real ones. Since every
 //! combination is a beginning, a crash at any moment is one of them.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use itertools::iproduct;
 use k8s_openapi::api::coordination::v1::Lease;
 use serde_json::json;
 use wfe_model::workflow_execution::{BlockClearance, ClearMethod, SkipReason};
@@ -15,9 +16,12 @@ use super::super::history::History;
 use super::super::lock::{self, Lock};
 use super::super::observe::{Answers, Known};
 use super::super::status::{condition, holds, stored};
-use super::tests::{execution, now, other, ready, wfe, workflow};
+use super::tests::{execution, now, other, ready, wfe};
 use super::*;
 use crate::executor::{ContainerEnd, Created, Facts, Progress, Remains};
+
+/// Everything is right, but for what a beginning says.
+static BASE: LazyLock<Observed> = LazyLock::new(ready);
 
 /// What the execution of this one is found as.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -87,6 +91,10 @@ struct Beginning {
     cleared: bool,
     past: Past,
     waits: bool,
+    /// Whether the caches show neither Job nor pod yet.
+    behind: bool,
+    /// Whether somebody else's pod is alive on the target.
+    other: bool,
 }
 
 impl Beginning {
@@ -105,6 +113,7 @@ impl Beginning {
             // A Job that has ended has no live pod, one that runs has one.
             && !(matches!(self.job, Job::Succeeded | Job::Failed) && self.pod)
             && !(self.job == Job::Running && !self.pod)
+            && (!self.behind || self.job != Job::None || self.pod)
             // The lock is ours while it runs, and is freed only when nothing is alive.
             && (self.phase != Some(Phase::Running) || ours)
             && (ours || !self.pod && !matches!(self.job, Job::Starting | Job::Running))
@@ -128,6 +137,8 @@ struct World {
     creates: usize,
     now: Timestamp,
     told: std::collections::HashSet<Notice>,
+    behind: bool,
+    other: bool,
 }
 
 fn finding(job: Job) -> Option<Execution> {
@@ -242,6 +253,8 @@ impl World {
             creates: usize::from(beginning.job != Job::None || wfe.execution_ref().is_some()),
             now: now(),
             told: std::collections::HashSet::new(),
+            behind: beginning.behind,
+            other: beginning.other,
             wfe,
         }
     }
@@ -258,15 +271,16 @@ impl World {
         Observed {
             now: self.now,
             wfe: Arc::new(self.wfe.clone()),
-            execution: self.job.clone(),
-            pods_alive: self.pod,
-            began: self.began.then(now),
+            execution: self.job.clone().filter(|_| !self.behind),
+            pods_alive: self.pod && !self.behind,
+            began: now_if(self.began && !self.behind),
+            others_alive: self.other.then(other),
             lock: self.lock(),
             lease: self.lease.clone().map(Arc::new),
             neighbours: self.neighbours.clone(),
             told: self.told.clone(),
             answers: answers.clone(),
-            ..ready()
+            ..BASE.clone()
         }
     }
 
@@ -276,13 +290,15 @@ impl World {
             Question::TargetKind(_) => answers.target = Some(Known::Yes(None)),
             Question::Workflow(_) => {
                 answers.catalog = Some(match self.catalog {
-                    Catalog::Has => Known::Yes(Some(Arc::new(workflow()))),
+                    Catalog::Has => BASE.answers.catalog.clone().expect("the workflow"),
                     Catalog::HasNot => Known::Yes(None),
                     Catalog::Silent => Known::Not("down".to_owned()),
                 });
             }
             Question::ServiceAccount(_) => {
-                answers.service_account = ready().answers.service_account;
+                answers
+                    .service_account
+                    .clone_from(&BASE.answers.service_account);
             }
             Question::Dependencies(_) => answers.dependencies = Some(Known::Yes(Vec::new())),
             Question::StillWanted => answers.still_wanted = Some(true),
@@ -333,19 +349,23 @@ impl World {
             }
             Effect::FreeLock(record) => {
                 assert_eq!(self.lock(), Lock::Ours, "freed somebody else's");
-                assert!(!self.is_alive(), "freed while something lives");
+                assert!(
+                    !self.is_alive() && !self.other,
+                    "freed while something lives"
+                );
                 let lease = self.lease.take().expect("a lock");
                 self.lease = Some(lock::freed(lease, record.as_deref(), self.now));
             }
             Effect::Record(entry) => {
                 let lease = self.lease.take().unwrap_or_else(|| lock::new("n", "abc"));
-                let limits = ready().settings.limits;
+                let limits = BASE.settings.limits;
                 self.lease = Some(lock::recorded(lease, &entry, &limits, self.now));
                 answers.recorded = true;
             }
             Effect::Create(_) => {
                 assert_eq!(self.lock(), Lock::Ours, "made without the lock");
                 assert_eq!(self.creates, 0, "made twice");
+                assert!(!self.other, "made beside another one");
                 assert!(
                     self.wfe.metadata.deletion_timestamp.is_none(),
                     "made for a deleted one"
@@ -360,7 +380,7 @@ impl World {
                     "made without the catalog's word"
                 );
                 let history = History::of(self.neighbours.iter().map(AsRef::as_ref), []);
-                let limits = ready().settings.limits;
+                let limits = BASE.settings.limits;
                 let obstacle = history.obstacle("w", self.now, &limits);
                 assert_eq!(obstacle, None, "made against the history");
                 self.creates += 1;
@@ -402,8 +422,8 @@ impl World {
                 Some(Phase::Skipped) => {
                     let details = status.skip_details.as_ref().expect("details");
                     assert!(self.creates == 0, "skipped after it ran");
-                    let blocked =
-                        !self.neighbours.is_empty() || matches!(self.lock(), Lock::Held(_));
+                    let busy = self.other || matches!(self.lock(), Lock::Held(_));
+                    let blocked = busy || !self.neighbours.is_empty();
                     assert!(blocked || details.reason == SkipReason::StartDeadlineExceeded);
                 }
                 Some(Phase::Pending) | None => {}
@@ -463,6 +483,8 @@ impl World {
         } else if self.job.as_ref().is_some_and(Execution::is_active) {
             self.job = finding(Job::Succeeded);
             (self.pod, self.began) = (false, true);
+        } else if self.other {
+            self.other = false;
         } else if self.catalog == Catalog::Silent && !terminal {
             self.catalog = Catalog::Has;
         } else if matches!(self.lock(), Lock::Held(_)) {
@@ -494,6 +516,7 @@ impl World {
                 return;
             }
             match end {
+                _ if self.behind => self.behind = false,
                 _ if self.goes_on() => {}
                 Step::Wait(until) => self.now = until.max(self.now + Duration::from_secs(1)),
                 _ => return,
@@ -503,41 +526,34 @@ impl World {
     }
 }
 
+fn now_if(is: bool) -> Option<Timestamp> {
+    is.then(now)
+}
+
 fn beginnings() -> impl Iterator<Item = Beginning> {
-    let both = || [false, true].into_iter();
-    let combinations = PHASES.into_iter().flat_map(move |phase| {
-        [None, Some(true), Some(false)]
-            .into_iter()
-            .flat_map(move |holder| {
-                JOBS.into_iter().flat_map(move |job| {
-                    both().flat_map(move |pod| {
-                        CATALOGS.into_iter().flat_map(move |catalog| {
-                            both().flat_map(move |deleted| {
-                                both().flat_map(move |cancelled| {
-                                    both().flat_map(move |cleared| {
-                                        PASTS.into_iter().flat_map(move |past| {
-                                            both().map(move |waits| Beginning {
-                                                phase,
-                                                holder,
-                                                job,
-                                                pod,
-                                                catalog,
-                                                deleted,
-                                                cancelled,
-                                                cleared,
-                                                past,
-                                                waits,
-                                            })
-                                        })
-                                    })
-                                })
-                            })
-                        })
-                    })
-                })
-            })
-    });
-    combinations.filter(Beginning::is_reachable)
+    const BOTH: [bool; 2] = [false, true];
+    const HOLDERS: [Option<bool>; 3] = [None, Some(true), Some(false)];
+    let found = iproduct!(PHASES, HOLDERS, JOBS, BOTH, BOTH, CATALOGS, PASTS);
+    let asked = iproduct!(BOTH, BOTH, BOTH, BOTH, BOTH);
+    let all =
+        iproduct!(found, asked).map(|(found, (deleted, cancelled, cleared, waits, other))| {
+            let (phase, holder, job, pod, behind, catalog, past) = found;
+            Beginning {
+                phase,
+                holder,
+                job,
+                pod,
+                behind,
+                catalog,
+                past,
+                deleted,
+                cancelled,
+                cleared,
+                waits,
+                other,
+            }
+        });
+    all.filter(Beginning::is_reachable)
 }
 
 #[test]
