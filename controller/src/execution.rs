@@ -9,6 +9,8 @@ pub mod audit;
 pub mod decide;
 pub mod history;
 pub mod lock;
+#[cfg(test)]
+mod model;
 pub mod observe;
 pub mod outcome;
 pub mod status;

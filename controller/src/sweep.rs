@@ -131,6 +131,10 @@ impl Sweep {
                 if !self.is_gone(&holder).await? {
                     return Ok(false);
                 }
+                // A create of its may still come.
+                if lock::taken_at(lease).is_some_and(|at| now < lock::creates_come_until(at)) {
+                    return Ok(true);
+                }
                 if self.is_alive_on(lease).await? {
                     return Ok(true);
                 }

@@ -16,7 +16,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::history::{Entry, Limits};
-use super::observe::Observed;
 use crate::executor::Source;
 use crate::names::{self, LAST_EXECUTION, MANAGED_BY, MANAGER, PAST_EXECUTIONS, TARGET_HASH};
 
@@ -70,22 +69,14 @@ pub fn holder(lease: &Lease) -> Option<Source> {
     })
 }
 
-/// Until when a create of an earlier try may still be on its way: it was taken before this pass, and
-/// nobody knows what came of it. Nothing is freed before.
-pub fn in_flight_until(observed: &Observed) -> Option<Timestamp> {
-    if observed.answers.lock_taken || observed.wfe.execution_ref().is_some() {
-        return None;
-    }
-    let taken = observed
-        .lease
-        .as_ref()?
-        .spec
-        .as_ref()?
-        .acquire_time
-        .as_ref()?
-        .0;
-    let until = taken.checked_add(IN_FLIGHT).unwrap_or(Timestamp::MAX);
-    (observed.now < until).then_some(until)
+/// Until when a create may still come that was sent, or decided, before `moment`.
+pub fn creates_come_until(moment: Timestamp) -> Timestamp {
+    moment.checked_add(IN_FLIGHT).unwrap_or(Timestamp::MAX)
+}
+
+/// Since when it is held.
+pub fn taken_at(lease: &Lease) -> Option<Timestamp> {
+    Some(lease.spec.as_ref()?.acquire_time.as_ref()?.0)
 }
 
 /// The Lease of a target that has none yet; nobody holds it.

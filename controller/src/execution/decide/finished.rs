@@ -43,7 +43,8 @@ pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
     if let Some(step) = started_late(observed) {
         return step;
     }
-    if ours {
+    let held_until = late_creates(observed).filter(|_| ours);
+    if ours && held_until.is_none() {
         return free(observed);
     }
     if let Some(why) = observed
@@ -71,6 +72,9 @@ pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
             message,
         )));
     }
+    if let Some(until) = held_until {
+        return Step::Wait(until);
+    }
     if let Some(execution) = observed.execution.as_ref().filter(|it| !it.deleting) {
         let until = kept_until(observed);
         return if deleted || until <= observed.now {
@@ -93,9 +97,6 @@ fn free(observed: &Observed) -> Step {
     if observed.execution.as_ref().is_some_and(ended) {
         return free_now(observed);
     }
-    if let Some(until) = lock::in_flight_until(observed) {
-        return Step::Wait(until);
-    }
     match (observed.wfe.execution_ref(), observed.answers.remains) {
         (_, None) => Step::Ask(Question::Remains),
         (Some(reference), Some(Remains::Alive)) => delete(observed, reference),
@@ -103,6 +104,15 @@ fn free(observed: &Observed) -> Step {
         (None, Some(Remains::Alive)) => Step::Wait(observed.now + LOOK_AGAIN),
         (_, Some(Remains::Nothing | Remains::Ended)) => free_now(observed),
     }
+}
+
+/// Until when a create may still come for one that ended without an execution: lost on its way, or
+/// from another controller that does not know of the end. Until then the lock is kept.
+fn late_creates(observed: &Observed) -> Option<Timestamp> {
+    let status = observed.wfe.status.as_ref()?;
+    let ended = status.completion_time.as_ref()?.0;
+    let until = lock::creates_come_until(ended);
+    (status.execution_ref.is_none() && observed.now < until).then_some(until)
 }
 
 fn free_now(observed: &Observed) -> Step {

@@ -136,7 +136,7 @@ fn running() -> Observed {
 fn finished(phase: &str) -> Observed {
     with(|it| {
         it.wfe = Arc::new(wfe(json!({
-            "phase": phase, "completionTime": "2026-01-01T11:59:00Z",
+            "phase": phase, "completionTime": "2026-01-01T11:59:00Z", "executionRef": active().reference,
             "conditions": [{ "type": "AuditRecorded", "status": "True", "reason": "AuditSucceeded", "message": "", "lastTransitionTime": "2026-01-01T11:59:00Z" }],
         })));
         it.lock = Lock::Free;
@@ -435,6 +435,81 @@ fn br_we_009_after_the_end_the_target_is_freed_and_the_execution_kept_for_a_whil
 }
 
 #[test]
+fn br_we_009_one_that_ended_without_an_execution_keeps_the_lock_while_a_create_may_come() {
+    let mut observed = finished("Skipped");
+    let status = Arc::make_mut(&mut observed.wfe).status.as_mut();
+    status.expect("a status").execution_ref = None;
+    observed.lock = Lock::Ours;
+    assert_eq!(name(&decide(&observed)), "wait until 2026-01-01T12:00:05Z");
+    observed.now = now() + Duration::from_secs(5);
+    assert_eq!(name(&decide(&observed)), "ask Remains");
+    observed.answers.remains = Some(Remains::Nothing);
+    assert_eq!(name(&decide(&observed)), "free lock");
+}
+
+#[test]
+fn br_we_003_that_nothing_started_in_time_takes_the_api_servers_word() {
+    let mut observed = running();
+    observed.now = now() + Duration::from_mins(4);
+    assert_eq!(name(&decide(&observed)), "ask Execution");
+    let began = Execution {
+        began: Some(now()),
+        ..active()
+    };
+    observed.answers.execution = Some(Some(began));
+    assert!(
+        holds(&stores(&observed), condition::EXECUTION_RUNNING),
+        "it did start"
+    );
+
+    observed.answers.execution = Some(Some(active()));
+    observed.wfe = Arc::new(stores(&observed));
+    assert_eq!(
+        name(&decide(&observed)),
+        "delete execution",
+        "it is said, then done"
+    );
+    (observed.execution, observed.answers.execution) = (None, Some(None));
+    assert_eq!(name(&decide(&observed)), "ask Remains");
+    observed.answers.remains = Some(Remains::Nothing);
+    let details = |observed: &Observed| {
+        let failed = stores(observed)
+            .status
+            .and_then(|status| status.failure_details);
+        failed.map(|it| (it.reason, it.was_execution_failure))
+    };
+    let deadline = FailureReason::DeadlineExceeded;
+    assert_eq!(details(&observed), Some((deadline, false)));
+    observed.began = Some(now());
+    assert_eq!(
+        details(&observed),
+        Some((deadline, true)),
+        "it started while it was deleted"
+    );
+}
+
+#[test]
+fn br_we_003_what_takes_too_long_is_told_once() {
+    let mut observed = running();
+    observed.execution = Some(Execution {
+        began: Some(now()),
+        ..active()
+    });
+    observed.wfe = Arc::new(stores(&observed));
+    observed.now = now() + Duration::from_mins(32);
+    assert_eq!(name(&decide(&observed)), "tell");
+    observed.told.insert(Notice::Overdue);
+    assert_eq!(name(&decide(&observed)), "done");
+
+    let mut ended = finished("Failed");
+    (ended.lock, ended.pods_alive) = (Lock::Ours, true);
+    ended.now = now() + Duration::from_mins(2);
+    assert_eq!(name(&decide(&ended)), "tell");
+    ended.told.insert(Notice::PodRemains);
+    assert_eq!(name(&decide(&ended)), "done", "the lock is kept");
+}
+
+#[test]
 fn br_we_013_a_failed_execution_is_kept_longer() {
     let mut observed = finished("Failed");
     observed.execution = Some(execution(Progress::Failed {
@@ -520,6 +595,7 @@ fn br_we_014_a_deleted_one_is_cancelled_cleaned_up_and_let_go() {
     steps.push(name(&decide(&observed)));
     observed.pods_alive = false;
     observed.answers.remains = Some(Remains::Nothing);
+    observed.answers.recorded = true;
     steps.push(name(&decide(&observed)));
     observed.lock = Lock::Free;
     steps.push(name(&decide(&observed)));
