@@ -28,5 +28,6 @@ async fn execute(args: Args) -> anyhow::Result<()> {
     }
     let _ = rustls::crypto::ring::default_provider().install_default();
     telemetry::init(args.run.process.log_format, &args.run.process.log_filter)?;
-    wfe_controller::run::run(args.run).await
+    // Large: it is all of the program.
+    Box::pin(wfe_controller::run::run(args.run)).await
 }

@@ -28,7 +28,7 @@ const INTERVAL: Duration = Duration::from_secs(30);
 const SOON: Duration = Duration::from_secs(2);
 /// A deleted namespace makes many vanish at once: one sweep for all.
 const SETTLE: Duration = Duration::from_millis(500);
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// Why something could not be swept; it is tried again.
 #[derive(Debug, Error)]
@@ -122,56 +122,65 @@ impl Sweep {
         }
     }
 
-    /// Frees a lock whose holder is gone, removes one that has not been used for long. Guarded by
-    /// the version that was looked at.
+    /// Guarded by the version that was looked at: who uses it in between is not disturbed.
     async fn lock(&self, lease: &Lease) -> Result<bool, SweepError> {
-        let now = Timestamp::now();
-        let written = match lock::holder(lease) {
-            Some(holder) => {
-                if !self.is_gone(&holder).await? {
-                    return Ok(false);
-                }
-                // A create of its may still come.
-                if lock::taken_at(lease).is_some_and(|at| now < lock::creates_come_until(at)) {
-                    return Ok(true);
-                }
-                if self.is_alive_on(lease).await? {
-                    return Ok(true);
-                }
-                let (namespace, name) = (&holder.namespace, &holder.name);
-                tracing::warn!(
-                    lock = lease.name_any(),
-                    namespace,
-                    name,
-                    "a lock whose holder is gone is freed"
-                );
-                let freed = lock::freed(lease.clone(), None, now);
-                let (name, post) = (lease.name_any(), PostParams::default());
-                self.leases.replace(&name, &post, &freed).await.map(drop)
-            }
-            None => {
-                let used = lock::last_used(lease).and_then(|used| used.checked_add(self.keep).ok());
-                if used.is_none_or(|until| now < until) {
-                    return Ok(false);
-                }
-                let exactly = DeleteParams {
-                    preconditions: Some(Preconditions {
-                        uid: lease.uid(),
-                        resource_version: lease.resource_version(),
-                    }),
-                    ..DeleteParams::default()
-                };
-                self.leases
-                    .delete(&lease.name_any(), &exactly)
-                    .await
-                    .map(drop)
-            }
+        let swept = match lock::holder(lease) {
+            Some(holder) => self.held(lease, &holder).await,
+            None => self.unused(lease).await,
         };
-        match written {
-            // Somebody uses it: then it is not without use.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
-            written => written.map(|()| false).map_err(SweepError::WriteLock),
+        match swept {
+            Err(SweepError::WriteLock(kube::Error::Api(status)))
+                if matches!(status.code, 404 | 409) =>
+            {
+                Ok(false)
+            }
+            swept => swept,
         }
+    }
+
+    /// Frees a lock whose holder is gone.
+    async fn held(&self, lease: &Lease, holder: &Source) -> Result<bool, SweepError> {
+        let now = Timestamp::now();
+        if !self.is_gone(holder).await? {
+            return Ok(false);
+        }
+        // A create of its may still come.
+        if lock::taken_at(lease).is_some_and(|at| now < lock::creates_come_until(at)) {
+            return Ok(true);
+        }
+        if self.is_alive_on(lease).await? {
+            return Ok(true);
+        }
+        let (name, namespace, gone) = (lease.name_any(), &holder.namespace, &holder.name);
+        tracing::warn!(
+            lock = name,
+            namespace,
+            name = gone,
+            "a lock whose holder is gone is freed"
+        );
+        let freed = lock::freed(lease.clone(), None, now);
+        let replaced = self
+            .leases
+            .replace(&name, &PostParams::default(), &freed)
+            .await;
+        replaced.map(|_| false).map_err(SweepError::WriteLock)
+    }
+
+    /// Removes a lock that nobody has used for as long as its records may matter.
+    async fn unused(&self, lease: &Lease) -> Result<bool, SweepError> {
+        let used = lock::last_used(lease).and_then(|used| used.checked_add(self.keep).ok());
+        if used.is_none_or(|until| Timestamp::now() < until) {
+            return Ok(false);
+        }
+        let exactly = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: lease.uid(),
+                resource_version: lease.resource_version(),
+            }),
+            ..DeleteParams::default()
+        };
+        let deleted = self.leases.delete(&lease.name_any(), &exactly).await;
+        deleted.map(|_| false).map_err(SweepError::WriteLock)
     }
 
     /// Whether a WorkflowExecution is gone, by the API server's own word: not there, or another one

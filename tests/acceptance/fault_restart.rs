@@ -1,4 +1,6 @@
-//! A controller that is killed at the worst moment.
+//! A controller that is killed at the worst moment, or told to stop.
+
+use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
@@ -81,4 +83,18 @@ async fn br_we_014_a_kill_between_create_and_status_write_gives_one_job_and_a_su
         types(&system.audit_trail().expect("a trail"), "once"),
         expected
     );
+}
+
+#[tokio::test]
+async fn br_we_014_a_controller_that_is_told_to_stop_ends_at_once_and_well() {
+    let cluster = cluster().await;
+    let system = System::install(&cluster, "stop", &[])
+        .await
+        .expect("installed");
+    let controller = system.launch_controller().await.expect("started");
+    let ended = controller
+        .terminate(Duration::from_secs(10))
+        .await
+        .expect("ended");
+    assert_eq!(ended.code(), Some(0));
 }

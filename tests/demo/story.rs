@@ -1,21 +1,19 @@
-//! The story: bad requests are refused, a good one repairs a Deployment, one fails and says why.
+//! The story: bad requests are refused, a good one repairs a Deployment, the same again is too soon,
+//! one fails and says why, and keeps its target until somebody has looked.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use kube::Api;
-use kube::api::DeleteParams;
 use tempfile::TempDir;
-use wfe_model::workflow_execution::{Phase, WorkflowExecution};
+use wfe_model::workflow_execution::{Phase, SkipReason, WorkflowExecution};
 use wfe_tests::system::System;
-use wfe_tests::{Cluster, Image, wait};
+use wfe_tests::{Cluster, Image};
 
 use crate::tell::{audit_table, chapter, follow, kubectl, kubectl_ok, say};
 
 const NAMESPACE: &str = "prod";
 const EXECUTION_NAMESPACE: &str = "kubernaut-workflows";
-const REQUESTS: [&str; 2] = ["raise-memory", "over-the-ceiling"];
-const DEADLINE: std::time::Duration = std::time::Duration::from_mins(1);
 
 /// The examples, with the references of the images that were pushed.
 struct Examples {
@@ -57,20 +55,14 @@ pub(crate) async fn tell(keep: bool) -> Result<()> {
     };
     let mut system = start(&cluster, &examples).await?;
     let api: Api<WorkflowExecution> = Api::namespaced(cluster.admin(), NAMESPACE);
-    // Those of an earlier demo on the same cluster.
-    for name in REQUESTS {
-        if api.get_opt(name).await?.is_some() {
-            api.delete(name, &DeleteParams::default()).await?;
-            wait::gone(&api, name, DEADLINE).await?;
-        }
-    }
     let cluster_file = examples.copy("cluster.yaml")?;
     run_quietly(&["apply", "-f", &cluster_file]).await?;
 
     refused(&examples).await?;
     repaired(&examples, &api).await?;
+    too_soon(&examples, &api).await?;
     failed(&examples, &api).await?;
-    chapter("4. The audit trail");
+    chapter("5. The audit trail");
     let trail = system.audit_trail()?;
     audit_table(&trail);
     if keep {
@@ -139,8 +131,14 @@ async fn run_quietly(arguments: &[&str]) -> Result<()> {
 }
 
 async fn refused(examples: &Examples) -> Result<()> {
-    chapter("1. Four bad requests, and what the API server answers");
-    for name in ["bad-engine", "bad-image", "bad-parameters", "bad-workflow"] {
+    chapter("1. Five bad requests, and what the API server answers");
+    for name in [
+        "bad-engine",
+        "bad-image",
+        "bad-target",
+        "bad-parameters",
+        "bad-workflow",
+    ] {
         let file = format!("requests/{name}.yaml");
         let copy = examples.copy(&file)?;
         let (accepted, _) = kubectl(
@@ -196,8 +194,51 @@ async fn repaired(examples: &Examples, api: &Api<WorkflowExecution>) -> Result<(
     limit().await
 }
 
+/// One that may not run now: it ends as Skipped, and says who is in the way.
+async fn skipped(
+    examples: &Examples,
+    api: &Api<WorkflowExecution>,
+    file: &str,
+    name: &str,
+    reason: SkipReason,
+) -> Result<()> {
+    let file = format!("requests/{file}");
+    let copy = examples.copy(&file)?;
+    kubectl_ok(
+        &format!("create -f examples/{file}"),
+        &["create", "-f", &copy],
+    )
+    .await?;
+    let wfe = follow(api, name).await?;
+    let details = wfe
+        .status
+        .and_then(|status| status.skip_details)
+        .context("details")?;
+    ensure!(details.reason == reason, "it was skipped for {details:?}");
+    let object = format!("wfe/{name}");
+    kubectl_ok(
+        &format!("-n prod get {object} -o jsonpath={{.status.skipDetails.message}}"),
+        &[
+            "-n",
+            NAMESPACE,
+            "get",
+            &object,
+            "-o",
+            "jsonpath={.status.skipDetails.message}{\"\\n\"}",
+        ],
+    )
+    .await
+    .map(drop)
+}
+
+async fn too_soon(examples: &Examples, api: &Api<WorkflowExecution>) -> Result<()> {
+    chapter("3. The same again: the target cools down");
+    let (file, name) = ("too-soon.yaml", "raise-memory-again");
+    skipped(examples, api, file, name, SkipReason::RecentlyRemediated).await
+}
+
 async fn failed(examples: &Examples, api: &Api<WorkflowExecution>) -> Result<()> {
-    chapter("3. One that fails, and says why");
+    chapter("4. One that fails, says why, and keeps its target until somebody has looked");
     let copy = examples.copy("requests/fails.yaml")?;
     kubectl_ok(
         "create -f examples/requests/fails.yaml",
@@ -214,6 +255,15 @@ async fn failed(examples: &Examples, api: &Api<WorkflowExecution>) -> Result<()>
     kubectl_ok(
         "-n prod get wfe/over-the-ceiling -o jsonpath={.status.failureDetails}",
         &["-n", NAMESPACE, "get", "wfe/over-the-ceiling", "-o", path],
+    )
+    .await?;
+    let (file, name) = ("blocked.yaml", "after-the-failure");
+    skipped(
+        examples,
+        api,
+        file,
+        name,
+        SkipReason::PreviousExecutionFailed,
     )
     .await?;
     kubectl_ok(

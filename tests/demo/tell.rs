@@ -114,7 +114,7 @@ pub(crate) fn audit_table(events: &[AuditEvent]) {
                     .map(|error| format!("{}: {}", error.code, error.message));
                 (
                     data.execution_engine.clone(),
-                    error.or(data.duration.clone()).unwrap_or_default(),
+                    shortened(&error.or(data.duration.clone()).unwrap_or_default()),
                 )
             }
             EventData::BlockCleared(data) => (String::new(), data.clear_reason.clone()),
@@ -133,4 +133,13 @@ pub(crate) fn audit_table(events: &[AuditEvent]) {
         ]);
     }
     println!("{table}");
+}
+
+/// A table is no place for long sentences.
+fn shortened(text: &str) -> String {
+    const LONGEST: usize = 60;
+    if text.chars().count() <= LONGEST {
+        return text.to_owned();
+    }
+    text.chars().take(LONGEST).chain(['…']).collect()
 }

@@ -11,4 +11,5 @@
 
 mod held_watches;
 mod lost_requests;
+mod older_schema;
 mod scenario;

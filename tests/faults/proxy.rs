@@ -304,8 +304,7 @@ fn resource(path: &str) -> String {
     };
     match rest {
         ["namespaces", _, resource, _, subresource] => format!("{resource}/{subresource}"),
-        ["namespaces", _, resource, ..] => (*resource).to_owned(),
-        [resource, ..] => (*resource).to_owned(),
+        ["namespaces", _, resource, ..] | [resource, ..] => (*resource).to_owned(),
         [] => String::new(),
     }
 }

@@ -115,6 +115,27 @@ impl Stage {
         self.system.proxy.as_ref().expect("a proxy")
     }
 
+    /// Until the controller says that it is ready, or that it is not.
+    pub async fn controller_says(&self, ready: bool, deadline: Duration) -> Result<()> {
+        let controller = self
+            .controller
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let controller = controller.context("a controller runs")?;
+        let said = controller.says(ready, deadline).await;
+        *self
+            .controller
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(controller);
+        said
+    }
+
+    /// A request on a target of its own.
+    pub fn request(&self, name: &str) -> WorkflowExecution {
+        self.workflow.request(name, &json!({}))
+    }
+
     /// How the workflow of a request ends, from now on.
     fn ends(&self, name: &str, ending: Ending) {
         let mut endings = self.endings.lock().unwrap_or_else(PoisonError::into_inner);

@@ -90,6 +90,31 @@ pub(super) async fn all(system: &System) -> Result<()> {
     role(system, execution, WEBHOOK, rules("webhook-rules.yaml")?).await
 }
 
+/// The CRD as an older release would have it: without `field` in the status. Until it is served so,
+/// which is tried on `probe`.
+pub(super) async fn older_crd(system: &System, field: &str, probe: &str) -> Result<()> {
+    let mut crd: Value = read("crds/kubernaut.ai.yaml")?;
+    let pointer = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties";
+    let properties = crd.pointer_mut(pointer).and_then(Value::as_object_mut);
+    properties
+        .context("the status has a schema")?
+        .remove(field)
+        .context("the field is there")?;
+    let crd: CustomResourceDefinition = serde_json::from_value(crd)?;
+    apply(&Api::all(system.cluster.admin()), &crd).await?;
+    let api = system.namespace.api::<WorkflowExecution>();
+    let patch = Patch::Merge(json!({ "status": { field: "2026-01-01T00:00:00Z" } }));
+    let dry_run = PatchParams {
+        dry_run: true,
+        ..PatchParams::default()
+    };
+    until_effective("an older CRD", async || {
+        let stored = api.patch_status(probe, &dry_run, &patch).await?;
+        Ok(serde_json::to_value(stored.status)?.get(field).is_none())
+    })
+    .await
+}
+
 /// The CRD as the chart has it, served.
 pub(super) async fn crd(cluster: &Cluster) -> Result<()> {
     let crd: CustomResourceDefinition = read("crds/kubernaut.ai.yaml")?;

@@ -122,6 +122,12 @@ impl System {
         Ok(())
     }
 
+    /// Serves the CRD as an older release would have it, without `field` of the status; `probe` is a
+    /// WorkflowExecution to try it on.
+    pub async fn serve_older_crd(&self, field: &str, probe: &str) -> Result<()> {
+        install::older_crd(self, field, probe).await
+    }
+
     /// Starts a controller that is not this value's to end.
     pub async fn launch_controller(&self) -> Result<Program> {
         self.controller(0).await

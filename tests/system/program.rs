@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
@@ -18,6 +20,7 @@ pub struct Program {
     name: &'static str,
     child: Child,
     log: PathBuf,
+    health: String,
 }
 
 impl Program {
@@ -49,6 +52,7 @@ impl Program {
             name,
             child,
             log: log.to_owned(),
+            health: health.to_owned(),
         };
         match tokio::time::timeout(READY_DEADLINE, program.ready(health)).await {
             Ok(result) => result.map(|()| program),
@@ -71,6 +75,39 @@ impl Program {
             }
             tokio::time::sleep(PROBE_INTERVAL).await;
         }
+    }
+
+    /// SIGTERM: how it ended, within `deadline`.
+    pub async fn terminate(mut self, deadline: Duration) -> Result<ExitStatus> {
+        let pid = self.child.id().context("it has ended already")?;
+        kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)?;
+        let ended = tokio::time::timeout(deadline, self.child.wait()).await;
+        let late = || {
+            format!(
+                "{} did not end within {} s:\n{}",
+                self.name,
+                deadline.as_secs(),
+                self.end_of_log()
+            )
+        };
+        Ok(ended.with_context(late)??)
+    }
+
+    /// Until it says that it is ready, or that it is not.
+    pub async fn says(&self, ready: bool, deadline: Duration) -> Result<()> {
+        let asking = async {
+            while probe(&self.health).await.unwrap_or(!ready) != ready {
+                tokio::time::sleep(PROBE_INTERVAL).await;
+            }
+        };
+        let asked = tokio::time::timeout(deadline, asking).await;
+        asked.with_context(|| {
+            format!(
+                "{}: ready is not {ready}:\n{}",
+                self.name,
+                self.end_of_log()
+            )
+        })
     }
 
     /// SIGKILL, and gone.

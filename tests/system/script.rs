@@ -1,5 +1,12 @@
 //! Workflows for tests, and requests to run them.
 
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    reason = "a fixture: a test fails by panicking"
+)]
+
 use serde_json::{Value, json};
 use wfe_model::workflow_execution::WorkflowExecution;
 

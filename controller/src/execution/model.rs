@@ -5,6 +5,11 @@
 //! The checker walks every order of events within the bounds. Each guard of the real thing can be
 //! taken out: then it must find what the guard is there for.
 
+#![expect(
+    clippy::struct_excessive_bools,
+    reason = "each guard is one, each fact is one"
+)]
+
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
 const REQUESTS: usize = 2;
@@ -151,7 +156,7 @@ struct Protocol {
 /// One request to the API server, as decided.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Request {
-    ReadRequest,
+    LastLook,
     ReadJob,
     LookWhatRemains,
     Take,
@@ -175,15 +180,16 @@ fn decide(cache: &Objects, pass: &Pass, guards: Guards) -> Option<Request> {
         Phase::Vanished => None,
         Phase::Pending if job != Job::None => Some(Request::Store(Phase::Running)),
         Phase::Pending if ours && !pass.taken && pass.read.is_none() => Some(Request::ReadJob),
-        Phase::Pending if cache.cancelled[own] => Some(Request::Store(Phase::Ended)),
+        Phase::Pending | Phase::Running if cache.cancelled[own] => {
+            Some(Request::Store(Phase::Ended))
+        }
         Phase::Pending if !ours => {
             let free = cache.lease.holder.is_none() && !(0..REQUESTS).any(others);
             free.then_some(Request::Take)
         }
         Phase::Pending if (0..REQUESTS).any(others) => None,
-        Phase::Pending if guards.still_wanted && !pass.wanted => Some(Request::ReadRequest),
+        Phase::Pending if guards.still_wanted && !pass.wanted => Some(Request::LastLook),
         Phase::Pending => Some(Request::Create),
-        Phase::Running if cache.cancelled[own] => Some(Request::Store(Phase::Ended)),
         Phase::Running => match (job, pass.read) {
             (Job::Ended, _) => Some(Request::Store(Phase::Ended)),
             (Job::Active, _) => None,
@@ -230,7 +236,7 @@ impl Protocol {
         let decided = decide(cache, &pass, self.guards);
         let write = !matches!(
             decided,
-            Some(Request::ReadRequest | Request::ReadJob | Request::LookWhatRemains)
+            Some(Request::LastLook | Request::ReadJob | Request::LookWhatRemains)
         );
         if write && self.guards.answers_are_of_a_version {
             (pass.read, pass.remains) = (None, None);
@@ -239,7 +245,7 @@ impl Protocol {
         let stored = cache.phases[request] == real.phases[request];
         let goes_on = match decided {
             None => false,
-            Some(Request::ReadRequest) => {
+            Some(Request::LastLook) => {
                 pass.wanted = real.phases[request] == Phase::Pending && !real.cancelled[request];
                 pass.wanted
             }
@@ -407,7 +413,7 @@ impl Model for Protocol {
                 let (cache, real) = (&mut state.controllers[number].cache, &state.real);
                 match kind {
                     Kind::Requests => {
-                        (cache.phases, cache.cancelled) = (real.phases, real.cancelled)
+                        (cache.phases, cache.cancelled) = (real.phases, real.cancelled);
                     }
                     Kind::Lease => cache.lease = real.lease,
                     Kind::Jobs => cache.jobs = real.jobs,

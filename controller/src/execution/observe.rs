@@ -19,6 +19,7 @@ use crate::executor::{Created, Execution, Remains, Source};
 use crate::names;
 
 /// What is known of one WorkflowExecution at one moment.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Debug)]
 pub struct Observed {
     /// Now.

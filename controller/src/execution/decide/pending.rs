@@ -50,13 +50,11 @@ fn start(observed: &Observed, checked: &CheckedSpec) -> Step {
         .service_account
         .as_ref()
         .unwrap_or(&observed.settings.default_service_account);
-    match prepare(observed, checked, &valid.workflow, account) {
-        Some(step) => step,
-        None => {
-            let plan = plan(observed, valid, account.clone());
-            Step::Do(Effect::Create(Box::new(plan)))
-        }
+    if let Some(step) = prepare(observed, checked, &valid.workflow, account) {
+        return step;
     }
+    let plan = plan(observed, valid, account.clone());
+    Step::Do(Effect::Create(Box::new(plan)))
 }
 
 fn timeout(observed: &Observed, checked: &CheckedSpec) -> Duration {

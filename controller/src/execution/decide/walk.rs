@@ -4,6 +4,11 @@
 //! The world is simulated as coarsely as decisions see it; decisions are the real ones. Since every
 //! combination is a beginning, a crash at any moment is one of them.
 
+#![expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, and all combinations are meant"
+)]
+
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -112,7 +117,7 @@ impl Beginning {
             && !(self.job == Job::None && self.pod && self.phase.is_none())
             // A Job that has ended has no live pod, one that runs has one.
             && !(matches!(self.job, Job::Succeeded | Job::Failed) && self.pod)
-            && !(self.job == Job::Running && !self.pod)
+            && (self.job != Job::Running || self.pod)
             && (!self.behind || self.job != Job::None || self.pod)
             // The lock is ours while it runs, and is freed only when nothing is alive.
             && (self.phase != Some(Phase::Running) || ours)
@@ -543,13 +548,13 @@ fn beginnings() -> impl Iterator<Item = Beginning> {
                 holder,
                 job,
                 pod,
-                behind,
                 catalog,
-                past,
                 deleted,
                 cancelled,
                 cleared,
+                past,
                 waits,
+                behind,
                 other,
             }
         });
