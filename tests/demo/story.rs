@@ -60,8 +60,8 @@ pub(crate) async fn tell(keep: bool) -> Result<()> {
 
     refused(&examples).await?;
     repaired(&examples, &api).await?;
-    too_soon(&examples, &api).await?;
-    failed(&examples, &api).await?;
+    too_soon(&examples, &system).await?;
+    failed(&examples, &api, &system).await?;
     chapter("5. The audit trail");
     let trail = system.audit_trail()?;
     audit_table(&trail);
@@ -197,7 +197,7 @@ async fn repaired(examples: &Examples, api: &Api<WorkflowExecution>) -> Result<(
 /// One that may not run now: it ends as Skipped, and says who is in the way.
 async fn skipped(
     examples: &Examples,
-    api: &Api<WorkflowExecution>,
+    system: &System,
     file: &str,
     name: &str,
     reason: SkipReason,
@@ -209,7 +209,7 @@ async fn skipped(
         &["create", "-f", &copy],
     )
     .await?;
-    let wfe = follow(api, name).await?;
+    let wfe = system.ended(name).await?;
     let details = wfe
         .status
         .and_then(|status| status.skip_details)
@@ -231,13 +231,13 @@ async fn skipped(
     .map(drop)
 }
 
-async fn too_soon(examples: &Examples, api: &Api<WorkflowExecution>) -> Result<()> {
+async fn too_soon(examples: &Examples, system: &System) -> Result<()> {
     chapter("3. The same again: the target cools down");
     let (file, name) = ("too-soon.yaml", "raise-memory-again");
-    skipped(examples, api, file, name, SkipReason::RecentlyRemediated).await
+    skipped(examples, system, file, name, SkipReason::RecentlyRemediated).await
 }
 
-async fn failed(examples: &Examples, api: &Api<WorkflowExecution>) -> Result<()> {
+async fn failed(examples: &Examples, api: &Api<WorkflowExecution>, system: &System) -> Result<()> {
     chapter("4. One that fails, says why, and keeps its target until somebody has looked");
     let copy = examples.copy("requests/fails.yaml")?;
     kubectl_ok(
@@ -260,7 +260,7 @@ async fn failed(examples: &Examples, api: &Api<WorkflowExecution>) -> Result<()>
     let (file, name) = ("blocked.yaml", "after-the-failure");
     skipped(
         examples,
-        api,
+        system,
         file,
         name,
         SkipReason::PreviousExecutionFailed,

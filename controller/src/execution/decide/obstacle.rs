@@ -199,9 +199,8 @@ fn by_history(
         }
         history::Obstacle::RecentlyRemediated(entry, until) => {
             let message = format!(
-                "the same workflow succeeded on {target} at {} ({}): it may run there again at {until}",
-                entry.completion_time,
-                named(entry)
+                "{}/{} ran the same workflow on {target} and succeeded at {}: it may run there again at {until}",
+                entry.namespace, entry.name, entry.completion_time
             );
             (SkipReason::RecentlyRemediated, entry, Some(*until), message)
         }
@@ -242,7 +241,7 @@ fn reason_word(reason: SkipReason) -> &'static str {
 
 fn named(entry: &Entry) -> String {
     format!(
-        "{}/{} (workflow {})",
+        "{}/{} with workflow {}",
         entry.namespace, entry.name, entry.workflow_id
     )
 }
