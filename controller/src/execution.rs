@@ -71,14 +71,15 @@ async fn pass(cached: Arc<WorkflowExecution>, context: Arc<Act>) -> Result<Actio
     // The version that the answers are about.
     let mut version = None;
     for _ in 0..MAX_STEPS {
-        let Some(mut observed) = context.observe(&cached, &answers) else {
+        let Some(observed) = context.observe(&cached, &answers) else {
             return Ok(Action::await_change());
         };
         let current = observed.wfe.metadata.resource_version.clone();
         if version.is_some() && version != current {
             // Somebody else has written: what was seen was seen before that.
             answers = Answers::default();
-            observed.answers = Answers::default();
+            version = None;
+            continue;
         }
         version = current;
         match decide(&observed) {
@@ -88,7 +89,7 @@ async fn pass(cached: Arc<WorkflowExecution>, context: Arc<Act>) -> Result<Actio
             }
             Step::Do(effect) => {
                 tracing::debug!(effect = effect.name(), "do");
-                answers.outlive_a_write();
+                answers.forget_before_a_write();
                 context.carry_out(&observed, effect, &mut answers).await?;
                 version = None;
             }

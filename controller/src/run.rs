@@ -81,12 +81,12 @@ pub async fn run(args: RunArgs) -> Result<()> {
     let synced = async {
         if caches.synced().await.is_ok() {
             // What has vanished while nobody looked must not be in anybody's way.
-            sweep.once().await;
+            let ending = sweep.once().await;
             ready.set_ready();
             ready.count_active();
             readiness.set(CACHES_SYNCED, true);
             tracing::info!("caches synced");
-            stop.run_until_cancelled(sweep.forever()).await;
+            stop.run_until_cancelled(sweep.forever(ending)).await;
         }
     };
     // In one task: a store wakes the last of those that wait for it, and the applier waits too.

@@ -25,7 +25,7 @@ use crate::watches::Caches;
 
 const INTERVAL: Duration = Duration::from_secs(30);
 /// While something that was found is still ending.
-const SOON: Duration = Duration::from_secs(2);
+const SOON: Duration = Duration::from_secs(5);
 /// A deleted namespace makes many vanish at once: one sweep for all.
 const SETTLE: Duration = Duration::from_millis(500);
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -71,8 +71,9 @@ impl Sweep {
     }
 
     /// Sweeps now and then, and soon after a WorkflowExecution has vanished.
-    pub async fn forever(&self) {
-        let mut interval = INTERVAL;
+    /// Begins soon where the last one found something that was still `ending`.
+    pub async fn forever(&self, ending: bool) {
+        let mut interval = if ending { SOON } else { INTERVAL };
         loop {
             let _ = tokio::time::timeout(interval, self.caches.vanished()).await;
             tokio::time::sleep(SETTLE).await;
@@ -145,7 +146,7 @@ impl Sweep {
             return Ok(false);
         }
         // A create of its may still come.
-        if lock::taken_at(lease).is_some_and(|at| now < lock::creates_come_until(at)) {
+        if lock::try_lasts_until(lease).is_some_and(|until| now < until) {
             return Ok(true);
         }
         if self.is_alive_on(lease).await? {

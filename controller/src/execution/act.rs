@@ -174,9 +174,9 @@ impl Act {
             }
             Question::Remains => {
                 let name = observed.execution_name();
-                let remains = self
-                    .backend(&observed.wfe)?
-                    .remains(&name, &observed.source.uid);
+                let stored = observed.wfe.execution_ref();
+                let backend = self.backend(&observed.wfe)?;
+                let remains = backend.remains(&name, &observed.source.uid, stored);
                 answers.remains = Some(remains.await?);
             }
             Question::Lock => {
@@ -221,7 +221,7 @@ impl Act {
         answers: &mut Answers,
     ) -> Result<(), ActError> {
         let wfe = &observed.wfe;
-        self.schema.permits(&effect)?;
+        self.schema.permits(|wfe| self.api(wfe)).await?;
         match effect {
             Effect::AddFinalizer => {
                 answers.let_go = !self.add_finalizer(wfe).await?;

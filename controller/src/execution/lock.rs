@@ -22,7 +22,7 @@ use crate::names::{self, LAST_EXECUTION, MANAGED_BY, MANAGER, PAST_EXECUTIONS, T
 /// More records than a target can need within the times of the rules; each has some 300 bytes.
 const MOST_PAST: usize = 32;
 
-/// Longer than any request lives, at its sender or at the API server (60 s).
+/// Longer than any request lives, at its sender (30 s) or at the API server (60 s).
 const IN_FLIGHT: Duration = Duration::from_secs(65);
 
 /// How a lock stands, for one WorkflowExecution.
@@ -69,14 +69,16 @@ pub fn holder(lease: &Lease) -> Option<Source> {
     })
 }
 
-/// Until when a create may still come that was sent, or decided, before `moment`.
+/// Until when a create may still come for one whose end was stored at `moment`.
 pub fn creates_come_until(moment: Timestamp) -> Timestamp {
     moment.checked_add(IN_FLIGHT).unwrap_or(Timestamp::MAX)
 }
 
-/// Since when it is held.
-pub fn taken_at(lease: &Lease) -> Option<Timestamp> {
-    Some(lease.spec.as_ref()?.acquire_time.as_ref()?.0)
+/// Until when a create may still come of the try that took the lock: after that it looks once more
+/// at the request, then sends the create.
+pub fn try_lasts_until(lease: &Lease) -> Option<Timestamp> {
+    let taken = lease.spec.as_ref()?.acquire_time.as_ref()?.0;
+    Some(creates_come_until(creates_come_until(taken)))
 }
 
 /// The Lease of a target that has none yet; nobody holds it.
@@ -95,17 +97,17 @@ pub fn new(namespace: &str, target_hash: &str) -> Lease {
     }
 }
 
-/// `free` with `source` as its holder.
+/// `free` with `source` as its holder; or taken again by its holder, for another try.
 pub fn taken(free: Lease, source: &Source, now: Timestamp) -> Lease {
     let mut lease = free;
     let spec = lease.spec.get_or_insert_with(LeaseSpec::default);
-    spec.holder_identity = Some(format!(
-        "{}/{}/{}",
-        source.namespace, source.name, source.uid
-    ));
+    let holder = format!("{}/{}/{}", source.namespace, source.name, source.uid);
+    if spec.holder_identity.as_ref() != Some(&holder) {
+        spec.lease_transitions = Some(spec.lease_transitions.unwrap_or_default().saturating_add(1));
+    }
+    spec.holder_identity = Some(holder);
     spec.acquire_time = Some(MicroTime(now));
     spec.renew_time = Some(MicroTime(now));
-    spec.lease_transitions = Some(spec.lease_transitions.unwrap_or_default().saturating_add(1));
     lease
 }
 
@@ -161,7 +163,7 @@ pub fn lacks(lease: Option<&Lease>, entry: &Entry) -> bool {
     !past(lease).contains(&as_written)
 }
 
-/// When it was last held.
+/// When it was last written: taken, freed, or given a record.
 pub fn last_used(lease: &Lease) -> Option<Timestamp> {
     let renewed = lease
         .spec

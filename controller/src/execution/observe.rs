@@ -115,9 +115,9 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// Forgets what was seen of the execution: a write makes another moment of it.
-    pub fn outlive_a_write(&mut self) {
-        (self.execution, self.remains) = (None, None);
+    /// Forgets what was seen uncached: a write makes another moment of it.
+    pub fn forget_before_a_write(&mut self) {
+        (self.execution, self.remains, self.still_wanted) = (None, None, None);
     }
 }
 

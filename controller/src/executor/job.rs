@@ -77,23 +77,18 @@ impl JobExecutor {
         }
     }
 
+    async fn get(&self, name: &str) -> Result<Option<Job>, Unanswered> {
+        let found = self.jobs.get_opt(name).await;
+        found.map_err(Unanswered::of("read the Job"))
+    }
+
     async fn read_job(&self, name: &str) -> Result<Option<Execution>, Unanswered> {
-        let found = self
-            .jobs
-            .get_opt(name)
-            .await
-            .map_err(Unanswered::of("read the Job"))?;
-        Ok(found.map(|job| read(&job, &[])))
+        Ok(self.get(name).await?.map(|job| read(&job, &[])))
     }
 
     /// The Job and what its pods say.
     async fn read_all(&self, name: &str) -> Result<Option<Execution>, Unanswered> {
-        let job = self
-            .jobs
-            .get_opt(name)
-            .await
-            .map_err(Unanswered::of("read the Job"))?;
-        let Some(job) = job else {
+        let Some(job) = self.get(name).await? else {
             return Ok(None);
         };
         let Some(uid) = job.labels().get(WORKFLOW_EXECUTION_UID) else {
@@ -110,12 +105,21 @@ impl JobExecutor {
         Ok(listed.map_err(Unanswered::of("list the pods"))?.items)
     }
 
-    async fn what_remains(&self, name: &str, source_uid: &str) -> Result<Remains, Unanswered> {
+    async fn what_remains(
+        &self,
+        name: &str,
+        source_uid: &str,
+        stored: Option<&ExecutionRef>,
+    ) -> Result<Remains, Unanswered> {
         if self.pods_of(source_uid).await?.iter().any(is_alive) {
             return Ok(Remains::Alive);
         }
         let execution = self.read_job(name).await?;
-        let execution = execution.filter(|it| it.source_uid.as_deref() == Some(source_uid));
+        // By its label; or by its uid, where somebody has taken the labels off.
+        let execution = execution.filter(|it| {
+            it.source_uid.as_deref() == Some(source_uid)
+                || stored.is_some_and(|stored| stored.uid == it.reference.uid)
+        });
         Ok(match execution {
             None => Remains::Nothing,
             Some(execution) if execution.is_active() => Remains::Alive,
@@ -161,8 +165,9 @@ impl Executor for JobExecutor {
         &'a self,
         name: &'a str,
         source_uid: &'a str,
+        stored: Option<&'a ExecutionRef>,
     ) -> BoxFuture<'a, Result<Remains, Unanswered>> {
-        self.what_remains(name, source_uid).boxed()
+        self.what_remains(name, source_uid, stored).boxed()
     }
 
     fn delete<'a>(&'a self, reference: &'a ExecutionRef) -> BoxFuture<'a, Result<(), Unanswered>> {

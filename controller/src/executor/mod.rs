@@ -1,7 +1,7 @@
 //! How each engine runs a workflow.
 //!
 //! A backend is a pure builder (a validated plan becomes an object), a pure reader (the object and
-//! its pods become an [`Execution`]) and three thin calls. It is chosen in one place, [`Executors::of`].
+//! its pods become an [`Execution`]) and thin calls. It is chosen in one place, [`Executors::of`].
 
 pub mod job;
 
@@ -216,6 +216,7 @@ pub trait Executor: Send + Sync {
         &'a self,
         name: &'a str,
         source_uid: &'a str,
+        stored: Option<&'a ExecutionRef>,
     ) -> BoxFuture<'a, Result<Remains, Unanswered>>;
     /// Deletes exactly this object, and its pods after it; one that is gone is fine.
     fn delete<'a>(&'a self, reference: &'a ExecutionRef) -> BoxFuture<'a, Result<(), Unanswered>>;

@@ -1,16 +1,18 @@
 //! Whether the API server keeps what is stored: a CRD that is older than this program drops the
-//! fields that it does not know, silently. Then nothing is written, and the process is not ready.
+//! fields that it does not know, silently. Then nothing is written any more, and the process is not
+//! ready, until a dry run of what was lost says that it would be kept.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use kube::api::PostParams;
+use kube::{Api, ResourceExt};
 use serde::Serialize;
 use serde_json::Value;
 use wfe_model::workflow_execution::WorkflowExecution;
 use wfe_process::endpoints::Readiness;
 
 use super::ActError;
-use crate::execution::decide::Effect;
 
 /// How often it is tried whether a newer CRD has come.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
@@ -18,7 +20,13 @@ const TRY_AGAIN: Duration = Duration::from_secs(30);
 /// What is known of the served CRD.
 pub struct Schema {
     readiness: Readiness,
-    outdated: Mutex<Option<Instant>>,
+    outdated: Mutex<Option<Outdated>>,
+}
+
+/// What was lost, to try again with.
+struct Outdated {
+    sent: WorkflowExecution,
+    tried: Instant,
 }
 
 impl Schema {
@@ -34,17 +42,36 @@ impl Schema {
         }
     }
 
-    /// Whether a write makes sense now: always, but with an old CRD only a status now and then, to
-    /// see whether a newer one has come.
-    pub(super) fn permits(&self, effect: &Effect) -> Result<(), ActError> {
-        let mut outdated = self.outdated.lock().unwrap_or_else(PoisonError::into_inner);
-        match (outdated.as_mut(), effect) {
-            (None, _) => Ok(()),
-            (Some(tried), Effect::Store(_)) if tried.elapsed() >= TRY_AGAIN => {
-                *tried = Instant::now();
+    fn outdated(&self) -> MutexGuard<'_, Option<Outdated>> {
+        self.outdated.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether anything may be written now. With an old CRD it is tried now and then whether a newer
+    /// one has come; `api` is that of a namespace.
+    pub(super) async fn permits(
+        &self,
+        api: impl FnOnce(&WorkflowExecution) -> Api<WorkflowExecution>,
+    ) -> Result<(), ActError> {
+        let sent = match self.outdated().as_mut() {
+            None => return Ok(()),
+            Some(outdated) if outdated.tried.elapsed() < TRY_AGAIN => return Err(ActError::Halted),
+            Some(outdated) => {
+                outdated.tried = Instant::now();
+                outdated.sent.clone()
+            }
+        };
+        match is_kept(&api(&sent), &sent).await {
+            Ok(true) => {
+                tracing::info!("the CRD is as new as this program now: it goes on");
+                *self.outdated() = None;
+                self.readiness.set(Self::CURRENT, true);
                 Ok(())
             }
-            (Some(_), _) => Err(ActError::Halted),
+            Ok(false) => Err(ActError::Halted),
+            Err(error) => {
+                tracing::warn!(%error, "it cannot be tried whether the CRD is newer");
+                Err(ActError::Halted)
+            }
         }
     }
 
@@ -54,21 +81,42 @@ impl Schema {
         sent: &WorkflowExecution,
         stored: &WorkflowExecution,
     ) -> Result<(), ActError> {
-        let lost = lost(&json(&sent.status), &json(&stored.status), ".status");
-        let mut outdated = self.outdated.lock().unwrap_or_else(PoisonError::into_inner);
-        *outdated = lost.as_ref().map(|_| Instant::now());
-        self.readiness.set(Self::CURRENT, lost.is_none());
-        match lost {
-            None => Ok(()),
-            Some(field) => {
-                tracing::error!(
-                    field,
-                    "the API server dropped a field: its CRD is older than this program; nothing is written until a newer one is applied"
-                );
-                Err(ActError::SchemaOutdated { field })
-            }
-        }
+        let Some(field) = lost(&json(&sent.status), &json(&stored.status), ".status") else {
+            return Ok(());
+        };
+        tracing::error!(
+            field,
+            "the API server dropped a field: its CRD is older than this program; nothing is written until a newer one is applied"
+        );
+        *self.outdated() = Some(Outdated {
+            sent: sent.clone(),
+            tried: Instant::now(),
+        });
+        self.readiness.set(Self::CURRENT, false);
+        Err(ActError::SchemaOutdated { field })
     }
+}
+
+/// Whether every field of the status that was sent would be kept now; where the object is gone, the
+/// next write will tell.
+async fn is_kept(api: &Api<WorkflowExecution>, sent: &WorkflowExecution) -> kube::Result<bool> {
+    let Some(mut current) = api.get_opt(&sent.name_any()).await? else {
+        return Ok(true);
+    };
+    let phase = current.phase();
+    current.status.clone_from(&sent.status);
+    // A final phase stays, whatever was sent before it.
+    if let Some(status) = &mut current.status {
+        status.phase = phase.or(status.phase);
+    }
+    let dry_run = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let stored = api
+        .replace_status(&sent.name_any(), &dry_run, &current)
+        .await?;
+    Ok(lost(&json(&current.status), &json(&stored.status), "").is_none())
 }
 
 fn json(value: &impl Serialize) -> Value {
@@ -86,10 +134,11 @@ fn lost(sent: &Value, stored: &Value, path: &str) -> Option<String> {
             }
         }),
         (Value::Object(_), _) => Some(path.to_owned()),
-        (Value::Array(sent), Value::Array(stored)) => sent
+        (Value::Array(sent), Value::Array(stored)) if sent.len() == stored.len() => sent
             .iter()
             .zip(stored)
             .find_map(|(sent, stored)| lost(sent, stored, path)),
+        (Value::Array(_), _) => Some(path.to_owned()),
         _ => None,
     }
 }
@@ -106,6 +155,7 @@ mod tests {
     #[case(json!({ "a": { "b": 1 } }), json!({ "a": {} }), Some(".status.a.b"))]
     #[case(json!({ "a": { "b": 1 } }), json!({}), Some(".status.a"))]
     #[case(json!([{ "a": 1 }]), json!([{}]), Some(".status.a"))]
+    #[case(json!({ "a": [1, 2] }), json!({ "a": [1] }), Some(".status.a"))]
     fn what_the_api_server_dropped_is_named(
         #[case] sent: Value,
         #[case] stored: Value,

@@ -117,11 +117,9 @@ fn waits(wfe: &WorkflowExecution) -> bool {
 /// What comes of it. A lock that was taken before the obstacle was seen is given back first.
 pub(super) fn blocked(observed: &Observed, checked: &CheckedSpec, obstacle: &Obstacle) -> Step {
     if observed.lock == Lock::Ours {
-        let taken = observed.lease.as_deref().and_then(lock::taken_at);
         // An earlier try may have sent a create.
-        let until = taken
-            .map(lock::creates_come_until)
-            .filter(|_| !observed.answers.lock_taken);
+        let until = observed.lease.as_deref().and_then(lock::try_lasts_until);
+        let until = until.filter(|_| !observed.answers.lock_taken);
         return match until.filter(|until| observed.now < *until) {
             Some(until) => Step::Wait(until),
             None if observed.pods_alive || observed.others_alive.is_some() => Step::Done,
@@ -367,3 +365,6 @@ fn skipped(
     });
     Step::Do(store(pending_audit(change)))
 }
+
+#[cfg(test)]
+mod tests;

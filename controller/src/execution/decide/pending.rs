@@ -187,7 +187,8 @@ fn prepare(
     if let Some(step) = check_dependencies(observed, workflow) {
         return Some(step);
     }
-    if observed.lock == Lock::Free {
+    // One that an earlier try has taken is taken again: the time of this try counts.
+    if observed.lock != Lock::Ours || !observed.answers.lock_taken {
         return Some(Step::Do(Effect::TakeLock));
     }
     // It has run, says the lock: the cache is behind.

@@ -144,7 +144,7 @@ fn finished(phase: &str) -> Observed {
     })
 }
 
-fn name(step: &Step) -> String {
+pub(super) fn name(step: &Step) -> String {
     match step {
         Step::Ask(question) => format!("ask {question:?}")
             .split(['(', ' '])
@@ -158,7 +158,7 @@ fn name(step: &Step) -> String {
 }
 
 /// The status that would be stored.
-fn stores(observed: &Observed) -> WorkflowExecution {
+pub(super) fn stores(observed: &Observed) -> WorkflowExecution {
     let Step::Do(Effect::Store(status)) = decide(observed) else {
         panic!("no status is stored: {:?}", decide(observed))
     };

@@ -114,7 +114,6 @@ impl Beginning {
         (!self.cleared || self.phase == Some(Phase::Failed))
             && (!self.pod || ran || self.job != Job::None)
             && (self.job == Job::None || ran || ours)
-            && !(self.job == Job::None && self.pod && self.phase.is_none())
             // A Job that has ended has no live pod, one that runs has one.
             && !(matches!(self.job, Job::Succeeded | Job::Failed) && self.pod)
             && (self.job != Job::Running || self.pod)
@@ -138,6 +137,7 @@ struct World {
     pod: bool,
     began: bool,
     catalog: Catalog,
+    past: Past,
     neighbours: Vec<Arc<WorkflowExecution>>,
     creates: usize,
     now: Timestamp,
@@ -251,6 +251,7 @@ impl World {
             pod: beginning.pod,
             began: beginning.job == Job::Running,
             catalog: beginning.catalog,
+            past: beginning.past,
             neighbours: neighbour(beginning.past)
                 .into_iter()
                 .map(Arc::new)
@@ -347,7 +348,10 @@ impl World {
                 self.gone = true;
             }
             Effect::TakeLock => {
-                assert_eq!(self.lock(), Lock::Free, "taken from its holder");
+                assert!(
+                    !matches!(self.lock(), Lock::Held(_)),
+                    "taken from its holder"
+                );
                 let lease = self.lease.take().unwrap_or_else(|| lock::new("n", "abc"));
                 self.lease = Some(lock::taken(lease, &source_of(&self.wfe), self.now));
                 answers.lock_taken = true;
@@ -428,8 +432,20 @@ impl World {
                     let details = status.skip_details.as_ref().expect("details");
                     assert!(self.creates == 0, "skipped after it ran");
                     let busy = self.other || matches!(self.lock(), Lock::Held(_));
-                    let blocked = busy || !self.neighbours.is_empty();
-                    assert!(blocked || details.reason == SkipReason::StartDeadlineExceeded);
+                    let reason = match self.past {
+                        _ if busy => Some(SkipReason::ResourceBusy),
+                        Past::Nothing | Past::Cleared => None,
+                        Past::Succeeded => Some(SkipReason::RecentlyRemediated),
+                        Past::FailedMidway => Some(SkipReason::PreviousExecutionFailed),
+                        Past::FailedBefore => Some(SkipReason::BackoffActive),
+                        Past::Exhausted => Some(SkipReason::ExhaustedRetries),
+                    };
+                    let stale = details.reason == SkipReason::StartDeadlineExceeded;
+                    assert!(
+                        stale || Some(details.reason) == reason,
+                        "{:?}",
+                        details.reason
+                    );
                 }
                 Some(Phase::Pending) | None => {}
             }
@@ -471,7 +487,7 @@ impl World {
             match decide(&self.observe(&answers)) {
                 Step::Ask(question) => self.ask(&question, &mut answers),
                 Step::Do(effect) => {
-                    answers.outlive_a_write();
+                    answers.forget_before_a_write();
                     self.carry_out(effect, &mut answers);
                 }
                 end => return end,
