@@ -7,7 +7,7 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use wfe_model::audit::EventType;
-use wfe_model::workflow_execution::{FailureReason, WorkflowExecution};
+use wfe_model::workflow_execution::{FailureReason, Phase, WorkflowExecution};
 use wfe_tests::system::{Script, System, condition};
 use wfe_tests::{Cluster, wait};
 
@@ -188,10 +188,15 @@ async fn br_we_014_a_namespace_that_is_deleted_takes_everything_with_it() {
         .await
         .expect("gone");
     nothing_is_left(&system).await;
-    assert_eq!(
-        system.trail_of("running").expect("a trail").last(),
-        Some(&EventType::WorkflowFailed)
-    );
+    let ran = [
+        EventType::SelectionCompleted,
+        EventType::ExecutionStarted,
+        EventType::WorkflowStarted,
+        EventType::WorkflowFailed,
+    ];
+    for name in ["running", "blocks"] {
+        assert_eq!(system.trail_of(name).expect("a trail"), ran, "{name}");
+    }
 }
 
 #[tokio::test]
@@ -277,8 +282,14 @@ async fn br_we_014_an_execution_that_loses_its_labels_is_followed_to_its_end() {
     jobs.patch(&name, &PatchParams::default(), &none)
         .await
         .expect("edited");
+    let api = system.namespace.api::<WorkflowExecution>();
+    let phase = api.get("mine").await.expect("there").phase();
+    assert_eq!(phase, Some(Phase::Running), "edited while it ran");
     let wfe = system.ended("mine").await.expect("ended");
     assert_eq!(condition(&wfe, "Ready"), "True/Ready");
+    delete(&system, "mine").await;
+    gone(&system, "mine").await;
+    nothing_is_left(&system).await;
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ pub struct Overlap {
 struct Log {
     /// Whatever had company.
     overlaps: Vec<String>,
-    /// Executions that were ever alive.
+    /// Uids of Jobs that were ever alive.
     seen: BTreeSet<String>,
 }
 
@@ -89,7 +89,8 @@ where
                     (object, lives)
                 }
                 WatchEvent::Deleted(object) => (object, false),
-                WatchEvent::Bookmark(_) | WatchEvent::Error(_) => continue,
+                WatchEvent::Bookmark(_) => continue,
+                WatchEvent::Error(status) => panic!("the watch has lost events: {status:?}"),
             };
             version = object.resource_version().expect("a version");
             let label = |key: &str| object.labels().get(key).cloned().unwrap_or_default();
@@ -100,7 +101,9 @@ where
             }
             on_target.insert(object.name_any(), label(SOURCE));
             let mut log = log.lock().expect("not poisoned");
-            log.seen.insert(label(SOURCE));
+            if K::kind(&()) == "Job" {
+                log.seen.insert(object.uid().expect("a uid"));
+            }
             if on_target.len() > 1 {
                 log.overlaps.push(format!("{on_target:?}"));
             }

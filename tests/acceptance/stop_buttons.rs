@@ -35,12 +35,14 @@ async fn br_we_009_while_paused_nothing_starts_and_everything_can_be_cancelled_o
     let cluster = cluster().await;
     let workflow = Script::push(&cluster, "paused", "true", "");
     let files = [("w.yaml", workflow.yaml.clone())];
-    let system = System::start(&cluster, "pause", &files)
+    let mut system = System::install(&cluster, "pause", &files)
         .await
-        .expect("started");
+        .expect("installed");
     let api = system.namespace.api::<WorkflowExecution>();
     pause(&system, json!("true")).await;
-    let stale = json!({ "executionConfig": { "timeout": "3s" } });
+    system.start_webhook().await.expect("started");
+    system.start_controller().await.expect("started");
+    let stale = json!({ "executionConfig": { "timeout": "10s" } });
     for (name, spec) in [
         ("patient", json!({})),
         ("cancelled", json!({})),
@@ -123,7 +125,7 @@ async fn br_we_003_what_does_not_start_in_time_is_given_up_for_the_reason_that_w
     let mut system = System::install(&cluster, "start-timeout", &files)
         .await
         .expect("installed");
-    system.controller_flags = vec!["--start-timeout=5s".to_owned()];
+    system.controller_flags = vec!["--start-timeout=20s".to_owned()];
     system.start_controller().await.expect("started");
     let api = system.namespace.api::<WorkflowExecution>();
     let request = workflow.request("stuck", &json!({}));
@@ -140,7 +142,7 @@ async fn br_we_003_what_does_not_start_in_time_is_given_up_for_the_reason_that_w
         (FailureReason::ImagePullBackOff, false)
     );
     assert!(
-        details.message.contains("no container started within 5s"),
+        details.message.contains("no container started within 20s"),
         "{}",
         details.message
     );

@@ -44,6 +44,12 @@ async fn br_we_003_decisions_without_the_newest_of_a_kind_declare_nothing_delete
                 panic!("{scenario:?} with {resource} held back: {error:#}")
             });
         }
+        // Nothing happens to the namespaces in these stories.
+        let withheld = stage.proxy().withheld(resource);
+        assert!(
+            withheld > 0 || resource == "namespaces",
+            "{resource} were never late"
+        );
     }))
     .await;
 }

@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
+use axum::http::response::Parts;
 use axum::http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
 use futures::{Stream, StreamExt};
 use http_body_util::BodyExt;
@@ -30,7 +31,7 @@ pub enum Fault {
     DropAnswer,
     /// The API server would answer so.
     Refuse(u16),
-    /// It arrives late.
+    /// It arrives late, even when nobody waits for the answer any more.
     Delay(Duration),
 }
 
@@ -50,6 +51,8 @@ struct Shared {
     seen: watch::Sender<usize>,
     /// Resources whose watches are held back.
     held: watch::Sender<HashSet<String>>,
+    /// How often something was held back, by resource.
+    withheld: Mutex<HashMap<String, usize>>,
     /// How often watches were cut.
     cut: watch::Sender<usize>,
 }
@@ -70,6 +73,7 @@ impl Proxy {
             struck: watch::Sender::new(0),
             seen: watch::Sender::new(0),
             held: watch::Sender::new(HashSet::new()),
+            withheld: Mutex::default(),
             cut: watch::Sender::new(0),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -123,6 +127,16 @@ impl Proxy {
         self.shared.held.send_modify(|held| {
             held.insert(resource.to_owned());
         });
+    }
+
+    /// How often the watch of `resource` had something to tell while it was held back.
+    pub fn withheld(&self, resource: &str) -> usize {
+        let withheld = self
+            .shared
+            .withheld
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        withheld.get(resource).copied().unwrap_or(0)
     }
 
     /// Lets every watch go on.
@@ -199,8 +213,13 @@ impl Shared {
         let held = self.held.subscribe();
         body.into_data_stream()
             .then(move |chunk| {
-                let (mut held, resource) = (held.clone(), resource.clone());
+                let (mut held, resource, shared) = (held.clone(), resource.clone(), self.clone());
                 async move {
+                    if held.borrow().contains(&resource) {
+                        let withheld = shared.withheld.lock();
+                        let mut withheld = withheld.unwrap_or_else(PoisonError::into_inner);
+                        *withheld.entry(resource.clone()).or_default() += 1;
+                    }
                     held.wait_for(|held| !held.contains(&resource)).await?;
                     Ok(chunk?)
                 }
@@ -248,22 +267,36 @@ async fn answer(
         }
         Some(Fault::Delay(time)) => {
             shared.strike();
-            tokio::time::sleep(time).await;
+            let late = shared.clone();
+            let sent = tokio::spawn(async move {
+                tokio::time::sleep(time).await;
+                late.forward(method, &uri, &headers, body).await
+            });
+            return whole(sent.await??).await;
         }
         None => {}
     }
     let is_watch = uri
         .query()
         .is_some_and(|query| query.contains("watch=true"));
-    let (head, body) = shared
-        .forward(method, &uri, &headers, body)
-        .await?
-        .into_parts();
-    let body = if is_watch {
-        Body::from_stream(shared.watched(resource, body))
-    } else {
-        Body::from(body.collect().await?.to_bytes())
-    };
+    let answer = shared.forward(method, &uri, &headers, body).await?;
+    if !is_watch {
+        return whole(answer).await;
+    }
+    let (head, body) = answer.into_parts();
+    Ok(response(
+        &head,
+        Body::from_stream(shared.watched(resource, body)),
+    ))
+}
+
+async fn whole(answer: Response<kube::client::Body>) -> Result<Response<Body>> {
+    let (head, body) = answer.into_parts();
+    let body = body.collect().await?.to_bytes();
+    Ok(response(&head, Body::from(body)))
+}
+
+fn response(head: &Parts, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = head.status;
     if let Some(kind) = head.headers.get(header::CONTENT_TYPE) {
@@ -271,7 +304,7 @@ async fn answer(
             .headers_mut()
             .insert(header::CONTENT_TYPE, kind.clone());
     }
-    Ok(response)
+    response
 }
 
 /// As the API server says it.

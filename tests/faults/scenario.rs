@@ -37,6 +37,24 @@ pub enum Scenario {
 }
 
 impl Scenario {
+    /// What changes something in any case.
+    pub fn changes(self) -> &'static [&'static str] {
+        match self {
+            Self::Skip => &[
+                "patch workflowexecutions",
+                "update workflowexecutions/status",
+            ],
+            _ => &[
+                "patch workflowexecutions",
+                "create leases",
+                "create jobs",
+                "update workflowexecutions/status",
+                "update leases",
+                "delete jobs",
+            ],
+        }
+    }
+
     pub const ALL: [Self; 5] = [
         Self::Success,
         Self::Failure,
@@ -48,9 +66,10 @@ impl Scenario {
 
 /// A system whose controller sees the API server through a proxy, and a stand-in for the node.
 pub struct Stage {
+    // Ends first: it would put its finalizers back on.
+    controller: Mutex<Option<Program>>,
     pub system: System,
     stand_in: StandIn,
-    controller: Mutex<Option<Program>>,
     workflow: Script,
     another: Script,
     endings: Arc<Mutex<HashMap<String, Ending>>>,

@@ -133,12 +133,11 @@ fn lost(sent: &Value, stored: &Value, path: &str) -> Option<String> {
                 Some(stored) => lost(value, stored, &path),
             }
         }),
-        (Value::Object(_), _) => Some(path.to_owned()),
         (Value::Array(sent), Value::Array(stored)) if sent.len() == stored.len() => sent
             .iter()
             .zip(stored)
             .find_map(|(sent, stored)| lost(sent, stored, path)),
-        (Value::Array(_), _) => Some(path.to_owned()),
+        (Value::Object(_) | Value::Array(_), _) => Some(path.to_owned()),
         _ => None,
     }
 }

@@ -122,9 +122,9 @@ fn br_we_009_of_those_that_wait_and_may_run_the_oldest_goes_first() {
     };
     let older = neighbour("older", "2026-01-01T11:57:00Z", blocked.clone());
     let younger = neighbour("younger", "2026-01-01T11:59:00Z", blocked.clone());
-    assert_eq!(with(&[younger.clone()], true), "take lock");
+    assert_eq!(with(std::slice::from_ref(&younger), true), "take lock");
     assert_eq!(
-        with(&[younger.clone(), older.clone()], true),
+        with(&[younger, older.clone()], true),
         "store status",
         "it waits"
     );
