@@ -206,7 +206,7 @@ impl Caches {
     }
 
     /// The WorkflowExecutions that a changed one may matter to: itself, and, where it is out of the
-    /// way now, those on its target that have not ended.
+    /// way now or stuck, those on its target that have not ended.
     fn next(&self, wfe: &WorkflowExecution, gone: bool) -> Vec<ObjectRef<WorkflowExecution>> {
         let uid = wfe.uid().unwrap_or_default();
         if gone {
@@ -248,14 +248,13 @@ impl Caches {
             .collect()
     }
 
-    /// Those on a target that have not ended.
+    /// Those on a target that have not ended, and the holder of its lock, which may have to free it.
     fn unfinished(&self, target_hash: &str) -> Vec<ObjectRef<WorkflowExecution>> {
         let on_target = lock(&self.index).of(target_hash).into_iter();
         let holder = self.lock_of(target_hash);
         let holder = holder.as_deref().and_then(locks::holder);
         let open = on_target.filter(|reference| {
             let wfe = self.workflow_executions.get(reference);
-            // One that has ended may still have to free the lock.
             wfe.is_some_and(|wfe| {
                 !wfe.phase().is_some_and(Phase::is_final)
                     || holder.as_ref().map(|it| &it.uid) == wfe.metadata.uid.as_ref()

@@ -2,6 +2,7 @@
 //! behind, and the audit trail is whole.
 
 use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
@@ -314,6 +315,18 @@ async fn br_we_009_what_one_leaves_that_vanished_without_us_is_swept_and_the_nex
     create(&system, &succeeds, "next", &waits).await;
     until(&system, "next", "Blocked", "True/ResourceBusy").await;
     system.kill_controller().await.expect("killed");
+    // As if it had run for a while: a create of its cannot be on its way any more.
+    let leases = system.execution.api::<Lease>();
+    let lock = leases
+        .list(&ListParams::default())
+        .await
+        .expect("listed")
+        .items
+        .remove(0);
+    let earlier = Patch::Merge(json!({ "spec": { "acquireTime": "2026-01-01T00:00:00.000000Z" } }));
+    let name = lock.name_any();
+    let patched = leases.patch(&name, &PatchParams::default(), &earlier).await;
+    patched.expect("patched");
     let free = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
     api.patch("vanishes", &PatchParams::default(), &free)
         .await

@@ -10,6 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use wfe_model::FINALIZER;
 use wfe_model::audit::AuditEvent;
+use wfe_model::duration::ExecutionTimeout;
 use wfe_model::target::Target;
 use wfe_model::workflow::Dependencies;
 use wfe_model::workflow_execution::{
@@ -21,11 +22,13 @@ use super::history::{self, Entry};
 use super::observe::Observed;
 use super::outcome::{Failure, summary};
 use super::status::{Change, condition, stored, time};
-use crate::executor::{Execution, Plan, Source};
+use crate::executor::{Execution, Plan};
 use crate::names;
 
 /// After the audit sink did not answer.
 const AUDIT_AGAIN: Duration = Duration::from_secs(5);
+/// In case the watch that should show a change is behind, or does not select the object any more.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// The next step.
 #[derive(Clone, Debug)]
@@ -226,13 +229,11 @@ fn tell_or(observed: &Observed, notice: Notice, otherwise: Step) -> Step {
     }
 }
 
-fn source_of(wfe: &WorkflowExecution) -> Source {
-    let metadata = &wfe.metadata;
-    Source {
-        namespace: metadata.namespace.clone().unwrap_or_default(),
-        name: metadata.name.clone().unwrap_or_default(),
-        uid: metadata.uid.clone().unwrap_or_default(),
-    }
+/// How long it may take.
+fn timeout(observed: &Observed) -> Duration {
+    let stored = observed.wfe.spec.execution_config.timeout.as_deref();
+    let parsed = stored.and_then(ExecutionTimeout::parse);
+    parsed.map_or(observed.settings.default_timeout, ExecutionTimeout::get)
 }
 
 /// Stores the status unless it is stored already, then waits.

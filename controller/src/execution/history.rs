@@ -32,8 +32,8 @@ pub struct Entry {
     pub completion_time: Timestamp,
     /// Failures in a row before anything ran, up to this one; 0 for one that is no such failure.
     pub consecutive_failures: u32,
-    /// When the block was cleared, where that is known.
-    #[serde(skip)]
+    /// When the block was cleared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cleared_at: Option<Timestamp>,
 }
 
@@ -133,7 +133,10 @@ impl History {
         let mut entries: Vec<_> = objects.into_iter().filter_map(Entry::of).collect();
         for record in records {
             match entries.iter_mut().find(|entry| entry.uid == record.uid) {
-                Some(entry) => entry.cleared |= record.cleared,
+                Some(entry) if !entry.cleared => {
+                    (entry.cleared, entry.cleared_at) = (record.cleared, record.cleared_at);
+                }
+                Some(_) => {}
                 None => entries.push(record),
             }
         }

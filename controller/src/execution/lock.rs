@@ -156,11 +156,7 @@ fn past(lease: Option<&Lease>) -> Vec<Entry> {
 /// Whether the lock does not remember `entry` as it is now: the record of the last execution does
 /// not count, the next one takes its place.
 pub fn lacks(lease: Option<&Lease>, entry: &Entry) -> bool {
-    let as_written = Entry {
-        cleared_at: None,
-        ..entry.clone()
-    };
-    !past(lease).contains(&as_written)
+    !past(lease).contains(entry)
 }
 
 /// When it was last written: taken, freed, or given a record.

@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Client, ResourceExt};
 use wfe_model::rules::ValidatedSpec;
 use wfe_model::workflow::Engine;
-use wfe_model::workflow_execution::{ExecutionRef, FailureReason};
+use wfe_model::workflow_execution::{ExecutionRef, FailureReason, WorkflowExecution};
 
 use self::job::JobExecutor;
 use crate::names::{SOURCE_NAMESPACE, WORKFLOW_EXECUTION, WORKFLOW_EXECUTION_UID};
@@ -48,6 +48,18 @@ pub struct Source {
     pub name: String,
     /// Its uid.
     pub uid: String,
+}
+
+impl Source {
+    /// The source that `wfe` is.
+    pub fn of(wfe: &WorkflowExecution) -> Self {
+        let metadata = &wfe.metadata;
+        Self {
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            name: metadata.name.clone().unwrap_or_default(),
+            uid: metadata.uid.clone().unwrap_or_default(),
+        }
+    }
 }
 
 /// A Job or PipelineRun, as far as anybody needs to know.

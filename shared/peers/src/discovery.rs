@@ -117,3 +117,60 @@ fn kind(resource: APIResourceDiscovery) -> Option<ServedKind> {
         namespaced: resource.scope.as_deref() == Some("Namespaced"),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn list(freshness: &str) -> APIGroupDiscoveryList {
+        serde_json::from_value(json!({ "items": [{ "metadata": { "name": "apps" }, "versions": [{
+            "version": "v1", "freshness": freshness,
+            "resources": [{
+                "resource": "deployments", "singularResource": "deployment", "shortNames": ["deploy"], "scope": "Namespaced", "verbs": ["get"],
+                "responseKind": { "group": "apps", "version": "v1", "kind": "Deployment" },
+                "subresources": [{ "subresource": "scale", "verbs": ["get"], "responseKind": { "group": "autoscaling", "version": "v1", "kind": "Scale" } }],
+            }],
+        }] }] }))
+        .expect("as the API server says it")
+    }
+
+    fn known(freshness: &str) -> Known {
+        Known {
+            incomplete: is_incomplete(&list(freshness)),
+            kinds: kinds(list(freshness)).collect(),
+            asked: Instant::now(),
+        }
+    }
+
+    fn target(text: &str) -> Target {
+        Target::parse(text).expect("a target")
+    }
+
+    #[test]
+    fn br_we_009_kinds_are_read_as_they_are_served_without_subresources() {
+        let expected = ServedKind {
+            kind: "Deployment".to_owned(),
+            plural: "deployments".to_owned(),
+            singular: "deployment".to_owned(),
+            short_names: vec!["deploy".to_owned()],
+            namespaced: true,
+        };
+        assert_eq!(known("Current").kinds, [expected]);
+    }
+
+    #[test]
+    fn br_we_009_what_an_absent_api_may_serve_is_not_called_unknown() {
+        let right = target("a/Deployment/x");
+        let gadget = target("a/Gadget/x");
+        let misfit = known("Current").misfit(&gadget).expect("known");
+        assert!(matches!(misfit, Some(Violation::TargetKindUnknown { .. })));
+        let stale = known("Stale");
+        assert!(matches!(
+            stale.misfit(&gadget),
+            Err(DiscoveryError::Incomplete)
+        ));
+        assert!(matches!(stale.misfit(&right), Ok(None)));
+    }
+}

@@ -43,11 +43,7 @@ impl Act {
             .get(&ObjectRef::from_obj(cached))?;
         let current = (current.uid() == cached.uid()).then_some(current)?;
         let wfe = self.written_objects.newest(&key(cached), Some(current))?;
-        let source = Source {
-            namespace: wfe.namespace().unwrap_or_default(),
-            name: wfe.name_any(),
-            uid: wfe.uid().unwrap_or_default(),
-        };
+        let source = Source::of(&wfe);
         let hash = target_hash(&wfe).unwrap_or_default();
         let executor = self.executor(&wfe);
         let name = names::execution_name(&source.name, &source.uid);

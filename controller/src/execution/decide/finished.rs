@@ -11,26 +11,17 @@ use super::super::lock::{self, Lock};
 use super::super::observe::Observed;
 use super::super::outcome::Failure;
 use super::super::status::{Change, condition, holds};
-use super::{Effect, Notice, Question, Step, fail, obstacle, running, store, store_or, tell_or};
+use super::{
+    Effect, LOOK_AGAIN, Notice, Question, Step, fail, obstacle, running, store, store_or, tell_or,
+};
 use crate::executor::{Execution, Remains};
 
-/// In case the watch that should show a deletion is behind.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// A pod that is alive so long after the end is on a node that nobody reaches.
 const PODS_END_WITHIN: Duration = Duration::from_mins(2);
 
 pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
-    // Ended by us (cancelled), not by itself: unless the cache is behind.
-    let active = |it: &&Execution| it.is_active() && !it.deleting;
-    if observed.execution.as_ref().is_some_and(|it| active(&it)) {
-        match &observed.answers.execution {
-            None => return Step::Ask(Question::Execution),
-            Some(read) => {
-                if let Some(execution) = read.as_ref().filter(active) {
-                    return delete(observed, &execution.reference);
-                }
-            }
-        }
+    if let Some(step) = end_what_runs(observed) {
+        return step;
     }
     if observed.answers.lock_lost {
         return Step::Ask(Question::Lock);
@@ -47,30 +38,8 @@ pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
     if ours && held_until.is_none() {
         return free(observed);
     }
-    if let Some(why) = observed
-        .answers
-        .audit_unavailable
-        .as_ref()
-        .filter(|_| !observed.unaudited.is_empty())
-    {
-        let change = Change::of(&observed.wfe, observed.now);
-        let change = change.condition(
-            condition::AUDIT_RECORDED,
-            TriState::False,
-            "AuditSinkUnavailable",
-            why,
-        );
-        return store_or(observed, change, Step::Done);
-    }
-    if !holds(&observed.wfe, condition::AUDIT_RECORDED) {
-        let change = Change::of(&observed.wfe, observed.now);
-        let message = "every audit event was delivered";
-        return Step::Do(store(change.condition(
-            condition::AUDIT_RECORDED,
-            TriState::True,
-            "AuditSucceeded",
-            message,
-        )));
+    if let Some(step) = acknowledge(observed) {
+        return step;
     }
     if let Some(until) = held_until {
         return Step::Wait(until);
@@ -88,6 +57,42 @@ pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
     } else {
         Step::Done
     }
+}
+
+/// Deletes an execution that was ended by us (cancelled), not by itself: unless only the cache still
+/// shows it as running.
+fn end_what_runs(observed: &Observed) -> Option<Step> {
+    let runs = |it: &Execution| it.is_active() && !it.deleting;
+    let shown = observed.execution.as_ref().is_some_and(runs);
+    match &observed.answers.execution {
+        None => shown.then_some(Step::Ask(Question::Execution)),
+        Some(read) => {
+            let execution = read.as_ref().filter(|it| shown && runs(it))?;
+            Some(delete(observed, &execution.reference))
+        }
+    }
+}
+
+/// Says that the audit trail is whole, or why it is not yet.
+fn acknowledge(observed: &Observed) -> Option<Step> {
+    let change = Change::of(&observed.wfe, observed.now);
+    let kind = condition::AUDIT_RECORDED;
+    let undelivered = !observed.unaudited.is_empty();
+    if let Some(why) = observed
+        .answers
+        .audit_unavailable
+        .as_ref()
+        .filter(|_| undelivered)
+    {
+        let change = change.condition(kind, TriState::False, "AuditSinkUnavailable", why);
+        return Some(store_or(observed, change, Step::Done));
+    }
+    if holds(&observed.wfe, kind) {
+        return None;
+    }
+    let message = "every audit event was delivered";
+    let change = change.condition(kind, TriState::True, "AuditSucceeded", message);
+    Some(Step::Do(store(change)))
 }
 
 /// Frees the lock when nothing can be alive any more. An execution that has ended by itself says so;

@@ -15,7 +15,7 @@ use super::super::lock::{self, Lock};
 use super::super::observe::Observed;
 use super::super::status::{Change, condition, stored, time};
 use super::pending::resolved;
-use super::{Effect, Step, pending_audit, source_of, store, store_or};
+use super::{Effect, Step, pending_audit, store, store_or};
 use crate::executor::Source;
 use crate::names;
 
@@ -78,7 +78,7 @@ fn runs(observed: &Observed) -> Option<Source> {
         .iter()
         .filter(|it| it.phase() == Some(Phase::Running));
     running
-        .map(|it| source_of(it))
+        .map(|it| Source::of(it))
         .find(|source| ended.iter().all(|record| record.uid != source.uid))
 }
 
@@ -99,7 +99,7 @@ fn ahead(observed: &Observed, history: &History) -> Option<Source> {
         .map(AsRef::as_ref)
         .filter(may_run);
     let oldest = waiting.min_by_key(|wfe| age(wfe))?;
-    (age(oldest) < age(&observed.wfe)).then(|| source_of(oldest))
+    (age(oldest) < age(&observed.wfe)).then(|| Source::of(oldest))
 }
 
 /// Whether a request waits for nothing but its turn, or will as soon as it has been looked at.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use wfe_model::duration::ExecutionTimeout;
 use wfe_model::rules::{self, CheckedSpec, ValidatedSpec, Violation};
 use wfe_model::workflow::Workflow;
 use wfe_model::workflow_execution::{FailureReason, Phase, TriState};
@@ -14,7 +13,7 @@ use super::super::lock::{self, Lock};
 use super::super::observe::{Known, Observed};
 use super::super::outcome::Failure;
 use super::super::status::{Change, condition, holds, stored, time};
-use super::{Effect, Question, Step, fail, obstacle, store, store_or};
+use super::{Effect, Question, Step, fail, obstacle, store, store_or, timeout};
 use crate::executor::{Created, Execution, Plan};
 use crate::names;
 
@@ -29,8 +28,8 @@ pub(super) fn decide(observed: &Observed) -> Step {
         Ok(checked) => checked,
         Err(violations) => return unresolved(observed, &violations),
     };
-    let timeout = timeout(observed, &checked);
-    let deadline = start_deadline(observed, timeout);
+    let timeout = timeout(observed);
+    let deadline = stale_at(observed, timeout);
     if deadline <= observed.now {
         return obstacle::too_late(observed, timeout);
     }
@@ -57,13 +56,8 @@ fn start(observed: &Observed, checked: &CheckedSpec) -> Step {
     Step::Do(Effect::Create(Box::new(plan)))
 }
 
-fn timeout(observed: &Observed, checked: &CheckedSpec) -> Duration {
-    let default = observed.settings.default_timeout;
-    checked.timeout.map_or(default, ExecutionTimeout::get)
-}
-
 /// A remediation that was decided longer ago than it may take must not start any more.
-fn start_deadline(observed: &Observed, timeout: Duration) -> Timestamp {
+fn stale_at(observed: &Observed, timeout: Duration) -> Timestamp {
     let created = observed.wfe.metadata.creation_timestamp.as_ref();
     let created = created.map_or(observed.now, |time| time.0);
     created.checked_add(timeout).unwrap_or(Timestamp::MAX)
@@ -276,7 +270,7 @@ fn plan(observed: &Observed, valid: ValidatedSpec, service_account: String) -> P
         name: observed.execution_name(),
         namespace: observed.settings.execution_namespace.clone(),
         target_hash: names::target_hash(&valid.spec.target),
-        timeout: timeout(observed, &valid.spec),
+        timeout: timeout(observed),
         service_account,
         source: observed.source.clone(),
         valid,

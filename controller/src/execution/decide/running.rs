@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use wfe_model::duration::{self, ExecutionTimeout};
+use wfe_model::duration;
 use wfe_model::workflow_execution::{ExecutionStatusSummary, FailureReason, Phase, TriState};
 
 use super::super::lock::Lock;
@@ -12,15 +12,13 @@ use super::super::observe::Observed;
 use super::super::outcome::{self, Failure};
 use super::super::status::{Change, condition, time};
 use super::{
-    Effect, Notice, Question, Step, began, began_before, elapsed, fail, finished, pending_audit,
-    store, store_or, tell_or,
+    Effect, LOOK_AGAIN, Notice, Question, Step, began, began_before, elapsed, fail, finished,
+    pending_audit, store, store_or, tell_or, timeout,
 };
 use crate::executor::{Execution, Facts, Progress, Remains, Waiting};
 
 /// An execution that has not ended so long after its timeout has a backend that does not work.
 const OVERDUE: Duration = Duration::from_mins(2);
-/// In case the watch that should show it is behind, or not selecting the object any more.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 pub(super) fn decide(observed: &Observed) -> Step {
     let stored = observed.wfe.execution_ref();
@@ -164,7 +162,7 @@ fn active(observed: &Observed, execution: &Execution, waiting: Option<&Waiting>)
                 "the workflow is running",
             ));
         })
-    } else if start_deadline(observed) <= observed.now {
+    } else if must_have_begun_at(observed) <= observed.now {
         // The watch of the pods may be behind: that nothing started takes the API server's word.
         return match observed.answers.execution {
             None => Step::Ask(Question::Execution),
@@ -201,7 +199,7 @@ fn active(observed: &Observed, execution: &Execution, waiting: Option<&Waiting>)
 /// When to look again though nothing has changed.
 fn clocks(observed: &Observed, execution: &Execution) -> Step {
     if began(observed, Some(execution)).is_none() && !began_before(observed) {
-        return Step::Wait(start_deadline(observed));
+        return Step::Wait(must_have_begun_at(observed));
     }
     let overdue = since_start(observed, timeout(observed).saturating_add(OVERDUE));
     if observed.now < overdue {
@@ -210,13 +208,7 @@ fn clocks(observed: &Observed, execution: &Execution) -> Step {
     tell_or(observed, Notice::Overdue, Step::Done)
 }
 
-fn timeout(observed: &Observed) -> Duration {
-    let stored = observed.wfe.spec.execution_config.timeout.as_deref();
-    let parsed = stored.and_then(ExecutionTimeout::parse);
-    parsed.map_or(observed.settings.default_timeout, ExecutionTimeout::get)
-}
-
-fn start_deadline(observed: &Observed) -> Timestamp {
+fn must_have_begun_at(observed: &Observed) -> Timestamp {
     since_start(observed, observed.settings.start_timeout)
 }
 

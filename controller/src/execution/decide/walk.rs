@@ -23,7 +23,7 @@ use super::super::observe::{Answers, Known};
 use super::super::status::{condition, holds, stored};
 use super::tests::{execution, now, other, ready, wfe};
 use super::*;
-use crate::executor::{ContainerEnd, Created, Facts, Progress, Remains};
+use crate::executor::{ContainerEnd, Created, Facts, Progress, Remains, Source};
 
 /// Everything is right, but for what a beginning says.
 static BASE: LazyLock<Observed> = LazyLock::new(ready);
@@ -241,7 +241,7 @@ impl World {
             wfe.spec.execution_config.when_blocked = Some("Wait".to_owned());
         }
         let lease = beginning.holder.map(|ours| {
-            let holder = if ours { source_of(&wfe) } else { other() };
+            let holder = if ours { Source::of(&wfe) } else { other() };
             lock::taken(lock::new("n", "abc"), &holder, now())
         });
         Self {
@@ -266,7 +266,7 @@ impl World {
     }
 
     fn lock(&self) -> Lock {
-        lock::state(self.lease.as_ref(), &source_of(&self.wfe))
+        lock::state(self.lease.as_ref(), &Source::of(&self.wfe))
     }
 
     fn is_alive(&self) -> bool {
@@ -353,7 +353,7 @@ impl World {
                     "taken from its holder"
                 );
                 let lease = self.lease.take().unwrap_or_else(|| lock::new("n", "abc"));
-                self.lease = Some(lock::taken(lease, &source_of(&self.wfe), self.now));
+                self.lease = Some(lock::taken(lease, &Source::of(&self.wfe), self.now));
                 answers.lock_taken = true;
             }
             Effect::FreeLock(record) => {
