@@ -162,6 +162,64 @@ async fn br_we_014_deleted_in_any_state_nothing_stays_and_the_trail_is_whole() {
 }
 
 #[tokio::test]
+async fn br_we_014_cancelled_in_any_state_it_ends_so_and_nothing_runs_on() {
+    let cluster = cluster().await;
+    let all = workflows(&cluster);
+    let [sleeps, succeeds, _, stuck, _] = &all;
+    let mut system = system(&cluster, "cancel", &all.each_ref()).await;
+    system.start_controller().await.expect("started");
+    create(&system, sleeps, "running", &json!({})).await;
+    create(&system, stuck, "starting", &json!({})).await;
+    create(&system, succeeds, "ended", &json!({})).await;
+    until(
+        &system,
+        "running",
+        "ExecutionRunning",
+        "True/ExecutionStarted",
+    )
+    .await;
+    let waits = json!({ "targetResource": "prod/Deployment/running", "executionConfig": { "whenBlocked": "Wait" } });
+    create(&system, succeeds, "waiting", &waits).await;
+    until(&system, "waiting", "Blocked", "True/ResourceBusy").await;
+    until(&system, "starting", "ExecutionRunning", "False/Waiting").await;
+    system.ended("ended").await.expect("ended");
+
+    let api = system.namespace.api::<WorkflowExecution>();
+    let why =
+        Patch::Merge(json!({ "metadata": { "annotations": { "kubernaut.ai/cancel": "enough" } } }));
+    for name in ["waiting", "starting", "running", "ended"] {
+        api.patch(name, &PatchParams::default(), &why)
+            .await
+            .expect("annotated");
+    }
+    for (name, ran) in [("waiting", false), ("starting", false), ("running", true)] {
+        let wfe = system.ended(name).await.expect("ended");
+        let details = wfe
+            .status
+            .and_then(|status| status.failure_details)
+            .expect("details");
+        let found = (details.reason, details.was_execution_failure);
+        assert_eq!(found, (FailureReason::Cancelled, ran), "{name}");
+        assert_eq!(
+            system.trail_of(name).expect("a trail").last(),
+            Some(&EventType::WorkflowFailed)
+        );
+    }
+    let ended = api.get("ended").await.expect("there");
+    assert_eq!(condition(&ended, "Ready"), "True/Ready", "an end is an end");
+    let left = system.jobs().await.expect("listed");
+    let left: Vec<_> = left.iter().map(ResourceExt::name_any).collect();
+    assert!(
+        left.iter().all(|name| name.starts_with("ended-")),
+        "{left:?}"
+    );
+    assert!(system.live_pods().await.expect("listed").is_empty());
+    for name in ["waiting", "starting", "running", "ended"] {
+        system.unlocked(name).await.expect("its target is free");
+    }
+}
+
+#[tokio::test]
 async fn br_we_014_a_namespace_that_is_deleted_takes_everything_with_it() {
     let cluster = cluster().await;
     let all = workflows(&cluster);

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 use kube::api::{ListParams, Patch, PatchParams};
 use wfe_model::audit::{AuditEvent, EventType};
 use wfe_model::workflow_execution::WorkflowExecution;
@@ -60,6 +61,24 @@ impl System {
             !matches!(phase, Some("Succeeded" | "Failed"))
         });
         Ok(pods)
+    }
+
+    /// Until no lock is held by this WorkflowExecution.
+    pub async fn unlocked(&self, name: &str) -> Result<()> {
+        let holder = format!("{}/{name}/", self.namespace.name());
+        let leases = self.execution.api::<Lease>();
+        for lease in leases.list(&ListParams::default()).await? {
+            let free = |lease: &Lease| {
+                let held = lease
+                    .spec
+                    .as_ref()
+                    .and_then(|it| it.holder_identity.as_deref());
+                !held.is_some_and(|it| it.starts_with(&holder))
+            };
+            let lock = lease.name_any();
+            wait::until(&leases, &lock, "the lock is free", ENDED_WITHIN, free).await?;
+        }
+        Ok(())
     }
 
     /// Who holds a lock.

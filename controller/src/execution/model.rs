@@ -22,6 +22,8 @@ struct Guards {
     versions: bool,
     /// The request is read, uncached, before its execution is made.
     still_wanted: bool,
+    /// What the lock has on record is not made again.
+    record: bool,
     /// The execution's name comes from the request, so that a second create finds the first.
     one_name: bool,
     /// That an execution is gone is asked, uncached.
@@ -44,6 +46,7 @@ struct Guards {
 const ALL: Guards = Guards {
     versions: true,
     still_wanted: true,
+    record: true,
     one_name: true,
     asks_for_execution: true,
     answers_are_of_a_version: true,
@@ -72,6 +75,8 @@ enum Job {
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 struct Lease {
     holder: Option<usize>,
+    /// The record of the last execution.
+    last: Option<usize>,
     version: u8,
 }
 
@@ -188,6 +193,7 @@ fn decide(cache: &Objects, pass: &Pass, guards: Guards) -> Option<Request> {
             free.then_some(Request::Take)
         }
         Phase::Pending if (0..REQUESTS).any(others) => None,
+        Phase::Pending if guards.record && cache.lease.last == Some(own) => None,
         Phase::Pending if guards.still_wanted && !pass.wanted => Some(Request::LastLook),
         Phase::Pending => Some(Request::Create),
         Phase::Running => match (job, pass.read) {
@@ -267,14 +273,17 @@ impl Protocol {
                 real.lease = Lease {
                     holder: Some(request),
                     version: real.lease.version + 1,
+                    ..real.lease
                 };
                 cache.lease = real.lease;
                 pass.taken = true;
                 true
             }
             Some(Request::Free) => {
+                let last = executed.then_some(request);
                 real.lease = Lease {
                     holder: None,
+                    last: last.or(real.lease.last),
                     version: real.lease.version + 1,
                 };
                 cache.lease = real.lease;
@@ -538,6 +547,7 @@ impl Protocol {
         state.real.lease = Lease {
             holder: None,
             version: lease.version + 1,
+            ..lease
         };
         Some(())
     }
@@ -585,6 +595,14 @@ fn br_we_009_without_versions_two_are_alive() {
 #[test]
 fn br_we_009_without_the_last_look_at_the_request_it_runs_twice() {
     finds(TWICE, |guards| guards.still_wanted = false);
+}
+
+/// The record is a second net: it holds where the lock as cached is newer than the request.
+#[test]
+fn br_we_009_without_look_and_record_it_runs_twice() {
+    finds(TWICE, |guards| {
+        (guards.still_wanted, guards.record) = (false, false);
+    });
 }
 
 #[test]
