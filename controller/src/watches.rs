@@ -3,6 +3,7 @@
 //! Per kind: watch, prune what nobody reads, store, index by owner and target, and a trigger for
 //! each WorkflowExecution that the change may matter to. Nothing is polled.
 
+mod concerned;
 mod index;
 mod prune;
 
@@ -16,7 +17,6 @@ use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::core::{DeserializeGuard, NamespaceResourceScope, PartialObjectMeta};
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, ObjectRef, Store};
@@ -26,11 +26,9 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use wfe_model::target::Target;
-use wfe_model::workflow_execution::{Phase, TriState, WorkflowExecution};
+use wfe_model::workflow_execution::WorkflowExecution;
 
 use self::index::Index;
-use crate::execution::lock as locks;
-use crate::execution::status::condition;
 use crate::executor::job::began;
 use crate::names::{self, MANAGED_BY, MANAGER, PAUSED, TARGET_HASH, WORKFLOW_EXECUTION_UID};
 
@@ -105,13 +103,14 @@ impl Caches {
             },
         );
         let own = caches.clone();
-        let own = kept.map(move |touched| own.concerned(touched, |wfe, gone| own.next(&wfe, gone)));
+        let own =
+            kept.map(move |touched| own.concerned(touched, |wfe, gone| own.by_request(&wfe, gone)));
         let all: Api<PartialObjectMeta<Namespace>> = Api::all(client.clone());
         let events = watcher(all, watcher::Config::default()).default_backoff();
         let kept = keep(events, prune::namespace, namespace_writer, |_| ());
         let around = caches.clone();
         let around = kept.map(move |touched| {
-            around.concerned(touched, |namespace, _| around.inside(&namespace))
+            around.concerned(touched, |namespace, _| around.by_namespace(&namespace))
         });
         let (job_index, pod_index) = (caches.job_index.clone(), caches.pod_index.clone());
         let memory = caches.clone();
@@ -165,26 +164,8 @@ impl Caches {
             remember(event);
         });
         let caches = self.clone();
-        kept.map(move |touched| caches.concerned(touched, |object, _| caches.related(&object)))
+        kept.map(move |touched| caches.concerned(touched, |object, _| caches.by_made(&object)))
             .boxed()
-    }
-
-    /// The WorkflowExecutions that a change matters to. After a new list that is all of them: what
-    /// has vanished in between is told by nobody.
-    fn concerned<K>(
-        &self,
-        touched: Result<Touched<K>, watcher::Error>,
-        one: impl Fn(K, bool) -> Vec<ObjectRef<WorkflowExecution>>,
-    ) -> Result<Vec<ObjectRef<WorkflowExecution>>, watcher::Error> {
-        touched.map(|touched| match touched {
-            Touched::One { object, gone } => one(*object, gone),
-            Touched::All => {
-                let all = self.workflow_executions.state();
-                all.iter()
-                    .map(|wfe| ObjectRef::from_obj(wfe.as_ref()))
-                    .collect()
-            }
-        })
     }
 
     /// Remembers when a container began, as long as there is a WorkflowExecution to ask for it.
@@ -203,82 +184,6 @@ impl Caches {
         } else {
             began.entry(uid.clone()).or_insert(since);
         }
-    }
-
-    /// The WorkflowExecutions that a changed one may matter to: itself, and, where it is out of the
-    /// way now or stuck, those on its target that have not ended.
-    fn next(&self, wfe: &WorkflowExecution, gone: bool) -> Vec<ObjectRef<WorkflowExecution>> {
-        let uid = wfe.uid().unwrap_or_default();
-        if gone {
-            lock(&self.began).remove(&uid);
-            self.vanished.notify_one();
-        }
-        let mut concerned = vec![ObjectRef::from_obj(wfe)];
-        let ends = wfe.phase().is_some_and(Phase::is_final);
-        let unknown = |it: &Condition| {
-            it.status == TriState::Unknown.as_str() && it.type_ != condition::READY
-        };
-        let stuck = wfe
-            .status
-            .as_ref()
-            .is_some_and(|it| it.conditions.iter().any(unknown));
-        if gone || ends || stuck || wfe.metadata.deletion_timestamp.is_some() {
-            let target = Target::parse(&wfe.spec.target_resource);
-            let hash = target.map(|target| names::target_hash(&target));
-            concerned.extend(hash.into_iter().flat_map(|hash| self.unfinished(&hash)));
-        }
-        concerned
-    }
-
-    /// The WorkflowExecutions that a namespace may matter to: all, where it is the execution
-    /// namespace, else the deleted ones in it.
-    fn inside(
-        &self,
-        namespace: &PartialObjectMeta<Namespace>,
-    ) -> Vec<ObjectRef<WorkflowExecution>> {
-        let name = namespace.name_any();
-        let all = self.workflow_executions.state();
-        let concerned = all.iter().filter(|wfe| {
-            name == self.execution_namespace
-                || wfe.namespace().as_ref() == Some(&name)
-                    && wfe.meta().deletion_timestamp.is_some()
-        });
-        concerned
-            .map(|wfe| ObjectRef::from_obj(wfe.as_ref()))
-            .collect()
-    }
-
-    /// Those on a target that have not ended, and the holder of its lock, which may have to free it.
-    fn unfinished(&self, target_hash: &str) -> Vec<ObjectRef<WorkflowExecution>> {
-        let on_target = lock(&self.index).of(target_hash).into_iter();
-        let holder = self.lock_of(target_hash);
-        let holder = holder.as_deref().and_then(locks::holder);
-        let open = on_target.filter(|reference| {
-            let wfe = self.workflow_executions.get(reference);
-            wfe.is_some_and(|wfe| {
-                !wfe.phase().is_some_and(Phase::is_final)
-                    || holder.as_ref().map(|it| &it.uid) == wfe.metadata.uid.as_ref()
-            })
-        });
-        open.collect()
-    }
-
-    /// The WorkflowExecutions that a Job, pod or Lease may matter to: the one it is for, and those
-    /// on its target that have not ended.
-    fn related<K: Resource<DynamicType = ()>>(
-        &self,
-        object: &K,
-    ) -> Vec<ObjectRef<WorkflowExecution>> {
-        let with = |label: &str| {
-            object
-                .labels()
-                .get(label)
-                .map(|key| lock(&self.index).of(key))
-        };
-        let owner = with(WORKFLOW_EXECUTION_UID).unwrap_or_default();
-        let hash = object.labels().get(TARGET_HASH);
-        let on_target = hash.into_iter().flat_map(|hash| self.unfinished(hash));
-        owner.into_iter().chain(on_target).collect()
     }
 
     /// Until every cache has been filled once.
