@@ -111,8 +111,7 @@ impl Metrics {
     /// Counts one that runs when this process begins.
     pub fn found(&self, wfe: &WorkflowExecution) {
         if wfe.phase() == Some(Phase::Running) {
-            let engine = Engine::parse(&wfe.spec.execution_engine);
-            let execution_engine = engine.map_or("unknown", Engine::as_str);
+            let execution_engine = engine_of(wfe);
             self.active
                 .get_or_create(&EngineLabels { execution_engine })
                 .inc();
@@ -121,9 +120,8 @@ impl Metrics {
 
     /// Counts what an operator should look at.
     pub fn notice(&self, wfe: &WorkflowExecution, notice: Notice) {
-        let engine = Engine::parse(&wfe.spec.execution_engine);
         let labels = ReasonLabels {
-            execution_engine: engine.map_or("unknown", Engine::as_str),
+            execution_engine: engine_of(wfe),
             reason: format!("{notice:?}"),
         };
         self.notices.get_or_create(&labels).inc();
@@ -131,8 +129,7 @@ impl Metrics {
 
     /// Counts a stored change of phase.
     pub fn transition(&self, wfe: &WorkflowExecution, now: Timestamp) {
-        let execution_engine =
-            Engine::parse(&wfe.spec.execution_engine).map_or("unknown", Engine::as_str);
+        let execution_engine = engine_of(wfe);
         let engine = EngineLabels { execution_engine };
         let Some(status) = &wfe.status else { return };
         let seconds = |from: Option<Timestamp>, to: Timestamp| {
@@ -179,6 +176,11 @@ impl Metrics {
             self.duration.get_or_create(&outcome).observe(duration);
         }
     }
+}
+
+/// A label, whatever the object says.
+fn engine_of(wfe: &WorkflowExecution) -> &'static str {
+    Engine::parse(&wfe.spec.execution_engine).map_or("unknown", Engine::as_str)
 }
 
 #[cfg(test)]

@@ -11,15 +11,15 @@ use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, ListParams, PostParams, Preconditions, PropagationPolicy};
+use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource, ResourceExt};
 use thiserror::Error;
 use wfe_model::workflow_execution::WorkflowExecution;
 
 use crate::execution::lock;
 use crate::execution::observe::Settings;
-use crate::executor::job::read;
-use crate::executor::{Source, is_alive};
+use crate::executor::job::{JobExecutor, read};
+use crate::executor::{Executor, Source, Unanswered, is_alive};
 use crate::names::{TARGET_HASH, WORKFLOW_EXECUTION, WORKFLOW_EXECUTION_UID};
 use crate::watches::Caches;
 
@@ -37,8 +37,8 @@ enum SweepError {
     Ask(#[source] kube::Error, String, String),
     #[error("look for what lives on the target")]
     Look(#[source] kube::Error),
-    #[error("delete the Job")]
-    DeleteJob(#[source] kube::Error),
+    #[error("delete an execution without owner")]
+    DeleteJob(#[source] Unanswered),
     #[error("write the lock")]
     WriteLock(#[source] kube::Error),
 }
@@ -47,6 +47,7 @@ enum SweepError {
 pub struct Sweep {
     client: Client,
     caches: Caches,
+    executor: JobExecutor,
     jobs: Api<Job>,
     pods: Api<Pod>,
     leases: Api<Lease>,
@@ -62,6 +63,7 @@ impl Sweep {
         let keep = limits.cooldown.max(limits.backoff_max);
         Self {
             caches,
+            executor: JobExecutor::new(client, namespace),
             jobs: Api::namespaced(client.clone(), namespace),
             pods: Api::namespaced(client.clone(), namespace),
             leases: Api::namespaced(client.clone(), namespace),
@@ -108,19 +110,9 @@ impl Sweep {
             name,
             "an execution without WorkflowExecution is deleted"
         );
-        let exactly = DeleteParams {
-            propagation_policy: Some(PropagationPolicy::Background),
-            preconditions: Some(Preconditions {
-                uid: job.uid(),
-                resource_version: None,
-            }),
-            ..DeleteParams::default()
-        };
-        match self.jobs.delete(&job.name_any(), &exactly).await {
-            Ok(_) => Ok(true),
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(true),
-            Err(error) => Err(SweepError::DeleteJob(error)),
-        }
+        let reference = read(job, &[]).reference;
+        let deleted = self.executor.delete(&reference).await;
+        deleted.map(|()| true).map_err(SweepError::DeleteJob)
     }
 
     /// Guarded by the version that was looked at: who uses it in between is not disturbed.

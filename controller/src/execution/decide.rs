@@ -21,7 +21,7 @@ use wfe_model::workflow_execution::{
 use super::history::{self, Entry};
 use super::observe::Observed;
 use super::outcome::{Failure, summary};
-use super::status::{Change, condition, stored, time};
+use super::status::{Change, condition, holds, time};
 use crate::executor::{Execution, Plan};
 use crate::names;
 
@@ -246,7 +246,7 @@ fn store_or(observed: &Observed, change: Change, wait: Step) -> Step {
 
 /// Whether the stored status says that a container of the workflow runs or has run.
 fn began_before(observed: &Observed) -> bool {
-    stored(&observed.wfe, condition::EXECUTION_RUNNING).is_some_and(|it| it.status == "True")
+    holds(&observed.wfe, condition::EXECUTION_RUNNING)
 }
 
 fn store(change: Change) -> Effect {
@@ -282,7 +282,7 @@ fn fail(observed: &Observed, change: Change, failure: &Failure, at: Timestamp) -
         was_execution_failure: failure.was_execution_failure,
     };
     let ended = reference.is_some();
-    let failures = counts(failure, &change).then(|| obstacle::past(observed).failures() + 1);
+    let failures = counts(failure, &change).then(|| obstacle::past(observed, None).failures() + 1);
     let limits = &observed.settings.limits;
     let allowed = failures.filter(|failures| *failures < limits.max_consecutive_failures);
     let change = change.with(|status| {

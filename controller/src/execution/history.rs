@@ -10,6 +10,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use wfe_model::workflow_execution::{Phase, WorkflowExecution};
 
+use super::status::after;
+
 /// One that has ended and says something about the next; its JSON is the lock's record.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -210,11 +212,6 @@ pub fn next_allowed(failed_at: Timestamp, failures: u32, limits: &Limits) -> Tim
         failed_at,
         backoff.map_or(limits.backoff_max, |it| it.min(limits.backoff_max)),
     )
-}
-
-/// What ends after the end of time never ends.
-fn after(moment: Timestamp, span: Duration) -> Timestamp {
-    moment.checked_add(span).unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]

@@ -11,11 +11,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
-
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::history::{Entry, Limits};
+use super::status::after;
 use crate::executor::Source;
 use crate::names::{self, LAST_EXECUTION, MANAGED_BY, MANAGER, PAST_EXECUTIONS, TARGET_HASH};
 
@@ -71,7 +71,7 @@ pub fn holder(lease: &Lease) -> Option<Source> {
 
 /// Until when a create may still come for one whose end was stored at `moment`.
 pub fn creates_come_until(moment: Timestamp) -> Timestamp {
-    moment.checked_add(IN_FLIGHT).unwrap_or(Timestamp::MAX)
+    after(moment, IN_FLIGHT)
 }
 
 /// Until when a create may still come of the try that took the lock: after that it looks once more

@@ -1,5 +1,7 @@
 //! How a status changes: conditions, phases, times.
 
+use std::time::Duration;
+
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use wfe_model::workflow_execution::{TriState, WorkflowExecution, WorkflowExecutionStatus};
@@ -109,6 +111,11 @@ pub fn time(timestamp: Timestamp) -> Time {
         .smallest(Unit::Second)
         .mode(RoundMode::Floor);
     Time(timestamp.round(seconds).unwrap_or(timestamp))
+}
+
+/// `span` after `moment`: what ends after the end of time never ends.
+pub fn after(moment: Timestamp, span: Duration) -> Timestamp {
+    moment.checked_add(span).unwrap_or(Timestamp::MAX)
 }
 
 /// A condition of the stored status.

@@ -10,7 +10,7 @@ use super::super::history::{Entry, Obstacle};
 use super::super::lock::{self, Lock};
 use super::super::observe::Observed;
 use super::super::outcome::Failure;
-use super::super::status::{Change, condition, holds};
+use super::super::status::{Change, after, condition, holds};
 use super::{
     Effect, LOOK_AGAIN, Notice, Question, Step, fail, obstacle, running, store, store_or, tell_or,
 };
@@ -114,10 +114,8 @@ fn free(observed: &Observed) -> Step {
 /// Until when a create may still come for one that ended without an execution: lost on its way, or
 /// from another controller that does not know of the end. Until then the lock is kept.
 fn late_creates(observed: &Observed) -> Option<Timestamp> {
-    let status = observed.wfe.status.as_ref()?;
-    let ended = status.completion_time.as_ref()?.0;
-    let until = lock::creates_come_until(ended);
-    (status.execution_ref.is_none() && observed.now < until).then_some(until)
+    let until = lock::creates_come_until(ended_at(observed)?);
+    (observed.wfe.execution_ref().is_none() && observed.now < until).then_some(until)
 }
 
 fn free_now(observed: &Observed) -> Step {
@@ -130,10 +128,8 @@ fn free_now(observed: &Observed) -> Step {
 
 /// The sign to look again is the end of the pod.
 fn pods_remain(observed: &Observed) -> Step {
-    let status = observed.wfe.status.as_ref();
-    let ended = status.and_then(|status| status.completion_time.as_ref());
-    let since = ended.map_or(observed.now, |time| time.0);
-    let late = since.checked_add(PODS_END_WITHIN).unwrap_or(Timestamp::MAX);
+    let since = ended_at(observed).unwrap_or(observed.now);
+    let late = after(since, PODS_END_WITHIN);
     if observed.now < late {
         return Step::Wait(late);
     }
@@ -167,7 +163,7 @@ fn started_late(observed: &Observed) -> Option<Step> {
 /// until somebody has cleared it, or its namespace goes.
 fn remembered(observed: &Observed) -> Option<Step> {
     let entry = Entry::of(&observed.wfe)?;
-    let past = obstacle::past_with(observed, &entry);
+    let past = obstacle::past(observed, Some(&entry));
     let blocks = match past.obstacle(&entry.workflow_id, observed.now, &observed.settings.limits) {
         Some(
             Obstacle::PreviousExecutionFailed(blocking) | Obstacle::ExhaustedRetries(blocking, _),
@@ -211,9 +207,10 @@ fn kept_until(observed: &Observed) -> Timestamp {
         Some(Phase::Failed) => observed.settings.retention_failed,
         _ => observed.settings.retention,
     };
-    let ended = status
-        .and_then(|status| status.completion_time.as_ref())
-        .map_or(observed.now, |time| time.0);
-    // A retention that ends after the end of time never ends.
-    ended.checked_add(retention).unwrap_or(Timestamp::MAX)
+    after(ended_at(observed).unwrap_or(observed.now), retention)
+}
+
+fn ended_at(observed: &Observed) -> Option<Timestamp> {
+    let status = observed.wfe.status.as_ref()?;
+    Some(status.completion_time.as_ref()?.0)
 }

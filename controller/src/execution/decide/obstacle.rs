@@ -35,7 +35,7 @@ pub(super) fn find(observed: &Observed, checked: &CheckedSpec) -> Option<Obstacl
     if observed.paused {
         return Some(Obstacle::Paused);
     }
-    let history = past(observed);
+    let history = past(observed, None);
     let busy = match &observed.lock {
         Lock::Held(holder) => Some(holder.clone()),
         Lock::Free => runs(observed)
@@ -52,21 +52,12 @@ pub(super) fn find(observed: &Observed, checked: &CheckedSpec) -> Option<Obstacl
     found.map(Obstacle::History)
 }
 
-/// The target's past, without this one.
-pub(super) fn past(observed: &Observed) -> History {
-    let records = lock::records(observed.lease.as_deref());
-    let others = records
-        .into_iter()
-        .filter(|record| record.uid != observed.source.uid);
-    History::of(observed.neighbours.iter().map(AsRef::as_ref), others)
-}
-
-/// The target's past, with this one.
-pub(super) fn past_with(observed: &Observed, own: &Entry) -> History {
-    let records = lock::records(observed.lease.as_deref());
-    let others = records.into_iter().filter(|record| record.uid != own.uid);
+/// The target's past: without this one, but for its `own` entry, where it has one already.
+pub(super) fn past(observed: &Observed, own: Option<&Entry>) -> History {
+    let records = lock::records(observed.lease.as_deref()).into_iter();
+    let others = records.filter(|record| record.uid != observed.source.uid);
     let objects = observed.neighbours.iter().map(AsRef::as_ref);
-    History::of(objects, others.chain([own.clone()]))
+    History::of(objects, others.chain(own.cloned()))
 }
 
 /// One that runs without holding the lock: somebody deleted its Lease. One that the lock's record

@@ -12,7 +12,7 @@ use wfe_peers::dependencies::{DependencyProblem, not_ready};
 use super::super::lock::{self, Lock};
 use super::super::observe::{Known, Observed};
 use super::super::outcome::Failure;
-use super::super::status::{Change, condition, holds, stored, time};
+use super::super::status::{Change, after, condition, holds, stored, time};
 use super::{Effect, Question, Step, fail, obstacle, store, store_or, timeout};
 use crate::executor::{Created, Execution, Plan};
 use crate::names;
@@ -60,7 +60,7 @@ fn start(observed: &Observed, checked: &CheckedSpec) -> Step {
 fn stale_at(observed: &Observed, timeout: Duration) -> Timestamp {
     let created = observed.wfe.metadata.creation_timestamp.as_ref();
     let created = created.map_or(observed.now, |time| time.0);
-    created.checked_add(timeout).unwrap_or(Timestamp::MAX)
+    after(created, timeout)
 }
 
 /// What has been made already, in this pass or by an earlier try that did not live to say so.

@@ -10,7 +10,7 @@ use wfe_model::workflow_execution::{ExecutionStatusSummary, FailureReason, Phase
 use super::super::lock::Lock;
 use super::super::observe::Observed;
 use super::super::outcome::{self, Failure};
-use super::super::status::{Change, condition, time};
+use super::super::status::{Change, after, condition, time};
 use super::{
     Effect, LOOK_AGAIN, Notice, Question, Step, began, began_before, elapsed, fail, finished,
     pending_audit, store, store_or, tell_or, timeout,
@@ -216,7 +216,7 @@ fn since_start(observed: &Observed, span: Duration) -> Timestamp {
     let status = observed.wfe.status.as_ref();
     let start = status.and_then(|status| status.start_time.as_ref());
     let start = start.map_or(observed.now, |time| time.0);
-    start.checked_add(span).unwrap_or(Timestamp::MAX)
+    after(start, span)
 }
 
 /// Whether it is stored that the execution did not start in time and is being deleted: without it
