@@ -160,11 +160,7 @@ async fn br_we_001_each_wrong_request_is_refused_and_unasked_ends_failed_in_the_
         workflow("missing", "absent"),
         workflow("empty", "hollow"),
     );
-    let files = [&plain, &missing, &empty].map(|it| (format!("{}.yaml", it.id), it.yaml.clone()));
-    let files = files
-        .each_ref()
-        .map(|(name, yaml)| (name.as_str(), yaml.clone()));
-    let mut system = System::start(&cluster, "denied", &files)
+    let mut system = System::start(&cluster, "denied", &[&plain, &missing, &empty])
         .await
         .expect("started");
     let hollow: Secret =

@@ -6,7 +6,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
-use serde_json::{Value, json};
+use serde_json::json;
 use wfe_model::audit::EventType;
 use wfe_model::workflow_execution::{FailureReason, Phase, WorkflowExecution};
 use wfe_tests::system::{Script, System, condition};
@@ -15,35 +15,6 @@ use wfe_tests::{Cluster, wait};
 use crate::setup::{SECONDS_30, cluster};
 
 const SLEEPS: &str = "trap 'exit 0' TERM; sleep 300 & wait";
-
-async fn create(system: &System, workflow: &Script, name: &str, spec: &Value) {
-    let api = system.namespace.api::<WorkflowExecution>();
-    let request = workflow.request(name, spec);
-    api.create(&PostParams::default(), &request)
-        .await
-        .expect("stored");
-}
-
-async fn until(system: &System, name: &str, kind: &str, expected: &str) -> WorkflowExecution {
-    let api = system.namespace.api::<WorkflowExecution>();
-    let is = |wfe: &WorkflowExecution| condition(wfe, kind) == expected;
-    wait::until(&api, name, &format!("{kind} is {expected}"), SECONDS_30, is)
-        .await
-        .expect("it comes to that")
-}
-
-/// Deleted as a user would not wait for; how it ends is another matter.
-async fn delete(system: &System, name: &str) {
-    let api = system.namespace.api::<WorkflowExecution>();
-    api.delete(name, &DeleteParams::default())
-        .await
-        .expect("deleted");
-}
-
-async fn gone(system: &System, name: &str) {
-    let api = system.namespace.api::<WorkflowExecution>();
-    wait::gone(&api, name, 2 * SECONDS_30).await.expect("gone");
-}
 
 async fn nothing_is_left(system: &System) {
     assert!(system.jobs().await.expect("listed").is_empty(), "no Job");
@@ -78,46 +49,58 @@ fn workflows(cluster: &Cluster) -> [Script; 5] {
     ]
 }
 
-async fn system(cluster: &Cluster, prefix: &str, workflows: &[&Script]) -> System {
-    let files: Vec<_> = workflows
-        .iter()
-        .map(|it| (format!("{}.yaml", it.id), it.yaml.clone()))
-        .collect();
-    let files: Vec<_> = files
-        .iter()
-        .map(|(name, yaml)| (name.as_str(), yaml.clone()))
-        .collect();
-    System::install(cluster, prefix, &files)
+/// Has one of each that has not ended, and one that has succeeded; all on targets of their own, but
+/// for the one that waits for `running` to end.
+async fn underway(system: &System, [sleeps, succeeds, _, stuck, _]: &[Script; 5]) {
+    let waits = json!({ "targetResource": "prod/Deployment/running", "executionConfig": { "whenBlocked": "Wait" } });
+    let none = json!({});
+    system
+        .create(succeeds, "succeeded", &none)
         .await
-        .expect("installed")
+        .expect("stored");
+    for (name, workflow, spec, kind, comes_to) in [
+        (
+            "running",
+            sleeps,
+            &none,
+            "ExecutionRunning",
+            "True/ExecutionStarted",
+        ),
+        (
+            "starting",
+            stuck,
+            &none,
+            "ExecutionRunning",
+            "False/Waiting",
+        ),
+        ("waiting", succeeds, &waits, "Blocked", "True/ResourceBusy"),
+    ] {
+        system.create(workflow, name, spec).await.expect("stored");
+        system
+            .until(name, kind, comes_to)
+            .await
+            .expect("it comes to that");
+    }
+    system.ended("succeeded").await.expect("ended");
 }
 
 #[tokio::test]
 async fn br_we_014_deleted_in_any_state_nothing_stays_and_the_trail_is_whole() {
     let cluster = cluster().await;
     let all = workflows(&cluster);
-    let [sleeps, succeeds, fails, stuck, needy] = &all;
-    let mut system = system(&cluster, "states", &all.each_ref()).await;
+    let [_, succeeds, fails, _, needy] = &all;
+    let mut system = System::install(&cluster, "states", &all.each_ref())
+        .await
+        .expect("installed");
     system.start_controller().await.expect("started");
-    create(&system, sleeps, "running", &json!({})).await;
-    create(&system, stuck, "starting", &json!({})).await;
-    create(&system, succeeds, "succeeded", &json!({})).await;
-    create(&system, fails, "failed", &json!({})).await;
-    create(&system, needy, "not-made", &json!({})).await;
-    until(
-        &system,
-        "running",
-        "ExecutionRunning",
-        "True/ExecutionStarted",
-    )
-    .await;
+    underway(&system, &all).await;
     let on_its_target = json!({ "targetResource": "prod/Deployment/running" });
-    create(&system, succeeds, "skipped", &on_its_target).await;
-    let and_waits = json!({ "targetResource": "prod/Deployment/running", "executionConfig": { "whenBlocked": "Wait" } });
-    create(&system, succeeds, "waiting", &and_waits).await;
-    until(&system, "starting", "ExecutionRunning", "False/Waiting").await;
-    until(&system, "waiting", "Blocked", "True/ResourceBusy").await;
-    for name in ["succeeded", "failed", "not-made", "skipped"] {
+    for (name, workflow, spec) in [
+        ("failed", fails, &json!({})),
+        ("not-made", needy, &json!({})),
+        ("skipped", succeeds, &on_its_target),
+    ] {
+        system.create(workflow, name, spec).await.expect("stored");
         system.ended(name).await.expect("ended");
     }
 
@@ -131,16 +114,19 @@ async fn br_we_014_deleted_in_any_state_nothing_stays_and_the_trail_is_whole() {
         "skipped",
     ];
     for name in states {
-        delete(&system, name).await;
+        system.delete(name).await.expect("deleted");
     }
     for name in ["waiting", "starting", "succeeded", "not-made", "skipped"] {
-        gone(&system, name).await;
+        system.gone(name).await.expect("gone");
     }
     // What ran in part stays until somebody has looked at its target.
-    until(&system, "running", "ExecutionComplete", "False/Cancelled").await;
+    system
+        .until("running", "ExecutionComplete", "False/Cancelled")
+        .await
+        .expect("it comes to that");
     for name in ["running", "failed"] {
         system.clear(name).await.expect("cleared");
-        gone(&system, name).await;
+        system.gone(name).await.expect("gone");
     }
     nothing_is_left(&system).await;
     let (selected, made) = (EventType::SelectionCompleted, EventType::ExecutionStarted);
@@ -165,32 +151,13 @@ async fn br_we_014_deleted_in_any_state_nothing_stays_and_the_trail_is_whole() {
 async fn br_we_014_cancelled_in_any_state_it_ends_so_and_nothing_runs_on() {
     let cluster = cluster().await;
     let all = workflows(&cluster);
-    let [sleeps, succeeds, _, stuck, _] = &all;
-    let mut system = system(&cluster, "cancel", &all.each_ref()).await;
+    let mut system = System::install(&cluster, "cancel", &all.each_ref())
+        .await
+        .expect("installed");
     system.start_controller().await.expect("started");
-    create(&system, sleeps, "running", &json!({})).await;
-    create(&system, stuck, "starting", &json!({})).await;
-    create(&system, succeeds, "ended", &json!({})).await;
-    until(
-        &system,
-        "running",
-        "ExecutionRunning",
-        "True/ExecutionStarted",
-    )
-    .await;
-    let waits = json!({ "targetResource": "prod/Deployment/running", "executionConfig": { "whenBlocked": "Wait" } });
-    create(&system, succeeds, "waiting", &waits).await;
-    until(&system, "waiting", "Blocked", "True/ResourceBusy").await;
-    until(&system, "starting", "ExecutionRunning", "False/Waiting").await;
-    system.ended("ended").await.expect("ended");
-
-    let api = system.namespace.api::<WorkflowExecution>();
-    let why =
-        Patch::Merge(json!({ "metadata": { "annotations": { "kubernaut.ai/cancel": "enough" } } }));
-    for name in ["waiting", "starting", "running", "ended"] {
-        api.patch(name, &PatchParams::default(), &why)
-            .await
-            .expect("annotated");
+    underway(&system, &all).await;
+    for name in ["waiting", "starting", "running", "succeeded"] {
+        system.cancel(name, "enough").await.expect("annotated");
     }
     for (name, ran) in [("waiting", false), ("starting", false), ("running", true)] {
         let wfe = system.ended(name).await.expect("ended");
@@ -205,16 +172,21 @@ async fn br_we_014_cancelled_in_any_state_it_ends_so_and_nothing_runs_on() {
             Some(&EventType::WorkflowFailed)
         );
     }
-    let ended = api.get("ended").await.expect("there");
+    let ended = system
+        .namespace
+        .api::<WorkflowExecution>()
+        .get("succeeded")
+        .await
+        .expect("there");
     assert_eq!(condition(&ended, "Ready"), "True/Ready", "an end is an end");
     let left = system.jobs().await.expect("listed");
     let left: Vec<_> = left.iter().map(ResourceExt::name_any).collect();
     assert!(
-        left.iter().all(|name| name.starts_with("ended-")),
+        left.iter().all(|name| name.starts_with("succeeded-")),
         "{left:?}"
     );
     assert!(system.live_pods().await.expect("listed").is_empty());
-    for name in ["waiting", "starting", "running", "ended"] {
+    for name in ["waiting", "starting", "running", "succeeded"] {
         system.unlocked(name).await.expect("its target is free");
     }
 }
@@ -224,18 +196,23 @@ async fn br_we_014_a_namespace_that_is_deleted_takes_everything_with_it() {
     let cluster = cluster().await;
     let all = workflows(&cluster);
     let [sleeps, _, fails, ..] = &all;
-    let mut system = system(&cluster, "ns-gone", &all.each_ref()).await;
+    let mut system = System::install(&cluster, "ns-gone", &all.each_ref())
+        .await
+        .expect("installed");
     system.grant_everywhere().await.expect("granted");
     system.start_controller().await.expect("started");
-    create(&system, sleeps, "running", &json!({})).await;
-    create(&system, fails, "blocks", &json!({})).await;
-    until(
-        &system,
-        "running",
-        "ExecutionRunning",
-        "True/ExecutionStarted",
-    )
-    .await;
+    system
+        .create(sleeps, "running", &json!({}))
+        .await
+        .expect("stored");
+    system
+        .create(fails, "blocks", &json!({}))
+        .await
+        .expect("stored");
+    system
+        .until("running", "ExecutionRunning", "True/ExecutionStarted")
+        .await
+        .expect("it comes to that");
     system.ended("blocks").await.expect("ended");
     let namespaces: Api<Namespace> = Api::all(cluster.admin());
     let name = system.namespace.name();
@@ -262,16 +239,18 @@ async fn br_we_014_a_namespace_that_is_deleted_takes_everything_with_it() {
 async fn br_we_014_one_that_was_deleted_before_anybody_saw_it_goes_and_is_told_of() {
     let cluster = cluster().await;
     let workflow = Script::push(&cluster, "unseen", "true", "");
-    let mut system = system(&cluster, "unseen", &[&workflow]).await;
+    let mut system = System::install(&cluster, "unseen", &[&workflow])
+        .await
+        .expect("installed");
     let mut request = workflow.request("unseen", &json!({}));
     request.metadata.finalizers = Some(vec![wfe_model::FINALIZER.to_owned()]);
     let api = system.namespace.api::<WorkflowExecution>();
     api.create(&PostParams::default(), &request)
         .await
         .expect("stored");
-    delete(&system, "unseen").await;
+    system.delete("unseen").await.expect("deleted");
     system.start_controller().await.expect("started");
-    gone(&system, "unseen").await;
+    system.gone("unseen").await.expect("gone");
     nothing_is_left(&system).await;
     assert_eq!(
         system.trail_of("unseen").expect("a trail"),
@@ -283,10 +262,18 @@ async fn br_we_014_one_that_was_deleted_before_anybody_saw_it_goes_and_is_told_o
 async fn br_we_014_an_execution_that_is_replaced_by_hand_is_not_taken_for_the_real_one() {
     let cluster = cluster().await;
     let workflow = Script::push(&cluster, "sleeps", SLEEPS, "");
-    let mut system = system(&cluster, "replaced", &[&workflow]).await;
+    let mut system = System::install(&cluster, "replaced", &[&workflow])
+        .await
+        .expect("installed");
     system.start_controller().await.expect("started");
-    create(&system, &workflow, "mine", &json!({})).await;
-    until(&system, "mine", "ExecutionRunning", "True/ExecutionStarted").await;
+    system
+        .create(&workflow, "mine", &json!({}))
+        .await
+        .expect("stored");
+    system
+        .until("mine", "ExecutionRunning", "True/ExecutionStarted")
+        .await
+        .expect("it comes to that");
     system.kill_controller().await.expect("killed");
     let jobs = system.execution.api::<Job>();
     let real = system.jobs().await.expect("listed").remove(0);
@@ -331,10 +318,18 @@ async fn br_we_014_an_execution_that_is_replaced_by_hand_is_not_taken_for_the_re
 async fn br_we_014_an_execution_that_loses_its_labels_is_followed_to_its_end() {
     let cluster = cluster().await;
     let workflow = Script::push(&cluster, "edited", "sleep 8", "");
-    let mut system = system(&cluster, "edited", &[&workflow]).await;
+    let mut system = System::install(&cluster, "edited", &[&workflow])
+        .await
+        .expect("installed");
     system.start_controller().await.expect("started");
-    create(&system, &workflow, "mine", &json!({})).await;
-    until(&system, "mine", "ExecutionRunning", "True/ExecutionStarted").await;
+    system
+        .create(&workflow, "mine", &json!({}))
+        .await
+        .expect("stored");
+    system
+        .until("mine", "ExecutionRunning", "True/ExecutionStarted")
+        .await
+        .expect("it comes to that");
     let name = system.jobs().await.expect("listed")[0].name_any();
     let none = Patch::Merge(json!({ "metadata": { "labels": null } }));
     let jobs = system.execution.api::<Job>();
@@ -346,8 +341,8 @@ async fn br_we_014_an_execution_that_loses_its_labels_is_followed_to_its_end() {
     assert_eq!(phase, Some(Phase::Running), "edited while it ran");
     let wfe = system.ended("mine").await.expect("ended");
     assert_eq!(condition(&wfe, "Ready"), "True/Ready");
-    delete(&system, "mine").await;
-    gone(&system, "mine").await;
+    system.delete("mine").await.expect("deleted");
+    system.gone("mine").await.expect("gone");
     nothing_is_left(&system).await;
 }
 
@@ -358,20 +353,28 @@ async fn br_we_009_what_one_leaves_that_vanished_without_us_is_swept_and_the_nex
         Script::push(&cluster, "sleeps", SLEEPS, ""),
         Script::push(&cluster, "succeeds", "true", ""),
     );
-    let mut system = system(&cluster, "orphan", &[&sleeps, &succeeds]).await;
+    let mut system = System::install(&cluster, "orphan", &[&sleeps, &succeeds])
+        .await
+        .expect("installed");
     system.start_controller().await.expect("started");
     let api = system.namespace.api::<WorkflowExecution>();
-    create(&system, &sleeps, "vanishes", &json!({})).await;
-    until(
-        &system,
-        "vanishes",
-        "ExecutionRunning",
-        "True/ExecutionStarted",
-    )
-    .await;
+    system
+        .create(&sleeps, "vanishes", &json!({}))
+        .await
+        .expect("stored");
+    system
+        .until("vanishes", "ExecutionRunning", "True/ExecutionStarted")
+        .await
+        .expect("it comes to that");
     let waits = json!({ "targetResource": "prod/Deployment/vanishes", "executionConfig": { "whenBlocked": "Wait" } });
-    create(&system, &succeeds, "next", &waits).await;
-    until(&system, "next", "Blocked", "True/ResourceBusy").await;
+    system
+        .create(&succeeds, "next", &waits)
+        .await
+        .expect("stored");
+    system
+        .until("next", "Blocked", "True/ResourceBusy")
+        .await
+        .expect("it comes to that");
     system.kill_controller().await.expect("killed");
     // As if it had run for a while: a create of its cannot be on its way any more.
     let leases = system.execution.api::<Lease>();
@@ -389,8 +392,8 @@ async fn br_we_009_what_one_leaves_that_vanished_without_us_is_swept_and_the_nex
     api.patch("vanishes", &PatchParams::default(), &free)
         .await
         .expect("freed");
-    delete(&system, "vanishes").await;
-    gone(&system, "vanishes").await;
+    system.delete("vanishes").await.expect("deleted");
+    system.gone("vanishes").await.expect("gone");
     system.start_controller().await.expect("started");
     let next = system.ended("next").await.expect("ended");
     assert_eq!(condition(&next, "Ready"), "True/Ready");
@@ -404,17 +407,22 @@ async fn br_we_014_release_lets_everything_go_and_says_what_is_given_up() {
         Script::push(&cluster, "sleeps", SLEEPS, ""),
         Script::push(&cluster, "fails", "exit 1", ""),
     );
-    let mut system = system(&cluster, "release", &[&sleeps, &fails]).await;
+    let mut system = System::install(&cluster, "release", &[&sleeps, &fails])
+        .await
+        .expect("installed");
     system.start_controller().await.expect("started");
-    create(&system, &sleeps, "running", &json!({})).await;
-    create(&system, &fails, "blocks", &json!({})).await;
-    until(
-        &system,
-        "running",
-        "ExecutionRunning",
-        "True/ExecutionStarted",
-    )
-    .await;
+    system
+        .create(&sleeps, "running", &json!({}))
+        .await
+        .expect("stored");
+    system
+        .create(&fails, "blocks", &json!({}))
+        .await
+        .expect("stored");
+    system
+        .until("running", "ExecutionRunning", "True/ExecutionStarted")
+        .await
+        .expect("it comes to that");
     system.ended("blocks").await.expect("ended");
     system.kill_controller().await.expect("killed");
     let namespace = system.namespace.name().to_owned();
@@ -429,8 +437,8 @@ async fn br_we_014_release_lets_everything_go_and_says_what_is_given_up() {
         assert!(text.contains(says), "{says} is missing in {text}");
     }
     for name in ["running", "blocks"] {
-        delete(&system, name).await;
-        gone(&system, name).await;
+        system.delete(name).await.expect("deleted");
+        system.gone(name).await.expect("gone");
     }
     let api = system.namespace.api::<WorkflowExecution>();
     assert!(

@@ -18,7 +18,7 @@ use crate::setup::{SECONDS_30, cluster};
 async fn br_we_014_a_kill_between_create_and_status_write_gives_one_job_and_a_success() {
     let cluster = cluster().await;
     let workflow = Script::push(&cluster, "quick", "true", "");
-    let mut system = System::install(&cluster, "restart", &[("w.yaml", workflow.yaml.clone())])
+    let mut system = System::install(&cluster, "restart", &[&workflow])
         .await
         .expect("installed");
     // It can make Jobs and cannot say so: every status write is refused until it is killed.

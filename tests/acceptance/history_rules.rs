@@ -16,15 +16,7 @@ use crate::setup::{SECONDS_30, cluster};
 
 /// A system with short times, and no webhook: history is the controller's.
 async fn system(cluster: &Cluster, prefix: &str, workflows: &[&Script], flags: &[&str]) -> System {
-    let files: Vec<_> = workflows
-        .iter()
-        .map(|it| (format!("{}.yaml", it.id), it.yaml.clone()))
-        .collect();
-    let files: Vec<_> = files
-        .iter()
-        .map(|(name, yaml)| (name.as_str(), yaml.clone()))
-        .collect();
-    let mut system = System::install(cluster, prefix, &files)
+    let mut system = System::install(cluster, prefix, workflows)
         .await
         .expect("installed");
     system.controller_flags = flags.iter().map(|&flag| flag.to_owned()).collect();
@@ -224,12 +216,10 @@ async fn br_we_013_a_failure_midway_blocks_the_target_for_everybody_until_it_is_
         Script::push(&cluster, "bad", "exit 3", ""),
         Script::push(&cluster, "good", "true", ""),
     );
-    let mut pipeline = Script::of(
+    let pipeline = Script::pipeline(
         "pipeline",
         format!("r.io/pipeline@sha256:{}", "2".repeat(64)),
-        "",
     );
-    pipeline.yaml = pipeline.yaml.replace("engine: job", "engine: tekton");
     let flags = ["--cooldown=0s", "--backoff-base=1s"];
     let mut system = system(&cluster, "block", &[&bad, &good, &pipeline], &flags).await;
     let api = system.namespace.api::<WorkflowExecution>();

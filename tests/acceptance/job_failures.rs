@@ -29,20 +29,14 @@ async fn br_we_012_every_failure_has_its_reason_exit_code_and_summary() {
         "echo why >/dev/termination-log; exit 3",
         "",
     );
-    let hungry = Script::push(&cluster, "hungry", "tail /dev/zero", "");
-    let hungry_yaml = hungry.yaml.replace(
+    let mut hungry = Script::push(&cluster, "hungry", "tail /dev/zero", "");
+    hungry.yaml = hungry.yaml.replace(
         "engine: job,",
         "engine: job, resources: {limits: {memory: 16Mi}},",
     );
     let slow = Script::push(&cluster, "slow", SLEEP, "");
     let absent = Script::of("absent", missing, "");
-    let files = [
-        ("a.yaml", exits.yaml.clone()),
-        ("b.yaml", hungry_yaml),
-        ("c.yaml", slow.yaml.clone()),
-        ("d.yaml", absent.yaml.clone()),
-    ];
-    let system = System::start(&cluster, "fails", &files)
+    let system = System::start(&cluster, "fails", &[&exits, &hungry, &slow, &absent])
         .await
         .expect("started");
     let api = system.namespace.api::<WorkflowExecution>();
@@ -177,13 +171,11 @@ async fn br_we_012_every_failure_has_its_reason_exit_code_and_summary() {
 async fn br_we_003_an_engine_that_is_not_installed_fails_with_that_reason() {
     let cluster = cluster().await;
     let image = format!("r.io/pipeline@sha256:{}", "2".repeat(64));
-    let yaml = format!(
-        "metadata: {{workflowId: pipeline, version: 1.0.0}}\nexecution: {{engine: tekton, bundle: '{image}'}}\n"
-    );
-    let system = System::start(&cluster, "engine", &[("w.yaml", yaml)])
+    let pipeline = Script::pipeline("pipeline", image);
+    let system = System::start(&cluster, "engine", &[&pipeline])
         .await
         .expect("started");
-    let request = Script::of("pipeline", image, "").request("tekton", &json!({
+    let request = pipeline.request("tekton", &json!({
         "executionEngine": "tekton",
         "workflowRef": { "workflowId": "pipeline", "version": "1.0.0", "bundleRef": "oci://r.io/pipeline" },
     }));

@@ -19,7 +19,7 @@ async fn br_we_014_a_workflow_runs_with_its_files_and_parameters_and_is_audited(
     let script = "set -e\necho target=$TARGET_RESOURCE wfe=$KUBERNAUT_WORKFLOW_EXECUTION rr=$KUBERNAUT_REMEDIATION_REQUEST\nprintf 'text=%s\\n' \"$TEXT\"\necho mode=$MODE user=$(id -u)\ncat /run/kubernaut/secrets/registry/token /run/kubernaut/configmaps/limits/max\ntouch /tmp/x\nif touch /x 2>/dev/null; then echo root is writable; fi\n";
     let more = "dependencies: {secrets: [{name: registry}], configMaps: [{name: limits}]}\nparameters:\n- {name: TEXT, type: string, required: true}\n- {name: MODE, type: string, default: safe}\n";
     let workflow = Script::push(&cluster, "read-all", script, more);
-    let system = System::start(&cluster, "life", &[("w.yaml", workflow.yaml.clone())])
+    let system = System::start(&cluster, "life", &[&workflow])
         .await
         .expect("started");
     let create = PostParams::default();
@@ -151,7 +151,7 @@ async fn br_we_014_a_deleted_request_is_cancelled_audited_and_leaves_nothing() {
         "trap 'exit 0' TERM; sleep 300 & wait",
         "",
     );
-    let system = System::start(&cluster, "cancel", &[("w.yaml", workflow.yaml.clone())])
+    let system = System::start(&cluster, "cancel", &[&workflow])
         .await
         .expect("started");
     let api = system.namespace.api::<WorkflowExecution>();
@@ -219,8 +219,7 @@ async fn br_we_014_a_deleted_request_is_cancelled_audited_and_leaves_nothing() {
 async fn br_we_014_the_job_of_a_success_is_deleted_after_its_retention_and_the_request_stays() {
     let cluster = cluster().await;
     let workflow = Script::push(&cluster, "brief", "true", "");
-    let files = [("w.yaml", workflow.yaml.clone())];
-    let mut system = System::install(&cluster, "retention", &files)
+    let mut system = System::install(&cluster, "retention", &[&workflow])
         .await
         .expect("installed");
     system.controller_flags = vec!["--retention=2s".to_owned()];

@@ -12,7 +12,7 @@ use crate::setup::{SECONDS_30, cluster};
 async fn br_we_009_who_comes_second_is_skipped_or_waits_as_asked() {
     let cluster = cluster().await;
     let workflow = Script::push(&cluster, "nap", "sleep 12", "");
-    let mut system = System::install(&cluster, "lock", &[("w.yaml", workflow.yaml.clone())])
+    let mut system = System::install(&cluster, "lock", &[&workflow])
         .await
         .expect("installed");
     system.controller_flags = vec!["--cooldown=0s".to_owned()];

@@ -22,7 +22,7 @@ const ALL_WITHIN: Duration = Duration::from_mins(8);
 async fn br_we_009_two_controllers_at_once_never_run_two_on_a_target() {
     let cluster = cluster().await;
     let workflow = Script::push(&cluster, "brief", "true", "");
-    let mut system = System::install(&cluster, "two", &[("w.yaml", workflow.yaml.clone())])
+    let mut system = System::install(&cluster, "two", &[&workflow])
         .await
         .expect("installed");
     // What has ended makes room on the node at once.

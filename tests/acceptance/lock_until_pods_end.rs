@@ -1,7 +1,7 @@
 //! BR-WE-009: a target is free when the last pod on it has ended, not when its Job is gone.
 
 use k8s_openapi::api::batch::v1::Job;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
 use wfe_model::workflow_execution::{FailureReason, Phase, WorkflowExecution};
 use wfe_tests::system::{Script, System, condition};
@@ -23,7 +23,7 @@ async fn second_starts_after_the_pod(
 ) {
     let cluster = cluster().await;
     let workflow = Script::push(&cluster, "stubborn", STUBBORN, PARAMETERS);
-    let system = System::start(&cluster, prefix, &[("w.yaml", workflow.yaml.clone())])
+    let system = System::start(&cluster, prefix, &[&workflow])
         .await
         .expect("started");
     let overlap = Overlap::watch(&system.execution);
@@ -100,12 +100,10 @@ async fn second_starts_after_the_pod(
 #[tokio::test]
 async fn br_we_009_after_a_cancel_the_next_one_starts_when_the_pod_has_ended() {
     second_starts_after_the_pod("pod-cancel", FailureReason::Cancelled, async |system| {
-        let patch = Patch::Merge(
-            json!({ "metadata": { "annotations": { "kubernaut.ai/cancel": "wrong target" } } }),
-        );
-        let api = system.namespace.api::<WorkflowExecution>();
-        let patched = api.patch("first", &PatchParams::default(), &patch).await;
-        patched.expect("cancelled");
+        system
+            .cancel("first", "wrong target")
+            .await
+            .expect("cancelled");
     })
     .await;
 }
@@ -113,10 +111,7 @@ async fn br_we_009_after_a_cancel_the_next_one_starts_when_the_pod_has_ended() {
 #[tokio::test]
 async fn br_we_009_after_a_delete_the_next_one_starts_when_the_pod_has_ended() {
     second_starts_after_the_pod("pod-delete", FailureReason::Cancelled, async |system| {
-        let api = system.namespace.api::<WorkflowExecution>();
-        api.delete("first", &DeleteParams::default())
-            .await
-            .expect("deleted");
+        system.delete("first").await.expect("deleted");
     })
     .await;
 }

@@ -13,6 +13,7 @@ use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinHandle;
 use wfe_tests::TestNamespace;
+use wfe_tests::system::{job_has_ended, pod_is_alive};
 
 const TARGET: &str = "kubernaut.ai/target-hash";
 const SOURCE: &str = "kubernaut.ai/workflow-execution-uid";
@@ -34,25 +35,11 @@ struct Log {
 impl Overlap {
     pub fn watch(namespace: &TestNamespace) -> Self {
         let log: Arc<Mutex<Log>> = Arc::default();
-        let pod_is_alive = |pod: &Pod| {
-            let phase = pod
-                .status
-                .as_ref()
-                .and_then(|status| status.phase.as_deref());
-            !matches!(phase, Some("Succeeded" | "Failed"))
-        };
-        let job_is_alive = |job: &Job| {
-            let conditions = job
-                .status
-                .iter()
-                .flat_map(|it| it.conditions.iter().flatten());
-            !conditions.into_iter().any(|it| {
-                ["Complete", "Failed"].contains(&it.type_.as_str()) && it.status == "True"
-            })
-        };
         let tasks = vec![
             tokio::spawn(follow(namespace.api::<Pod>(), log.clone(), pod_is_alive)),
-            tokio::spawn(follow(namespace.api::<Job>(), log.clone(), job_is_alive)),
+            tokio::spawn(follow(namespace.api::<Job>(), log.clone(), |job| {
+                !job_has_ended(job)
+            })),
         ];
         Self { log, tasks }
     }

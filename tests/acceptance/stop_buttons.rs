@@ -8,9 +8,8 @@ use serde_json::{Value, json};
 use wfe_model::audit::EventType;
 use wfe_model::workflow_execution::{FailureReason, Phase, SkipReason, WorkflowExecution};
 use wfe_tests::system::{Script, System, condition};
-use wfe_tests::wait;
 
-use crate::setup::{SECONDS_30, cluster};
+use crate::setup::cluster;
 
 async fn pause(system: &System, paused: Value) {
     let namespaces: Api<Namespace> = Api::all(system.cluster.admin());
@@ -22,20 +21,11 @@ async fn pause(system: &System, paused: Value) {
     patched.expect("annotated");
 }
 
-async fn blocked(system: &System, name: &str, reason: &str) {
-    let api = system.namespace.api::<WorkflowExecution>();
-    let is = |wfe: &WorkflowExecution| condition(wfe, "Blocked") == format!("True/{reason}");
-    wait::until(&api, name, "it says why it does not start", SECONDS_30, is)
-        .await
-        .expect("blocked");
-}
-
 #[tokio::test]
 async fn br_we_009_while_paused_nothing_starts_and_everything_can_be_cancelled_or_grows_stale() {
     let cluster = cluster().await;
     let workflow = Script::push(&cluster, "paused", "true", "");
-    let files = [("w.yaml", workflow.yaml.clone())];
-    let mut system = System::install(&cluster, "pause", &files)
+    let mut system = System::install(&cluster, "pause", &[&workflow])
         .await
         .expect("installed");
     let api = system.namespace.api::<WorkflowExecution>();
@@ -53,8 +43,14 @@ async fn br_we_009_while_paused_nothing_starts_and_everything_can_be_cancelled_o
             .await
             .expect("admitted");
     }
-    blocked(&system, "patient", "Paused").await;
-    blocked(&system, "cancelled", "Paused").await;
+    system
+        .until("patient", "Blocked", "True/Paused")
+        .await
+        .expect("blocked");
+    system
+        .until("cancelled", "Blocked", "True/Paused")
+        .await
+        .expect("blocked");
 
     let stale = system
         .ended("stale")
@@ -71,12 +67,8 @@ async fn br_we_009_while_paused_nothing_starts_and_everything_can_be_cancelled_o
         details.message
     );
 
-    let why = Patch::Merge(
-        json!({ "metadata": { "annotations": { "kubernaut.ai/cancel": "not needed any more" } } }),
-    );
-    api.patch("cancelled", &PatchParams::default(), &why)
-        .await
-        .expect("annotated");
+    let why = "not needed any more";
+    system.cancel("cancelled", why).await.expect("annotated");
     let cancelled = system
         .ended("cancelled")
         .await
@@ -121,8 +113,7 @@ async fn br_we_003_what_does_not_start_in_time_is_given_up_for_the_reason_that_w
         "2".repeat(64)
     );
     let workflow = Script::of("unpullable", image, "");
-    let files = [("w.yaml", workflow.yaml.clone())];
-    let mut system = System::install(&cluster, "start-timeout", &files)
+    let mut system = System::install(&cluster, "start-timeout", &[&workflow])
         .await
         .expect("installed");
     system.controller_flags = vec!["--start-timeout=20s".to_owned()];

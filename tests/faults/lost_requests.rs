@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures::future::join_all;
+use itertools::iproduct;
 use wfe_tests::proxy::Fault;
 
 use crate::scenario::{Scenario, Stage};
@@ -112,8 +113,8 @@ async fn cases(stages: &[Stage], faults: &[Fault], scenarios: &[Scenario]) -> Ve
                 "{scenario:?}: {requests:?}"
             );
         }
-        for (request, fault) in iproduct(&requests, faults) {
-            let (number, scenario) = (cases.len(), *scenario);
+        for (request, fault) in iproduct!(requests, faults) {
+            let (number, scenario, fault) = (cases.len(), *scenario, *fault);
             cases.push_back(Case {
                 number,
                 scenario,
@@ -123,14 +124,6 @@ async fn cases(stages: &[Stage], faults: &[Fault], scenarios: &[Scenario]) -> Ve
         }
     }
     cases
-}
-
-fn iproduct<'a>(
-    requests: &'a [String],
-    faults: &'a [Fault],
-) -> impl Iterator<Item = (String, Fault)> + 'a {
-    let each = |request: &'a String| faults.iter().map(|fault| (request.clone(), *fault));
-    requests.iter().flat_map(each)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,19 +7,17 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 use wfe_model::audit::EventType::{
     self, SelectionCompleted, WorkflowCompleted, WorkflowFailed, WorkflowStarted,
 };
 use wfe_model::workflow_execution::WorkflowExecution;
+use wfe_tests::Cluster;
 use wfe_tests::proxy::Proxy;
 use wfe_tests::stand_in::{Ending, StandIn, again};
 use wfe_tests::system::{Program, Script, System, condition};
-use wfe_tests::{Cluster, wait};
 
 const SUCCEEDED: &str = "True/ExecutionSucceeded";
-const SECONDS_30: Duration = Duration::from_secs(30);
 
 /// What happens in a run.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -83,11 +81,7 @@ impl Stage {
             .expect("the CRD");
         let workflow = Script::of("w", format!("r.io/w@sha256:{}", "1".repeat(64)), "");
         let another = Script::of("v", format!("r.io/v@sha256:{}", "2".repeat(64)), "");
-        let files = [
-            ("w.yaml", workflow.yaml.clone()),
-            ("v.yaml", another.yaml.clone()),
-        ];
-        let mut system = System::install(&cluster, prefix, &files)
+        let mut system = System::install(&cluster, prefix, &[&workflow, &another])
             .await
             .expect("installed");
         system.put_proxy_between().await.expect("a proxy");
@@ -169,24 +163,7 @@ impl Stage {
         when_blocked: &str,
     ) -> Result<WorkflowExecution> {
         let spec = json!({ "targetResource": format!("prod/Deployment/{target}"), "executionConfig": { "whenBlocked": when_blocked } });
-        let request = workflow.request(name, &spec);
-        let api = self.system.namespace.api::<WorkflowExecution>();
-        Ok(api.create(&PostParams::default(), &request).await?)
-    }
-
-    async fn until(&self, name: &str, kind: &str, expected: &str) -> Result<()> {
-        let api = self.system.namespace.api::<WorkflowExecution>();
-        let is = |wfe: &WorkflowExecution| condition(wfe, kind) == expected;
-        let what = format!("{kind} is {expected}");
-        wait::until(&api, name, &what, 2 * SECONDS_30, is)
-            .await
-            .map(drop)
-    }
-
-    async fn delete(&self, name: &str) -> Result<()> {
-        let api = self.system.namespace.api::<WorkflowExecution>();
-        api.delete(name, &DeleteParams::default()).await?;
-        wait::gone(&api, name, 2 * SECONDS_30).await
+        self.system.create(workflow, name, &spec).await
     }
 
     /// Prepares what has happened before `scenario` begins.
@@ -216,7 +193,8 @@ impl Stage {
             Scenario::Skip => {
                 self.create(&self.workflow, name, name, "Skip").await?;
                 self.system.ended(name).await?;
-                self.until(name, "Blocked", "True/RecentlyRemediated")
+                self.system
+                    .until(name, "Blocked", "True/RecentlyRemediated")
                     .await?;
                 self.came_to(name, &[SelectionCompleted], 0).await
             }
@@ -240,13 +218,10 @@ impl Stage {
     async fn cancel(&self, name: &str) -> Result<()> {
         self.ends(name, Ending::Never);
         self.create(&self.workflow, name, name, "Skip").await?;
-        self.until(name, "ExecutionRunning", "True/ExecutionStarted")
+        self.system
+            .until(name, "ExecutionRunning", "True/ExecutionStarted")
             .await?;
-        let why = Patch::Merge(
-            json!({ "metadata": { "annotations": { "kubernaut.ai/cancel": "enough" } } }),
-        );
-        let api = self.system.namespace.api::<WorkflowExecution>();
-        api.patch(name, &PatchParams::default(), &why).await?;
+        self.system.cancel(name, "enough").await?;
         self.ended_as(name, "False/Cancelled", WorkflowFailed).await
     }
 
@@ -254,10 +229,13 @@ impl Stage {
         let first = format!("{name}-first");
         self.ends(&first, Ending::Never);
         self.create(&self.another, &first, name, "Skip").await?;
-        self.until(&first, "ExecutionRunning", "True/ExecutionStarted")
+        self.system
+            .until(&first, "ExecutionRunning", "True/ExecutionStarted")
             .await?;
         self.create(&self.workflow, name, name, "Wait").await?;
-        self.until(name, "Blocked", "True/ResourceBusy").await?;
+        self.system
+            .until(name, "Blocked", "True/ResourceBusy")
+            .await?;
         self.ends(&first, Ending::Success);
         let job = self.job_of(&first).await?;
         again(&self.system.execution.api::<Job>(), &job).await?;
@@ -279,7 +257,8 @@ impl Stage {
         if condition(&api.get(name).await?, "Ready") == "False/NotReady" && executions > 0 {
             self.system.clear(name).await?;
         }
-        self.delete(name).await?;
+        self.system.delete(name).await?;
+        self.system.gone(name).await?;
         let found = self.system.trail_of(name)?;
         ensure!(found == trail, "{name}: {found:?}, not {trail:?}");
         let made = self.stand_in.made_for(&uid);

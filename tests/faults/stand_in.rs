@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::task::AbortHandle;
 
 use crate::TestNamespace;
+use crate::system::job_has_ended;
 
 const SOURCE_UID: &str = "kubernaut.ai/workflow-execution-uid";
 
@@ -106,16 +107,7 @@ fn note(made: &Mutex<HashMap<String, Vec<String>>>, job: &Job) {
 }
 
 async fn run(jobs: &Api<Job>, pods: &Api<Pod>, job: &Job, ending: Ending) -> Result<()> {
-    let has_ended = |job: &Job| {
-        let conditions = job
-            .status
-            .iter()
-            .flat_map(|it| it.conditions.iter().flatten());
-        conditions
-            .into_iter()
-            .any(|it| ["Complete", "Failed"].contains(&it.type_.as_str()))
-    };
-    if has_ended(job) || job.metadata.deletion_timestamp.is_some() {
+    if job_has_ended(job) || job.metadata.deletion_timestamp.is_some() {
         return Ok(());
     }
     let name = job.name_any();

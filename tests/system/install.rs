@@ -169,21 +169,30 @@ async fn role(
     };
     let binding = RoleBinding {
         metadata,
-        role_ref: RoleRef {
-            api_group: "rbac.authorization.k8s.io".to_owned(),
-            kind: "Role".to_owned(),
-            name: account.to_owned(),
-        },
-        subjects: Some(vec![Subject {
-            kind: "ServiceAccount".to_owned(),
-            name: account.to_owned(),
-            namespace: Some(system.execution.name().to_owned()),
-            api_group: None,
-        }]),
+        role_ref: role_ref("Role", account),
+        subjects: Some(vec![subject(system, account)]),
     };
     let client = system.cluster.admin();
     apply(&Api::namespaced(client.clone(), namespace), &role).await?;
     apply(&Api::namespaced(client, namespace), &binding).await
+}
+
+fn role_ref(kind: &str, name: &str) -> RoleRef {
+    RoleRef {
+        api_group: "rbac.authorization.k8s.io".to_owned(),
+        kind: kind.to_owned(),
+        name: name.to_owned(),
+    }
+}
+
+/// A ServiceAccount of the execution namespace.
+fn subject(system: &System, account: &str) -> Subject {
+    Subject {
+        kind: "ServiceAccount".to_owned(),
+        name: account.to_owned(),
+        namespace: Some(system.execution.name().to_owned()),
+        api_group: None,
+    }
 }
 
 /// The controller's rights in every namespace.
@@ -206,17 +215,8 @@ async fn cluster_role(system: &System, account: &str, rules: Vec<PolicyRule>) ->
     };
     let binding = ClusterRoleBinding {
         metadata,
-        role_ref: RoleRef {
-            api_group: "rbac.authorization.k8s.io".to_owned(),
-            kind: "ClusterRole".to_owned(),
-            name: configuration_name(system.namespace.name()),
-        },
-        subjects: Some(vec![Subject {
-            kind: "ServiceAccount".to_owned(),
-            name: account.to_owned(),
-            namespace: Some(system.execution.name().to_owned()),
-            api_group: None,
-        }]),
+        role_ref: role_ref("ClusterRole", &configuration_name(system.namespace.name())),
+        subjects: Some(vec![subject(system, account)]),
     };
     let client = system.cluster.admin();
     apply(&Api::all(client.clone()), &role).await?;

@@ -8,16 +8,17 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
 use wfe_model::audit::{AuditEvent, EventType};
 use wfe_model::workflow_execution::WorkflowExecution;
 
-use serde_json::json;
-
-use super::System;
+use super::{Script, System};
 use crate::wait;
 
 const ENDED_WITHIN: Duration = Duration::from_mins(2);
+const HAPPENS_WITHIN: Duration = Duration::from_secs(30);
+const GONE_WITHIN: Duration = Duration::from_mins(1);
 
 impl System {
     /// A WorkflowExecution, when it has ended and its audit trail is acknowledged.
@@ -31,6 +32,51 @@ impl System {
             what,
             ENDED_WITHIN,
             acknowledged,
+        )
+        .await
+    }
+
+    /// Asks for a run of `workflow`, with `spec` merged into the request.
+    pub async fn create(
+        &self,
+        workflow: &Script,
+        name: &str,
+        spec: &Value,
+    ) -> Result<WorkflowExecution> {
+        let request = workflow.request(name, spec);
+        let api = self.namespace.api::<WorkflowExecution>();
+        Ok(api.create(&PostParams::default(), &request).await?)
+    }
+
+    /// A WorkflowExecution, when a condition is `expected`: `status/reason`.
+    pub async fn until(&self, name: &str, kind: &str, expected: &str) -> Result<WorkflowExecution> {
+        let is = |wfe: &WorkflowExecution| condition(wfe, kind) == expected;
+        let what = format!("{kind} is {expected}");
+        wait::until(&self.namespace.api(), name, &what, HAPPENS_WITHIN, is).await
+    }
+
+    /// Has one cancelled, saying why.
+    pub async fn cancel(&self, name: &str, why: &str) -> Result<()> {
+        let patch = json!({ "metadata": { "annotations": { "kubernaut.ai/cancel": why } } });
+        let api = self.namespace.api::<WorkflowExecution>();
+        api.patch(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await?;
+        Ok(())
+    }
+
+    /// Deletes one as a user would who does not wait for the end.
+    pub async fn delete(&self, name: &str) -> Result<()> {
+        let api = self.namespace.api::<WorkflowExecution>();
+        api.delete(name, &DeleteParams::default()).await?;
+        Ok(())
+    }
+
+    /// Until a deleted one is gone.
+    pub async fn gone(&self, name: &str) -> Result<()> {
+        wait::gone(
+            &self.namespace.api::<WorkflowExecution>(),
+            name,
+            GONE_WITHIN,
         )
         .await
     }
@@ -53,13 +99,7 @@ impl System {
             .list(&ListParams::default())
             .await?
             .items;
-        pods.retain(|pod| {
-            let phase = pod
-                .status
-                .as_ref()
-                .and_then(|status| status.phase.as_deref());
-            !matches!(phase, Some("Succeeded" | "Failed"))
-        });
+        pods.retain(pod_is_alive);
         Ok(pods)
     }
 
@@ -112,6 +152,26 @@ impl System {
     pub fn trail_of(&self, name: &str) -> Result<Vec<EventType>> {
         Ok(types(&self.audit_trail()?, name))
     }
+}
+
+/// Whether a pod may still do something.
+pub fn pod_is_alive(pod: &Pod) -> bool {
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
+    !matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// Whether a Job has ended, well or not.
+pub fn job_has_ended(job: &Job) -> bool {
+    let conditions = job
+        .status
+        .iter()
+        .flat_map(|it| it.conditions.iter().flatten());
+    conditions
+        .into_iter()
+        .any(|it| ["Complete", "Failed"].contains(&it.type_.as_str()) && it.status == "True")
 }
 
 /// `status/reason` of a condition.

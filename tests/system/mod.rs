@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 use wfe_model::audit::AuditEvent;
 
-pub use self::look::{condition, types};
+pub use self::look::{condition, job_has_ended, pod_is_alive, types};
 pub use self::program::Program;
 pub use self::script::Script;
 use crate::proxy::Proxy;
@@ -46,18 +46,17 @@ pub struct System {
 
 impl System {
     /// Installs everything but the programs, in namespaces of its own; `workflows` are the
-    /// catalog's files.
-    pub async fn install(
-        cluster: &Cluster,
-        prefix: &str,
-        workflows: &[(&str, String)],
-    ) -> Result<Self> {
+    /// catalog.
+    pub async fn install(cluster: &Cluster, prefix: &str, workflows: &[&Script]) -> Result<Self> {
         let namespace = cluster.namespace(prefix).await?;
         let execution = cluster.namespace(&format!("{prefix}-run")).await?;
-        Self::install_between(cluster, namespace, execution, workflows, false).await
+        let files = workflows.iter().map(|it| (it.id, it.yaml.clone()));
+        let files: Vec<_> = files.collect();
+        Self::install_between(cluster, namespace, execution, &files, false).await
     }
 
-    /// Installs everything but the programs, in two namespaces that stay.
+    /// Installs everything but the programs, in two namespaces that stay; `workflows` are the
+    /// catalog's files by name.
     pub async fn install_in(
         cluster: &Cluster,
         namespace: &str,
@@ -91,18 +90,15 @@ impl System {
         };
         std::fs::create_dir(system.path("catalog"))?;
         for (name, text) in workflows {
-            std::fs::write(system.path("catalog").join(name), text)?;
+            let file = system.path("catalog").join(name).with_extension("yaml");
+            std::fs::write(file, text)?;
         }
         install::all(&system).await?;
         Ok(system)
     }
 
     /// [`install`](Self::install), then both programs.
-    pub async fn start(
-        cluster: &Cluster,
-        prefix: &str,
-        workflows: &[(&str, String)],
-    ) -> Result<Self> {
+    pub async fn start(cluster: &Cluster, prefix: &str, workflows: &[&Script]) -> Result<Self> {
         let mut system = Self::install(cluster, prefix, workflows).await?;
         system.start_webhook().await?;
         system.start_controller().await?;

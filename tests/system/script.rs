@@ -44,6 +44,15 @@ impl Script {
         Self { id, image, yaml }
     }
 
+    /// A workflow for engine tekton.
+    pub fn pipeline(id: &'static str, bundle: String) -> Self {
+        let job = Self::of(id, bundle, "");
+        Self {
+            yaml: job.yaml.replace("engine: job", "engine: tekton"),
+            ..job
+        }
+    }
+
     /// A request to run it, with `spec` merged in.
     pub fn request(&self, name: &str, spec: &Value) -> WorkflowExecution {
         let mut object = json!({
