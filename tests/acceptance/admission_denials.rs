@@ -126,14 +126,14 @@ fn cases(plain: &Script, missing: &Script, empty: &Script) -> Vec<Case> {
         ),
         case(
             spec(missing),
-            "depends on something that is not ready",
-            "Secret \"absent\" does not exist in namespace",
+            "spec.workflowRef.workflowId",
+            "the workflow needs the Secret \"absent\", which does not exist in namespace",
             Some(("DependenciesReady", "False/DependencyMissing")),
         ),
         case(
             spec(empty),
-            "depends on something that is not ready",
-            "Secret \"hollow\" in namespace",
+            "spec.workflowRef.workflowId",
+            "the workflow needs the Secret \"hollow\", which has no data in namespace",
             Some(("DependenciesReady", "False/DependencyEmpty")),
         ),
     ]

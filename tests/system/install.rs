@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::admissionregistration::v1::{
-    MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
+    MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+    ValidatingWebhookConfiguration,
 };
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
@@ -24,7 +25,7 @@ use serde_json::{Map, Value, json};
 
 use wfe_model::workflow_execution::WorkflowExecution;
 
-use super::{System, chart};
+use super::{Script, System, chart};
 use crate::pki::Authority;
 use crate::{Cluster, access, wait};
 
@@ -32,6 +33,11 @@ pub(super) const CONTROLLER: &str = "wfe-controller";
 pub(super) const WEBHOOK: &str = "wfe-webhook";
 const PROBE_INTERVAL: Duration = Duration::from_millis(20);
 const EFFECTIVE_DEADLINE: Duration = Duration::from_secs(20);
+const POLICIES: [&str; 3] = [
+    "workflowexecution-status",
+    "workflowexecution-target",
+    "workflowexecution-abandon-audit",
+];
 const RUNNER: &str = "kubernaut-workflow-runner";
 const RUNNER_LABEL: &str = "kubernaut.ai/workflow-runner";
 
@@ -87,7 +93,66 @@ pub(super) async fn all(system: &System) -> Result<()> {
         rules("controller-rules.yaml")?,
     )
     .await?;
-    role(system, execution, WEBHOOK, rules("webhook-rules.yaml")?).await
+    role(system, execution, WEBHOOK, rules("webhook-rules.yaml")?).await?;
+    policies(system).await
+}
+
+/// The policies, bound to this system's namespace.
+async fn policies(system: &System) -> Result<()> {
+    let path = chart("files/policies.yaml");
+    let text =
+        std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let controller = format!(
+        "system:serviceaccount:{}:{CONTROLLER}",
+        system.execution.name()
+    );
+    let policies: Vec<ValidatingAdmissionPolicy> =
+        serde_saphyr::from_str(&text.replace("CONTROLLER", &controller))?;
+    let client = system.cluster.admin();
+    for mut policy in policies {
+        let name = policy_name(&policy.name_any(), system.namespace.name());
+        policy.metadata.name = Some(name.clone());
+        let binding: ValidatingAdmissionPolicyBinding = serde_json::from_value(json!({
+            "metadata": { "name": name },
+            "spec": {
+                "policyName": name, "validationActions": ["Deny"],
+                "matchResources": { "namespaceSelector": selector(system) },
+            },
+        }))?;
+        apply(&Api::all(client.clone()), &policy).await?;
+        apply(&Api::all(client.clone()), &binding).await?;
+    }
+    until_policed(system).await
+}
+
+/// Until a user's write of a status is refused.
+async fn until_policed(system: &System) -> Result<()> {
+    let name = "probe";
+    let request = Script::of("probe", format!("r.io/a@sha256:{}", "0".repeat(64)), "");
+    let api = system.namespace.api::<WorkflowExecution>();
+    api.create(&PostParams::default(), &request.request(name, &json!({})))
+        .await?;
+    let dry_run = PatchParams {
+        dry_run: true,
+        ..PatchParams::default()
+    };
+    let patch = Patch::Merge(json!({ "status": { "phase": "Pending" } }));
+    let policed = until_effective("the policies", async || {
+        let refused = api.patch_status(name, &dry_run, &patch).await;
+        Ok(refused.is_err_and(|error| error.to_string().contains("only the controller writes")))
+    });
+    policed.await?;
+    api.delete(name, &DeleteParams::default()).await?;
+    Ok(())
+}
+
+fn policy_name(policy: &str, namespace: &str) -> String {
+    format!("{policy}-{namespace}")
+}
+
+/// The system's namespace alone.
+fn selector(system: &System) -> Value {
+    json!({ "matchLabels": { "kubernetes.io/metadata.name": system.namespace.name() } })
 }
 
 /// The CRD as an older release would have it: without `field` in the status. Until it is served so,
@@ -102,7 +167,11 @@ pub(super) async fn older_crd(system: &System, field: &str, probe: &str) -> Resu
         .context("the field is there")?;
     let crd: CustomResourceDefinition = serde_json::from_value(crd)?;
     apply(&Api::all(system.cluster.admin()), &crd).await?;
-    let api = system.namespace.api::<WorkflowExecution>();
+    let account = system
+        .cluster
+        .service_account(system.execution.name(), CONTROLLER)
+        .await?;
+    let api: Api<WorkflowExecution> = Api::namespaced(account, system.namespace.name());
     let patch = Patch::Merge(json!({ "status": { field: "2026-01-01T00:00:00Z" } }));
     let dry_run = PatchParams {
         dry_run: true,
@@ -299,22 +368,24 @@ struct WebhookFile {
 #[derive(Deserialize)]
 struct WebhookEntry {
     name: String,
-    rules: Value,
     path: String,
+    /// What it says for itself, beside what is common.
+    #[serde(flatten)]
+    own: Map<String, Value>,
 }
 
 /// Has the API server ask the webhook about this system's namespace.
 pub(super) async fn webhooks(system: &System, ca: &str) -> Result<()> {
     let file: WebhookFile = read("files/webhooks.yaml")?;
-    let selector =
-        json!({ "matchLabels": { "kubernetes.io/metadata.name": system.namespace.name() } });
+    let selector = selector(system);
     let complete = |entries: Vec<WebhookEntry>| -> Vec<Value> {
         let complete = entries.into_iter().map(|entry| {
             let url = format!("https://{}:9443{}", system.address(), entry.path);
             let mut webhook = file.common.clone();
+            webhook.extend(entry.own);
             webhook.extend([
-                ("name".to_owned(), json!(entry.name)),
-                ("rules".to_owned(), entry.rules),
+                // Each system's own: the API server counts by name.
+                ("name".to_owned(), json!(webhook_name(&entry.name, system))),
                 (
                     "clientConfig".to_owned(),
                     json!({ "url": url, "caBundle": STANDARD.encode(ca) }),
@@ -428,6 +499,13 @@ pub(super) fn remove(kubeconfig: &Path, namespace: &str) -> Result<()> {
         let _ = Api::<ClusterRole>::all(client.clone())
             .delete(&name, &delete)
             .await;
+        let policies = Api::<ValidatingAdmissionPolicy>::all(client.clone());
+        let bindings = Api::<ValidatingAdmissionPolicyBinding>::all(client.clone());
+        for policy in POLICIES {
+            let name = policy_name(policy, namespace);
+            let _ = bindings.delete(&name, &delete).await;
+            let _ = policies.delete(&name, &delete).await;
+        }
         let api: Api<WorkflowExecution> = Api::namespaced(client, namespace);
         let free = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
         for wfe in api.list(&ListParams::default()).await? {
@@ -436,6 +514,11 @@ pub(super) fn remove(kubeconfig: &Path, namespace: &str) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// As the API server counts it.
+pub(super) fn webhook_name(name: &str, system: &System) -> String {
+    format!("{}.{name}", system.namespace.name())
 }
 
 fn configuration_name(namespace: &str) -> String {

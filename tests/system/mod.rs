@@ -40,6 +40,8 @@ pub struct System {
     lasting: bool,
     /// What the controller takes for the API server from its next start on.
     pub proxy: Option<Proxy>,
+    /// More flags for the webhook's next start.
+    pub webhook_flags: Vec<String>,
     /// More flags for the controller's next start.
     pub controller_flags: Vec<String>,
 }
@@ -86,6 +88,7 @@ impl System {
             webhook: None,
             lasting,
             proxy: None,
+            webhook_flags: Vec::new(),
             controller_flags: Vec::new(),
         };
         std::fs::create_dir(system.path("catalog"))?;
@@ -180,14 +183,16 @@ impl System {
     pub async fn start_webhook(&mut self) -> Result<()> {
         let kubeconfig = install::kubeconfig(self, install::WEBHOOK).await?;
         let bundle = install::certificate(self)?;
-        let flags = [
+        let mut flags = vec![
             format!("--execution-namespace={}", self.execution.name()),
+            format!("--watch-namespace={}", self.namespace.name()),
             format!("--catalog-dir={}", self.path("catalog").display()),
             format!("--cert-dir={}", self.path("tls").display()),
             format!("--listen={}:9443", self.address),
             format!("--metrics-addr={}:9091", self.address),
             format!("--health-addr={}:8082", self.address),
         ];
+        flags.extend(self.webhook_flags.clone());
         let health = format!("{}:8082", self.address);
         self.webhook = Some(
             Program::start(

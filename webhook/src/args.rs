@@ -16,6 +16,9 @@ pub struct Args {
     /// Directory with tls.crt and tls.key; read again when their content changes.
     #[arg(long, env = "WFE_CERT_DIR", default_value = "/etc/wfe-webhook/tls")]
     pub cert_dir: PathBuf,
+    /// Namespace whose WorkflowExecutions a controller runs; repeatable, all where none is named.
+    #[arg(long, env = "WFE_WATCH_NAMESPACE", value_delimiter = ',')]
+    pub watch_namespace: Vec<String>,
     /// Namespace that workflows run in.
     #[arg(
         long,
@@ -33,6 +36,9 @@ pub struct Args {
         default_value = "kubernaut-workflow-runner"
     )]
     pub default_service_account: String,
+    /// What to do about an image without a digest: refuse it, or fill in the catalog's.
+    #[arg(long, env = "WFE_IMAGE_DIGEST", value_enum, default_value_t = ImageDigest::Require)]
+    pub image_digest: ImageDigest,
     /// What to do while the catalog or the API server cannot be asked: the controller checks again
     /// before anything runs.
     #[arg(long, env = "WFE_ON_CATALOG_OUTAGE", value_enum, default_value_t = OnOutage::Allow)]
@@ -40,6 +46,15 @@ pub struct Args {
     /// Logs, health and metrics.
     #[command(flatten)]
     pub process: ProcessArgs,
+}
+
+/// What happens to a request without a digest.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum ImageDigest {
+    /// An image without one is refused; a bundle may go without.
+    Require,
+    /// Both get the catalog's.
+    Fill,
 }
 
 /// What happens to a request that cannot be judged.

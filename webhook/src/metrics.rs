@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -24,11 +25,18 @@ struct OperationLabels {
     operation: &'static str,
 }
 
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct TurnedAwayLabels {
+    operation: &'static str,
+    code: u16,
+}
+
 /// What is counted.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     reviews: Family<ReviewLabels, Counter>,
     durations: Family<OperationLabels, Histogram>,
+    turned_away: Family<TurnedAwayLabels, Counter>,
     /// When the certificate ends, in seconds since 1970.
     pub certificate_expiry: Gauge<f64, AtomicU64>,
 }
@@ -41,6 +49,7 @@ impl Metrics {
             durations: Family::new_with_constructor(|| {
                 Histogram::new(exponential_buckets(0.000_05, 2.0, 17))
             }),
+            turned_away: Family::default(),
             certificate_expiry: Gauge::default(),
         };
         registry.register(
@@ -54,6 +63,11 @@ impl Metrics {
             metrics.durations.clone(),
         );
         registry.register(
+            "wfe_webhook_turned_away",
+            "Requests that no review was answered to: no review, too large, too slow, no room",
+            metrics.turned_away.clone(),
+        );
+        registry.register(
             "wfe_webhook_certificate_expiry_timestamp_seconds",
             "When the serving certificate ends",
             metrics.certificate_expiry.clone(),
@@ -61,10 +75,17 @@ impl Metrics {
         metrics
     }
 
+    /// Counts one request without an answer.
+    pub fn turned_away(&self, operation: &'static str, code: StatusCode) {
+        let code = code.as_u16();
+        let labels = TurnedAwayLabels { operation, code };
+        self.turned_away.get_or_create(&labels).inc();
+    }
+
     /// Counts one answer.
     pub fn answered(&self, operation: &'static str, verdict: &Verdict, took: Duration) {
-        let (decision, reason) = match &verdict.denial {
-            Some(denial) => ("deny", denial.reason),
+        let (decision, reason) = match verdict.refusals.first() {
+            Some(first) => ("deny", first.rule()),
             None if verdict.warnings.is_empty() => ("allow", ""),
             None => ("allow", "Warned"),
         };

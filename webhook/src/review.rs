@@ -1,48 +1,162 @@
 //! The envelope: `AdmissionReview` in and out (admission.k8s.io/v1).
 //!
-//! Own types: what is asked is read loosely, so that a strange object is a denial with the right
-//! uid; the patch goes out in base64, as the API says.
+//! Own types: the object stays text until a handler reads what it needs of it, so a strange one is
+//! a denial with the right uid, and costs nothing; the patch goes out in base64, as the API says.
 
 use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use json_patch::Patch;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use wfe_model::rules::Violation;
+use serde_json::value::RawValue;
+use thiserror::Error;
+use wfe_model::rules::{JsonObject, Misshapen, parse};
+
+use crate::refusal::Refusal;
 
 /// Longest warning the API server passes on whole.
 const MAX_WARNING: usize = 256;
+/// When an outage is worth another try.
+const RETRY_AFTER_SECONDS: u32 = 1;
+const API_VERSION: &str = "admission.k8s.io/v1";
+const KIND: &str = "AdmissionReview";
 
-/// What comes in.
+/// Why a body cannot be answered: the API server has been told to send something else.
+#[derive(Debug, Error)]
+pub enum NoReview {
+    /// No JSON, or nothing to answer in it.
+    #[error("the body is no AdmissionReview: {0}")]
+    Unreadable(#[from] serde_json::Error),
+    /// Another API.
+    #[error(
+        "the body is a {kind:?} of {api_version:?}: this webhook reads an {KIND} of {API_VERSION}"
+    )]
+    Other {
+        /// As found.
+        api_version: String,
+        /// As found.
+        kind: String,
+    },
+    /// Without a uid there is no answer.
+    #[error("the review has no request.uid")]
+    NoUid,
+    /// Rules of the webhook configuration that do not fit the path.
+    #[error(
+        "this path judges {expected}, and was asked about {found}: mend the rules of the webhook configuration"
+    )]
+    NotOurs {
+        /// What the path is for.
+        expected: &'static str,
+        /// What came.
+        found: String,
+    },
+}
+
+/// What comes in; fields that are not known are ignored.
 #[derive(Debug, Deserialize)]
-pub struct Review {
-    /// The question.
-    pub request: Request,
+#[serde(rename_all = "camelCase")]
+struct Review<'a> {
+    api_version: String,
+    kind: String,
+    #[serde(borrow)]
+    request: Request<'a>,
 }
 
 /// The question.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Request {
+pub struct Request<'a> {
     /// To be repeated in the answer.
     pub uid: String,
     /// CREATE, UPDATE, …
     #[serde(default)]
     pub operation: String,
+    #[serde(default)]
+    resource: Resource,
+    #[serde(default)]
+    sub_resource: Option<String>,
+    /// Name of the object; empty where the API server will make one.
+    #[serde(default)]
+    pub name: String,
     /// Namespace of the object.
     #[serde(default)]
     pub namespace: String,
-    /// The object as it would be stored.
+    /// Who asks, by the API server's word.
     #[serde(default)]
-    pub object: Value,
+    pub user_info: UserInfo,
+    /// The object as it would be stored.
+    #[serde(borrow, default)]
+    pub object: Option<&'a RawValue>,
+    /// The object as it is stored.
+    #[serde(borrow, default)]
+    pub old_object: Option<&'a RawValue>,
 }
 
-impl Request {
-    /// A part of the object; null where it is not there.
-    pub fn part(&self, pointer: &str) -> &Value {
-        self.object.pointer(pointer).unwrap_or(&Value::Null)
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Resource {
+    group: String,
+    resource: String,
+}
+
+/// A user of the cluster.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct UserInfo {
+    /// The name.
+    pub username: String,
+    /// Tells one from a later one of the same name; empty where the API server knows none.
+    pub uid: String,
+}
+
+impl<'a> Request<'a> {
+    /// Reads a review that is about `expected`: operation and resource, as `CREATE workflowexecutions`.
+    pub fn read(body: &'a [u8], expected: &'static str) -> Result<Self, NoReview> {
+        let review: Review = serde_json::from_slice(body)?;
+        if (review.api_version.as_str(), review.kind.as_str()) != (API_VERSION, KIND) {
+            return Err(NoReview::Other {
+                api_version: review.api_version,
+                kind: review.kind,
+            });
+        }
+        let request = review.request;
+        if request.uid.is_empty() {
+            return Err(NoReview::NoUid);
+        }
+        let found = request.subject();
+        if request.resource.group == "kubernaut.ai" && found == expected {
+            return Ok(request);
+        }
+        Err(NoReview::NotOurs { expected, found })
     }
+
+    fn subject(&self) -> String {
+        let (operation, resource) = (&self.operation, &self.resource.resource);
+        match self.sub_resource.as_deref().unwrap_or_default() {
+            "" => format!("{operation} {resource}"),
+            sub_resource => format!("{operation} {resource}/{sub_resource}"),
+        }
+    }
+
+    /// Parts of the object as it would be stored.
+    pub fn object<T: Deserialize<'a>>(&self) -> Result<T, Refusal> {
+        read(self.object)
+    }
+
+    /// Parts of the object as it is stored.
+    pub fn old_object<T: Deserialize<'a>>(&self) -> Result<T, Refusal> {
+        read(self.old_object)
+    }
+}
+
+fn read<'a, T: Deserialize<'a>>(object: Option<&'a RawValue>) -> Result<T, Refusal> {
+    let text = object.map_or("null", RawValue::get);
+    let read = parse(&mut serde_json::Deserializer::from_str(text));
+    read.map(|JsonObject(parts)| parts)
+        .map_err(|Misshapen { path, message }| Refusal::Malformed {
+            field: path,
+            message,
+        })
 }
 
 /// The answer.
@@ -50,10 +164,18 @@ impl Request {
 pub struct Verdict {
     /// What to change.
     pub patch: Option<Patch>,
-    /// Why it is refused, if it is.
-    pub denial: Option<Denial>,
+    /// Why it is refused; it is let in where there is no reason.
+    pub refusals: Vec<Refusal>,
     /// For the person who asked.
     pub warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer<'a> {
+    api_version: &'static str,
+    kind: &'static str,
+    response: Response<'a>,
 }
 
 #[derive(Serialize)]
@@ -62,7 +184,7 @@ struct Response<'a> {
     uid: &'a str,
     allowed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<Value>,
+    status: Option<Status>,
     #[serde(skip_serializing_if = "Option::is_none")]
     patch_type: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,36 +193,27 @@ struct Response<'a> {
     warnings: &'a [String],
 }
 
-/// A refusal.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Denial {
-    /// 403 for policy, 422 for an invalid object.
-    pub code: StatusCode,
-    /// A word for metrics and machines.
-    pub reason: &'static str,
-    /// Everything that is wrong.
-    pub causes: Vec<Cause>,
+#[derive(Serialize)]
+struct Status {
+    code: u16,
+    reason: &'static str,
+    message: String,
+    details: Details,
 }
 
-/// One thing that is wrong.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Cause {
-    /// The class, as the API names it.
-    pub reason: &'static str,
-    /// What was found and what is allowed.
-    pub message: String,
-    /// Where.
-    pub field: String,
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Details {
+    causes: Vec<Cause>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_seconds: Option<u32>,
 }
 
-impl From<&Violation> for Cause {
-    fn from(violation: &Violation) -> Self {
-        Self {
-            reason: "FieldValueInvalid",
-            message: violation.to_string(),
-            field: violation.field(),
-        }
-    }
+#[derive(Serialize)]
+struct Cause {
+    reason: &'static str,
+    message: String,
+    field: String,
 }
 
 impl Verdict {
@@ -109,118 +222,147 @@ impl Verdict {
         Self::default()
     }
 
-    /// Refused because the object is invalid.
-    pub fn invalid(causes: Vec<Cause>) -> Self {
-        let denial = Denial {
-            code: StatusCode::UNPROCESSABLE_ENTITY,
-            reason: "Invalid",
-            causes,
-        };
+    /// Refused.
+    pub fn refuse(refusals: Vec<Refusal>) -> Self {
         Self {
-            denial: Some(denial),
+            refusals,
             ..Self::default()
         }
-    }
-
-    /// Refused for one reason.
-    pub fn denied(code: StatusCode, reason: &'static str, field: &str, message: String) -> Self {
-        let cause = Cause {
-            reason,
-            message,
-            field: field.to_owned(),
-        };
-        let denial = Denial {
-            code,
-            reason,
-            causes: vec![cause],
-        };
-        Self {
-            denial: Some(denial),
-            ..Self::default()
-        }
-    }
-
-    /// Refused for `violations`.
-    pub fn violates(violations: &[Violation]) -> Self {
-        Self::invalid(violations.iter().map(Cause::from).collect())
     }
 
     /// Adds a warning.
     #[must_use]
     pub fn warn(mut self, warning: &str) -> Self {
         self.warnings
-            .push(warning.chars().take(MAX_WARNING).collect());
+            .push(if warning.chars().count() <= MAX_WARNING {
+                warning.to_owned()
+            } else {
+                let start = warning.chars().take(MAX_WARNING - 1);
+                start.chain(['…']).collect()
+            });
         self
     }
 
-    /// The `AdmissionReview` that answers the request `uid`.
-    pub fn answer(&self, uid: &str) -> Value {
-        // An empty patch is refused by the API server.
-        let patch = self.patch.as_ref().filter(|patch| !patch.is_empty());
-        let response = Response {
-            uid,
-            allowed: self.denial.is_none(),
-            status: self.denial.as_ref().map(|denial| {
-                json!({
-                    "code": denial.code.as_u16(),
-                    "reason": denial.reason,
-                    "message": denial.message(),
-                    "details": { "causes": denial.causes },
-                })
-            }),
-            patch_type: patch.map(|_| "JSONPatch"),
-            patch: patch.map(|patch| STANDARD.encode(json!(patch).to_string())),
-            warnings: &self.warnings,
-        };
-        json!({ "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response })
-    }
-}
-
-impl Denial {
-    /// Everything in one line: kubectl shows only this.
+    /// Every refusal in one line: kubectl shows only this.
     pub fn message(&self) -> String {
-        let causes: Vec<_> = self
-            .causes
-            .iter()
-            .map(|cause| format!("{}: {}", cause.field, cause.message))
+        let causes = self.refusals.iter();
+        let causes: Vec<_> = causes
+            .map(|refusal| format!("{}: {refusal}", refusal.field()))
             .collect();
         causes.join("; ")
+    }
+
+    /// The `AdmissionReview` that answers the request `uid`, as JSON.
+    pub fn answer(&self, uid: &str) -> serde_json::Result<Vec<u8>> {
+        let allowed = self.refusals.is_empty();
+        // An empty patch is refused by the API server, and one beside a refusal has no use.
+        let patch = self.patch.as_ref().filter(|it| allowed && !it.is_empty());
+        let patch = patch.map(serde_json::to_vec).transpose()?;
+        serde_json::to_vec(&Answer {
+            api_version: API_VERSION,
+            kind: KIND,
+            response: Response {
+                uid,
+                allowed,
+                status: self.status(),
+                patch_type: patch.as_ref().map(|_| "JSONPatch"),
+                patch: patch.map(|patch| STANDARD.encode(patch)),
+                warnings: &self.warnings,
+            },
+        })
+    }
+
+    fn status(&self) -> Option<Status> {
+        // The first kind of trouble speaks for all: an invalid object before policy before ours.
+        let code = self.refusals.iter().map(Refusal::code);
+        let code = code.min_by_key(|code| match *code {
+            StatusCode::UNPROCESSABLE_ENTITY => 0,
+            StatusCode::FORBIDDEN => 1,
+            _ => 2,
+        })?;
+        let (reason, cause) = match code {
+            StatusCode::UNPROCESSABLE_ENTITY => ("Invalid", "FieldValueInvalid"),
+            StatusCode::FORBIDDEN => ("Forbidden", "FieldValueForbidden"),
+            StatusCode::SERVICE_UNAVAILABLE => ("ServiceUnavailable", "UnexpectedServerResponse"),
+            StatusCode::GATEWAY_TIMEOUT => ("Timeout", "UnexpectedServerResponse"),
+            _ => ("InternalError", "UnexpectedServerResponse"),
+        };
+        let causes = self.refusals.iter().map(|refusal| Cause {
+            reason: cause,
+            message: refusal.to_string(),
+            field: refusal.field(),
+        });
+        Some(Status {
+            code: code.as_u16(),
+            reason,
+            message: self.message(),
+            details: Details {
+                causes: causes.collect(),
+                retry_after_seconds: code.is_server_error().then_some(RETRY_AFTER_SECONDS),
+            },
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+    use wfe_model::rules::Violation;
+
     use super::*;
+
+    fn response(verdict: &Verdict) -> Value {
+        let answer = verdict.answer("u1").expect("JSON");
+        let answer: Value = serde_json::from_slice(&answer).expect("JSON");
+        assert_eq!(answer["apiVersion"], "admission.k8s.io/v1");
+        assert_eq!(answer["kind"], "AdmissionReview");
+        assert_eq!(answer["response"]["uid"], "u1");
+        answer["response"].clone()
+    }
 
     #[test]
     fn an_allowed_review_repeats_the_uid_and_nothing_else() {
-        assert_eq!(
-            Verdict::allow().answer("u1")["response"],
-            json!({ "uid": "u1", "allowed": true })
-        );
+        let response = response(&Verdict::allow());
+        assert_eq!(response, json!({ "uid": "u1", "allowed": true }));
     }
 
     #[test]
     fn a_denial_has_code_reason_and_every_cause_in_its_message() {
-        let violations = [Violation::EngineMissing, Violation::ImageMissing];
-        let answer = Verdict::violates(&violations).answer("u2");
-        let status = &answer["response"]["status"];
+        let refusals = [Violation::EngineMissing, Violation::ImageMissing].map(Refusal::Spec);
+        let response = response(&Verdict::refuse(refusals.to_vec()));
+        let status = &response["status"];
         assert_eq!(
             (&status["code"], &status["reason"]),
             (&json!(422), &json!("Invalid"))
         );
         let message = status["message"].as_str().expect("a message");
-        for violation in &violations {
-            assert!(message.contains(&violation.sentence()), "{message}");
+        for refusal in &refusals {
+            assert!(
+                message.contains(&format!("{}: {refusal}", refusal.field())),
+                "{message}"
+            );
         }
+        let causes = status["details"]["causes"].as_array().expect("causes");
+        assert_eq!(causes.len(), 2);
+        assert_eq!(causes[0]["field"], "spec.executionEngine");
+    }
+
+    #[test]
+    fn an_invalid_object_says_so_before_policy_and_our_own_trouble() {
+        let policy = Refusal::ServiceAccountNotAllowed("no".to_owned());
+        let trouble = Refusal::Unavailable("no answer".to_owned());
+        let code = |refusals: &[&Refusal]| {
+            let refusals = refusals.iter().map(|&it| it.clone()).collect();
+            response(&Verdict::refuse(refusals))["status"]["code"].clone()
+        };
         assert_eq!(
-            status["details"]["causes"][0]["field"],
-            "spec.executionEngine"
+            code(&[&policy, &Refusal::Spec(Violation::EngineMissing)]),
+            422
         );
-        assert_eq!(
-            status["details"]["causes"].as_array().map(Vec::len),
-            Some(2)
-        );
+        assert_eq!(code(&[&trouble, &policy]), 403);
+        assert_eq!(code(&[&trouble]), 503);
+        let again = &response(&Verdict::refuse(vec![trouble]))["status"]["details"];
+        assert_eq!(again["retryAfterSeconds"], 1);
     }
 
     #[test]
@@ -228,34 +370,86 @@ mod tests {
         let patch: Patch =
             serde_json::from_value(json!([{ "op": "add", "path": "/a", "value": 1 }]))
                 .expect("a patch");
-        let answer = Verdict {
-            patch: Some(patch.clone()),
-            ..Verdict::default()
-        }
-        .answer("u3");
+        let with = |patch: &Patch, refusals| {
+            response(&Verdict {
+                patch: Some(patch.clone()),
+                refusals,
+                warnings: Vec::new(),
+            })
+        };
+        let answer = with(&patch, Vec::new());
         let sent = STANDARD
-            .decode(answer["response"]["patch"].as_str().expect("text"))
+            .decode(answer["patch"].as_str().expect("text"))
             .expect("base64");
         assert_eq!(
             serde_json::from_slice::<Patch>(&sent).expect("a patch"),
             patch
         );
-        assert_eq!(answer["response"]["patchType"], "JSONPatch");
-        let empty = Verdict {
-            patch: Some(Patch(Vec::new())),
-            ..Verdict::default()
-        }
-        .answer("u4");
-        assert_eq!(empty["response"], json!({ "uid": "u4", "allowed": true }));
+        assert_eq!(answer["patchType"], "JSONPatch");
+        let empty = with(&Patch(Vec::new()), Vec::new());
+        assert_eq!(empty, json!({ "uid": "u1", "allowed": true }));
+        let refused = with(&patch, vec![Refusal::ClearanceForged]);
+        assert!(refused.get("patch").is_none() && refused.get("patchType").is_none());
     }
 
     #[test]
     fn a_warning_is_cut_to_what_the_api_server_passes_on() {
-        assert_eq!(
-            Verdict::allow().warn(&"ü".repeat(400)).warnings[0]
-                .chars()
-                .count(),
-            256
-        );
+        let warned = Verdict::allow()
+            .warn(&"ü".repeat(400))
+            .warn(&"a".repeat(256));
+        let lengths: Vec<_> = warned
+            .warnings
+            .iter()
+            .map(|it| it.chars().count())
+            .collect();
+        assert_eq!(lengths, [256, 256]);
+        assert!(warned.warnings[0].ends_with('…') && warned.warnings[1].ends_with('a'));
+    }
+
+    #[test]
+    fn what_is_no_review_of_ours_is_told_in_a_sentence() {
+        let review = |api_version: &str, request: Value| json!({ "apiVersion": api_version, "kind": "AdmissionReview", "request": request });
+        let request = json!({ "uid": "u1", "operation": "CREATE", "resource": { "group": "kubernaut.ai", "version": "v1alpha1", "resource": "workflowexecutions" }, "strange": [1] });
+        let changed = |key: &str, value: Value| {
+            let mut request = request.clone();
+            request[key] = value;
+            review("admission.k8s.io/v1", request)
+        };
+        let said = |body: &Value| {
+            let body = body.to_string();
+            let read = Request::read(body.as_bytes(), "CREATE workflowexecutions");
+            read.map(|it| it.uid).map_err(|error| error.to_string())
+        };
+        assert_eq!(said(&changed("dryRun", json!(true))), Ok("u1".to_owned()));
+        for (body, words) in [
+            (
+                json!("text"),
+                "the body is no AdmissionReview: invalid type",
+            ),
+            (
+                review("admission.k8s.io/v1", Value::Null),
+                "the body is no AdmissionReview",
+            ),
+            (
+                review("admission.k8s.io/v1beta1", request.clone()),
+                "of \"admission.k8s.io/v1beta1\": this webhook reads",
+            ),
+            (changed("uid", json!("")), "no request.uid"),
+            (
+                changed("operation", json!("UPDATE")),
+                "judges CREATE workflowexecutions, and was asked about UPDATE workflowexecutions",
+            ),
+            (
+                changed("subResource", json!("status")),
+                "about CREATE workflowexecutions/status",
+            ),
+            (
+                changed("resource", json!({ "group": "", "resource": "pods" })),
+                "about CREATE pods: mend the rules",
+            ),
+        ] {
+            let said = said(&body).expect_err(words);
+            assert!(said.contains(words), "{said}");
+        }
     }
 }

@@ -1,119 +1,261 @@
-//! HTTP paths to handlers, with what all of them share: the envelope, a deadline, a span, metrics.
+//! HTTP paths to handlers, with what all of them share: room for the body, a deadline, the
+//! envelope, a span, metrics, and an answer whatever happens.
 
-use std::future::Future;
+use std::any::Any;
+use std::fmt::Display;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::body::{Body, Bytes, HttpBody, to_bytes};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use futures::FutureExt;
+use jiff::Timestamp;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::Instrument;
 
+use crate::clearance;
 use crate::metrics::Metrics;
-use crate::mutate::mutate;
-use crate::review::{Request, Review, Verdict};
+use crate::mutate::Mutator;
+use crate::refusal::Refusal;
+use crate::review::{NoReview, Request, Verdict};
 use crate::validate::Validator;
 
 /// The API server waits 3 s; what takes longer is answered here, with the uid.
 const DEADLINE: Duration = Duration::from_millis(2_500);
 /// etcd takes objects of 1.5 MiB; a review has two.
 const MAX_BODY: usize = 3 << 20;
+/// All bodies at one time, in KiB: what bounds memory, and the number of reviews.
+const ROOM: usize = 16 << 10;
+/// The least that a review counts for, in KiB: as many as `ROOM / LEAST` at one time.
+const LEAST: usize = 64;
+/// How long a review waits for room.
+const PATIENCE: Duration = Duration::from_millis(500);
 
-/// What handlers need.
-#[derive(Clone)]
-pub struct Handlers {
-    /// Judges creates.
-    pub validator: Arc<Validator>,
-    /// Counts answers.
-    pub metrics: Metrics,
+/// What is asked.
+#[derive(Clone, Copy, Debug)]
+enum Operation {
+    Mutate,
+    Validate,
+    ClearBlock,
 }
 
-/// The paths of the webhook configurations.
-pub fn routes(handlers: Handlers) -> Router {
-    Router::new()
-        .route("/mutate-workflowexecution", post(mutate_route))
-        .route("/validate-workflowexecution", post(validate_route))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(handlers)
-}
+impl Operation {
+    const ALL: [Self; 3] = [Self::Mutate, Self::Validate, Self::ClearBlock];
 
-async fn mutate_route(State(handlers): State<Handlers>, body: Bytes) -> Response {
-    answer("mutate", &handlers.metrics, &body, async |request| {
-        mutate(&request)
-    })
-    .await
-}
-
-async fn validate_route(State(handlers): State<Handlers>, body: Bytes) -> Response {
-    answer("validate", &handlers.metrics, &body, async |request| {
-        handlers.validator.validate(&request).await
-    })
-    .await
-}
-
-/// Reads the question, has it judged within the deadline, and answers it.
-async fn answer<F>(
-    operation: &'static str,
-    metrics: &Metrics,
-    body: &[u8],
-    judge: impl FnOnce(Request) -> F,
-) -> Response
-where
-    F: Future<Output = Verdict>,
-{
-    let started = Instant::now();
-    let request = match serde_json::from_slice::<Review>(body) {
-        Ok(review) => review.request,
-        Err(error) => {
-            tracing::warn!(operation, %error, "a body is no AdmissionReview");
-            return (
-                StatusCode::BAD_REQUEST,
-                format!("the body is no AdmissionReview: {error}"),
-            )
-                .into_response();
+    fn path(self) -> &'static str {
+        match self {
+            Self::Mutate => "/mutate-workflowexecution",
+            Self::Validate => "/validate-workflowexecution",
+            Self::ClearBlock => "/clear-block",
         }
-    };
-    let uid = request.uid.clone();
-    let name = request
-        .part("/metadata/name")
-        .as_str()
-        .unwrap_or_default()
-        .to_owned();
-    let span = tracing::info_span!(
-        "review",
-        operation,
-        uid,
-        namespace = request.namespace,
-        name
-    );
-    let verdict = async {
-        let verdict = tokio::time::timeout(DEADLINE, judge(request))
-            .await
-            .unwrap_or_else(|_| too_late());
-        if let Some(denial) = &verdict.denial {
-            tracing::info!(reason = denial.reason, message = denial.message(), "denied");
-        } else {
-            tracing::debug!("allowed");
-        }
-        verdict
     }
-    .instrument(span)
-    .await;
-    metrics.answered(operation, &verdict, started.elapsed());
-    (
-        [(header::CONTENT_TYPE, "application/json")],
-        verdict.answer(&uid).to_string(),
-    )
-        .into_response()
+
+    /// What the rules of the webhook configuration must send.
+    fn subject(self) -> &'static str {
+        match self {
+            Self::Mutate | Self::Validate => "CREATE workflowexecutions",
+            Self::ClearBlock => "UPDATE workflowexecutions/status",
+        }
+    }
+
+    /// In logs and metrics.
+    fn label(self) -> &'static str {
+        match self {
+            Self::Mutate => "mutate",
+            Self::Validate => "validate",
+            Self::ClearBlock => "clear-block",
+        }
+    }
 }
 
-fn too_late() -> Verdict {
-    let message = format!(
-        "the review took longer than {} ms: try again",
-        DEADLINE.as_millis()
-    );
-    Verdict::denied(StatusCode::GATEWAY_TIMEOUT, "Timeout", "metadata", message)
+/// Judges reviews.
+pub struct Gate {
+    mutator: Mutator,
+    validator: Validator,
+    metrics: Metrics,
+    room: Semaphore,
 }
+
+impl Gate {
+    /// With all its room.
+    pub fn new(mutator: Mutator, validator: Validator, metrics: Metrics) -> Self {
+        Self {
+            mutator,
+            validator,
+            metrics,
+            room: Semaphore::new(ROOM),
+        }
+    }
+
+    /// The paths of the webhook configurations.
+    pub fn routes(self) -> Router {
+        let gate = Arc::new(self);
+        Operation::ALL
+            .into_iter()
+            .fold(Router::new(), |routes, operation| {
+                let handler = async move |State(gate): State<Arc<Self>>, body: Body| {
+                    gate.answer(operation, body).await
+                };
+                routes.route(operation.path(), post(handler).with_state(gate.clone()))
+            })
+    }
+
+    async fn judge(&self, operation: Operation, request: &Request<'_>) -> Verdict {
+        match operation {
+            Operation::Mutate => self.mutator.mutate(request).await,
+            Operation::Validate => self.validator.validate(request).await,
+            Operation::ClearBlock => clearance::clear(request, Timestamp::now()),
+        }
+    }
+
+    /// Reads the question, has it judged within the deadline, and answers it.
+    async fn answer(&self, operation: Operation, body: Body) -> Response {
+        let started = Instant::now();
+        let answered = async {
+            let (_room, body) = self.read(body).await?;
+            let request = Request::read(&body, operation.subject())?;
+            let left = DEADLINE.saturating_sub(started.elapsed());
+            let verdict = self.decide(operation, &request, left).await;
+            self.metrics
+                .answered(operation.label(), &verdict, started.elapsed());
+            let answer = verdict.answer(&request.uid)?;
+            Ok(([(header::CONTENT_TYPE, "application/json")], answer).into_response())
+        };
+        answered.await.unwrap_or_else(|NoAnswer { code, message }| {
+            let operation = operation.label();
+            tracing::warn!(
+                operation,
+                code = code.as_u16(),
+                message,
+                "no review was answered"
+            );
+            self.metrics.turned_away(operation, code);
+            let again =
+                (code == StatusCode::TOO_MANY_REQUESTS).then_some([(header::RETRY_AFTER, "1")]);
+            (code, again, message).into_response()
+        })
+    }
+
+    /// The body, once there is room for it.
+    async fn read(&self, body: Body) -> Result<(SemaphorePermit<'_>, Bytes), NoAnswer> {
+        let announced = body
+            .size_hint()
+            .upper()
+            .and_then(|it| usize::try_from(it).ok());
+        let size = announced.unwrap_or(MAX_BODY);
+        if size > MAX_BODY {
+            return Err(too_large());
+        }
+        let room = u32::try_from((size >> 10).max(LEAST)).unwrap_or(u32::MAX);
+        let busy = || NoAnswer {
+            code: StatusCode::TOO_MANY_REQUESTS,
+            message: "too many reviews at one time: try again".to_owned(),
+        };
+        let waiting = tokio::time::timeout(PATIENCE, self.room.acquire_many(room));
+        let room = waiting.await.map_err(|_| busy())?.map_err(|_| busy())?;
+        match tokio::time::timeout(DEADLINE, to_bytes(body, MAX_BODY)).await {
+            Ok(Ok(body)) => Ok((room, body)),
+            Ok(Err(error)) if is_length_limit(&error) => Err(too_large()),
+            Ok(Err(error)) => Err(NoAnswer::bad_request(error)),
+            Err(_) => Err(NoAnswer {
+                code: StatusCode::REQUEST_TIMEOUT,
+                message: format!("the body did not come within {} ms", DEADLINE.as_millis()),
+            }),
+        }
+    }
+
+    /// The verdict, also where the handler takes too long or fails.
+    async fn decide(
+        &self,
+        operation: Operation,
+        request: &Request<'_>,
+        deadline: Duration,
+    ) -> Verdict {
+        let span = tracing::info_span!(
+            "review",
+            operation = operation.label(),
+            uid = request.uid,
+            namespace = request.namespace,
+            name = request.name,
+        );
+        let judged = AssertUnwindSafe(self.judge(operation, request)).catch_unwind();
+        async {
+            let verdict = match tokio::time::timeout(deadline, judged).await {
+                Ok(Ok(verdict)) => verdict,
+                Ok(Err(panic)) => Verdict::refuse(vec![Refusal::Panicked(message_of(&*panic))]),
+                Err(_) => Verdict::refuse(vec![Refusal::Timeout {
+                    milliseconds: DEADLINE.as_millis(),
+                }]),
+            };
+            match verdict.refusals.first() {
+                None => tracing::debug!(user = request.user_info.username, "allowed"),
+                Some(first) => tracing::info!(
+                    user = request.user_info.username,
+                    rule = first.rule(),
+                    message = verdict.message(),
+                    "denied"
+                ),
+            }
+            verdict
+        }
+        .instrument(span)
+        .await
+    }
+}
+
+/// What the API server hears where there is no review to answer, or no room for one. It repeats
+/// a 429 with `Retry-After`, within its deadline.
+struct NoAnswer {
+    code: StatusCode,
+    message: String,
+}
+
+impl NoAnswer {
+    fn bad_request(error: impl Display) -> Self {
+        Self {
+            code: StatusCode::BAD_REQUEST,
+            message: error.to_string(),
+        }
+    }
+}
+
+impl From<NoReview> for NoAnswer {
+    fn from(error: NoReview) -> Self {
+        Self::bad_request(error)
+    }
+}
+
+impl From<serde_json::Error> for NoAnswer {
+    fn from(error: serde_json::Error) -> Self {
+        Self {
+            code: StatusCode::INTERNAL_SERVER_ERROR,
+            message: error.to_string(),
+        }
+    }
+}
+
+fn too_large() -> NoAnswer {
+    NoAnswer {
+        code: StatusCode::PAYLOAD_TOO_LARGE,
+        message: format!("a review has at most {} MiB", MAX_BODY >> 20),
+    }
+}
+
+fn is_length_limit(error: &axum::Error) -> bool {
+    let source = std::error::Error::source(error);
+    source.is_some_and(|it| it.is::<http_body_util::LengthLimitError>())
+}
+
+fn message_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|&text| text.to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "it panicked".to_owned())
+}
+
+#[cfg(test)]
+mod tests;

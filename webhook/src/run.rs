@@ -6,17 +6,19 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use wfe_peers::catalog::DirectoryCatalog;
+use wfe_peers::catalog::{Catalog, DirectoryCatalog};
 use wfe_peers::client;
-use wfe_peers::dependencies::DependencyReader;
 use wfe_peers::discovery::ServedKinds;
 use wfe_process::endpoints::Readiness;
 use wfe_process::shutdown;
 
 use crate::args::Args;
 use crate::certificate::ServingCertificate;
+use crate::lookups::Lookups;
 use crate::metrics::Metrics;
-use crate::routes::{Handlers, routes};
+use crate::mutate::Mutator;
+use crate::routes::Gate;
+use crate::scope::Scope;
 use crate::server;
 use crate::validate::Validator;
 
@@ -27,13 +29,21 @@ pub async fn run(args: Args) -> Result<()> {
     let stop = shutdown::on_signal()?;
     let certificate = ServingCertificate::load(&args.cert_dir).context("--cert-dir")?;
     let client = client::connect().await?;
+    let catalog = DirectoryCatalog::open(&args.catalog_dir).context("--catalog-dir")?;
+    let catalog: Arc<dyn Catalog> = Arc::new(catalog);
+    let scope = Scope::of(args.watch_namespace);
+    let mutator = Mutator {
+        catalog: catalog.clone(),
+        image_digest: args.image_digest,
+        scope: scope.clone(),
+    };
     let validator = Validator {
-        catalog: Arc::new(DirectoryCatalog::open(&args.catalog_dir).context("--catalog-dir")?),
+        catalog,
         kinds: ServedKinds::new(&client),
-        dependencies: DependencyReader::new(&client, &args.execution_namespace),
-        execution_namespace: args.execution_namespace,
+        lookups: Lookups::start(&client, &args.execution_namespace, stop.clone()),
         default_service_account: args.default_service_account,
         on_outage: args.on_catalog_outage,
+        scope,
     };
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
@@ -52,11 +62,8 @@ pub async fn run(args: Args) -> Result<()> {
     };
     tokio::spawn(certificate.clone().follow(stop.clone(), observe));
     tracing::info!(address = %args.listen, "serving admission reviews");
-    let handlers = Handlers {
-        validator: Arc::new(validator),
-        metrics,
-    };
-    server::serve(listener, server::tls(certificate), routes(handlers), stop).await;
+    let routes = Gate::new(mutator, validator, metrics).routes();
+    server::serve(listener, server::tls(certificate), routes, stop).await;
     tracing::info!("done");
     Ok(())
 }

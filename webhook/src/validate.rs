@@ -1,23 +1,27 @@
 //! The validating handler: all static rules again, and what takes a look-up: the catalog, the
-//! ServiceAccount, the dependencies.
+//! target's kind, the ServiceAccount, the dependencies. All that is wrong is said together.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::StatusCode;
+use futures::future::join_all;
 use tokio::time::Instant;
-use wfe_model::rules::CheckedSpec;
-use wfe_model::rules::{self, Violation};
-use wfe_model::workflow::{Workflow, WorkflowStatus};
+use wfe_model::rules::{self, CheckedSpec, Violation};
+use wfe_model::workflow::Workflow;
 use wfe_peers::catalog::Catalog;
-use wfe_peers::dependencies::{DependencyReader, not_ready};
+use wfe_peers::dependencies::{self, DependencyProblem};
 use wfe_peers::discovery::ServedKinds;
 
 use crate::args::OnOutage;
-use crate::review::{Cause, Request, Verdict};
+use crate::created::Created;
+use crate::lookups::Lookups;
+use crate::refusal::Refusal;
+use crate::review::{Request, Verdict};
+use crate::scope::Scope;
 
-/// Within the time that the API server waits for all of it.
-const READ_DEADLINE: Duration = Duration::from_secs(2);
+/// For all look-ups, which are made side by side; the API server waits 3 s.
+const LOOKUPS_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Judges creates.
 pub struct Validator {
@@ -26,115 +30,153 @@ pub struct Validator {
     /// What the cluster serves.
     pub kinds: ServedKinds,
     /// Reads in the execution namespace.
-    pub dependencies: DependencyReader,
-    /// That namespace.
-    pub execution_namespace: String,
-    /// Where a WorkflowExecution names none.
+    pub lookups: Lookups,
+    /// Who runs what names nobody.
     pub default_service_account: String,
     /// What to do when something cannot be asked.
     pub on_outage: OnOutage,
+    /// Where requests are run.
+    pub scope: Scope,
+}
+
+/// What is wrong with a dependency, if anything is known.
+type Looked = Result<Option<DependencyProblem>, String>;
+
+/// What has come out so far.
+#[derive(Default)]
+struct Findings {
+    refusals: Vec<Refusal>,
+    /// What could not be asked.
+    outages: Vec<String>,
+    /// What who asks should know.
+    remarks: Vec<String>,
+}
+
+impl Findings {
+    fn refuse(&mut self, refusals: impl IntoIterator<Item = Refusal>) {
+        self.refusals.extend(refusals);
+    }
+
+    /// What was found, or why nothing was.
+    fn take<T>(&mut self, what: &str, answer: Result<T, String>) -> Option<T> {
+        let outage = |why| self.outages.push(format!("{what} ({why})"));
+        answer.map_err(outage).ok()
+    }
 }
 
 impl Validator {
     /// Judges a create. Changes nothing, so a dry run gets the same answer.
-    pub async fn validate(&self, request: &Request) -> Verdict {
-        let spec = match rules::read(request.part("/spec")) {
-            Ok(spec) => spec,
-            Err(violation) => return Verdict::violates(&[violation]),
+    pub async fn validate(&self, request: &Request<'_>) -> Verdict {
+        let spec = match Created::read(request) {
+            Ok(created) => created.spec,
+            Err(refusal) => return Verdict::refuse(vec![refusal]),
         };
         let checked = match rules::check(&spec) {
             Ok(checked) => checked,
-            Err(violations) => return Verdict::violates(&violations),
-        };
-        let workflow = match self.catalog.lookup(&spec.workflow_ref.workflow_id).await {
-            Ok(Some(workflow)) => workflow,
-            Ok(None) => {
-                let workflow_id = spec.workflow_ref.workflow_id.clone();
-                return Verdict::violates(&[Violation::WorkflowNotFound { workflow_id }]);
-            }
-            Err(error) => {
-                return self.outage(&format!("the workflow catalog cannot be asked ({error})"));
+            Err(violations) => {
+                return Verdict::refuse(violations.into_iter().map(Refusal::Spec).collect());
             }
         };
-        let mut violations = match rules::validate(&spec, &workflow) {
-            Ok(_) => Vec::new(),
-            Err(violations) => violations,
-        };
-        let deadline = Instant::now() + READ_DEADLINE;
-        let asked = tokio::time::timeout_at(deadline, self.kinds.misfit(&checked.target));
-        match asked.await {
-            Ok(Ok(misfit)) => violations.extend(misfit),
-            // What is known to be wrong is said.
-            Ok(Err(_)) | Err(_) if !violations.is_empty() => {}
-            Ok(Err(error)) => {
-                return self.outage(&format!("the target cannot be checked ({error})"));
+        let mut findings = Findings::default();
+        findings.refuse(self.scope.refusal(&request.namespace));
+        let engine = checked.requested.engine();
+        let account = checked.service_account.as_ref();
+        let account = account.unwrap_or(&self.default_service_account);
+        let deadline = Instant::now() + LOOKUPS_DEADLINE;
+        let (workflow, misfit, lacking, account) = tokio::join!(
+            self.workflow(&checked, deadline),
+            within(deadline, self.kinds.misfit(&checked.target)),
+            within(deadline, self.kinds.lacks(engine)),
+            within(deadline, self.lookups.account_refusal(account)),
+        );
+
+        let workflow = findings.take("the workflow catalog cannot be asked", workflow);
+        match workflow {
+            Some(Some((workflow, dependencies))) => {
+                match rules::validate(&spec, &workflow) {
+                    Ok(valid) => {
+                        let remarks = valid.remarks();
+                        findings.remarks = remarks.iter().map(ToString::to_string).collect();
+                    }
+                    Err(violations) => findings.refuse(violations.into_iter().map(Refusal::Spec)),
+                }
+                for answer in dependencies {
+                    let problem = findings.take("a dependency cannot be checked", answer);
+                    findings.refuse(problem.flatten().map(Refusal::Dependency));
+                }
             }
-            Err(_) => return self.outage("the API server does not answer"),
+            Some(None) => findings.refuse([Refusal::Spec(Violation::WorkflowNotFound {
+                workflow_id: checked.workflow_id.clone(),
+            })]),
+            None => {}
         }
-        if !violations.is_empty() {
-            return Verdict::violates(&violations);
-        }
-        self.check_cluster(&checked, &workflow, deadline).await
+        let misfit = findings.take("the target's kind cannot be checked", misfit);
+        findings.refuse(misfit.flatten().map(Refusal::Spec));
+        let lacking = findings.take("the engine cannot be checked", lacking);
+        findings.refuse(lacking.flatten().map(Refusal::Spec));
+        let account = findings.take("the ServiceAccount cannot be checked", account);
+        findings.refuse(account.flatten().map(Refusal::ServiceAccountNotAllowed));
+        self.verdict(findings)
     }
 
-    /// What the workflow needs in the execution namespace.
-    async fn check_cluster(
+    /// The workflow, and what is wrong with each thing that it needs.
+    async fn workflow(
         &self,
         checked: &CheckedSpec,
-        workflow: &Workflow,
         deadline: Instant,
-    ) -> Verdict {
-        let named = checked.service_account.as_ref();
-        let account = named.unwrap_or(&self.default_service_account);
-        let asked = tokio::time::timeout_at(deadline, async {
-            tokio::join!(
-                self.dependencies.service_account(account),
-                self.dependencies.check(&workflow.dependencies)
-            )
-        });
-        let Ok((account_answer, problems)) = asked.await else {
-            return self.outage("the API server does not answer");
+    ) -> Result<Option<(Arc<Workflow>, Vec<Looked>)>, String> {
+        let asked = self.catalog.lookup(&checked.workflow_id);
+        let Some(workflow) = within(deadline, asked).await? else {
+            return Ok(None);
         };
-        let unread = |error| self.outage(&format!("dependencies cannot be read ({error})"));
-        let refusal = match account_answer {
-            Ok(answer) => answer.refusal(account, &self.execution_namespace),
-            Err(error) => return unread(error),
-        };
-        if let Some(message) = refusal {
-            return Verdict::denied(
-                StatusCode::FORBIDDEN,
-                "ServiceAccountNotAllowed",
-                "spec.executionConfig.serviceAccountName",
-                message,
-            );
-        }
-        match problems {
-            Err(error) => unread(error),
-            Ok(problems) if !problems.is_empty() => Verdict::invalid(vec![Cause {
-                reason: "FieldValueNotFound",
-                message: not_ready(&workflow.workflow_id, &problems),
-                field: "spec.workflowRef.workflowId".to_owned(),
-            }]),
-            Ok(_) if workflow.status == WorkflowStatus::Deprecated => Verdict::allow().warn(
-                &format!("the workflow {:?} is deprecated", workflow.workflow_id),
-            ),
-            Ok(_) => Verdict::allow(),
-        }
+        let each = dependencies::each(&workflow.dependencies);
+        let looks = each.map(async |it| within(deadline, self.lookups.dependency(&it)).await);
+        let looked = join_all(looks).await;
+        Ok(Some((workflow, looked)))
     }
 
-    /// What could not be checked, the controller checks before anything runs.
-    fn outage(&self, what: &str) -> Verdict {
-        tracing::warn!(what, "a review could not be completed");
-        match self.on_outage {
-            OnOutage::Allow => Verdict::allow().warn(&format!(
-                "not checked yet, the controller will before it runs: {what}"
-            )),
-            OnOutage::Deny => Verdict::denied(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "ServiceUnavailable",
-                "spec.workflowRef",
-                format!("{what}: try again later"),
-            ),
+    /// What is known to be wrong is refused; what could not be checked, the controller checks
+    /// before anything runs.
+    fn verdict(&self, findings: Findings) -> Verdict {
+        let Findings {
+            refusals,
+            outages,
+            remarks,
+        } = findings;
+        for outage in &outages {
+            tracing::warn!(outage, "a review could not be completed");
         }
+        if !refusals.is_empty() {
+            return Verdict::refuse(refusals);
+        }
+        if self.on_outage == OnOutage::Deny && !outages.is_empty() {
+            return Verdict::refuse(outages.into_iter().map(Refusal::Unavailable).collect());
+        }
+        let unchecked = outages
+            .iter()
+            .map(|outage| format!("not checked yet, the controller will before it runs: {outage}"));
+        let warnings = remarks.into_iter().chain(unchecked);
+        warnings.fold(Verdict::allow(), |verdict, warning| verdict.warn(&warning))
     }
+}
+
+/// What is asked, or in words why it is not known.
+async fn within<T, E: Error>(
+    deadline: Instant,
+    asked: impl Future<Output = Result<T, E>>,
+) -> Result<T, String> {
+    match tokio::time::timeout_at(deadline, asked).await {
+        Ok(answer) => answer.map_err(|error| in_full(&error)),
+        Err(_) => Err(format!("no answer within {} s", LOOKUPS_DEADLINE.as_secs())),
+    }
+}
+
+/// An error and its causes, for people.
+pub fn in_full(error: &dyn Error) -> String {
+    let (mut text, mut cause) = (error.to_string(), error.source());
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }

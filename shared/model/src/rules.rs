@@ -4,20 +4,26 @@
 //! what the catalog says. Webhook and controller call the same two functions, so they cannot
 //! disagree. All violations are reported together.
 
+mod digest;
+mod json;
 mod violation;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use serde_json::Value;
+use serde::Deserializer;
+use thiserror::Error;
 
 use crate::duration::ExecutionTimeout;
-use crate::image::{BundleReference, ImageReference};
+use crate::image::{BundleReference, Digest, ImageReference};
 use crate::parameters::{self, ParameterViolation};
 use crate::pattern::OBJECT_NAME;
 use crate::target::{TARGET, Target};
-use crate::workflow::{Engine, Workflow};
+use crate::workflow::{Engine, Workflow, WorkflowStatus};
 use crate::workflow_execution::{RemediationRequestRef, WorkflowExecutionSpec, limit};
 
+pub use self::digest::{Filled, fill, lacks_digest};
+pub use self::json::{JsonObject, Misshapen, parse};
 pub use self::violation::Violation;
 pub(crate) use self::violation::{cel_forbids, cel_needs, cel_no_substitution};
 
@@ -88,15 +94,58 @@ pub struct ValidatedSpec {
     /// Values with the workflow's defaults.
     pub parameters: BTreeMap<String, String>,
     /// The catalog's entry.
-    pub workflow: Workflow,
+    pub workflow: Arc<Workflow>,
+}
+
+/// Nothing that keeps a spec from running, but who asks should know.
+#[derive(Clone, Debug, Error, PartialEq)]
+pub enum Remark {
+    /// The catalog is about to drop it.
+    #[error("the workflow {workflow_id:?} is deprecated: ask its maintainers what to use instead")]
+    Deprecated {
+        /// Key in the catalog.
+        workflow_id: String,
+    },
+    /// Another tag than the catalog's.
+    #[error(
+        "the tag {found:?} is not the catalog's, {catalog:?}: what runs is the catalog's digest, {digest}"
+    )]
+    OtherTag {
+        /// As found.
+        found: String,
+        /// The catalog's.
+        catalog: String,
+        /// What runs.
+        digest: Digest,
+    },
+}
+
+impl ValidatedSpec {
+    /// What who asks should know.
+    pub fn remarks(&self) -> Vec<Remark> {
+        let workflow = &self.workflow;
+        let deprecated =
+            (workflow.status == WorkflowStatus::Deprecated).then(|| Remark::Deprecated {
+                workflow_id: workflow.workflow_id.clone(),
+            });
+        let tags = self.image.tag().zip(workflow.bundle.tag());
+        let other_tag = tags.filter(|(found, catalog)| found != catalog);
+        let other_tag = other_tag.map(|(found, catalog)| Remark::OtherTag {
+            found: found.to_owned(),
+            catalog: catalog.to_owned(),
+            digest: workflow.bundle.digest().clone(),
+        });
+        deprecated.into_iter().chain(other_tag).collect()
+    }
 }
 
 /// Reads a spec from an object that nobody has looked at yet.
-pub fn read(spec: &Value) -> Result<WorkflowExecutionSpec, Violation> {
-    serde_path_to_error::deserialize(spec).map_err(|error| Violation::Malformed {
-        path: error.path().to_string(),
-        message: error.inner().to_string(),
-    })
+pub fn read<'a, D>(spec: D) -> Result<WorkflowExecutionSpec, Violation>
+where
+    D: Deserializer<'a, Error = serde_json::Error>,
+{
+    let read = parse(spec).map(|JsonObject(spec)| spec);
+    read.map_err(|Misshapen { path, message }| Violation::Malformed { path, message })
 }
 
 /// The static half: everything that needs neither catalog nor cluster.
@@ -185,7 +234,7 @@ pub fn check(spec: &WorkflowExecutionSpec) -> Result<CheckedSpec, Vec<Violation>
 /// The whole: the static half and what the catalog says of the workflow that the spec names.
 pub fn validate(
     spec: &WorkflowExecutionSpec,
-    workflow: &Workflow,
+    workflow: &Arc<Workflow>,
 ) -> Result<ValidatedSpec, Vec<Violation>> {
     let (checked, mut violations) = match check(spec) {
         Ok(checked) => (Some(checked), Vec::new()),

@@ -42,6 +42,14 @@ impl Engine {
         Self::ALL.into_iter().find(|engine| engine.as_str() == text)
     }
 
+    /// API version and kind of what it makes of a workflow.
+    pub fn runs_as(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Job => ("batch/v1", "Job"),
+            Self::Tekton => ("tekton.dev/v1", "PipelineRun"),
+        }
+    }
+
     /// The name.
     pub fn as_str(self) -> &'static str {
         match self {

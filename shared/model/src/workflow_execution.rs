@@ -14,9 +14,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::status::{
-    BlockClearance, BlockClearanceRequest, ClearMethod, ConflictingWorkflow, ExecutionRef,
-    ExecutionStatusSummary, FailureDetails, FailureReason, Phase, RecentRemediation, SkipDetails,
-    SkipReason, TriState, WorkflowExecutionStatus,
+    BlockClearance, BlockClearanceRequest, CLEAR_REASON, CLEAR_REASON_MAX, CLEAR_REASON_MIN,
+    ClearMethod, ConflictingWorkflow, ExecutionRef, ExecutionStatusSummary, FailureDetails,
+    FailureReason, NOTHING_TO_CLEAR, Phase, RecentRemediation, SkipDetails, SkipReason, TriState,
+    WorkflowExecutionStatus,
 };
 use crate::{duration, image, parameters, pattern, rules, target};
 
@@ -69,7 +70,10 @@ pub mod limit {
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new(
         "!has(oldSelf.status) || !has(oldSelf.status.phase) || !(oldSelf.status.phase in ['Succeeded', 'Failed', 'Skipped']) || (has(self.status) && has(self.status.phase) && self.status.phase == oldSelf.status.phase)"
-    ).message("a final phase (Succeeded, Failed, Skipped) never changes").field_path(".status.phase")
+    ).message("a final phase (Succeeded, Failed, Skipped) never changes").field_path(".status.phase"),
+    validation = Rule::new(
+        "!has(oldSelf.status) || !has(oldSelf.status.blockClearance) || (has(self.status) && has(self.status.blockClearance) && self.status.blockClearance == oldSelf.status.blockClearance)"
+    ).message("who cleared a block, when and why, is never changed or removed").field_path(".status.blockClearance")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(

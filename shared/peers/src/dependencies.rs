@@ -2,35 +2,79 @@
 //!
 //! Read uncached, with `get` only: nothing of ours lists Secrets.
 
-use futures::future::join_all;
+use std::fmt::{self, Debug};
+use std::time::Duration;
+
+use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
 use kube::{Api, Client};
+use serde::de::DeserializeOwned;
 use thiserror::Error;
 use wfe_model::workflow::Dependencies;
 
 /// The label a ServiceAccount must carry to run workflows, with the value `true`.
 pub const RUNNER_LABEL: &str = "kubernaut.ai/workflow-runner";
 
+/// For one read; a review waits 3 s for all of them.
+const READ_DEADLINE: Duration = Duration::from_secs(2);
+
+/// What a workflow can depend on.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum DependencyKind {
+    /// A Secret.
+    Secret,
+    /// A ConfigMap.
+    ConfigMap,
+}
+
+/// One thing that must be there, and not be empty.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Dependency {
+    /// What it is.
+    pub kind: DependencyKind,
+    /// Its name in the execution namespace.
+    pub name: String,
+}
+
+impl fmt::Display for Dependency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {:?}", self.kind, self.name)
+    }
+}
+
+/// One by one, Secrets first.
+pub fn each(dependencies: &Dependencies) -> impl Iterator<Item = Dependency> {
+    fn of(kind: DependencyKind, names: &[String]) -> impl Iterator<Item = Dependency> {
+        let dependency = move |name: &String| Dependency {
+            kind,
+            name: name.clone(),
+        };
+        names.iter().map(dependency)
+    }
+    let secrets = of(DependencyKind::Secret, &dependencies.secrets);
+    secrets.chain(of(DependencyKind::ConfigMap, &dependencies.config_maps))
+}
+
 /// A dependency that is not as it must be.
 #[derive(Clone, Debug, Error, PartialEq)]
 pub enum DependencyProblem {
     /// Not there.
-    #[error("{kind} {name:?} does not exist in namespace {namespace}: create it")]
+    #[error(
+        "the workflow needs the {dependency}, which does not exist in namespace {namespace}: create it"
+    )]
     Missing {
-        /// `Secret` or `ConfigMap`.
-        kind: &'static str,
-        /// Its name.
-        name: String,
-        /// Where it was looked for.
+        /// What was looked for.
+        dependency: Dependency,
+        /// Where.
         namespace: String,
     },
     /// There, with nothing in it.
-    #[error("{kind} {name:?} in namespace {namespace} has no data: fill it")]
+    #[error(
+        "the workflow needs the {dependency}, which has no data in namespace {namespace}: fill it"
+    )]
     Empty {
-        /// `Secret` or `ConfigMap`.
-        kind: &'static str,
-        /// Its name.
-        name: String,
+        /// What is empty.
+        dependency: Dependency,
         /// Where it is.
         namespace: String,
     },
@@ -61,23 +105,43 @@ impl ServiceAccountAnswer {
     }
 }
 
-/// What keeps a workflow from running, in one sentence.
-pub fn not_ready(workflow_id: &str, problems: &[DependencyProblem]) -> String {
+/// What keeps a workflow from running, in one line.
+pub fn not_ready(problems: &[DependencyProblem]) -> String {
     let sentences: Vec<_> = problems.iter().map(ToString::to_string).collect();
-    format!(
-        "the workflow {workflow_id:?} depends on something that is not ready: {}",
-        sentences.join("; ")
-    )
+    sentences.join("; ")
 }
 
 /// Nothing is known: the read failed. Never to be taken for "not there".
 #[derive(Debug, Error)]
-#[error("read {kind} {name:?} in namespace {namespace}")]
-pub struct ReadError {
-    kind: &'static str,
-    name: String,
-    namespace: String,
-    source: Box<kube::Error>,
+pub enum ReadError {
+    /// By RBAC.
+    #[error(
+        "{what} in namespace {namespace} may not be read: allow this program's ServiceAccount to get it"
+    )]
+    Forbidden {
+        /// Kind and name.
+        what: String,
+        /// Where.
+        namespace: String,
+    },
+    /// No answer.
+    #[error("{what} in namespace {namespace} was not read within {} s", READ_DEADLINE.as_secs())]
+    TimedOut {
+        /// Kind and name.
+        what: String,
+        /// Where.
+        namespace: String,
+    },
+    /// No answer of use.
+    #[error("read {what} in namespace {namespace}")]
+    Failed {
+        /// Kind and name.
+        what: String,
+        /// Where.
+        namespace: String,
+        /// What the client says.
+        source: Box<kube::Error>,
+    },
 }
 
 /// Reads from one namespace.
@@ -105,82 +169,175 @@ impl DependencyReader {
         &self,
         dependencies: &Dependencies,
     ) -> Result<Vec<DependencyProblem>, ReadError> {
-        let secrets = join_all(dependencies.secrets.iter().map(|name| async move {
-            let found = self.secrets.get_opt(name).await;
-            self.judge("Secret", name, found, |secret| {
-                secret
-                    .data
-                    .as_ref()
-                    .is_none_or(std::collections::BTreeMap::is_empty)
-            })
-        }));
-        let config_maps = join_all(dependencies.config_maps.iter().map(|name| async move {
-            let found = self.config_maps.get_opt(name).await;
-            self.judge("ConfigMap", name, found, |map| {
-                map.data
-                    .as_ref()
-                    .is_none_or(std::collections::BTreeMap::is_empty)
-                    && map
-                        .binary_data
-                        .as_ref()
-                        .is_none_or(std::collections::BTreeMap::is_empty)
-            })
-        }));
-        let (secrets, config_maps) = futures::future::join(secrets, config_maps).await;
-        let answers: Result<Vec<_>, _> = secrets.into_iter().chain(config_maps).collect();
-        Ok(answers?.into_iter().flatten().collect())
+        let reads = each(dependencies).map(async |dependency| self.look(&dependency).await);
+        let problems = try_join_all(reads).await?;
+        Ok(problems.into_iter().flatten().collect())
     }
 
-    fn judge<K>(
+    /// What is wrong with one dependency, if anything.
+    pub async fn look(
         &self,
-        kind: &'static str,
-        name: &str,
-        found: Result<Option<K>, kube::Error>,
-        is_empty: impl FnOnce(&K) -> bool,
+        dependency: &Dependency,
     ) -> Result<Option<DependencyProblem>, ReadError> {
-        let (name, namespace) = (name.to_owned(), self.namespace.clone());
-        match found {
-            Ok(None) => Ok(Some(DependencyProblem::Missing {
-                kind,
-                name,
+        let (what, name) = (dependency.to_string(), &dependency.name);
+        let filled = match dependency.kind {
+            DependencyKind::Secret => {
+                let secret = self.read(what, get(&self.secrets, name)).await?;
+                secret.map(|it| it.data.is_some_and(|data| !data.is_empty()))
+            }
+            DependencyKind::ConfigMap => {
+                let map = self.read(what, get(&self.config_maps, name)).await?;
+                map.map(|it| {
+                    it.data.is_some_and(|data| !data.is_empty())
+                        || it.binary_data.is_some_and(|data| !data.is_empty())
+                })
+            }
+        };
+        let (dependency, namespace) = (dependency.clone(), self.namespace.clone());
+        Ok(match filled {
+            Some(true) => None,
+            Some(false) => Some(DependencyProblem::Empty {
+                dependency,
                 namespace,
-            })),
-            Ok(Some(object)) if is_empty(&object) => Ok(Some(DependencyProblem::Empty {
-                kind,
-                name,
-                namespace,
-            })),
-            Ok(Some(_)) => Ok(None),
-            Err(source) => Err(ReadError {
-                kind,
-                name,
-                namespace,
-                source: Box::new(source),
             }),
-        }
+            None => Some(DependencyProblem::Missing {
+                dependency,
+                namespace,
+            }),
+        })
     }
 
     /// Whether `name` may run workflows.
     pub async fn service_account(&self, name: &str) -> Result<ServiceAccountAnswer, ReadError> {
-        match self.accounts.get_metadata_opt(name).await {
-            Ok(None) => Ok(ServiceAccountAnswer::Missing),
-            Ok(Some(account)) => {
-                let label = account
-                    .metadata
-                    .labels
-                    .as_ref()
-                    .and_then(|labels| labels.get(RUNNER_LABEL));
-                Ok(match label.map(String::as_str) {
-                    Some("true") => ServiceAccountAnswer::Allowed,
-                    _ => ServiceAccountAnswer::NotLabelled,
-                })
+        let what = format!("ServiceAccount {name:?}");
+        let account = self
+            .read(what, self.accounts.get_metadata_opt(name))
+            .await?;
+        let Some(account) = account else {
+            return Ok(ServiceAccountAnswer::Missing);
+        };
+        let labels = account.metadata.labels.unwrap_or_default();
+        Ok(match labels.get(RUNNER_LABEL).map(String::as_str) {
+            Some("true") => ServiceAccountAnswer::Allowed,
+            _ => ServiceAccountAnswer::NotLabelled,
+        })
+    }
+
+    async fn read<K>(
+        &self,
+        what: String,
+        asked: impl Future<Output = Result<Option<K>, kube::Error>>,
+    ) -> Result<Option<K>, ReadError> {
+        let namespace = self.namespace.clone();
+        match tokio::time::timeout(READ_DEADLINE, asked).await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => {
+                Err(ReadError::Forbidden { what, namespace })
             }
-            Err(source) => Err(ReadError {
-                kind: "ServiceAccount",
-                name: name.to_owned(),
-                namespace: self.namespace.clone(),
+            Ok(Err(source)) => Err(ReadError::Failed {
+                what,
+                namespace,
                 source: Box::new(source),
             }),
+            Err(_) => Err(ReadError::TimedOut { what, namespace }),
         }
+    }
+}
+
+async fn get<K>(api: &Api<K>, name: &str) -> Result<Option<K>, kube::Error>
+where
+    K: Clone + Debug + DeserializeOwned,
+{
+    api.get_opt(name).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Reads of a namespace in which each object is what `answer` says of its path.
+    fn reader(answer: fn(&str) -> (u16, Value)) -> DependencyReader {
+        let service = tower::service_fn(move |request: Request<Body>| async move {
+            if request.uri().path().ends_with("/slow") {
+                std::future::pending::<()>().await;
+            }
+            let (code, body) = answer(request.uri().path());
+            let response = Response::builder().status(code);
+            Ok::<_, Infallible>(
+                response
+                    .body(Body::from(body.to_string().into_bytes()))
+                    .expect("a response"),
+            )
+        });
+        DependencyReader::new(&Client::new(service, "run"), "run")
+    }
+
+    fn status(code: u16, reason: &str) -> (u16, Value) {
+        let body = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": "" });
+        (code, body)
+    }
+
+    fn cluster(path: &str) -> (u16, Value) {
+        match path.rsplit('/').next().unwrap_or_default() {
+            "full" => (
+                200,
+                json!({ "metadata": { "name": "full" }, "data": { "a": "YQ==" } }),
+            ),
+            "binary" => (
+                200,
+                json!({ "metadata": { "name": "binary" }, "binaryData": { "a": "YQ==" } }),
+            ),
+            "hollow" => (200, json!({ "metadata": { "name": "hollow" }, "data": {} })),
+            "closed" => status(403, "Forbidden"),
+            "broken" => status(500, "InternalError"),
+            _ => status(404, "NotFound"),
+        }
+    }
+
+    fn dependency(kind: DependencyKind, name: &str) -> Dependency {
+        Dependency {
+            kind,
+            name: name.to_owned(),
+        }
+    }
+
+    #[tokio::test]
+    async fn br_we_014_missing_and_empty_are_told_apart_and_named() {
+        let dependencies = Dependencies {
+            secrets: ["full", "hollow"].map(str::to_owned).to_vec(),
+            config_maps: ["binary", "absent", "hollow"].map(str::to_owned).to_vec(),
+        };
+        let problems = reader(cluster).check(&dependencies).await.expect("read");
+        let said: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            said,
+            [
+                "the workflow needs the Secret \"hollow\", which has no data in namespace run: fill it",
+                "the workflow needs the ConfigMap \"absent\", which does not exist in namespace run: create it",
+                "the workflow needs the ConfigMap \"hollow\", which has no data in namespace run: fill it",
+            ]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn br_we_014_what_cannot_be_read_is_not_called_missing() {
+        let look = async |name: &str| {
+            let secret = dependency(DependencyKind::Secret, name);
+            reader(cluster).look(&secret).await.expect_err("not read")
+        };
+        assert!(matches!(look("closed").await, ReadError::Forbidden { .. }));
+        assert!(matches!(look("broken").await, ReadError::Failed { .. }));
+        let late = look("slow").await;
+        assert!(matches!(late, ReadError::TimedOut { .. }));
+        assert_eq!(
+            late.to_string(),
+            "Secret \"slow\" in namespace run was not read within 2 s"
+        );
     }
 }

@@ -11,6 +11,7 @@ use thiserror::Error;
 use tokio::sync::Mutex;
 use wfe_model::rules::Violation;
 use wfe_model::target::{ServedKind, Target, misfit};
+use wfe_model::workflow::Engine;
 
 /// How often one wrong target after the other may have the API server asked.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
@@ -49,8 +50,11 @@ impl Known {
         }
     }
 
-    fn fits(&self, target: &Target) -> bool {
-        misfit(target, &self.kinds).is_none()
+    /// What `engine` makes of a workflow is a kind like any other.
+    fn runs(&self, engine: Engine) -> bool {
+        let (api_version, kind) = engine.runs_as();
+        let mut kinds = self.kinds.iter();
+        kinds.any(|it| it.api_version == api_version && it.kind == kind)
     }
 }
 
@@ -66,18 +70,33 @@ impl ServedKinds {
 
     /// Why `target` cannot be one in this cluster; none where it can.
     pub async fn misfit(&self, target: &Target) -> Result<Option<Violation>, DiscoveryError> {
-        let fits = |known: &Arc<Known>| known.fits(target);
-        if self.known.load_full().as_ref().is_some_and(fits) {
-            return Ok(None);
+        let fits = |known: &Known| misfit(target, &known.kinds).is_none();
+        self.known_to(fits).await?.misfit(target)
+    }
+
+    /// Why `engine` cannot run anything in this cluster; none where it can.
+    pub async fn lacks(&self, engine: Engine) -> Result<Option<Violation>, DiscoveryError> {
+        let known = self.known_to(|known| known.runs(engine)).await?;
+        match known.runs(engine) {
+            true => Ok(None),
+            false if known.incomplete => Err(DiscoveryError::Incomplete),
+            false => Ok(Some(Violation::EngineNotInstalled { engine })),
+        }
+    }
+
+    /// What is known, asked again where that is older than a few seconds and does not fit.
+    async fn known_to(&self, fit: impl Fn(&Known) -> bool) -> Result<Arc<Known>, DiscoveryError> {
+        if let Some(known) = self.known.load_full().filter(|known| fit(known)) {
+            return Ok(known);
         }
         let _asking = self.asking.lock().await;
-        let fresh = |known: &Arc<Known>| known.fits(target) || known.asked.elapsed() < ASK_AGAIN;
+        let fresh = |known: &Arc<Known>| fit(known) || known.asked.elapsed() < ASK_AGAIN;
         if let Some(known) = self.known.load_full().filter(fresh) {
-            return known.misfit(target);
+            return Ok(known);
         }
-        let known = Arc::new(self.ask().await?);
+        let known = Arc::new(Box::pin(self.ask()).await?);
         self.known.store(Some(known.clone()));
-        known.misfit(target)
+        Ok(known)
     }
 
     /// Two requests, whatever the number of groups.
@@ -109,8 +128,12 @@ fn kinds(list: APIGroupDiscoveryList) -> impl Iterator<Item = ServedKind> {
 }
 
 fn kind(resource: APIResourceDiscovery) -> Option<ServedKind> {
+    let served = resource.response_kind?;
+    let group = served.group.filter(|group| !group.is_empty());
+    let version = served.version.unwrap_or_default();
     Some(ServedKind {
-        kind: resource.response_kind?.kind?,
+        api_version: group.map_or(version.clone(), |group| format!("{group}/{version}")),
+        kind: served.kind?,
         plural: resource.resource?,
         singular: resource.singular_resource.unwrap_or_default(),
         short_names: resource.short_names,
@@ -144,6 +167,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn br_we_002_an_engine_is_there_when_its_kind_is_served() {
+        let mut known = known("Current");
+        assert!(!known.runs(Engine::Tekton));
+        let run = |api_version: &str| ServedKind {
+            api_version: api_version.to_owned(),
+            kind: "PipelineRun".to_owned(),
+            ..ServedKind::default()
+        };
+        known.kinds.push(run("tekton.dev/v1beta1"));
+        assert!(!known.runs(Engine::Tekton), "another version");
+        known.kinds.push(run("tekton.dev/v1"));
+        assert!(known.runs(Engine::Tekton));
+    }
+
     fn target(text: &str) -> Target {
         Target::parse(text).expect("a target")
     }
@@ -151,6 +189,7 @@ mod tests {
     #[test]
     fn br_we_009_kinds_are_read_as_they_are_served_without_subresources() {
         let expected = ServedKind {
+            api_version: "apps/v1".to_owned(),
             kind: "Deployment".to_owned(),
             plural: "deployments".to_owned(),
             singular: "deployment".to_owned(),

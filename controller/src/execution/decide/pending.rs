@@ -149,10 +149,8 @@ fn prepare(
     account: &str,
 ) -> Option<Step> {
     if !observed.engine_installed {
-        let message = format!(
-            "executionEngine {} is not installed in this cluster",
-            workflow.engine
-        );
+        let engine = workflow.engine;
+        let message = Violation::EngineNotInstalled { engine }.to_string();
         let reason = FailureReason::UnsupportedEngine;
         return Some(refused(observed, reason, message, |change, message| {
             resolved(change).condition(
@@ -238,7 +236,7 @@ fn check_dependencies(observed: &Observed, workflow: &Workflow) -> Option<Step> 
     } else {
         "DependencyEmpty"
     };
-    let message = not_ready(&workflow.workflow_id, problems);
+    let message = not_ready(problems);
     Some(refused(
         observed,
         FailureReason::ConfigurationError,

@@ -6,7 +6,9 @@ use rstest::rstest;
 use serde_json::{Value, json};
 use wfe_model::workflow::Workflow;
 use wfe_model::workflow_execution::{SkipReason, WorkflowExecution};
-use wfe_peers::dependencies::{DependencyProblem, ServiceAccountAnswer};
+use wfe_peers::dependencies::{
+    Dependency, DependencyKind, DependencyProblem, ServiceAccountAnswer,
+};
 
 use super::super::history::Limits;
 use super::super::lock::Lock;
@@ -249,7 +251,7 @@ fn br_we_001_what_cannot_be_asked_is_said_once_and_asked_again(
 #[case(|it: &mut Observed| it.answers.catalog = Some(Known::Yes(None)), FailureReason::ConfigurationError)]
 #[case(|it: &mut Observed| it.engine_installed = false, FailureReason::UnsupportedEngine)]
 #[case(|it: &mut Observed| it.answers.service_account = Some(Known::Yes(ServiceAccountAnswer::NotLabelled)), FailureReason::ServiceAccountNotAllowed)]
-#[case(|it: &mut Observed| it.answers.dependencies = Some(Known::Yes(vec![DependencyProblem::Empty { kind: "Secret", name: "s".to_owned(), namespace: "n".to_owned() }])), FailureReason::ConfigurationError)]
+#[case(|it: &mut Observed| it.answers.dependencies = Some(Known::Yes(vec![DependencyProblem::Empty { dependency: Dependency { kind: DependencyKind::Secret, name: "s".to_owned() }, namespace: "n".to_owned() }])), FailureReason::ConfigurationError)]
 #[case(|it: &mut Observed| Arc::make_mut(&mut it.wfe).spec.target_resource = "web".to_owned(), FailureReason::ConfigurationError)]
 #[case(|it: &mut Observed| it.answers.created = Some(Created::NameTaken), FailureReason::ConfigurationError)]
 #[case(|it: &mut Observed| it.answers.created = Some(Created::Refused { reason: FailureReason::Forbidden, message: "no".to_owned() }), FailureReason::Forbidden)]

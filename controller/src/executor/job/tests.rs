@@ -24,9 +24,8 @@ parameters:
 - {{name: ADDED, type: integer, default: 3}}
 "
     );
-    let workflow = Workflow::read("restart.yaml", &yaml)
-        .expect("right")
-        .workflow;
+    let read = Workflow::read("restart.yaml", &yaml).expect("right");
+    let workflow = Arc::new(read.workflow);
     let spec = rules::read(&json!({
         "executionEngine": "job",
         "workflowRef": { "workflowId": "restart", "version": "1.0.0", "containerImage": format!("r.io/w/restart@sha256:{HEX}") },

@@ -8,7 +8,7 @@ use crate::workflow::WorkflowStatus;
 const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 const OTHER: &str = "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff";
 
-fn workflow(engine: &str) -> Workflow {
+fn workflow(engine: &str) -> Arc<Workflow> {
     let yaml = format!(
         "metadata: {{workflowId: restart, version: 1.0.0}}
 execution: {{engine: {engine}, bundle: 'r.io/w/restart:v1@sha256:{HEX}'}}
@@ -17,13 +17,12 @@ parameters:
 - {{name: MODE, type: string, default: safe}}
 "
     );
-    Workflow::read("restart.yaml", &yaml)
-        .expect("right")
-        .workflow
+    let read = Workflow::read("restart.yaml", &yaml).expect("right");
+    Arc::new(read.workflow)
 }
 
 fn job() -> WorkflowExecutionSpec {
-    read(&json!({
+    read(json!({
         "executionEngine": "job",
         "workflowRef": { "workflowId": "restart", "version": "1.0.0", "containerImage": format!("r.io/w/restart:v2@sha256:{HEX}") },
         "targetResource": "prod/Deployment/web",
@@ -40,7 +39,7 @@ fn tekton(bundle: &str) -> WorkflowExecutionSpec {
     spec
 }
 
-fn violations(spec: &WorkflowExecutionSpec, workflow: &Workflow) -> Vec<Violation> {
+fn violations(spec: &WorkflowExecutionSpec, workflow: &Arc<Workflow>) -> Vec<Violation> {
     validate(spec, workflow).expect_err("wrong")
 }
 
@@ -122,10 +121,10 @@ fn br_we_001_only_active_and_deprecated_workflows_run() {
         (WorkflowStatus::Disabled, false),
         (WorkflowStatus::Archived, false),
     ] {
-        let workflow = Workflow {
+        let workflow = Arc::new(Workflow {
             status,
-            ..workflow("job")
-        };
+            ..workflow("job").as_ref().clone()
+        });
         assert_eq!(validate(&job(), &workflow).is_ok(), may_run, "{status}");
     }
 }
@@ -161,7 +160,7 @@ fn br_we_001_static_and_catalog_violations_are_reported_together() {
 
 #[test]
 fn br_we_001_a_missing_engine_is_the_first_thing_said() {
-    let spec = read(&json!({})).expect("a spec can be empty");
+    let spec = read(json!({})).expect("a spec can be empty");
     let found = check(&spec).expect_err("wrong");
     assert_eq!(found[0], Violation::EngineMissing);
     assert_eq!(
@@ -203,6 +202,88 @@ fn a_huge_value_is_shortened_in_the_message() {
     spec.target_resource = "x".repeat(100_000);
     let found = check(&spec).expect_err("wrong");
     assert!(found[0].to_string().len() < 1_000);
+}
+
+#[rstest]
+#[case::tag_only("r.io/w/restart:v1", Some("r.io/w/restart:v1@sha256:0123"))]
+#[case::name_only("r.io/w/restart", Some("r.io/w/restart@sha256:0123"))]
+#[case::another_tag("r.io/w/restart:v9", Some("r.io/w/restart:v9@sha256:0123"))]
+#[case::no_reference("restart v1", None)]
+#[case::no_registry("restart:v1", None)]
+fn br_we_014_a_missing_digest_is_the_catalogs(#[case] name: &str, #[case] expected: Option<&str>) {
+    for (engine, scheme) in [("job", ""), ("tekton", "oci://")] {
+        let text = format!("{scheme}{name}");
+        let mut spec = if engine == "job" {
+            job()
+        } else {
+            tekton(&text)
+        };
+        if engine == "job" {
+            spec.workflow_ref.container_image = Some(text.clone());
+        }
+        assert!(lacks_digest(&spec));
+        let filled = fill(&mut spec, &workflow(engine)).expect("the same repository");
+        let field = if engine == "job" {
+            &spec.workflow_ref.container_image
+        } else {
+            &spec.workflow_ref.bundle_ref
+        };
+        match expected {
+            None => assert_eq!((filled, field.as_ref()), (None, Some(&text))),
+            Some(expected) => {
+                let filled = filled.expect("filled in").reference;
+                assert!(
+                    filled.starts_with(&format!("{scheme}{expected}")),
+                    "{filled}"
+                );
+                assert_eq!(field.as_ref(), Some(&filled));
+                assert!(!lacks_digest(&spec));
+                assert!(validate(&spec, &workflow(engine)).is_ok());
+            }
+        }
+    }
+}
+
+#[test]
+fn br_we_014_another_repository_than_the_catalogs_gets_no_digest() {
+    let mut spec = job();
+    spec.workflow_ref.container_image = Some("r.io/w/other:v1".to_owned());
+    let said = fill(&mut spec, &workflow("job"))
+        .expect_err("another")
+        .sentence();
+    assert!(
+        said.contains("\"r.io/w/other:v1\" is not what the catalog has"),
+        "{said}"
+    );
+    assert!(
+        said.contains("use \"r.io/w/restart:v1@sha256:0123"),
+        "{said}"
+    );
+}
+
+#[test]
+fn br_we_014_who_asks_hears_of_another_tag_and_of_a_deprecated_workflow() {
+    let workflow = Arc::new(Workflow {
+        status: WorkflowStatus::Deprecated,
+        ..workflow("job").as_ref().clone()
+    });
+    let remarks = |spec| {
+        let valid = validate(&spec, &workflow).expect("right");
+        valid
+            .remarks()
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    };
+    let said = remarks(job());
+    assert!(said[0].contains("\"restart\" is deprecated"), "{said:?}");
+    assert!(
+        said[1].contains("the tag \"v2\" is not the catalog's, \"v1\""),
+        "{said:?}"
+    );
+    let mut without_tag = job();
+    without_tag.workflow_ref.container_image = Some(format!("r.io/w/restart@sha256:{HEX}"));
+    assert_eq!(remarks(without_tag).len(), 1);
 }
 
 proptest::proptest! {

@@ -1,6 +1,7 @@
 //! What can be wrong with a spec, and the same in CEL where the API server can see it.
 
 use kube::core::{Reason, Rule};
+use strum::IntoStaticStr;
 use thiserror::Error;
 
 use crate::duration::TIMEOUT;
@@ -59,7 +60,7 @@ fn forbids(engine: &str, field: &str, instead: &str) -> String {
 
 /// What is wrong with a WorkflowExecution's spec. [`Violation::field`] says where; the text says
 /// what was found and what is allowed.
-#[derive(Clone, Debug, Error, PartialEq)]
+#[derive(Clone, Debug, Error, IntoStaticStr, PartialEq)]
 pub enum Violation {
     /// Not even of the shape of a spec.
     #[error("{message}")]
@@ -226,6 +227,12 @@ pub enum Violation {
         /// The catalog's.
         catalog: Engine,
     },
+    /// What would run it is not there.
+    #[error("executionEngine {engine} cannot run: this cluster serves no {} of {}: install it", engine.runs_as().1, engine.runs_as().0)]
+    EngineNotInstalled {
+        /// As found.
+        engine: Engine,
+    },
     /// Another repository or digest than the catalog's.
     #[error("{found:?} is not what the catalog has for this workflow: use {catalog:?}")]
     ImageMismatch {
@@ -246,9 +253,10 @@ impl Violation {
                 return "spec".to_owned();
             }
             Self::Malformed { path, .. } => path,
-            Self::EngineMissing | Self::EngineUnknown { .. } | Self::EngineMismatch { .. } => {
-                "executionEngine"
-            }
+            Self::EngineMissing
+            | Self::EngineUnknown { .. }
+            | Self::EngineMismatch { .. }
+            | Self::EngineNotInstalled { .. } => "executionEngine",
             Self::Missing { field, .. }
             | Self::TooLong { field, .. }
             | Self::ImageMismatch { field, .. } => field,

@@ -10,6 +10,8 @@ use crate::rules::Violation;
 /// A kind that the cluster serves.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ServedKind {
+    /// Group and version, as `apps/v1` or `v1`.
+    pub api_version: String,
     /// As in manifests: `Deployment`.
     pub kind: String,
     /// As in URLs: `deployments`.
@@ -76,6 +78,7 @@ mod tests {
 
     fn served() -> Vec<ServedKind> {
         let kind = |kind: &str, plural: &str, short: &str, namespaced| ServedKind {
+            api_version: "v1".to_owned(),
             kind: kind.to_owned(),
             plural: plural.to_owned(),
             singular: kind.to_lowercase(),

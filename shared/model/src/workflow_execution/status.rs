@@ -5,10 +5,30 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// Why only a Failed one can be cleared.
+pub const NOTHING_TO_CLEAR: &str =
+    "only a Failed WorkflowExecution blocks its target: there is nothing to clear";
+
+/// Fewest characters of a reason, without the white space around it.
+pub const CLEAR_REASON_MIN: usize = 10;
+/// What both bounds ask for.
+pub const CLEAR_REASON: &str =
+    "must say in 10 to 1024 characters what was found and done: the next reader depends on it";
+/// Most characters of a reason.
+pub const CLEAR_REASON_MAX: usize = 1024;
+
 /// What became of a WorkflowExecution. Written by the controller only, but for the clearing of a
 /// block.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.blockClearanceRequest)")
+        .message("wfe-webhook turns a request into blockClearance, and was not asked: see that its webhook configuration is there, then try again")
+        .field_path(".blockClearanceRequest"),
+    validation = Rule::new("!has(self.blockClearance) || (has(self.phase) && self.phase == 'Failed')")
+        .message(NOTHING_TO_CLEAR)
+        .field_path(".blockClearance")
+)]
 pub struct WorkflowExecutionStatus {
     /// The generation of the spec this status speaks of.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -278,8 +298,8 @@ pub struct RecentRemediation {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BlockClearanceRequest {
-    /// Why the target may be worked on again.
-    #[schemars(length(max = 1024))]
+    /// Why the target may be worked on again: what was found and done, 10 to 1,024 characters.
+    #[schemars(length(max = CLEAR_REASON_MAX))]
     pub clear_reason: String,
     /// When it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -287,17 +307,21 @@ pub struct BlockClearanceRequest {
 }
 
 /// Who cleared a block, by the API server's word.
-#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BlockClearance {
     /// User name.
+    #[schemars(length(min = 1, max = 1024))]
     pub cleared_by: String,
     /// The user's uid, where the API server knows one.
+    #[schemars(length(max = 1024))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cleared_by_uid: Option<String>,
     /// When.
     pub cleared_at: Time,
     /// Why.
+    #[schemars(length(max = CLEAR_REASON_MAX))]
+    #[x_kube(validation = Rule::new(format!("self.trim().size() >= {CLEAR_REASON_MIN}")).message(CLEAR_REASON))]
     pub clear_reason: String,
     /// How the identity was established.
     pub clear_method: ClearMethod,

@@ -1,0 +1,637 @@
+//! Reviews through the routes, with an API server that is a function and a catalog that is a map.
+
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::http;
+use axum::http::Method;
+use futures::future::{BoxFuture, join_all};
+use json_patch::Patch;
+use kube::Client;
+use prometheus_client::registry::Registry;
+use proptest::prelude::*;
+use rstest::rstest;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+use wfe_model::rules;
+use wfe_model::workflow::Workflow;
+use wfe_peers::catalog::{Catalog, CatalogUnavailable};
+use wfe_peers::discovery::ServedKinds;
+
+use super::*;
+use crate::args::{ImageDigest, OnOutage};
+use crate::lookups::Lookups;
+use crate::scope::Scope;
+
+const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+/// A catalog of one workflow, of one that it cannot be asked for, and of two that are its bugs.
+struct Shelf;
+
+impl Catalog for Shelf {
+    fn lookup<'a>(
+        &'a self,
+        workflow_id: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Arc<Workflow>>, CatalogUnavailable>> {
+        let unavailable = || CatalogUnavailable {
+            reason: "it is closed".to_owned(),
+        };
+        Box::pin(async move {
+            match workflow_id {
+                "restart" => Ok(Some(restart())),
+                "closed" => Err(unavailable()),
+                "bug" => panic!("the shelf fell over"),
+                "endless" => std::future::pending().await,
+                _ => Ok(None),
+            }
+        })
+    }
+}
+
+fn restart() -> Arc<Workflow> {
+    let yaml = format!(
+        "metadata: {{workflowId: restart, version: 1.0.0}}
+execution: {{engine: job, bundle: 'r.io/w/restart:v1@sha256:{HEX}'}}
+dependencies: {{secrets: [{{name: token}}], configMaps: [{{name: settings}}]}}
+parameters: [{{name: REPLICAS, type: integer}}]
+"
+    );
+    let read = Workflow::read("restart.yaml", &yaml).expect("right");
+    Arc::new(read.workflow)
+}
+
+/// What there is in the execution namespace, and how often it was asked for a Secret.
+#[derive(Clone, Default)]
+struct Cluster {
+    /// Names of Secrets that are not there.
+    absent: Arc<std::sync::Mutex<Vec<&'static str>>>,
+    secrets_read: Arc<AtomicUsize>,
+}
+
+impl Cluster {
+    fn answer(&self, path: &str) -> (u16, Value) {
+        let kind = |group: &str, kind: &str, scope: &str| {
+            json!({ "metadata": { "name": group }, "versions": [{ "version": "v1", "freshness": "Current", "resources": [{
+                "resource": format!("{}s", kind.to_lowercase()), "singularResource": kind.to_lowercase(), "scope": scope, "verbs": ["get"],
+                "responseKind": { "group": group, "version": "v1", "kind": kind },
+            }] }] })
+        };
+        let found = json!({ "metadata": { "name": "x", "labels": { "kubernaut.ai/workflow-runner": "true" } }, "data": { "a": "YQ==" } });
+        let missing = (
+            404,
+            json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404, "reason": "NotFound" }),
+        );
+        let (folder, name) = path.rsplit_once('/').expect("a path");
+        match (folder, name) {
+            ("", "api") => (200, json!({ "items": [kind("", "Node", "Cluster")] })),
+            ("", "apis") => (
+                200,
+                json!({ "items": [kind("apps", "Deployment", "Namespaced"), kind("batch", "Job", "Namespaced")] }),
+            ),
+            (_, "serviceaccounts") => missing,
+            (folder, name) if folder.ends_with("/secrets") => {
+                self.secrets_read.fetch_add(1, Ordering::Relaxed);
+                let absent = self.absent.lock().expect("whole").contains(&name);
+                if absent { missing } else { (200, found) }
+            }
+            (folder, "stranger") if folder.ends_with("/serviceaccounts") => missing,
+            _ => (200, found),
+        }
+    }
+
+    fn client(&self) -> Client {
+        let cluster = self.clone();
+        let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            let (code, body) = cluster.answer(request.uri().path());
+            async move {
+                // The others that wait for the same answer get to wait.
+                tokio::task::yield_now().await;
+                let body = kube::client::Body::from(body.to_string().into_bytes());
+                Ok::<_, Infallible>(
+                    http::Response::builder()
+                        .status(code)
+                        .body(body)
+                        .expect("one"),
+                )
+            }
+        });
+        Client::new(service, "run")
+    }
+
+    /// Routes with the flags that a test is about.
+    fn routes(&self, image_digest: ImageDigest, on_outage: OnOutage) -> Router {
+        let client = self.client();
+        let scope = Scope::of(vec!["prod".to_owned()]);
+        let mutator = Mutator {
+            catalog: Arc::new(Shelf),
+            image_digest,
+            scope: scope.clone(),
+        };
+        let validator = Validator {
+            catalog: Arc::new(Shelf),
+            kinds: ServedKinds::new(&client),
+            lookups: Lookups::start(&client, "run", CancellationToken::new()),
+            default_service_account: "runner".to_owned(),
+            on_outage,
+            scope,
+        };
+        Gate::new(mutator, validator, Metrics::new(&mut Registry::default())).routes()
+    }
+}
+
+fn plain() -> Router {
+    Cluster::default().routes(ImageDigest::Require, OnOutage::Allow)
+}
+
+fn good() -> Value {
+    json!({ "apiVersion": "kubernaut.ai/v1alpha1", "kind": "WorkflowExecution", "metadata": { "name": "a", "namespace": "prod" }, "spec": {
+        "executionEngine": "job",
+        "workflowRef": { "workflowId": "restart", "version": "1.0.0", "containerImage": format!("r.io/w/restart:v1@sha256:{HEX}") },
+        "targetResource": "prod/Deployment/web",
+        "parameters": { "REPLICAS": "3" },
+    } })
+}
+
+fn review(object: &Value) -> Value {
+    json!({ "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
+        "uid": "u1", "operation": "CREATE", "namespace": "prod", "name": "a", "dryRun": true,
+        "resource": { "group": "kubernaut.ai", "version": "v1alpha1", "resource": "workflowexecutions" },
+        "userInfo": { "username": "ann" }, "object": object, "oldObject": null,
+    } })
+}
+
+fn changed(pointer: &str, value: Value) -> Value {
+    let mut object = good();
+    let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
+    let parent = object.pointer_mut(parent).expect("a parent");
+    parent[key] = value;
+    object
+}
+
+async fn post(routes: &Router, path: &str, body: impl Into<Body>) -> (StatusCode, Vec<u8>) {
+    let request = http::Request::builder().method(Method::POST).uri(path);
+    let request = request.body(body.into()).expect("a request");
+    let answer = routes.clone().oneshot(request).await.expect("an answer");
+    let status = answer.status();
+    let body = to_bytes(answer.into_body(), 1 << 20).await.expect("a body");
+    (status, body.to_vec())
+}
+
+async fn ask(routes: &Router, path: &str, object: &Value) -> Value {
+    let (status, body) = post(routes, path, review(object).to_string()).await;
+    assert_eq!(status, StatusCode::OK, "{}", String::from_utf8_lossy(&body));
+    let answer: Value = serde_json::from_slice(&body).expect("JSON");
+    assert_eq!(answer["response"]["uid"], "u1");
+    answer["response"].clone()
+}
+
+const MUTATE: &str = "/mutate-workflowexecution";
+const VALIDATE: &str = "/validate-workflowexecution";
+
+fn patched(object: &Value, response: &Value) -> Value {
+    use base64::Engine as _;
+    let patch = response["patch"].as_str().expect("a patch");
+    let patch = base64::engine::general_purpose::STANDARD
+        .decode(patch)
+        .expect("base64");
+    let patch: Patch = serde_json::from_slice(&patch).expect("a patch");
+    let mut object = object.clone();
+    json_patch::patch(&mut object, &patch).expect("it fits");
+    object
+}
+
+fn message(response: &Value) -> &str {
+    response["status"]["message"].as_str().unwrap_or_default()
+}
+
+#[rstest]
+#[case::absent(Value::Null)]
+#[case::empty(json!([]))]
+#[case::others(json!(["other"]))]
+#[tokio::test]
+async fn br_we_001_a_good_one_gets_the_finalizer_once_and_nothing_else(#[case] present: Value) {
+    let routes = plain();
+    let mut object = good();
+    if !present.is_null() {
+        object["metadata"]["finalizers"] = present;
+    }
+    let patched = patched(&object, &ask(&routes, MUTATE, &object).await);
+    let finalizers = patched["metadata"]["finalizers"]
+        .as_array()
+        .expect("a list");
+    assert_eq!(
+        finalizers
+            .iter()
+            .filter(|it| *it == wfe_model::FINALIZER)
+            .count(),
+        1
+    );
+    assert_eq!(patched["spec"], object["spec"]);
+    let allowed = json!({ "uid": "u1", "allowed": true });
+    assert_eq!(
+        ask(&routes, MUTATE, &patched).await,
+        allowed,
+        "the second time"
+    );
+    assert_eq!(ask(&routes, VALIDATE, &patched).await, allowed);
+}
+
+#[rstest]
+#[case("/spec/executionEngine", json!("ansible"), "spec.executionEngine: \"ansible\" is no engine: use job or tekton")]
+#[case("/spec/executionEngine", json!([]), "spec.executionEngine: invalid type: sequence, expected a string")]
+#[case("/spec", Value::Null, "spec: invalid type: null, expected an object")]
+#[case("/metadata/finalizers", json!(1), "metadata.finalizers: invalid type: integer `1`, expected a sequence")]
+#[case("/spec/workflowRef/containerImage", json!("r.io/w/restart:v1"), "must be registry/repository[:tag]@sha256:<64 lower-case hex digits>")]
+#[tokio::test]
+async fn br_we_001_what_the_rules_refuse_both_handlers_refuse_in_the_same_words(
+    #[case] pointer: &str,
+    #[case] value: Value,
+    #[case] says: &str,
+) {
+    let routes = plain();
+    for path in [MUTATE, VALIDATE] {
+        let response = ask(&routes, path, &changed(pointer, value.clone())).await;
+        assert_eq!(response["allowed"], false);
+        assert_eq!(response["status"]["code"], 422);
+        assert!(message(&response).contains(says), "{path}: {response}");
+    }
+}
+
+#[tokio::test]
+async fn br_we_001_what_breaks_a_rule_hears_of_the_catalogs_word_too() {
+    let mut object = changed("/spec/targetResource", json!("web"));
+    object["spec"]["workflowRef"]["version"] = json!("2.0.0");
+    object["spec"]["parameters"]["REPLICAS"] = json!("many");
+    let response = ask(&plain(), MUTATE, &object).await;
+    for says in [
+        "spec.targetResource: \"web\"",
+        "use \"1.0.0\"",
+        "\"many\" is no integer",
+    ] {
+        assert!(message(&response).contains(says), "{response}");
+    }
+}
+
+#[tokio::test]
+async fn br_we_001_everything_that_takes_a_look_up_is_said_together() {
+    let cluster = Cluster::default();
+    cluster.absent.lock().expect("whole").push("token");
+    let routes = cluster.routes(ImageDigest::Require, OnOutage::Allow);
+    let mut object = changed("/spec/targetResource", json!("prod/Gadget/web"));
+    object["spec"]["executionConfig"] = json!({ "serviceAccountName": "stranger" });
+    object["spec"]["parameters"]["REPLICAS"] = json!("many");
+    let response = ask(&routes, VALIDATE, &object).await;
+    for says in [
+        "spec.parameters[REPLICAS]: the value \"many\" is no integer",
+        "spec.targetResource: \"prod/Gadget/web\": \"Gadget\" is not the Kind of a resource",
+        "spec.executionConfig.serviceAccountName: the ServiceAccount \"stranger\" in namespace run does not exist",
+        "spec.workflowRef.workflowId: the workflow needs the Secret \"token\", which does not exist in namespace run: create it",
+    ] {
+        assert!(message(&response).contains(says), "{response}");
+    }
+    let causes = response["status"]["details"]["causes"]
+        .as_array()
+        .expect("causes");
+    assert_eq!(causes.len(), 4);
+}
+
+#[rstest]
+#[case("/spec/workflowRef/workflowId", json!("nowhere"), 422, "\"nowhere\" is not in the workflow catalog")]
+#[case("/spec/executionConfig", json!({ "serviceAccountName": "stranger" }), 403, "use one with the label")]
+#[tokio::test]
+async fn br_we_001_policy_is_told_from_an_invalid_object(
+    #[case] pointer: &str,
+    #[case] value: Value,
+    #[case] code: u16,
+    #[case] says: &str,
+) {
+    let response = ask(&plain(), VALIDATE, &changed(pointer, value)).await;
+    assert_eq!(response["status"]["code"], code);
+    assert!(message(&response).contains(says), "{response}");
+}
+
+#[tokio::test]
+async fn br_we_001_a_namespace_that_nobody_watches_is_refused_and_gets_no_finalizer() {
+    let mut review = review(&good());
+    review["request"]["namespace"] = json!("dev");
+    for path in [MUTATE, VALIDATE] {
+        let (_, body) = post(&plain(), path, review.to_string()).await;
+        let answer: Value = serde_json::from_slice(&body).expect("JSON");
+        let response = &answer["response"];
+        assert_eq!(response["status"]["code"], 403);
+        assert!(message(response).contains("no controller watches namespace \"dev\": use prod"));
+        assert!(response.get("patch").is_none());
+    }
+}
+
+#[tokio::test]
+async fn br_we_002_an_engine_that_is_not_installed_is_refused() {
+    let mut object = changed("/spec/executionEngine", json!("tekton"));
+    object["spec"]["workflowRef"] =
+        json!({ "workflowId": "restart", "version": "1.0.0", "bundleRef": "oci://r.io/w/restart" });
+    let response = ask(&plain(), VALIDATE, &object).await;
+    let says = "spec.executionEngine: executionEngine tekton cannot run: this cluster serves no PipelineRun of tekton.dev/v1";
+    assert!(message(&response).contains(says), "{response}");
+}
+
+#[tokio::test]
+async fn br_we_014_fill_completes_a_tag_with_the_catalogs_digest_before_the_schema_looks() {
+    let routes = Cluster::default().routes(ImageDigest::Fill, OnOutage::Allow);
+    let object = changed(
+        "/spec/workflowRef/containerImage",
+        json!("r.io/w/restart:v1"),
+    );
+    let response = ask(&routes, MUTATE, &object).await;
+    let pinned = format!("r.io/w/restart:v1@sha256:{HEX}");
+    assert!(
+        response["warnings"][0]
+            .as_str()
+            .expect("a warning")
+            .contains(&pinned)
+    );
+    let patched = patched(&object, &response);
+    assert_eq!(patched["spec"]["workflowRef"]["containerImage"], pinned);
+    assert_eq!(
+        ask(&routes, MUTATE, &patched).await,
+        json!({ "uid": "u1", "allowed": true })
+    );
+    assert_eq!(ask(&routes, VALIDATE, &patched).await["allowed"], true);
+}
+
+#[rstest]
+#[case::another_repository(
+    "restart",
+    "r.io/w/other:v1",
+    422,
+    "\"r.io/w/other:v1\" is not what the catalog has for this workflow: use \"r.io/w/restart:v1@sha256:"
+)]
+#[case::another_digest(
+    "restart",
+    "r.io/w/restart@sha256:ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+    422,
+    "use \"r.io/w/restart:v1@sha256:"
+)]
+#[case::no_reference(
+    "restart",
+    "restart v1",
+    422,
+    "must be registry/repository[:tag]@sha256:"
+)]
+#[case::unknown(
+    "nowhere",
+    "r.io/w/restart:v1",
+    422,
+    "\"nowhere\" is not in the workflow catalog"
+)]
+#[case::outage(
+    "closed",
+    "r.io/w/restart:v1",
+    503,
+    "the digest cannot be filled in, because the workflow catalog cannot be asked (it is closed): try again later"
+)]
+#[tokio::test]
+async fn br_we_014_fill_refuses_what_it_cannot_complete(
+    #[case] workflow: &str,
+    #[case] image: &str,
+    #[case] code: u16,
+    #[case] says: &str,
+) {
+    let routes = Cluster::default().routes(ImageDigest::Fill, OnOutage::Allow);
+    let mut object = changed("/spec/workflowRef/containerImage", json!(image));
+    object["spec"]["workflowRef"]["workflowId"] = json!(workflow);
+    let mut response = ask(&routes, MUTATE, &object).await;
+    if response["allowed"] == true {
+        response = ask(&routes, VALIDATE, &object).await;
+    }
+    assert_eq!(response["status"]["code"], code, "{response}");
+    assert!(message(&response).contains(says), "{response}");
+    let causes = response["status"]["details"]["causes"]
+        .as_array()
+        .expect("causes");
+    assert_eq!(causes.len(), 1, "said once: {response}");
+}
+
+#[tokio::test]
+async fn br_we_001_an_outage_is_a_warning_or_a_refusal() {
+    let object = changed("/spec/workflowRef/workflowId", json!("closed"));
+    let cluster = Cluster::default();
+    let allowed = ask(
+        &cluster.routes(ImageDigest::Require, OnOutage::Allow),
+        VALIDATE,
+        &object,
+    )
+    .await;
+    assert_eq!(allowed["allowed"], true);
+    assert_eq!(
+        allowed["warnings"],
+        json!([
+            "not checked yet, the controller will before it runs: the workflow catalog cannot be asked (it is closed)"
+        ])
+    );
+    let denied = ask(
+        &cluster.routes(ImageDigest::Require, OnOutage::Deny),
+        VALIDATE,
+        &object,
+    )
+    .await;
+    assert_eq!(denied["status"]["code"], 503);
+    assert_eq!(denied["status"]["details"]["retryAfterSeconds"], 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn br_we_001_a_catalog_that_does_not_answer_is_an_outage_within_the_deadline() {
+    let object = changed("/spec/workflowRef/workflowId", json!("endless"));
+    let response = ask(&plain(), VALIDATE, &object).await;
+    let warning = response["warnings"][0].as_str().expect("a warning");
+    assert!(warning.contains("(no answer within 2 s)"), "{warning}");
+    let fill = Cluster::default().routes(ImageDigest::Fill, OnOutage::Allow);
+    let mut object = object;
+    object["spec"]["workflowRef"]["containerImage"] = json!("r.io/w/restart:v1");
+    let response = ask(&fill, MUTATE, &object).await;
+    assert_eq!(response["status"]["reason"], "Timeout");
+}
+
+#[tokio::test]
+async fn a_panic_is_an_answer_with_the_uid() {
+    let object = changed("/spec/workflowRef/workflowId", json!("bug"));
+    let routes = plain();
+    let response = ask(&routes, VALIDATE, &object).await;
+    assert_eq!(response["status"]["code"], 500);
+    assert!(
+        message(&response).contains("the shelf fell over"),
+        "{response}"
+    );
+    assert_eq!(ask(&routes, VALIDATE, &good()).await["allowed"], true);
+}
+
+#[tokio::test]
+async fn br_we_014_the_same_question_is_asked_once_and_a_bad_answer_is_not_kept() {
+    let cluster = Cluster::default();
+    let routes = cluster.routes(ImageDigest::Require, OnOutage::Allow);
+    let reads = || cluster.secrets_read.load(Ordering::Relaxed);
+    cluster.absent.lock().expect("whole").push("token");
+    let object = good();
+    let answers = join_all((0..50).map(|_| ask(&routes, VALIDATE, &object))).await;
+    assert!(answers.iter().all(|it| it["allowed"] == false));
+    assert_eq!(reads(), 1, "50 reviews wait for one answer");
+    cluster.absent.lock().expect("whole").clear();
+    for _ in 0..3 {
+        assert_eq!(
+            ask(&routes, VALIDATE, &good()).await["allowed"],
+            true,
+            "it was mended"
+        );
+    }
+    assert_eq!(reads(), 2, "a good answer is kept");
+}
+
+#[tokio::test]
+async fn what_is_no_review_is_400_and_what_is_too_large_413() {
+    let routes = plain();
+    for body in [
+        "",
+        "text",
+        "{}",
+        "[1]",
+        "{\"apiVersion\":\"admission.k8s.io/v1\"}",
+    ] {
+        let (status, said) = post(&routes, MUTATE, body).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        assert!(String::from_utf8_lossy(&said).starts_with("the body is no AdmissionReview: "));
+    }
+    let (status, said) = post(&routes, MUTATE, vec![b' '; MAX_BODY + 1]).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(said, b"a review has at most 3 MiB");
+    let chunks = futures::stream::iter((0..4).map(|_| Ok::<_, Infallible>(vec![b' '; 1 << 20])));
+    let (status, _) = post(&routes, MUTATE, Body::from_stream(chunks)).await;
+    assert_eq!(
+        status,
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "without being told the length"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_come_and_a_review_without_room_are_turned_away() {
+    let routes = plain();
+    let endless = || Body::from_stream(futures::stream::pending::<Result<Bytes, Infallible>>());
+    let waiting = tokio::spawn({
+        let waiting: Vec<_> = (0..ROOM / (MAX_BODY >> 10))
+            .map(|_| {
+                let routes = routes.clone();
+                async move { post(&routes, MUTATE, endless()).await.0 }
+            })
+            .collect();
+        join_all(waiting)
+    });
+    tokio::task::yield_now().await;
+    let (status, _) = post(&routes, MUTATE, vec![b' '; 2 << 20]).await;
+    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+    assert!(
+        ask(&routes, MUTATE, &good()).await["allowed"] == true,
+        "a small one has room"
+    );
+    for status in waiting.await.expect("ended") {
+        assert_eq!(status, StatusCode::REQUEST_TIMEOUT);
+    }
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "\\PC{0,12}".prop_map(Value::from),
+        "[a-z]{1,5}(/[A-Za-z]{1,5}){0,3}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 16, 4, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            proptest::collection::btree_map("[a-zA-Z_]{1,8}", inner, 0..4)
+                .prop_map(|it| it.into_iter().collect()),
+        ]
+    })
+}
+
+fn pointers(value: &Value, at: &str, all: &mut Vec<String>) {
+    all.push(at.to_owned());
+    for (key, value) in value.as_object().into_iter().flatten() {
+        pointers(value, &format!("{at}/{key}"), all);
+    }
+}
+
+/// A review with one thing in it replaced by anything.
+fn any_review() -> impl Strategy<Value = Value> {
+    let mut object = good();
+    object["status"] = json!({ "phase": "Failed", "blockClearanceRequest": { "clearReason": "looked at it well" } });
+    object["spec"]["executionConfig"] =
+        json!({ "timeout": "5m", "serviceAccountName": "runner", "whenBlocked": "Wait" });
+    let create = review(&object);
+    let mut update = create.clone();
+    let request = &mut update["request"];
+    request["operation"] = json!("UPDATE");
+    request["subResource"] = json!("status");
+    request["oldObject"] = json!({ "status": { "phase": "Failed" } });
+    let all = [create, update].map(|review| {
+        let mut all = Vec::new();
+        pointers(&review, "", &mut all);
+        (review, all)
+    });
+    (0..2usize, any::<prop::sample::Index>(), any_json()).prop_map(move |(which, index, value)| {
+        let (review, all) = &all[which];
+        let mut review = review.clone();
+        *review
+            .pointer_mut(index.get::<String>(all))
+            .expect("one of them") = value;
+        review
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+    #[test]
+    fn br_we_001_no_json_in_any_field_breaks_the_gate_or_gets_past_it(review in any_review()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("one");
+        runtime.block_on(async {
+            let routes = Cluster::default().routes(ImageDigest::Fill, OnOutage::Deny);
+            for operation in Operation::ALL {
+                let (status, body) = post(&routes, operation.path(), review.to_string()).await;
+                prop_assert!([StatusCode::OK, StatusCode::BAD_REQUEST].contains(&status), "{status}");
+                if status != StatusCode::OK {
+                    continue;
+                }
+                let answer: Value = serde_json::from_slice(&body).expect("JSON");
+                let response = &answer["response"];
+                prop_assert_eq!(&response["uid"], &review["request"]["uid"]);
+                if response["allowed"] != true {
+                    prop_assert!(!message(response).is_empty());
+                    continue;
+                }
+                let object = &review["request"]["object"];
+                match operation {
+                    Operation::Mutate => {
+                        let object = if response.get("patch").is_some() { patched(object, response) } else { object.clone() };
+                        let spec = rules::read(&object["spec"]).expect("of the shape");
+                        prop_assert!(rules::check(&spec).is_ok());
+                    }
+                    Operation::Validate => {
+                        let spec = rules::read(&object["spec"]).expect("of the shape");
+                        prop_assert!(rules::validate(&spec, &restart()).is_ok());
+                        prop_assert_eq!(&spec.target_resource.to_lowercase(), "prod/deployment/web");
+                        prop_assert_eq!(&review["request"]["namespace"], "prod");
+                    }
+                    Operation::ClearBlock => {
+                        let stored = if response.get("patch").is_some() { patched(object, response) } else { object.clone() };
+                        prop_assert!(stored["status"]["blockClearanceRequest"].is_null(), "{}", stored);
+                        let by = &stored["status"]["blockClearance"]["clearedBy"];
+                        let user = &review["request"]["userInfo"]["username"];
+                        prop_assert!(by.is_null() || by == user || (user.is_null() && by == ""), "{}", stored);
+                    }
+                }
+            }
+            Ok(())
+        })?;
+    }
+}
