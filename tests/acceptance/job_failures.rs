@@ -168,11 +168,11 @@ async fn br_we_012_every_failure_has_its_reason_exit_code_and_summary() {
 }
 
 #[tokio::test]
-async fn br_we_003_an_engine_that_is_not_installed_fails_with_that_reason() {
+async fn br_we_003_an_engine_that_is_not_installed_is_refused_and_unasked_fails_with_that_reason() {
     let cluster = cluster().await;
     let image = format!("r.io/pipeline@sha256:{}", "2".repeat(64));
     let pipeline = Script::pipeline("pipeline", image);
-    let system = System::start(&cluster, "engine", &[&pipeline])
+    let mut system = System::start(&cluster, "engine", &[&pipeline])
         .await
         .expect("started");
     let request = pipeline.request("tekton", &json!({
@@ -180,9 +180,12 @@ async fn br_we_003_an_engine_that_is_not_installed_fails_with_that_reason() {
         "workflowRef": { "workflowId": "pipeline", "version": "1.0.0", "bundleRef": "oci://r.io/pipeline" },
     }));
     let api = system.namespace.api::<WorkflowExecution>();
-    api.create(&PostParams::default(), &request)
-        .await
-        .expect("admitted");
+    let create = async || api.create(&PostParams::default(), &request).await;
+    let refused = create().await.expect_err("not installed").to_string();
+    let says = "spec.executionEngine: executionEngine tekton cannot run: this cluster serves no PipelineRun of tekton.dev/v1: install it";
+    assert!(refused.contains(says), "{refused}");
+    system.remove_webhook().await.expect("nobody is asked");
+    create().await.expect("the schema does not know");
     let wfe = system.ended("tekton").await.expect("ended");
     let details = wfe
         .status
@@ -197,4 +200,5 @@ async fn br_we_003_an_engine_that_is_not_installed_fails_with_that_reason() {
         condition(&wfe, "ExecutionCreated"),
         "False/UnsupportedEngine"
     );
+    assert!(refused.contains(&details.message), "the same sentence");
 }

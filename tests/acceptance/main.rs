@@ -3,6 +3,7 @@
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::large_futures,
     clippy::panic,
     clippy::too_many_lines,
     reason = "a story is told whole; a test fails by panicking, and so do its helpers"

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use jiff::Timestamp;
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use wfe_model::audit::{AuditEvent, EventType};
 use wfe_model::workflow_execution::WorkflowExecution;
@@ -136,8 +138,24 @@ impl System {
 
     /// Asks for the block that one left to be cleared, as an administrator.
     pub async fn clear(&self, name: &str) -> Result<()> {
-        let request = json!({ "clearReason": "looked at the target, it is fine" });
-        let patch = Patch::Merge(json!({ "status": { "blockClearanceRequest": request } }));
+        let reason = "looked at the target, it is fine";
+        let status = if self.webhook.is_some() {
+            json!({ "blockClearanceRequest": { "clearReason": reason } })
+        } else {
+            // Nobody stamps it: what the policies let a person write is their own name.
+            let reviews: Api<SelfSubjectReview> = Api::all(self.cluster.admin());
+            let review = SelfSubjectReview::default();
+            let answer = reviews.create(&PostParams::default(), &review).await?;
+            let user = answer
+                .status
+                .and_then(|it| it.user_info)
+                .unwrap_or_default();
+            json!({ "blockClearance": {
+                "clearedBy": user.username, "clearedAt": Timestamp::now(), "clearReason": reason,
+                "clearMethod": "KubernetesAdmissionWebhook",
+            } })
+        };
+        let patch = Patch::Merge(json!({ "status": status }));
         let api = self.namespace.api::<WorkflowExecution>();
         api.patch_status(name, &PatchParams::default(), &patch)
             .await?;

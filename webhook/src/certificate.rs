@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,8 @@ use rustls::sign::CertifiedKey;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-const POLL_INTERVAL: Duration = Duration::from_secs(10);
+/// Two small files; a swap is to be noticed before the old pair is taken away from clients, too.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Why a pair of files is no certificate to serve with.
 #[derive(Debug, Error)]
@@ -105,8 +107,8 @@ impl ServingCertificate {
         Ok(true)
     }
 
-    /// When the certificate ends, in seconds since 1970.
-    pub fn expires_at(&self) -> Result<i64, CertificateError> {
+    /// From when until when the certificate is valid, in seconds since 1970.
+    pub fn valid(&self) -> Result<Range<i64>, CertificateError> {
         let current = self.current.load();
         let first = current
             .cert
@@ -114,7 +116,8 @@ impl ServingCertificate {
             .ok_or(CertificateError::NoCertificate)?;
         let (_, parsed) = x509_parser::parse_x509_certificate(first)
             .map_err(|_| CertificateError::NoCertificate)?;
-        Ok(parsed.validity().not_after.timestamp())
+        let validity = parsed.validity();
+        Ok(validity.not_before.timestamp()..validity.not_after.timestamp())
     }
 
     /// Looks at the files again and again until `stop`; `observe` is called after each look.
@@ -184,7 +187,12 @@ mod tests {
             assert!(certificate.refresh().expect("read"), "{name} is new");
             assert_ne!(served(&certificate), before);
         }
-        assert!(certificate.expires_at().expect("readable") > 1_700_000_000);
+        assert!(
+            certificate
+                .valid()
+                .expect("readable")
+                .contains(&1_700_000_000)
+        );
     }
 
     #[test]

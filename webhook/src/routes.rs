@@ -248,7 +248,7 @@ fn too_large() -> NoAnswer {
 
 fn is_length_limit(error: &axum::Error) -> bool {
     let source = std::error::Error::source(error);
-    source.is_some_and(|it| it.is::<http_body_util::LengthLimitError>())
+    source.is_some_and(<dyn std::error::Error + 'static>::is::<http_body_util::LengthLimitError>)
 }
 
 fn message_of(panic: &(dyn Any + Send)) -> String {

@@ -1,11 +1,12 @@
 //! The wiring.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use wfe_peers::catalog::{Catalog, DirectoryCatalog};
 use wfe_peers::client;
 use wfe_peers::discovery::ServedKinds;
@@ -19,10 +20,11 @@ use crate::metrics::Metrics;
 use crate::mutate::Mutator;
 use crate::routes::Gate;
 use crate::scope::Scope;
-use crate::server;
+use crate::server::{self, Limits};
 use crate::validate::Validator;
 
 const CERTIFICATE_VALID: &str = "certificate valid";
+const NOT_LEAVING: &str = "not shutting down";
 
 /// Serves admission reviews until a signal.
 pub async fn run(args: Args) -> Result<()> {
@@ -47,13 +49,22 @@ pub async fn run(args: Args) -> Result<()> {
     };
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
-    let readiness = Readiness::of(&[CERTIFICATE_VALID]);
+    let readiness = Readiness::of(&[CERTIFICATE_VALID, NOT_LEAVING]);
 
     let listener = TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("--listen {}", args.listen))?;
-    let endpoints = args.process.serve(readiness.clone(), registry, &stop);
+    let ended = CancellationToken::new();
+    let endpoints = args.process.serve(readiness.clone(), registry, &ended);
     endpoints.await?;
+    readiness.set(NOT_LEAVING, true);
+    tokio::spawn({
+        let (stop, readiness) = (stop.clone(), readiness.clone());
+        async move {
+            stop.cancelled().await;
+            readiness.set(NOT_LEAVING, false);
+        }
+    });
     let observe = {
         let metrics = metrics.clone();
         move |certificate: &ServingCertificate| {
@@ -63,17 +74,17 @@ pub async fn run(args: Args) -> Result<()> {
     tokio::spawn(certificate.clone().follow(stop.clone(), observe));
     tracing::info!(address = %args.listen, "serving admission reviews");
     let routes = Gate::new(mutator, validator, metrics).routes();
-    server::serve(listener, server::tls(certificate), routes, stop).await;
+    let limits = Limits::default();
+    server::serve(listener, server::tls(certificate), routes, limits, stop).await;
+    ended.cancel();
     tracing::info!("done");
     Ok(())
 }
 
 fn observe_certificate(certificate: &ServingCertificate, metrics: &Metrics, readiness: &Readiness) {
-    let expires_at = certificate.expires_at().unwrap_or_default();
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+    let valid = certificate.valid().unwrap_or(0..0);
+    let now = Timestamp::now().as_second();
     #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit")]
-    metrics.certificate_expiry.set(expires_at as f64);
-    readiness.set(CERTIFICATE_VALID, expires_at > now);
+    metrics.certificate_expiry.set(valid.end as f64);
+    readiness.set(CERTIFICATE_VALID, valid.contains(&now));
 }

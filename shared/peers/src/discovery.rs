@@ -121,19 +121,23 @@ fn is_incomplete(list: &APIGroupDiscoveryList) -> bool {
 }
 
 fn kinds(list: APIGroupDiscoveryList) -> impl Iterator<Item = ServedKind> {
-    let versions = list.items.into_iter().flat_map(|group| group.versions);
-    versions
-        .flat_map(|version| version.resources)
-        .filter_map(kind)
+    list.items.into_iter().flat_map(|group| {
+        // The core group has no name.
+        let name = group.metadata.and_then(|it| it.name).unwrap_or_default();
+        group.versions.into_iter().flat_map(move |served| {
+            let version = served.version.unwrap_or_default();
+            let api_version = format!("{name}/{version}");
+            let api_version = api_version.trim_start_matches('/').to_owned();
+            let resources = served.resources.into_iter();
+            resources.filter_map(move |resource| kind(resource, &api_version))
+        })
+    })
 }
 
-fn kind(resource: APIResourceDiscovery) -> Option<ServedKind> {
-    let served = resource.response_kind?;
-    let group = served.group.filter(|group| !group.is_empty());
-    let version = served.version.unwrap_or_default();
+fn kind(resource: APIResourceDiscovery, api_version: &str) -> Option<ServedKind> {
     Some(ServedKind {
-        api_version: group.map_or(version.clone(), |group| format!("{group}/{version}")),
-        kind: served.kind?,
+        api_version: api_version.to_owned(),
+        kind: resource.response_kind?.kind?,
         plural: resource.resource?,
         singular: resource.singular_resource.unwrap_or_default(),
         short_names: resource.short_names,
@@ -152,7 +156,7 @@ mod tests {
             "version": "v1", "freshness": freshness,
             "resources": [{
                 "resource": "deployments", "singularResource": "deployment", "shortNames": ["deploy"], "scope": "Namespaced", "verbs": ["get"],
-                "responseKind": { "group": "apps", "version": "v1", "kind": "Deployment" },
+                "responseKind": { "group": "", "version": "", "kind": "Deployment" },
                 "subresources": [{ "subresource": "scale", "verbs": ["get"], "responseKind": { "group": "autoscaling", "version": "v1", "kind": "Scale" } }],
             }],
         }] }] }))

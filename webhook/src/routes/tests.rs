@@ -74,7 +74,7 @@ impl Cluster {
         let kind = |group: &str, kind: &str, scope: &str| {
             json!({ "metadata": { "name": group }, "versions": [{ "version": "v1", "freshness": "Current", "resources": [{
                 "resource": format!("{}s", kind.to_lowercase()), "singularResource": kind.to_lowercase(), "scope": scope, "verbs": ["get"],
-                "responseKind": { "group": group, "version": "v1", "kind": kind },
+                "responseKind": { "kind": kind },
             }] }] })
         };
         let found = json!({ "metadata": { "name": "x", "labels": { "kubernaut.ai/workflow-runner": "true" } }, "data": { "a": "YQ==" } });

@@ -26,7 +26,7 @@ parameters:
     );
     let read = Workflow::read("restart.yaml", &yaml).expect("right");
     let workflow = Arc::new(read.workflow);
-    let spec = rules::read(&json!({
+    let spec = rules::read(json!({
         "executionEngine": "job",
         "workflowRef": { "workflowId": "restart", "version": "1.0.0", "containerImage": format!("r.io/w/restart@sha256:{HEX}") },
         "targetResource": "prod/Deployment/web",
