@@ -9,7 +9,11 @@
     reason = "a story is told whole; a test fails by panicking, and so do its helpers"
 )]
 
+mod admission_clearance;
 mod admission_denials;
+mod admission_images;
+mod admission_policies;
+mod admission_verdicts;
 mod cluster_access;
 mod cluster_node;
 mod deletion_states;
@@ -27,3 +31,4 @@ mod schema_users_view;
 mod schema_verdicts;
 mod setup;
 mod stop_buttons;
+mod webhook_server;

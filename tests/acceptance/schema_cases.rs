@@ -155,7 +155,7 @@ pub fn invalid() -> Vec<Invalid> {
         case("no version", job().without("workflowRef.version"), "spec.workflowRef.version", "Required value"),
         case("empty version", job().with("workflowRef.version", ""), "spec.workflowRef.version", "at least 1 chars long"),
         case("long version", job().with("workflowRef.version", long(65)), "spec.workflowRef.version", "may not be more than 64"),
-        case("version as a number", job().with("workflowRef.version", 1.0), "spec.workflowRef.version", TYPE_STRING),
+        case("version as a number", job().with("workflowRef.version", 1.5), "spec.workflowRef.version", TYPE_STRING),
         case("long workflow name", job().with("workflowRef.name", long(254)), "spec.workflowRef.name", "may not be more than 253"),
         // Which image field belongs to which engine.
         case("job without image", job().without("workflowRef.containerImage"), IMAGE, "executionEngine job needs workflowRef.containerImage"),
@@ -297,6 +297,18 @@ pub fn valid() -> Vec<(&'static str, Spec)> {
         ("request", job().with("remediationRequestRef", request)),
         ("confidence and rationale", job().with("confidence", 0.87).with("rationale", "OOMKilled three times")),
         ("confidence as a whole number", job().with("confidence", 1)),
+        ("a StatefulSet", job().target("prod/StatefulSet/db")),
+        ("a DaemonSet in lower case", job().target("kube-system/daemonset/agent")),
+        ("a Namespace", job().target("Namespace/prod")),
+        ("a target of one letter each", job().target("a/Pod/b")),
+        ("a target with digits first", job().target("1st/Deployment/2nd")),
+        ("a parameter name of 128 characters", job().parameter(&"N".repeat(128), "x")),
+        ("values of 64 Ki together", job().parameters(8, 8_192)),
+        ("an empty value", job().parameter("A", "")),
+        ("a value of many lines and languages", job().parameter("A", "eins\nдва\n三\t🦀")),
+        ("a timeout in hours and seconds", job().timeout("1h30s")),
+        ("a timeout of 1,439 minutes", job().timeout("1439m")),
+        ("image by digest of a deep repository", image("registry.example.com:5000/a/b/c/d/e/f")),
         ("workflow id and version of full length", job().with("workflowRef.workflowId", "i".repeat(255)).with("workflowRef.version", "v".repeat(64))),
     ]
 }

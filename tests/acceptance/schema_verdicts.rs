@@ -39,7 +39,8 @@ async fn create(api: &Api<DynamicObject>, Spec(spec): &Spec) -> Result<DynamicOb
         .map_err(|error| error.to_string())
 }
 
-fn verdict_of_rules(Spec(spec): &Spec) -> Result<(), Vec<String>> {
+/// What is wrong with a spec by the rules alone, each in a sentence.
+pub fn verdict_of_rules(Spec(spec): &Spec) -> Result<(), Vec<String>> {
     let read = rules::read(spec).map_err(|violation| vec![violation.sentence()])?;
     let checked = rules::check(&read);
     checked

@@ -13,3 +13,4 @@ mod held_watches;
 mod lost_requests;
 mod older_schema;
 mod scenario;
+mod webhook_calls;

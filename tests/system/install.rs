@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
     ValidatingWebhookConfiguration,
@@ -19,14 +17,13 @@ use k8s_openapi::api::rbac::v1::{
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Resource, ResourceExt};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use wfe_model::workflow_execution::WorkflowExecution;
 
 use super::{Script, System, chart};
-use crate::pki::Authority;
 use crate::{Cluster, access, wait};
 
 pub(super) const CONTROLLER: &str = "wfe-controller";
@@ -151,7 +148,7 @@ fn policy_name(policy: &str, namespace: &str) -> String {
 }
 
 /// The system's namespace alone.
-fn selector(system: &System) -> Value {
+pub(super) fn selector(system: &System) -> Value {
     json!({ "matchLabels": { "kubernetes.io/metadata.name": system.namespace.name() } })
 }
 
@@ -214,7 +211,7 @@ fn rules(file: &str) -> Result<Vec<PolicyRule>> {
     read(&format!("files/{file}"))
 }
 
-fn read<T: DeserializeOwned>(file: &str) -> Result<T> {
+pub(super) fn read<T: DeserializeOwned>(file: &str) -> Result<T> {
     let path = chart(file);
     let text =
         std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
@@ -292,7 +289,7 @@ async fn cluster_role(system: &System, account: &str, rules: Vec<PolicyRule>) ->
     apply(&Api::all(client), &binding).await
 }
 
-async fn apply<K: Clone + std::fmt::Debug + DeserializeOwned + Resource + Serialize>(
+pub(super) async fn apply<K: Clone + std::fmt::Debug + DeserializeOwned + Resource + Serialize>(
     api: &Api<K>,
     object: &K,
 ) -> Result<()> {
@@ -346,73 +343,8 @@ pub(super) async fn kubeconfig(system: &System, account: &str) -> Result<PathBuf
     Ok(path)
 }
 
-/// A self-made CA, and a serving certificate for the webhook's address: the CA's certificate.
-pub(super) fn certificate(system: &System) -> Result<String> {
-    let authority = Authority::new()?;
-    let identity = authority.issue(WEBHOOK, None, &[system.address()])?;
-    let directory = system.path("tls");
-    std::fs::create_dir_all(&directory)?;
-    std::fs::write(directory.join("tls.crt"), identity.certificate)?;
-    std::fs::write(directory.join("tls.key"), identity.key)?;
-    Ok(authority.certificate)
-}
-
-/// `files/webhooks.yaml`.
-#[derive(Deserialize)]
-struct WebhookFile {
-    mutating: Vec<WebhookEntry>,
-    validating: Vec<WebhookEntry>,
-    common: Map<String, Value>,
-}
-
-#[derive(Deserialize)]
-struct WebhookEntry {
-    name: String,
-    path: String,
-    /// What it says for itself, beside what is common.
-    #[serde(flatten)]
-    own: Map<String, Value>,
-}
-
-/// Has the API server ask the webhook about this system's namespace.
-pub(super) async fn webhooks(system: &System, ca: &str) -> Result<()> {
-    let file: WebhookFile = read("files/webhooks.yaml")?;
-    let selector = selector(system);
-    let complete = |entries: Vec<WebhookEntry>| -> Vec<Value> {
-        let complete = entries.into_iter().map(|entry| {
-            let url = format!("https://{}:9443{}", system.address(), entry.path);
-            let mut webhook = file.common.clone();
-            webhook.extend(entry.own);
-            webhook.extend([
-                // Each system's own: the API server counts by name.
-                ("name".to_owned(), json!(webhook_name(&entry.name, system))),
-                (
-                    "clientConfig".to_owned(),
-                    json!({ "url": url, "caBundle": STANDARD.encode(ca) }),
-                ),
-                ("namespaceSelector".to_owned(), selector.clone()),
-            ]);
-            Value::Object(webhook)
-        });
-        complete.collect()
-    };
-    let configuration = |kind: &str, webhooks: Vec<Value>| json!({ "apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": { "name": configuration_name(system.namespace.name()) }, "webhooks": webhooks });
-    let client = system.cluster.admin();
-    let mutating: MutatingWebhookConfiguration = serde_json::from_value(configuration(
-        "MutatingWebhookConfiguration",
-        complete(file.mutating),
-    ))?;
-    apply(&Api::all(client.clone()), &mutating).await?;
-    let validating: ValidatingWebhookConfiguration = serde_json::from_value(configuration(
-        "ValidatingWebhookConfiguration",
-        complete(file.validating),
-    ))?;
-    apply(&Api::all(client), &validating).await?;
-    until_asked(system, true).await
-}
-
 /// The API server hears of webhooks and rights by watches of its own: asked again until it has.
-async fn until_effective(
+pub(super) async fn until_effective(
     what: &str,
     mut effective: impl AsyncFnMut() -> Result<bool>,
 ) -> Result<()> {
@@ -425,56 +357,6 @@ async fn until_effective(
     tokio::time::timeout(EFFECTIVE_DEADLINE, asking)
         .await
         .with_context(|| format!("the API server does not act on it: {what}"))?
-}
-
-/// Whether a request that nobody can like is refused by the webhook `name`.
-async fn asks(system: &System, name: &str, spec: &Value) -> Result<bool> {
-    let wfe: WorkflowExecution = serde_json::from_value(json!({
-        "apiVersion": "kubernaut.ai/v1alpha1", "kind": "WorkflowExecution",
-        "metadata": { "generateName": "probe-" }, "spec": spec,
-    }))?;
-    let dry_run = PostParams {
-        dry_run: true,
-        ..PostParams::default()
-    };
-    let refused = system
-        .namespace
-        .api::<WorkflowExecution>()
-        .create(&dry_run, &wfe)
-        .await;
-    Ok(refused.is_err_and(|error| error.to_string().contains(name)))
-}
-
-/// Whether both webhooks are asked; or none.
-async fn until_asked(system: &System, asked: bool) -> Result<()> {
-    let unknown = json!({
-        "executionEngine": "job", "targetResource": "a/B/c",
-        "workflowRef": { "workflowId": "no-such-workflow", "version": "1", "containerImage": format!("r.io/a@sha256:{}", "0".repeat(64)) },
-    });
-    until_effective("webhook configurations", async || {
-        let mutating = asks(
-            system,
-            "mutate.workflowexecution",
-            &json!({ "executionEngine": "none" }),
-        )
-        .await?;
-        let validating = asks(system, "validate.workflowexecution", &unknown).await?;
-        Ok(mutating == asked && validating == asked)
-    })
-    .await
-}
-
-/// Has the API server ask nobody.
-pub(super) async fn remove_webhooks(system: &System) -> Result<()> {
-    let client = system.cluster.admin();
-    let name = configuration_name(system.namespace.name());
-    Api::<MutatingWebhookConfiguration>::all(client.clone())
-        .delete(&name, &DeleteParams::default())
-        .await?;
-    Api::<ValidatingWebhookConfiguration>::all(client)
-        .delete(&name, &DeleteParams::default())
-        .await?;
-    until_asked(system, false).await
 }
 
 /// Takes away what would outlive the namespaces, or keep them: webhook configurations, finalizers.
@@ -516,11 +398,6 @@ pub(super) fn remove(kubeconfig: &Path, namespace: &str) -> Result<()> {
     })
 }
 
-/// As the API server counts it.
-pub(super) fn webhook_name(name: &str, system: &System) -> String {
-    format!("{}.{name}", system.namespace.name())
-}
-
-fn configuration_name(namespace: &str) -> String {
+pub(super) fn configuration_name(namespace: &str) -> String {
     format!("wfe-{namespace}")
 }

@@ -3,8 +3,12 @@
 
 mod install;
 mod look;
+mod people;
 mod program;
 mod script;
+mod service;
+mod tls;
+mod webhook;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -16,6 +20,9 @@ use wfe_model::audit::AuditEvent;
 pub use self::look::{condition, job_has_ended, pod_is_alive, types};
 pub use self::program::Program;
 pub use self::script::Script;
+pub use self::service::Service;
+pub use self::tls::TlsClient;
+use crate::pki::Authority;
 use crate::proxy::Proxy;
 use crate::{Cluster, TestNamespace};
 
@@ -36,7 +43,9 @@ pub struct System {
     controller: Option<Program>,
     /// Further ones.
     more_controllers: Vec<Program>,
-    webhook: Option<Program>,
+    /// The webhook, while one is running.
+    pub webhook: Option<Program>,
+    authority: Option<Authority>,
     lasting: bool,
     /// What the controller takes for the API server from its next start on.
     pub proxy: Option<Proxy>,
@@ -86,6 +95,7 @@ impl System {
             controller: None,
             more_controllers: Vec::new(),
             webhook: None,
+            authority: None,
             lasting,
             proxy: None,
             webhook_flags: Vec::new(),
@@ -177,43 +187,6 @@ impl System {
             Some(controller) => controller.kill().await,
             None => Ok(()),
         }
-    }
-
-    /// Starts the webhook, waits until it is ready, and has the API server ask it.
-    pub async fn start_webhook(&mut self) -> Result<()> {
-        let kubeconfig = install::kubeconfig(self, install::WEBHOOK).await?;
-        let bundle = install::certificate(self)?;
-        let mut flags = vec![
-            format!("--execution-namespace={}", self.execution.name()),
-            format!("--watch-namespace={}", self.namespace.name()),
-            format!("--catalog-dir={}", self.path("catalog").display()),
-            format!("--cert-dir={}", self.path("tls").display()),
-            format!("--listen={}:9443", self.address),
-            format!("--metrics-addr={}:9091", self.address),
-            format!("--health-addr={}:8082", self.address),
-        ];
-        flags.extend(self.webhook_flags.clone());
-        let health = format!("{}:8082", self.address);
-        self.webhook = Some(
-            Program::start(
-                "wfe-webhook",
-                &flags,
-                &kubeconfig,
-                &self.path("webhook.log"),
-                &health,
-            )
-            .await?,
-        );
-        install::webhooks(self, &bundle).await
-    }
-
-    /// Has the API server ask nobody any more.
-    pub async fn remove_webhook(&mut self) -> Result<()> {
-        install::remove_webhooks(self).await?;
-        if let Some(webhook) = self.webhook.take() {
-            webhook.kill().await?;
-        }
-        Ok(())
     }
 
     /// Puts a proxy between the controller and the API server, from its next start on.

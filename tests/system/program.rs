@@ -78,9 +78,50 @@ impl Program {
     }
 
     /// SIGTERM: how it ended, within `deadline`.
-    pub async fn terminate(mut self, deadline: Duration) -> Result<ExitStatus> {
-        let pid = self.child.id().context("it has ended already")?;
-        kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)?;
+    pub async fn terminate(self, deadline: Duration) -> Result<ExitStatus> {
+        self.ask_to_end()?;
+        self.ended(deadline).await
+    }
+
+    /// SIGTERM.
+    pub fn ask_to_end(&self) -> Result<()> {
+        Ok(kill(
+            Pid::from_raw(i32::try_from(self.pid()?)?),
+            Signal::SIGTERM,
+        )?)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Result<u32> {
+        self.child.id().context("it has ended already")
+    }
+
+    /// The most memory it ever had, in MiB.
+    pub fn peak_memory(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        Ok(kib
+            .context("the kernel says how much")?
+            .trim()
+            .parse::<u64>()?
+            >> 10)
+    }
+
+    /// Until its log has `text` so many times.
+    pub async fn logged(&self, text: &str, times: usize, deadline: Duration) -> Result<()> {
+        let looking = async {
+            while std::fs::read_to_string(&self.log)?.matches(text).count() < times {
+                tokio::time::sleep(PROBE_INTERVAL).await;
+            }
+            anyhow::Ok(())
+        };
+        let looked = tokio::time::timeout(deadline, looking).await;
+        looked.with_context(|| format!("{text:?} is not there:\n{}", self.end_of_log()))?
+    }
+
+    /// How it ended, within `deadline`.
+    pub async fn ended(mut self, deadline: Duration) -> Result<ExitStatus> {
         let ended = tokio::time::timeout(deadline, self.child.wait()).await;
         let late = || {
             format!(

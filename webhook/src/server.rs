@@ -245,15 +245,20 @@ impl Server {
         Ok(response)
     }
 
-    /// Until there is a reason to end the connection. HTTP/2 has a way to say so between requests;
-    /// an HTTP/1.1 client hears it with its next answer, lest it lose a request that it is just
-    /// sending.
+    /// Until there is a reason to end the connection. HTTP/2 has a way to say so between requests,
+    /// once the first has come: before, the client is cut off. An HTTP/1.1 client hears it with
+    /// its next answer, lest it lose a request that it is just sending.
     async fn end(&self, entry: &Entry, is_http2: bool) -> End {
+        let told = async {
+            self.leaving.cancelled().await;
+            entry.asked().await;
+        };
+        let mut told = pin!(told);
         loop {
             let quiet_until = entry.quiet_until(&self.limits);
             tokio::select! {
                 () = entry.evicted() => return End::MakesRoom,
-                () = self.leaving.cancelled(), if is_http2 => return End::Shutdown,
+                () = told.as_mut(), if is_http2 => return End::Shutdown,
                 () = self.ended.cancelled() => return End::Shutdown,
                 () = tokio::time::sleep_until(quiet_until) => {
                     if entry.quiet_until(&self.limits) <= quiet_until {

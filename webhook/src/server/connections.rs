@@ -57,6 +57,7 @@ impl Connections {
             connections: self.clone(),
             number,
             evicted,
+            asked: CancellationToken::new(),
         }
     }
 
@@ -76,6 +77,7 @@ pub(super) struct Entry {
     connections: Connections,
     number: u64,
     evicted: CancellationToken,
+    asked: CancellationToken,
 }
 
 impl Entry {
@@ -89,8 +91,14 @@ impl Entry {
         self.change(|it| it.stage = Stage::New);
     }
 
+    /// When the first request has come.
+    pub(super) async fn asked(&self) {
+        self.asked.cancelled().await;
+    }
+
     /// A request is answered as long as the value lives.
     pub(super) fn busy(&self) -> Busy<'_> {
+        self.asked.cancel();
         self.change(|it| {
             it.busy += 1;
             it.stage = Stage::Used;

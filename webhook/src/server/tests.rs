@@ -224,6 +224,9 @@ async fn at_the_end_clients_are_told_to_go_and_served_until_they_have() {
     within(served.asked.notified()).await;
 
     served.leaving.cancel();
+    let mut fresh = served.http2().await;
+    let answer = within(fresh.send_request(request("/"))).await;
+    assert!(answer.is_ok(), "a new one is not cut off: {answer:?}");
     assert!(ask(&mut kept).await.contains("connection: close"));
     closed(&mut kept).await;
     let mut late = served.http1().await;
