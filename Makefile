@@ -1,11 +1,11 @@
 # One target per step; `.ci/run` calls the same ones.
 .DEFAULT_GOAL := help
-.PHONY: help demo build lint generate test unit acceptance removal faults shell up down
+.PHONY: help demo build lint generate test unit acceptance removal faults bench-webhook shell up down
 
 CLUSTER := target/debug/wfe-cluster
 
 help: ## List the targets
-	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-12s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-14s %s\n", $$1, $$2 }'
 
 demo: build ## See the main job on a new cluster, ending one that is up (KEEP=1 leaves it running)
 	$(CLUSTER) down
@@ -44,6 +44,11 @@ removal: build ## Kill clusters at every moment and look at what they leave (end
 faults: build ## Lose requests, answers and watches in every moment of a run, and crash
 	$(CLUSTER) down
 	$(CLUSTER) run --api-only -- cargo test --offline --workspace --test faults -- --nocapture --test-threads=1
+
+bench-webhook: build ## Measure what the webhook costs (ends a cluster that is up)
+	cargo build --release -p wfe-webhook -p wfe-tests --bin wfe-webhook --bin wfe-bench
+	$(CLUSTER) down
+	$(CLUSTER) run --api-only -- target/release/wfe-bench
 
 shell: build ## Open a shell with kubectl in a cluster
 	$(CLUSTER) shell

@@ -106,7 +106,8 @@ async fn policies(system: &System) -> Result<()> {
     let policies: Vec<ValidatingAdmissionPolicy> =
         serde_saphyr::from_str(&text.replace("CONTROLLER", &controller))?;
     let client = system.cluster.admin();
-    for mut policy in policies {
+    // The first is the last to take effect: it can be tried.
+    for mut policy in policies.into_iter().rev() {
         let name = policy_name(&policy.name_any(), system.namespace.name());
         policy.metadata.name = Some(name.clone());
         let binding: ValidatingAdmissionPolicyBinding = serde_json::from_value(json!({
@@ -169,13 +170,19 @@ pub(super) async fn older_crd(system: &System, field: &str, probe: &str) -> Resu
         .service_account(system.execution.name(), CONTROLLER)
         .await?;
     let api: Api<WorkflowExecution> = Api::namespaced(account, system.namespace.name());
-    let patch = Patch::Merge(json!({ "status": { field: "2026-01-01T00:00:00Z" } }));
-    let dry_run = PatchParams {
+    let mut written = serde_json::to_value(api.get(probe).await?)?;
+    let status = written
+        .pointer_mut("/status")
+        .and_then(Value::as_object_mut);
+    let status = status.context("it has a status")?;
+    status.insert(field.to_owned(), json!("2026-01-01T00:00:00Z"));
+    let written: WorkflowExecution = serde_json::from_value(written)?;
+    let dry_run = PostParams {
         dry_run: true,
-        ..PatchParams::default()
+        ..PostParams::default()
     };
     until_effective("an older CRD", async || {
-        let stored = api.patch_status(probe, &dry_run, &patch).await?;
+        let stored = api.replace_status(probe, &dry_run, &written).await?;
         Ok(serde_json::to_value(stored.status)?.get(field).is_none())
     })
     .await

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 const READY_DEADLINE: Duration = Duration::from_secs(20);
-const PROBE_INTERVAL: Duration = Duration::from_millis(20);
+const PROBE_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A running program; killed when the value goes. When a test fails, its log is shown.
 pub struct Program {
@@ -21,6 +21,8 @@ pub struct Program {
     child: Child,
     log: PathBuf,
     health: String,
+    started: Instant,
+    ready_after: Duration,
 }
 
 impl Program {
@@ -53,6 +55,8 @@ impl Program {
             child,
             log: log.to_owned(),
             health: health.to_owned(),
+            started: Instant::now(),
+            ready_after: Duration::ZERO,
         };
         match tokio::time::timeout(READY_DEADLINE, program.ready(health)).await {
             Ok(result) => result.map(|()| program),
@@ -71,6 +75,7 @@ impl Program {
             }
             // Asked before it is believed: what answers could be another program.
             if probe(health).await.unwrap_or(false) && self.child.try_wait()?.is_none() {
+                self.ready_after = self.started.elapsed();
                 return Ok(());
             }
             tokio::time::sleep(PROBE_INTERVAL).await;
@@ -89,6 +94,11 @@ impl Program {
             Pid::from_raw(i32::try_from(self.pid()?)?),
             Signal::SIGTERM,
         )?)
+    }
+
+    /// From its start to when it first said that it is ready.
+    pub fn ready_after(&self) -> Duration {
+        self.ready_after
     }
 
     /// Its process id.

@@ -1,0 +1,68 @@
+//! Reviews as an API server sends them.
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use wfe_model::workflow_execution::WorkflowExecution;
+
+const UID: &str = "00000000-0000-0000-0000-000000000000";
+
+/// A request of one size that can be sent again and again, each time with another uid.
+#[derive(Clone)]
+pub struct Request {
+    bytes: Vec<u8>,
+    uid_at: usize,
+    counter: u64,
+}
+
+impl Request {
+    /// A POST of a review of `wfe`, grown to `size` bytes by `grow`, which takes the text to put
+    /// into it.
+    pub fn new(path: &str, size: usize, grow: impl Fn(&str) -> WorkflowExecution) -> Result<Self> {
+        let empty = review(&json!(grow(""))).to_string().len();
+        let filling = "x".repeat(
+            size.checked_sub(empty)
+                .context("a review is larger already")?,
+        );
+        let body = review(&json!(grow(&filling))).to_string();
+        let head = format!(
+            "POST {path}?timeout=3s HTTP/1.1\r\nhost: webhook\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        let bytes = [head, body].concat();
+        let uid_at = bytes.find(UID).context("it has a uid")?;
+        Ok(Self {
+            bytes: bytes.into_bytes(),
+            uid_at,
+            counter: 0,
+        })
+    }
+
+    /// The next one, and its uid.
+    pub fn next(&mut self, connection: usize) -> (&[u8], String) {
+        self.counter += 1;
+        let uid = format!("{connection:08x}-0000-4000-8000-{:012x}", self.counter);
+        let place = self.bytes.iter_mut().skip(self.uid_at);
+        place
+            .zip(uid.bytes())
+            .for_each(|(place, byte)| *place = byte);
+        (&self.bytes, uid)
+    }
+}
+
+fn review(object: &Value) -> Value {
+    let kind =
+        json!({ "group": "kubernaut.ai", "version": "v1alpha1", "kind": "WorkflowExecution" });
+    let resource =
+        json!({ "group": "kubernaut.ai", "version": "v1alpha1", "resource": "workflowexecutions" });
+    json!({
+        "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1",
+        "request": {
+            "uid": UID, "kind": kind, "resource": resource, "requestKind": kind, "requestResource": resource,
+            "name": object["metadata"]["name"], "namespace": object["metadata"]["namespace"], "operation": "CREATE",
+            "userInfo": { "username": "system:serviceaccount:kubernaut-system:remediation-orchestrator", "uid": UID.replace('0', "1"),
+                "groups": ["system:serviceaccounts", "system:serviceaccounts:kubernaut-system", "system:authenticated"] },
+            "object": object, "oldObject": null, "dryRun": false,
+            "options": { "kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1", "fieldManager": "remediation-orchestrator" },
+        },
+    })
+}

@@ -1,0 +1,222 @@
+//! The webhook by itself, and next to an API server that asks nobody.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use futures::future::try_join_all;
+use hdrhistogram::Histogram;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::api::PostParams;
+use serde_json::json;
+use tokio::time::Instant;
+use wfe_model::workflow_execution::WorkflowExecution;
+use wfe_tests::Cluster;
+use wfe_tests::system::{Script, System, install_crd};
+
+use super::body::Request;
+use super::load::{Pace, load};
+use super::process::{machine, memory, processor_time};
+use super::report::{quantiles, table};
+
+const CONNECTIONS: usize = 16;
+const TIME: Duration = Duration::from_secs(10);
+const WARM_UP: Duration = Duration::from_secs(2);
+const SIZES: [(&str, usize); 2] = [("2 KB", 2 << 10), ("18 KB", 18 << 10)];
+const COLD_STARTS: usize = 9;
+const CREATES: usize = 2_000;
+const CREATORS: usize = 4;
+const VALIDATE: &str = "/validate-workflowexecution";
+const MUTATE: &str = "/mutate-workflowexecution";
+
+/// Everything that the rules know: parameters of each type, Secrets, a ConfigMap.
+fn workflow() -> Script {
+    let image = format!("r.io/workflows/bench:v1@sha256:{}", "6".repeat(64));
+    Script::of(
+        "bench",
+        image,
+        "dependencies: {secrets: [{name: token}, {name: registry}], configMaps: [{name: limits}]}
+parameters:
+- {name: REPLICAS, type: integer, required: true, minimum: 1, maximum: 10}
+- {name: MEMORY_LIMIT, type: string, pattern: '^[1-9][0-9]{0,4}Mi$'}
+- {name: MODE, type: string, enum: [safe, fast]}
+- {name: FORCE, type: boolean}
+- {name: RATIO, type: float, minimum: 0, maximum: 1}
+- {name: NODES, type: array}
+- {name: NOTE, type: string, dependsOn: [MODE]}
+- {name: MORE, type: string}
+- {name: STILL_MORE, type: string}
+",
+    )
+}
+
+/// One that is right; `filling` makes it as large as is wished.
+fn request(workflow: &Script, namespace: &str, filling: &str) -> WorkflowExecution {
+    let (first, rest) = filling.split_at(filling.len().min(8_000));
+    let (second, third) = rest.split_at(rest.len().min(8_000));
+    let parameters = json!({
+        "REPLICAS": "3", "MEMORY_LIMIT": "512Mi", "MODE": "safe", "FORCE": "false", "RATIO": "0.5",
+        "NODES": "[\"a\",\"b\"]", "NOTE": first, "MORE": second, "STILL_MORE": third,
+    });
+    let mut request = workflow.request(
+        "bench",
+        &json!({
+            "parameters": parameters, "executionConfig": { "timeout": "10m" },
+            "remediationRequestRef": { "name": "rr-bench" },
+        }),
+    );
+    request.metadata.namespace = Some(namespace.to_owned());
+    request
+}
+
+/// Prints all figures.
+pub async fn measure() -> Result<()> {
+    let cluster = Cluster::connect().await;
+    install_crd(&cluster).await?;
+    let workflow = workflow();
+    let mut system = System::install(&cluster, "bench", &[&workflow]).await?;
+    let create = PostParams::default();
+    for name in ["token", "registry"] {
+        let secret: Secret = serde_json::from_value(
+            json!({ "metadata": { "name": name }, "stringData": { "a": "b" } }),
+        )?;
+        system.execution.api().create(&create, &secret).await?;
+    }
+    let map: ConfigMap =
+        serde_json::from_value(json!({ "metadata": { "name": "limits" }, "data": { "a": "b" } }))?;
+    system.execution.api().create(&create, &map).await?;
+    println!(
+        "wfe-webhook on {}, load from one process beside it\n",
+        machine()?
+    );
+
+    let mut starts = Vec::new();
+    for _ in 0..COLD_STARTS {
+        system.start_webhook().await?;
+        let webhook = system.webhook.as_ref().context("it runs")?;
+        starts.push(webhook.ready_after());
+        if starts.len() < COLD_STARTS {
+            system.remove_webhook().await?;
+        }
+    }
+    starts.sort();
+    let median = starts.get(COLD_STARTS / 2).context("there are some")?;
+    println!(
+        "cold start to ready (median of {COLD_STARTS}): {} ms",
+        median.as_millis()
+    );
+    let pid = system.webhook.as_ref().context("it runs")?.pid()?;
+    println!("memory idle: {:.1} MiB\n", mebibytes(memory(pid)?));
+
+    directly(&system, &workflow, pid).await?;
+    through(&mut system, &workflow).await
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+fn mebibytes(kibibytes: u64) -> f64 {
+    kibibytes as f64 / 1_024.0
+}
+
+async fn directly(system: &System, workflow: &Script, pid: u32) -> Result<()> {
+    let client = system.webhook_client()?;
+    let namespace = system.namespace.name();
+    let mut table = table(&[
+        "path",
+        "review",
+        "load",
+        "reviews/s",
+        "p50",
+        "p99",
+        "p99.9",
+        "CPU per 1,000",
+        "memory",
+    ]);
+    for (path, label) in [(VALIDATE, "validate"), (MUTATE, "mutate")] {
+        for (size_label, size) in SIZES {
+            let body = Request::new(path, size, |filling| request(workflow, namespace, filling))?;
+            load(&client, &body, CONNECTIONS, Pace::Saturation, WARM_UP).await?;
+            for (pace, pace_label) in [
+                (Pace::PerSecond(1_000), "1,000/s"),
+                (Pace::PerSecond(5_000), "5,000/s"),
+                (Pace::Saturation, "saturation"),
+            ] {
+                let before = processor_time(pid)?;
+                let outcome = load(&client, &body, CONNECTIONS, pace, TIME).await?;
+                let processor = processor_time(pid)?.saturating_sub(before);
+                #[expect(clippy::cast_precision_loss, reason = "for people")]
+                let reviews = outcome.latencies.len() as f64;
+                let mut row = vec![
+                    label.to_owned(),
+                    size_label.to_owned(),
+                    pace_label.to_owned(),
+                    format!("{:.0}", reviews / outcome.took.as_secs_f64()),
+                ];
+                row.extend(quantiles(&outcome.latencies));
+                row.push(format!("{:.0} ms", processor.as_secs_f64() * 1e6 / reviews));
+                row.push(format!("{:.1} MiB", mebibytes(memory(pid)?)));
+                table.add_row(row);
+            }
+        }
+    }
+    println!(
+        "{CONNECTIONS} connections, {} s each; CPU is the webhook's\n\n{table}\n",
+        TIME.as_secs()
+    );
+    Ok(())
+}
+
+/// Creates that are not stored, with the webhooks and without.
+async fn through(system: &mut System, workflow: &Script) -> Result<()> {
+    let mut table = table(&[
+        "dry-run create through the API server",
+        "p50",
+        "p99",
+        "p99.9",
+        "creates/s",
+    ]);
+    for with in [true, false] {
+        if !with {
+            system.remove_webhook().await?;
+        }
+        create_all(system, workflow, CREATES / 10).await?;
+        let started = Instant::now();
+        let latencies = create_all(system, workflow, CREATES).await?;
+        let label = if with {
+            "with both webhooks"
+        } else {
+            "without"
+        };
+        let mut row = vec![label.to_owned()];
+        row.extend(quantiles(&latencies));
+        #[expect(clippy::cast_precision_loss, reason = "for people")]
+        row.push(format!(
+            "{:.0}",
+            latencies.len() as f64 / started.elapsed().as_secs_f64()
+        ));
+        table.add_row(row);
+    }
+    println!("{CREATES} creates, {CREATORS} at a time\n\n{table}");
+    Ok(())
+}
+
+async fn create_all(system: &System, workflow: &Script, number: usize) -> Result<Histogram<u64>> {
+    let api = system.namespace.api::<WorkflowExecution>();
+    let wfe = request(workflow, system.namespace.name(), "");
+    let dry_run = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let creators = (0..CREATORS).map(async |_| {
+        let mut latencies = Histogram::<u64>::new(3)?;
+        for _ in 0..number / CREATORS {
+            let started = Instant::now();
+            api.create(&dry_run, &wfe).await?;
+            latencies.record(u64::try_from(started.elapsed().as_nanos())?)?;
+        }
+        anyhow::Ok(latencies)
+    });
+    let mut all = Histogram::new(3)?;
+    for latencies in try_join_all(creators).await? {
+        all.add(latencies)?;
+    }
+    Ok(all)
+}
