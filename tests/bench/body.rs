@@ -18,12 +18,12 @@ impl Request {
     /// A POST of a review of `wfe`, grown to `size` bytes by `grow`, which takes the text to put
     /// into it.
     pub fn new(path: &str, size: usize, grow: impl Fn(&str) -> WorkflowExecution) -> Result<Self> {
-        let empty = review(&json!(grow(""))).to_string().len();
+        let empty = review(&grow("")).to_string().len();
         let filling = "x".repeat(
             size.checked_sub(empty)
                 .context("a review is larger already")?,
         );
-        let body = review(&json!(grow(&filling))).to_string();
+        let body = review(&grow(&filling)).to_string();
         let head = format!(
             "POST {path}?timeout=3s HTTP/1.1\r\nhost: webhook\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
             body.len()
@@ -49,7 +49,8 @@ impl Request {
     }
 }
 
-fn review(object: &Value) -> Value {
+fn review(object: &WorkflowExecution) -> Value {
+    let (name, namespace) = (&object.metadata.name, &object.metadata.namespace);
     let kind =
         json!({ "group": "kubernaut.ai", "version": "v1alpha1", "kind": "WorkflowExecution" });
     let resource =
@@ -58,7 +59,7 @@ fn review(object: &Value) -> Value {
         "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1",
         "request": {
             "uid": UID, "kind": kind, "resource": resource, "requestKind": kind, "requestResource": resource,
-            "name": object["metadata"]["name"], "namespace": object["metadata"]["namespace"], "operation": "CREATE",
+            "name": name, "namespace": namespace, "operation": "CREATE",
             "userInfo": { "username": "system:serviceaccount:kubernaut-system:remediation-orchestrator", "uid": UID.replace('0', "1"),
                 "groups": ["system:serviceaccounts", "system:serviceaccounts:kubernaut-system", "system:authenticated"] },
             "object": object, "oldObject": null, "dryRun": false,
