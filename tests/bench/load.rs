@@ -91,12 +91,13 @@ impl User {
         };
         let mut due = first;
         while due < started + time {
-            if due > Instant::now() {
+            let begun = if due > Instant::now() {
                 sleep_until(due).await;
                 // The timer's own lateness is not the webhook's.
-                due = due.max(Instant::now());
-            }
-            let begun = if every.is_some() { due } else { Instant::now() };
+                Instant::now()
+            } else {
+                due
+            };
             self.ask().await?;
             latencies.record(u64::try_from(begun.elapsed().as_nanos())?)?;
             due = every.map_or_else(Instant::now, |every| due + every);

@@ -15,7 +15,7 @@ use wfe_tests::system::{Script, System, install_crd};
 
 use super::body::Request;
 use super::load::{Pace, load};
-use super::process::{machine, memory, processor_time};
+use super::process::{anonymous_memory, machine, memory, processor_time};
 use super::report::{quantiles, table};
 
 const CONNECTIONS: usize = 16;
@@ -105,7 +105,11 @@ pub async fn measure() -> Result<()> {
         median.as_millis()
     );
     let pid = system.webhook.as_ref().context("it runs")?.pid()?;
-    println!("memory idle: {:.1} MiB\n", mebibytes(memory(pid)?));
+    println!(
+        "memory idle: {:.1} MiB, {:.1} MiB without the pages of its own file\n",
+        mebibytes(memory(pid)?),
+        mebibytes(anonymous_memory(pid)?)
+    );
 
     directly(&system, &workflow, pid).await?;
     through(&mut system, &workflow).await

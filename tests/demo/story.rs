@@ -62,7 +62,8 @@ pub(crate) async fn tell(keep: bool) -> Result<()> {
     repaired(&examples, &api).await?;
     too_soon(&examples, &system).await?;
     failed(&examples, &api, &system).await?;
-    chapter("5. The audit trail");
+    cleared().await?;
+    chapter("6. The audit trail");
     let trail = system.audit_trail()?;
     audit_table(&trail);
     if keep {
@@ -101,7 +102,7 @@ fn push_images(cluster: &Cluster) -> Result<[(&'static str, String); 2]> {
 
 async fn start(cluster: &Cluster, examples: &Examples) -> Result<System> {
     say(
-        "wfe on a real cluster: CRD, RBAC and webhook configurations from the chart, both programs with",
+        "wfe on a real cluster: CRD, RBAC, webhooks and policies from the chart, both programs with",
     );
     say(
         "their own ServiceAccounts; the catalog has one workflow, examples/workflows/oom-increase-memory.yaml",
@@ -269,6 +270,35 @@ async fn failed(examples: &Examples, api: &Api<WorkflowExecution>, system: &Syst
     kubectl_ok(
         "-n prod get wfe -o wide",
         &["-n", NAMESPACE, "get", "wfe", "-o", "wide"],
+    )
+    .await
+    .map(drop)
+}
+
+/// Who looked, when and why is kept with it.
+async fn cleared() -> Result<()> {
+    chapter("5. Somebody has looked: the target may be worked on again");
+    let request = r#"{"status":{"blockClearanceRequest":{"clearReason":"64Mi more are enough, the quota was raised"}}}"#;
+    let command = "patch wfe over-the-ceiling --subresource=status --type=merge -p";
+    let arguments = [
+        &["-n", NAMESPACE],
+        command.split(' ').collect::<Vec<_>>().as_slice(),
+        &[request],
+    ]
+    .concat();
+    kubectl_ok(&format!("-n prod {command} '{request}'"), &arguments).await?;
+    let shown = "jsonpath={range .status.blockClearance}clearedBy: {.clearedBy}{\"\\n\"}clearedAt: {.clearedAt}{\"\\n\"}clearReason: {.clearReason}{\"\\n\"}{end}";
+    kubectl_ok(
+        "-n prod get wfe over-the-ceiling -o jsonpath={.status.blockClearance}",
+        &[
+            "-n",
+            NAMESPACE,
+            "get",
+            "wfe",
+            "over-the-ceiling",
+            "-o",
+            shown,
+        ],
     )
     .await
     .map(drop)

@@ -46,7 +46,7 @@ pub fn clear(request: &Request<'_>, now: Timestamp) -> Verdict {
             request.old_object().map(status)?,
             request.object().map(status)?,
         );
-        stamp(&old, &new, &request.user_info, now)
+        stamp(&old, &new, request.user(), now)
     };
     match stamped() {
         Ok(None) => Verdict::allow(),

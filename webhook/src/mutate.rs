@@ -107,7 +107,9 @@ impl Mutator {
         let Ok(Some(workflow)) = found else {
             return violations;
         };
-        rules::validate(spec, &workflow).err().unwrap_or(violations)
+        rules::validate(spec, Err(violations), &workflow)
+            .err()
+            .unwrap_or_default()
     }
 }
 

@@ -59,7 +59,7 @@ struct Review<'a> {
     api_version: String,
     kind: String,
     #[serde(borrow)]
-    request: Request<'a>,
+    request: JsonObject<Request<'a>>,
 }
 
 /// The question.
@@ -72,7 +72,7 @@ pub struct Request<'a> {
     #[serde(default)]
     pub operation: String,
     #[serde(default)]
-    resource: Resource,
+    resource: JsonObject<Resource>,
     #[serde(default)]
     sub_resource: Option<String>,
     /// Name of the object; empty where the API server will make one.
@@ -81,9 +81,8 @@ pub struct Request<'a> {
     /// Namespace of the object.
     #[serde(default)]
     pub namespace: String,
-    /// Who asks, by the API server's word.
     #[serde(default)]
-    pub user_info: UserInfo,
+    user_info: JsonObject<UserInfo>,
     /// The object as it would be stored.
     #[serde(borrow, default)]
     pub object: Option<&'a RawValue>,
@@ -112,30 +111,35 @@ pub struct UserInfo {
 impl<'a> Request<'a> {
     /// Reads a review that is about `expected`: operation and resource, as `CREATE workflowexecutions`.
     pub fn read(body: &'a [u8], expected: &'static str) -> Result<Self, NoReview> {
-        let review: Review = serde_json::from_slice(body)?;
+        let JsonObject(review) = serde_json::from_slice::<JsonObject<Review>>(body)?;
         if (review.api_version.as_str(), review.kind.as_str()) != (API_VERSION, KIND) {
             return Err(NoReview::Other {
                 api_version: review.api_version,
                 kind: review.kind,
             });
         }
-        let request = review.request;
+        let JsonObject(request) = review.request;
         if request.uid.is_empty() {
             return Err(NoReview::NoUid);
         }
         let found = request.subject();
-        if request.resource.group == "kubernaut.ai" && found == expected {
+        if request.resource.0.group == "kubernaut.ai" && found == expected {
             return Ok(request);
         }
         Err(NoReview::NotOurs { expected, found })
     }
 
     fn subject(&self) -> String {
-        let (operation, resource) = (&self.operation, &self.resource.resource);
+        let (operation, resource) = (&self.operation, &self.resource.0.resource);
         match self.sub_resource.as_deref().unwrap_or_default() {
             "" => format!("{operation} {resource}"),
             sub_resource => format!("{operation} {resource}/{sub_resource}"),
         }
+    }
+
+    /// Who asks, by the API server's word.
+    pub fn user(&self) -> &UserInfo {
+        &self.user_info.0
     }
 
     /// Parts of the object as it would be stored.

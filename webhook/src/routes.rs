@@ -193,9 +193,9 @@ impl Gate {
                 }]),
             };
             match verdict.refusals.first() {
-                None => tracing::debug!(user = request.user_info.username, "allowed"),
+                None => tracing::debug!(user = request.user().username, "allowed"),
                 Some(first) => tracing::info!(
-                    user = request.user_info.username,
+                    user = request.user().username,
                     rule = first.rule(),
                     message = verdict.message(),
                     "denied"

@@ -93,7 +93,7 @@ impl Validator {
         let workflow = findings.take("the workflow catalog cannot be asked", workflow);
         match workflow {
             Some(Some((workflow, dependencies))) => {
-                match rules::validate(&spec, &workflow) {
+                match rules::validate(&spec, Ok(checked), &workflow) {
                     Ok(valid) => {
                         let remarks = valid.remarks();
                         findings.remarks = remarks.iter().map(ToString::to_string).collect();
@@ -106,7 +106,7 @@ impl Validator {
                 }
             }
             Some(None) => findings.refuse([Refusal::Spec(Violation::WorkflowNotFound {
-                workflow_id: checked.workflow_id.clone(),
+                workflow_id: checked.workflow_id,
             })]),
             None => {}
         }

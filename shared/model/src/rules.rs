@@ -231,12 +231,14 @@ pub fn check(spec: &WorkflowExecutionSpec) -> Result<CheckedSpec, Vec<Violation>
     }
 }
 
-/// The whole: the static half and what the catalog says of the workflow that the spec names.
+/// The whole: what [`check`] has said of the spec, and what the catalog says of the workflow that
+/// it names.
 pub fn validate(
     spec: &WorkflowExecutionSpec,
+    checked: Result<CheckedSpec, Vec<Violation>>,
     workflow: &Arc<Workflow>,
 ) -> Result<ValidatedSpec, Vec<Violation>> {
-    let (checked, mut violations) = match check(spec) {
+    let (checked, mut violations) = match checked {
         Ok(checked) => (Some(checked), Vec::new()),
         Err(violations) => (None, violations),
     };

@@ -618,7 +618,7 @@ proptest! {
                     }
                     Operation::Validate => {
                         let spec = rules::read(&object["spec"]).expect("of the shape");
-                        prop_assert!(rules::validate(&spec, &restart()).is_ok());
+                        prop_assert!(rules::validate(&spec, rules::check(&spec), &restart()).is_ok());
                         prop_assert_eq!(&spec.target_resource.to_lowercase(), "prod/deployment/web");
                         prop_assert_eq!(&review["request"]["namespace"], "prod");
                     }

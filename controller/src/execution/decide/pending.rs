@@ -131,7 +131,8 @@ fn resolve(observed: &Observed, checked: &CheckedSpec) -> Result<ValidatedSpec, 
         }
         Some(Known::Yes(Some(workflow))) => workflow,
     };
-    match (rules::validate(&observed.wfe.spec, workflow), misfit) {
+    let spec = &observed.wfe.spec;
+    match (rules::validate(spec, Ok(checked.clone()), workflow), misfit) {
         (Ok(valid), None) => Ok(valid),
         (valid, misfit) => {
             let mut violations = valid.err().unwrap_or_default();

@@ -43,7 +43,7 @@ parameters:
             uid: "uid-1".to_owned(),
         },
         target_hash: "abc".to_owned(),
-        valid: rules::validate(&spec, &workflow).expect("valid"),
+        valid: rules::validate(&spec, rules::check(&spec), &workflow).expect("valid"),
         timeout: Duration::from_mins(30),
         service_account: "runner".to_owned(),
     }

@@ -1,14 +1,14 @@
 //! A directory of workflow schemas, or a ConfigMap mounted as one.
 //!
-//! It is looked at again at each lookup (a few `stat`s); files are read again only when one has
-//! changed. While a changed directory cannot be read whole, the last one that could be is used.
+//! It is looked at again at a lookup (a few `stat`s), at most once a second; files are read again
+//! only when one has changed. While a changed directory cannot be read whole, the last one that could be is used.
 
 use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
@@ -43,6 +43,8 @@ pub enum DirectoryError {
     },
 }
 
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 type Entries = HashMap<String, Arc<Workflow>>;
 /// What tells one state of the directory from another.
 type Fingerprint = Vec<(PathBuf, SystemTime, u64)>;
@@ -51,7 +53,15 @@ type Fingerprint = Vec<(PathBuf, SystemTime, u64)>;
 #[derive(Debug)]
 pub struct DirectoryCatalog {
     directory: PathBuf,
-    loaded: Mutex<(Fingerprint, Arc<Entries>)>,
+    look_again: Duration,
+    loaded: Mutex<Loaded>,
+}
+
+#[derive(Debug)]
+struct Loaded {
+    fingerprint: Fingerprint,
+    entries: Arc<Entries>,
+    looked: Instant,
 }
 
 impl DirectoryCatalog {
@@ -63,19 +73,28 @@ impl DirectoryCatalog {
         tracing::info!(directory = %directory.display(), workflows = entries.len(), "workflow catalog read");
         Ok(Self {
             directory,
-            loaded: Mutex::new((fingerprint, Arc::new(entries))),
+            look_again: LOOK_AGAIN,
+            loaded: Mutex::new(Loaded {
+                fingerprint,
+                entries: Arc::new(entries),
+                looked: Instant::now(),
+            }),
         })
     }
 
     fn current(&self) -> Result<Arc<Entries>, DirectoryError> {
-        let now = fingerprint(&self.directory)?;
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if loaded.0 != now {
+        if loaded.looked.elapsed() < self.look_again {
+            return Ok(loaded.entries.clone());
+        }
+        let now = fingerprint(&self.directory)?;
+        loaded.looked = Instant::now();
+        if loaded.fingerprint != now {
             match read(&now) {
                 Ok(entries) => {
                     tracing::info!(workflows = entries.len(), "workflow catalog read again");
-                    loaded.1 = Arc::new(entries);
-                    loaded.0 = now;
+                    loaded.entries = Arc::new(entries);
+                    loaded.fingerprint = now;
                 }
                 Err(DirectoryError::Read { path, source }) => {
                     let reason = format!("read {}: {source}", path.display());
@@ -86,11 +105,11 @@ impl DirectoryCatalog {
                 }
                 Err(error) => {
                     tracing::error!(%error, "the workflow catalog has changed and is wrong: the last one is used");
-                    loaded.0 = now;
+                    loaded.fingerprint = now;
                 }
             }
         }
-        Ok(loaded.1.clone())
+        Ok(loaded.entries.clone())
     }
 }
 
@@ -188,6 +207,15 @@ mod tests {
         )
     }
 
+    /// Looks at each lookup.
+    fn open(directory: &Path) -> DirectoryCatalog {
+        let catalog = DirectoryCatalog::open(directory).expect("a catalog");
+        DirectoryCatalog {
+            look_again: Duration::ZERO,
+            ..catalog
+        }
+    }
+
     async fn version(catalog: &DirectoryCatalog, workflow_id: &str) -> Option<String> {
         catalog
             .lookup(workflow_id)
@@ -203,7 +231,7 @@ mod tests {
             |name: &str, text: &str| fs::write(directory.path().join(name), text).expect("written");
         file("a.yaml", &yaml("restart", "1.0.0"));
         file("README.md", "no workflow");
-        let catalog = DirectoryCatalog::open(directory.path()).expect("a catalog");
+        let catalog = open(directory.path());
         assert_eq!(version(&catalog, "restart").await.as_deref(), Some("1.0.0"));
         assert_eq!(version(&catalog, "absent").await, None);
         file("b.yml", &yaml("scale", "2.0.0"));
@@ -231,7 +259,7 @@ mod tests {
         revision("..1", "1.0.0");
         swap_to("..1");
         std::os::unix::fs::symlink("..data/w.yaml", path("w.yaml")).expect("linked");
-        let catalog = DirectoryCatalog::open(directory.path()).expect("a catalog");
+        let catalog = open(directory.path());
         for (name, changed) in [("..2", "2.0.00"), ("..3", "3.0.000")] {
             revision(name, changed);
             swap_to(name);
@@ -269,7 +297,7 @@ mod tests {
     #[tokio::test]
     async fn a_directory_that_is_gone_is_an_outage_not_an_empty_catalog() {
         let directory = tempfile::tempdir().expect("a directory");
-        let catalog = DirectoryCatalog::open(directory.path()).expect("empty is fine");
+        let catalog = open(directory.path());
         fs::remove_dir(directory.path()).expect("removed");
         assert!(catalog.lookup("any").await.is_err());
     }
