@@ -208,11 +208,18 @@ pub(super) async fn run(
 }
 
 async fn probe(health: &str) -> Result<bool> {
-    let mut stream = TcpStream::connect(health).await?;
-    stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").await?;
+    let answer = get(health, "/readyz").await?;
+    Ok(answer.split(' ').nth(1) == Some("200"))
+}
+
+/// The whole answer, headers included.
+pub(super) async fn get(address: &str, path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.0\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
-    Ok(answer.split(' ').nth(1) == Some("200"))
+    Ok(answer)
 }
 
 /// Tests are in a folder below the one that has the programs.

@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use wfe_model::workflow_execution::WorkflowExecution;
 
 use super::install::{self, WEBHOOK, apply, configuration_name, selector, until_effective};
-use super::{Program, Service, System, TlsClient};
+use super::{Program, Service, System, TlsClient, program};
 use crate::pki::Authority;
 
 /// Where the API server asks.
@@ -116,6 +116,15 @@ impl System {
         TlsClient::new(self.webhook_address(0), &authority.certificate)
     }
 
+    /// The metrics of the one that was started alone.
+    pub async fn webhook_metrics(&self) -> Result<String> {
+        program::get(&self.metrics_address(0), "/metrics").await
+    }
+
+    fn metrics_address(&self, number: u16) -> String {
+        format!("{}:{}", self.address(), 9192 + number)
+    }
+
     async fn webhook_number(&self, number: u16) -> Result<Program> {
         let kubeconfig = install::kubeconfig(self, WEBHOOK).await?;
         let health = format!("{}:{}", self.address(), 8092 + number);
@@ -125,7 +134,7 @@ impl System {
             format!("--catalog-dir={}", self.path("catalog").display()),
             format!("--cert-dir={}", self.path("tls").display()),
             format!("--listen={}", self.webhook_address(number)),
-            format!("--metrics-addr={}:{}", self.address(), 9192 + number),
+            format!("--metrics-addr={}", self.metrics_address(number)),
             format!("--health-addr={health}"),
         ];
         flags.extend(self.webhook_flags.clone());

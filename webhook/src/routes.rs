@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::{Body, Bytes, HttpBody, to_bytes};
+use axum::body::{Body, HttpBody};
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use futures::FutureExt;
+use http_body_util::BodyExt;
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::Instrument;
@@ -31,10 +32,13 @@ const DEADLINE: Duration = Duration::from_millis(2_500);
 const MAX_BODY: usize = 3 << 20;
 /// All bodies at one time, in KiB: what bounds memory, and the number of reviews.
 const ROOM: usize = 16 << 10;
-/// The least that a review counts for, in KiB: as many as `ROOM / LEAST` at one time.
+/// The least that a review counts for while it is judged, in KiB: as many as `ROOM / LEAST` at one
+/// time.
 const LEAST: usize = 64;
 /// How long a review waits for room.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// The API server sends a body in one go.
+const BODY_DEADLINE: Duration = Duration::from_secs(1);
 
 /// What is asked.
 #[derive(Clone, Copy, Debug)]
@@ -141,32 +145,57 @@ impl Gate {
         })
     }
 
-    /// The body, once there is room for it.
-    async fn read(&self, body: Body) -> Result<(SemaphorePermit<'_>, Bytes), NoAnswer> {
-        let announced = body
-            .size_hint()
-            .upper()
-            .and_then(|it| usize::try_from(it).ok());
-        let size = announced.unwrap_or(MAX_BODY);
-        if size > MAX_BODY {
+    /// The body, within its deadline. What has come takes room, not what is announced: who sends
+    /// slowly keeps nobody out.
+    async fn read(&self, mut body: Body) -> Result<(SemaphorePermit<'_>, Vec<u8>), NoAnswer> {
+        if body.size_hint().lower() > MAX_BODY as u64 {
             return Err(too_large());
         }
-        let room = u32::try_from((size >> 10).max(LEAST)).unwrap_or(u32::MAX);
-        let busy = || NoAnswer {
+        let reading = async {
+            let (mut room, mut bytes) = (self.room(1).await?, Vec::new());
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(NoAnswer::bad_request)?;
+                let data = frame.data_ref().map_or(&[][..], |data| data);
+                if bytes.len() + data.len() > MAX_BODY {
+                    return Err(too_large());
+                }
+                bytes.extend_from_slice(data);
+                self.grow(&mut room, bytes.len() >> 10).await?;
+            }
+            self.grow(&mut room, LEAST).await?;
+            Ok((room, bytes))
+        };
+        let late = |_| NoAnswer {
+            code: StatusCode::REQUEST_TIMEOUT,
+            message: format!(
+                "the body did not come within {} ms",
+                BODY_DEADLINE.as_millis()
+            ),
+        };
+        let read = tokio::time::timeout(BODY_DEADLINE, reading).await;
+        read.map_err(late)?
+    }
+
+    /// Has `room` be `kib` at least.
+    async fn grow<'a>(
+        &'a self,
+        room: &mut SemaphorePermit<'a>,
+        kib: usize,
+    ) -> Result<(), NoAnswer> {
+        let more = kib.saturating_sub(room.num_permits());
+        if more > 0 {
+            room.merge(self.room(more).await?);
+        }
+        Ok(())
+    }
+
+    async fn room(&self, kib: usize) -> Result<SemaphorePermit<'_>, NoAnswer> {
+        let kib = u32::try_from(kib).unwrap_or(u32::MAX);
+        let acquired = tokio::time::timeout(PATIENCE, self.room.acquire_many(kib)).await;
+        acquired.ok().and_then(Result::ok).ok_or_else(|| NoAnswer {
             code: StatusCode::TOO_MANY_REQUESTS,
             message: "too many reviews at one time: try again".to_owned(),
-        };
-        let waiting = tokio::time::timeout(PATIENCE, self.room.acquire_many(room));
-        let room = waiting.await.map_err(|_| busy())?.map_err(|_| busy())?;
-        match tokio::time::timeout(DEADLINE, to_bytes(body, MAX_BODY)).await {
-            Ok(Ok(body)) => Ok((room, body)),
-            Ok(Err(error)) if is_length_limit(&error) => Err(too_large()),
-            Ok(Err(error)) => Err(NoAnswer::bad_request(error)),
-            Err(_) => Err(NoAnswer {
-                code: StatusCode::REQUEST_TIMEOUT,
-                message: format!("the body did not come within {} ms", DEADLINE.as_millis()),
-            }),
-        }
+        })
     }
 
     /// The verdict, also where the handler takes too long or fails.
@@ -244,11 +273,6 @@ fn too_large() -> NoAnswer {
         code: StatusCode::PAYLOAD_TOO_LARGE,
         message: format!("a review has at most {} MiB", MAX_BODY >> 20),
     }
-}
-
-fn is_length_limit(error: &axum::Error) -> bool {
-    let source = std::error::Error::source(error);
-    source.is_some_and(<dyn std::error::Error + 'static>::is::<http_body_util::LengthLimitError>)
 }
 
 fn message_of(panic: &(dyn Any + Send)) -> String {

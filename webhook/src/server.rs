@@ -36,7 +36,7 @@ const FAREWELLS: usize = 32;
 /// All headers of a request.
 const MAX_HEADERS: u32 = 16 << 10;
 /// Requests at one time on one HTTP/2 connection.
-const MAX_STREAMS: u32 = 128;
+const MAX_STREAMS: u32 = 32;
 /// How much of a body may be on its way before it is asked for.
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
