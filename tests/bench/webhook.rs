@@ -165,7 +165,20 @@ async fn directly(system: &System, workflow: &Script, pid: u32) -> Result<()> {
         "{CONNECTIONS} connections, {} s each; CPU is the webhook's\n\n{table}\n",
         TIME.as_secs()
     );
+    let handlers = handlers(&system.webhook_metrics().await?);
+    println!("reviews answered within, by the webhook's own histogram:\n\n{handlers}\n");
     Ok(())
+}
+
+/// How many reviews took at most how long, from the first byte of the body to the verdict.
+fn handlers(metrics: &str) -> String {
+    let buckets = metrics.lines().filter_map(|line| {
+        let (labels, count) = line
+            .strip_prefix("wfe_webhook_review_duration_seconds_bucket{")?
+            .split_once("} ")?;
+        Some(format!("{labels}: {count}"))
+    });
+    buckets.collect::<Vec<_>>().join("\n")
 }
 
 /// Creates that are not stored, with the webhooks and without.

@@ -75,6 +75,9 @@ impl Content {
     fn parse(&self) -> Result<CertifiedKey, CertificateError> {
         let chain: Vec<_> =
             CertificateDer::pem_slice_iter(&self.certificate).collect::<Result<_, _>>()?;
+        if chain.is_empty() {
+            return Err(CertificateError::NoCertificate);
+        }
         let key = PrivateKeyDer::from_pem_slice(&self.key)?;
         Ok(CertifiedKey::from_der(chain, key, &default_provider())?)
     }

@@ -3,12 +3,14 @@
 //! not kept: whoever mends what was missing is not told twice that it is.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use moka::future::Cache;
@@ -31,6 +33,8 @@ pub struct Lookups {
     filled: Cache<Dependency, ()>,
     /// Those that may run workflows, as far as the watch has heard.
     accounts: Store<Account>,
+    /// Whether the watch has heard something since it failed.
+    current: Arc<AtomicBool>,
 }
 
 /// Why a dependency is not known to be as it must be.
@@ -46,15 +50,26 @@ impl Lookups {
         let accounts = writer.as_reader();
         let api: Api<Account> = Api::namespaced(client.clone(), namespace);
         let labelled = watcher::Config::default().labels(&format!("{RUNNER_LABEL}=true"));
+        let current = Arc::new(AtomicBool::new(false));
+        let hears = current.clone();
         let watch = watcher(api, labelled)
             .default_backoff()
             .modify(|account| account.metadata.managed_fields = None)
             .reflect(writer)
             .take_until(stop.cancelled_owned())
-            .for_each(async |event| {
-                if let Err(error) = event {
-                    tracing::warn!(%error, "the watch of ServiceAccounts failed and is begun again: meanwhile they are read one by one");
+            .for_each(move |event| {
+                match event {
+                    // A list that is being read says nothing yet.
+                    Ok(Event::Init | Event::InitApply(_)) => {}
+                    Ok(Event::InitDone | Event::Apply(_) | Event::Delete(_)) => {
+                        hears.store(true, Ordering::Relaxed);
+                    }
+                    Err(error) => {
+                        hears.store(false, Ordering::Relaxed);
+                        tracing::warn!(%error, "the watch of ServiceAccounts failed and is begun again: meanwhile they are read one by one");
+                    }
                 }
+                std::future::ready(())
             });
         tokio::spawn(watch);
         Self {
@@ -65,6 +80,7 @@ impl Lookups {
                 .max_capacity(MOST)
                 .build(),
             accounts,
+            current,
         }
     }
 
@@ -93,7 +109,8 @@ impl Lookups {
     /// Why a ServiceAccount may not run workflows, if so. What the watch has not heard of is read.
     pub async fn account_refusal(&self, name: &str) -> Result<Option<String>, ReadError> {
         let key = ObjectRef::new(name).within(&self.namespace);
-        let answer = if self.accounts.get(&key).is_some() {
+        let heard_of = || self.accounts.get(&key).is_some();
+        let answer = if self.current.load(Ordering::Relaxed) && heard_of() {
             ServiceAccountAnswer::Allowed
         } else {
             Box::pin(self.reader.service_account(name)).await?

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation, ReplaceOperation};
 use serde_json::json;
+use tokio::time::Instant;
 use wfe_model::FINALIZER;
 use wfe_model::rules::{self, Filled, Violation};
 use wfe_model::workflow_execution::WorkflowExecutionSpec;
@@ -16,7 +17,7 @@ use crate::created::Created;
 use crate::refusal::Refusal;
 use crate::review::{Request, Verdict};
 use crate::scope::Scope;
-use crate::validate::in_full;
+use crate::validate::within;
 
 /// Completes creates.
 pub struct Mutator {
@@ -31,7 +32,7 @@ pub struct Mutator {
 impl Mutator {
     /// Judges and completes a create; what is patched in is there only once, however often this is
     /// called.
-    pub async fn mutate(&self, request: &Request<'_>) -> Verdict {
+    pub async fn mutate(&self, request: &Request<'_>, deadline: Instant) -> Verdict {
         let created = match Created::read(request) {
             Ok(created) => created,
             Err(refusal) => return Verdict::refuse(vec![refusal]),
@@ -40,11 +41,11 @@ impl Mutator {
             mut spec,
             finalizers,
         } = created;
-        let mut refusals = self.scope.refusal(&request.namespace);
-        let filled = self.fill(&mut spec).await;
+        let mut refusals = Vec::new();
+        let filled = self.fill(&mut spec, deadline).await;
         let violations = match rules::check(&spec) {
             Ok(_) => Vec::new(),
-            Err(violations) => self.with_the_catalogs(violations, &spec).await,
+            Err(violations) => self.with_the_catalogs(violations, &spec, deadline).await,
         };
         // Of a reference that could not be completed, one thing is said.
         let told = filled.is_err();
@@ -64,6 +65,7 @@ impl Mutator {
             refusals.push(refusal);
             None
         });
+        refusals.extend(self.scope.refusal(&request.namespace));
         if !refusals.is_empty() {
             return Verdict::refuse(refusals);
         }
@@ -73,43 +75,61 @@ impl Mutator {
         };
         match filled {
             None => verdict,
-            Some(Filled { field, reference }) => verdict.warn(&format!(
-                "spec.{field}: the digest is the catalog's: {reference}"
-            )),
+            Some(Filled { field, reference }) => {
+                let digest = reference.split('@').next_back().unwrap_or_default();
+                verdict.warn(&format!(
+                    "spec.{field}: the catalog's {digest} was filled in"
+                ))
+            }
         }
     }
 
     /// Completes a reference without a digest by the catalog's, where that is wanted and possible.
-    async fn fill(&self, spec: &mut WorkflowExecutionSpec) -> Result<Option<Filled>, Refusal> {
+    async fn fill(
+        &self,
+        spec: &mut WorkflowExecutionSpec,
+        deadline: Instant,
+    ) -> Result<Option<Filled>, Refusal> {
         if self.image_digest == ImageDigest::Require || !rules::lacks_digest(spec) {
             return Ok(None);
         }
         let workflow_id = spec.workflow_ref.workflow_id.clone();
-        match self.catalog.lookup(&workflow_id).await {
+        match within(deadline, self.catalog.lookup(&workflow_id)).await {
             Ok(Some(workflow)) => rules::fill(spec, &workflow).map_err(Refusal::Spec),
             Ok(None) => Err(Refusal::Spec(Violation::WorkflowNotFound { workflow_id })),
             // A bundle may go without; the catalog's digest is what will run.
             Err(_) if spec.workflow_ref.container_image.is_none() => Ok(None),
-            Err(error) => Err(Refusal::Unavailable(format!(
-                "the digest cannot be filled in, because the workflow catalog cannot be asked ({})",
-                in_full(&error)
-            ))),
+            Err(why) => Err(Refusal::Unavailable {
+                field: "spec.workflowRef.containerImage",
+                why: format!(
+                    "the digest cannot be filled in, because the workflow catalog cannot be asked ({why}): write it, or try again later"
+                ),
+            }),
         }
     }
 
     /// What the catalog would say next is said at once, where it is known.
     async fn with_the_catalogs(
         &self,
-        violations: Vec<Violation>,
+        mut violations: Vec<Violation>,
         spec: &WorkflowExecutionSpec,
+        deadline: Instant,
     ) -> Vec<Violation> {
-        let found = self.catalog.lookup(&spec.workflow_ref.workflow_id).await;
-        let Ok(Some(workflow)) = found else {
+        let workflow_id = spec.workflow_ref.workflow_id.clone();
+        if workflow_id.is_empty() {
             return violations;
-        };
-        rules::validate(spec, Err(violations), &workflow)
-            .err()
-            .unwrap_or_default()
+        }
+        match within(deadline, self.catalog.lookup(&workflow_id)).await {
+            Ok(Some(workflow)) => rules::validate(spec, Err(violations.clone()), &workflow)
+                .err()
+                .unwrap_or(violations),
+            Ok(None) => {
+                let workflow_id = rules::shortened(&workflow_id);
+                violations.push(Violation::WorkflowNotFound { workflow_id });
+                violations
+            }
+            Err(_) => violations,
+        }
     }
 }
 

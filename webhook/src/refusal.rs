@@ -64,8 +64,13 @@ pub enum Refusal {
     )]
     ClearanceForged,
     /// It is not known.
-    #[error("{0}: try again later")]
-    Unavailable(String),
+    #[error("{why}")]
+    Unavailable {
+        /// What cannot be judged.
+        field: &'static str,
+        /// What could not be asked, and why.
+        why: String,
+    },
     /// Out of time.
     #[error("the review took longer than {milliseconds} ms: try again")]
     Timeout {
@@ -97,7 +102,7 @@ impl Refusal {
             Self::NothingToClear { .. } => "status.blockClearanceRequest",
             Self::ClearReason { .. } => "status.blockClearanceRequest.clearReason",
             Self::AlreadyCleared { .. } | Self::ClearanceForged => "status.blockClearance",
-            Self::Unavailable(_) => "spec.workflowRef",
+            Self::Unavailable { field, .. } => field,
             Self::Timeout { .. } | Self::Panicked(_) => "metadata",
         };
         field.to_owned()
@@ -115,7 +120,7 @@ impl Refusal {
             | Self::NothingToClear { .. }
             | Self::AlreadyCleared { .. }
             | Self::ClearanceForged => StatusCode::FORBIDDEN,
-            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Panicked(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }

@@ -10,12 +10,16 @@ use json_patch::Patch;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use thiserror::Error;
-use wfe_model::rules::{JsonObject, Misshapen, parse};
+use wfe_model::rules::{JsonObject, Misshapen, parse, shortened};
 
 use crate::refusal::Refusal;
 
 /// Longest warning the API server passes on whole.
 const MAX_WARNING: usize = 256;
+/// Most refusals that are told.
+const MAX_CAUSES: usize = 32;
+/// The API server's own have 36 characters.
+const MAX_UID: usize = 128;
 /// When an outage is worth another try.
 const RETRY_AFTER_SECONDS: u32 = 1;
 const API_VERSION: &str = "admission.k8s.io/v1";
@@ -38,7 +42,7 @@ pub enum NoReview {
         kind: String,
     },
     /// Without a uid there is no answer.
-    #[error("the review has no request.uid")]
+    #[error("the review has no request.uid of at most {MAX_UID} characters")]
     NoUid,
     /// Rules of the webhook configuration that do not fit the path.
     #[error(
@@ -114,18 +118,19 @@ impl<'a> Request<'a> {
         let JsonObject(review) = serde_json::from_slice::<JsonObject<Review>>(body)?;
         if (review.api_version.as_str(), review.kind.as_str()) != (API_VERSION, KIND) {
             return Err(NoReview::Other {
-                api_version: review.api_version,
-                kind: review.kind,
+                api_version: shortened(&review.api_version),
+                kind: shortened(&review.kind),
             });
         }
         let JsonObject(request) = review.request;
-        if request.uid.is_empty() {
+        if request.uid.is_empty() || request.uid.len() > MAX_UID {
             return Err(NoReview::NoUid);
         }
         let found = request.subject();
         if request.resource.0.group == "kubernaut.ai" && found == expected {
             return Ok(request);
         }
+        let found = shortened(&found);
         Err(NoReview::NotOurs { expected, found })
     }
 
@@ -249,11 +254,18 @@ impl Verdict {
 
     /// Every refusal in one line: kubectl shows only this.
     pub fn message(&self) -> String {
-        let causes = self.refusals.iter();
-        let causes: Vec<_> = causes
-            .map(|refusal| format!("{}: {refusal}", refusal.field()))
-            .collect();
-        causes.join("; ")
+        let told = self.refusals.iter().take(MAX_CAUSES);
+        let told = told.map(|refusal| format!("{}: {}", refusal.field(), text(refusal)));
+        let more = self.refusals.len().saturating_sub(MAX_CAUSES);
+        let more = (more > 0).then(|| format!("and {more} more"));
+        told.chain(more).collect::<Vec<_>>().join("; ")
+    }
+
+    /// The rules that are broken, with their fields: no values.
+    pub fn rules(&self) -> String {
+        let told = self.refusals.iter().take(MAX_CAUSES);
+        let told = told.map(|refusal| format!("{} {}", refusal.rule(), refusal.field()));
+        told.collect::<Vec<_>>().join(", ")
     }
 
     /// The `AdmissionReview` that answers the request `uid`, as JSON.
@@ -284,28 +296,38 @@ impl Verdict {
             StatusCode::FORBIDDEN => 1,
             _ => 2,
         })?;
-        let (reason, cause) = match code {
-            StatusCode::UNPROCESSABLE_ENTITY => ("Invalid", "FieldValueInvalid"),
-            StatusCode::FORBIDDEN => ("Forbidden", "FieldValueForbidden"),
-            StatusCode::SERVICE_UNAVAILABLE => ("ServiceUnavailable", "UnexpectedServerResponse"),
-            StatusCode::GATEWAY_TIMEOUT => ("Timeout", "UnexpectedServerResponse"),
-            _ => ("InternalError", "UnexpectedServerResponse"),
+        let reason = match code {
+            StatusCode::UNPROCESSABLE_ENTITY => "Invalid",
+            StatusCode::FORBIDDEN => "Forbidden",
+            StatusCode::SERVICE_UNAVAILABLE => "ServiceUnavailable",
+            StatusCode::GATEWAY_TIMEOUT => "Timeout",
+            _ => "InternalError",
         };
-        let causes = self.refusals.iter().map(|refusal| Cause {
-            reason: cause,
-            message: refusal.to_string(),
+        let causes = self.refusals.iter().take(MAX_CAUSES).map(|refusal| Cause {
+            reason: match refusal.code() {
+                StatusCode::UNPROCESSABLE_ENTITY => "FieldValueInvalid",
+                StatusCode::FORBIDDEN => "FieldValueForbidden",
+                _ => "UnexpectedServerResponse",
+            },
+            message: text(refusal),
             field: refusal.field(),
         });
+        let passes = code != StatusCode::INTERNAL_SERVER_ERROR && code.is_server_error();
         Some(Status {
             code: code.as_u16(),
             reason,
             message: self.message(),
             details: Details {
                 causes: causes.collect(),
-                retry_after_seconds: code.is_server_error().then_some(RETRY_AFTER_SECONDS),
+                retry_after_seconds: passes.then_some(RETRY_AFTER_SECONDS),
             },
         })
     }
+}
+
+/// What is said of one: a huge value is not repeated.
+fn text(refusal: &Refusal) -> String {
+    shortened(&refusal.to_string())
 }
 
 #[cfg(test)]
@@ -354,7 +376,10 @@ mod tests {
     #[test]
     fn an_invalid_object_says_so_before_policy_and_our_own_trouble() {
         let policy = Refusal::ServiceAccountNotAllowed("no".to_owned());
-        let trouble = Refusal::Unavailable("no answer".to_owned());
+        let trouble = Refusal::Unavailable {
+            field: "spec.workflowRef",
+            why: "no answer".to_owned(),
+        };
         let code = |refusals: &[&Refusal]| {
             let refusals = refusals.iter().map(|&it| it.clone()).collect();
             response(&Verdict::refuse(refusals))["status"]["code"].clone()
@@ -367,6 +392,19 @@ mod tests {
         assert_eq!(code(&[&trouble]), 503);
         let again = &response(&Verdict::refuse(vec![trouble]))["status"]["details"];
         assert_eq!(again["retryAfterSeconds"], 1);
+    }
+
+    #[test]
+    fn much_that_is_wrong_is_told_in_part_and_counted() {
+        let missing = |number: usize| Refusal::Malformed {
+            field: format!("spec.f{number}"),
+            message: "x".repeat(10_000),
+        };
+        let verdict = Verdict::refuse((0..1_000).map(missing).collect());
+        let message = verdict.message();
+        assert!(message.len() < 32 * 1_000 && message.ends_with("; and 968 more"));
+        let causes = response(&verdict)["status"]["details"]["causes"].clone();
+        assert_eq!(causes.as_array().map(Vec::len), Some(32));
     }
 
     #[test]
@@ -439,6 +477,7 @@ mod tests {
                 "of \"admission.k8s.io/v1beta1\": this webhook reads",
             ),
             (changed("uid", json!("")), "no request.uid"),
+            (changed("uid", json!("u".repeat(129))), "no request.uid"),
             (
                 changed("operation", json!("UPDATE")),
                 "judges CREATE workflowexecutions, and was asked about UPDATE workflowexecutions",

@@ -5,11 +5,11 @@ use std::any::Any;
 use std::fmt::Display;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, HttpBody};
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -17,6 +17,7 @@ use futures::FutureExt;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::clearance;
@@ -24,14 +25,19 @@ use crate::metrics::Metrics;
 use crate::mutate::Mutator;
 use crate::refusal::Refusal;
 use crate::review::{NoReview, Request, Verdict};
+use crate::server::Judging;
 use crate::validate::Validator;
 
 /// The API server waits 3 s; what takes longer is answered here, with the uid.
 const DEADLINE: Duration = Duration::from_millis(2_500);
+/// What has not been looked up by then is an outage, and can still be said.
+const LOOKUPS_END_BEFORE: Duration = Duration::from_millis(300);
 /// etcd takes objects of 1.5 MiB; a review has two.
 const MAX_BODY: usize = 3 << 20;
-/// All bodies at one time, in KiB: what bounds memory, and the number of reviews.
+/// What all reviews at one time may take, in KiB.
 const ROOM: usize = 16 << 10;
+/// How many times its size a body takes when it is read.
+const TAKES: usize = 4;
 /// The least that a review counts for while it is judged, in KiB: as many as `ROOM / LEAST` at one
 /// time.
 const LEAST: usize = 64;
@@ -102,29 +108,43 @@ impl Gate {
         Operation::ALL
             .into_iter()
             .fold(Router::new(), |routes, operation| {
-                let handler = async move |State(gate): State<Arc<Self>>, body: Body| {
-                    gate.answer(operation, body).await
+                let handler = async move |State(gate): State<Arc<Self>>,
+                                          judging: Option<Extension<Judging>>,
+                                          body: Body| {
+                    gate.answer(operation, judging, body).await
                 };
                 routes.route(operation.path(), post(handler).with_state(gate.clone()))
             })
     }
 
-    async fn judge(&self, operation: Operation, request: &Request<'_>) -> Verdict {
+    async fn judge(
+        &self,
+        operation: Operation,
+        request: &Request<'_>,
+        deadline: Instant,
+    ) -> Verdict {
+        let lookups_end = deadline - LOOKUPS_END_BEFORE;
         match operation {
-            Operation::Mutate => self.mutator.mutate(request).await,
-            Operation::Validate => self.validator.validate(request).await,
+            Operation::Mutate => self.mutator.mutate(request, lookups_end).await,
+            Operation::Validate => self.validator.validate(request, lookups_end).await,
             Operation::ClearBlock => clearance::clear(request, Timestamp::now()),
         }
     }
 
     /// Reads the question, has it judged within the deadline, and answers it.
-    async fn answer(&self, operation: Operation, body: Body) -> Response {
+    async fn answer(
+        &self,
+        operation: Operation,
+        judging: Option<Extension<Judging>>,
+        body: Body,
+    ) -> Response {
         let started = Instant::now();
         let answered = async {
             let (_room, body) = self.read(body).await?;
+            let _judging = judging.map(|Extension(judging)| judging.begin());
             let request = Request::read(&body, operation.subject())?;
-            let left = DEADLINE.saturating_sub(started.elapsed());
-            let verdict = self.decide(operation, &request, left).await;
+            let deadline = started + DEADLINE;
+            let verdict = self.decide(operation, &request, deadline).await;
             self.metrics
                 .answered(operation.label(), &verdict, started.elapsed());
             let answer = verdict.answer(&request.uid)?;
@@ -132,10 +152,11 @@ impl Gate {
         };
         answered.await.unwrap_or_else(|NoAnswer { code, message }| {
             let operation = operation.label();
+            let code_number = code.as_u16();
             tracing::warn!(
                 operation,
-                code = code.as_u16(),
-                message,
+                code = code_number,
+                why = message,
                 "no review was answered"
             );
             self.metrics.turned_away(operation, code);
@@ -160,9 +181,13 @@ impl Gate {
                     return Err(too_large());
                 }
                 bytes.extend_from_slice(data);
-                self.grow(&mut room, bytes.len() >> 10).await?;
+                // Without waiting: two that hold half of their room each would wait for ever.
+                let more = ((TAKES * bytes.len()) >> 10).saturating_sub(room.num_permits());
+                let more = u32::try_from(more).unwrap_or(u32::MAX);
+                room.merge(self.room.try_acquire_many(more).map_err(|_| no_room())?);
             }
-            self.grow(&mut room, LEAST).await?;
+            let more = LEAST.saturating_sub(room.num_permits());
+            room.merge(self.room(more).await?);
             Ok((room, bytes))
         };
         let late = |_| NoAnswer {
@@ -176,26 +201,11 @@ impl Gate {
         read.map_err(late)?
     }
 
-    /// Has `room` be `kib` at least.
-    async fn grow<'a>(
-        &'a self,
-        room: &mut SemaphorePermit<'a>,
-        kib: usize,
-    ) -> Result<(), NoAnswer> {
-        let more = kib.saturating_sub(room.num_permits());
-        if more > 0 {
-            room.merge(self.room(more).await?);
-        }
-        Ok(())
-    }
-
+    /// So much, in a while.
     async fn room(&self, kib: usize) -> Result<SemaphorePermit<'_>, NoAnswer> {
         let kib = u32::try_from(kib).unwrap_or(u32::MAX);
         let acquired = tokio::time::timeout(PATIENCE, self.room.acquire_many(kib)).await;
-        acquired.ok().and_then(Result::ok).ok_or_else(|| NoAnswer {
-            code: StatusCode::TOO_MANY_REQUESTS,
-            message: "too many reviews at one time: try again".to_owned(),
-        })
+        acquired.ok().and_then(Result::ok).ok_or_else(no_room)
     }
 
     /// The verdict, also where the handler takes too long or fails.
@@ -203,7 +213,7 @@ impl Gate {
         &self,
         operation: Operation,
         request: &Request<'_>,
-        deadline: Duration,
+        deadline: Instant,
     ) -> Verdict {
         let span = tracing::info_span!(
             "review",
@@ -211,24 +221,23 @@ impl Gate {
             uid = request.uid,
             namespace = request.namespace,
             name = request.name,
+            user = request.user().username,
         );
-        let judged = AssertUnwindSafe(self.judge(operation, request)).catch_unwind();
+        let judged = AssertUnwindSafe(self.judge(operation, request, deadline)).catch_unwind();
         async {
-            let verdict = match tokio::time::timeout(deadline, judged).await {
+            let verdict = match tokio::time::timeout_at(deadline, judged).await {
                 Ok(Ok(verdict)) => verdict,
                 Ok(Err(panic)) => Verdict::refuse(vec![Refusal::Panicked(message_of(&*panic))]),
                 Err(_) => Verdict::refuse(vec![Refusal::Timeout {
                     milliseconds: DEADLINE.as_millis(),
                 }]),
             };
-            match verdict.refusals.first() {
-                None => tracing::debug!(user = request.user().username, "allowed"),
-                Some(first) => tracing::info!(
-                    user = request.user().username,
-                    rule = first.rule(),
-                    message = verdict.message(),
-                    "denied"
-                ),
+            if verdict.refusals.is_empty() {
+                tracing::debug!("allowed");
+            } else {
+                // Values may be secret: they are told to who sent them.
+                tracing::info!(rules = verdict.rules(), "denied");
+                tracing::debug!(answer = verdict.message(), "denied");
             }
             verdict
         }
@@ -265,6 +274,13 @@ impl From<serde_json::Error> for NoAnswer {
             code: StatusCode::INTERNAL_SERVER_ERROR,
             message: error.to_string(),
         }
+    }
+}
+
+fn no_room() -> NoAnswer {
+    NoAnswer {
+        code: StatusCode::TOO_MANY_REQUESTS,
+        message: "too many reviews at one time: try again".to_owned(),
     }
 }
 

@@ -29,6 +29,7 @@ const NOT_LEAVING: &str = "not shutting down";
 /// Serves admission reviews until a signal.
 pub async fn run(args: Args) -> Result<()> {
     let stop = shutdown::on_signal()?;
+    let ended = CancellationToken::new();
     let certificate = ServingCertificate::load(&args.cert_dir).context("--cert-dir")?;
     let client = client::connect().await?;
     let catalog = DirectoryCatalog::open(&args.catalog_dir).context("--catalog-dir")?;
@@ -42,7 +43,7 @@ pub async fn run(args: Args) -> Result<()> {
     let validator = Validator {
         catalog,
         kinds: ServedKinds::new(&client),
-        lookups: Lookups::start(&client, &args.execution_namespace, stop.clone()),
+        lookups: Lookups::start(&client, &args.execution_namespace, ended.clone()),
         default_service_account: args.default_service_account,
         on_outage: args.on_catalog_outage,
         scope,
@@ -54,7 +55,6 @@ pub async fn run(args: Args) -> Result<()> {
     let listener = TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("--listen {}", args.listen))?;
-    let ended = CancellationToken::new();
     let endpoints = args.process.serve(readiness.clone(), registry, &ended);
     endpoints.await?;
     readiness.set(NOT_LEAVING, true);

@@ -26,6 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+pub use self::connections::Judging;
 use self::connections::{Connections, Entry};
 use crate::certificate::ServingCertificate;
 
@@ -38,8 +39,9 @@ const MAX_HEADERS: u32 = 16 << 10;
 /// Requests at one time on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 32;
 /// How much of a body may be on its way before it is asked for.
-const STREAM_WINDOW: u32 = 256 << 10;
-const CONNECTION_WINDOW: u32 = 1 << 20;
+const WINDOW: u32 = 64 << 10;
+/// How soon another connection is asked to make room, where all were busy.
+const MAKE_ROOM_AGAIN: Duration = Duration::from_millis(20);
 /// An HTTP/2 peer that is gone is noticed by these.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_DEADLINE: Duration = Duration::from_secs(10);
@@ -143,8 +145,8 @@ fn http(limits: Limits) -> Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .max_header_list_size(MAX_HEADERS)
         .max_concurrent_streams(MAX_STREAMS)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_DEADLINE);
     http
@@ -162,15 +164,28 @@ async fn accept(listener: &TcpListener, server: &Arc<Server>, slots: &Arc<Semaph
                 continue;
             }
         };
+        // Answers are small, and several may be on their way on one connection.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection was gone at once");
+            continue;
+        }
+        let slot = take_slot(slots, &connections).await;
+        let entry = Arc::new(connections.open());
+        tokio::spawn(server.clone().connection(stream, entry, slot));
+    }
+}
+
+/// A slot, if need be that of a connection that does nothing. When all are busy, new ones wait in the
+/// kernel's queue: a request has a deadline.
+async fn take_slot(slots: &Arc<Semaphore>, connections: &Connections) -> OwnedSemaphorePermit {
+    loop {
         if slots.available_permits() == 0 {
             connections.close_longest_idle();
         }
-        // When all are busy, new ones wait in the kernel's queue: a request has a deadline.
-        let Ok(slot) = slots.clone().acquire_owned().await else {
-            return;
-        };
-        let entry = Arc::new(connections.open());
-        tokio::spawn(server.clone().connection(stream, entry, slot));
+        let freed = tokio::time::timeout(MAKE_ROOM_AGAIN, slots.clone().acquire_owned());
+        if let Ok(Ok(slot)) = freed.await {
+            return slot;
+        }
     }
 }
 
@@ -218,9 +233,10 @@ impl Server {
         if end == End::MakesRoom {
             // The slot is needed now; a few may say goodbye, an attacker's many may not.
             drop(slot);
-            let Ok(_farewell) = self.farewells.try_acquire() else {
+            let farewell = self.farewells.try_acquire();
+            if farewell.is_err() && !entry.is_busy() {
                 return;
-            };
+            }
             let _ = tokio::time::timeout(self.limits.drain, serving).await;
             return;
         }
@@ -233,15 +249,17 @@ impl Server {
     async fn answer(
         self: Arc<Self>,
         entry: Arc<Entry>,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
     ) -> Result<Response<Body>, Infallible> {
-        let _busy = entry.busy();
+        entry.used();
+        request.extensions_mut().insert(Judging(entry.clone()));
         let is_http2 = request.version() == Version::HTTP_2;
         let Ok(mut response) = self.routes.clone().oneshot(request).await;
         if self.leaving.is_cancelled() && !is_http2 {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }
+        entry.used();
         Ok(response)
     }
 

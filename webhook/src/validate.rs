@@ -3,7 +3,6 @@
 
 use std::error::Error;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::time::Instant;
@@ -19,9 +18,6 @@ use crate::lookups::Lookups;
 use crate::refusal::Refusal;
 use crate::review::{Request, Verdict};
 use crate::scope::Scope;
-
-/// For all look-ups, which are made side by side; the API server waits 3 s.
-const LOOKUPS_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Judges creates.
 pub struct Validator {
@@ -46,8 +42,8 @@ type Looked = Result<Option<DependencyProblem>, String>;
 #[derive(Default)]
 struct Findings {
     refusals: Vec<Refusal>,
-    /// What could not be asked.
-    outages: Vec<String>,
+    /// What could not be asked, and about which field.
+    outages: Vec<(&'static str, String)>,
     /// What who asks should know.
     remarks: Vec<String>,
 }
@@ -58,15 +54,16 @@ impl Findings {
     }
 
     /// What was found, or why nothing was.
-    fn take<T>(&mut self, what: &str, answer: Result<T, String>) -> Option<T> {
-        let outage = |why| self.outages.push(format!("{what} ({why})"));
+    fn take<T>(&mut self, field: &'static str, what: &str, answer: Result<T, String>) -> Option<T> {
+        let outage = |why| self.outages.push((field, format!("{what} ({why})")));
         answer.map_err(outage).ok()
     }
 }
 
 impl Validator {
     /// Judges a create. Changes nothing, so a dry run gets the same answer.
-    pub async fn validate(&self, request: &Request<'_>) -> Verdict {
+    /// Look-ups are made side by side, until `deadline`.
+    pub async fn validate(&self, request: &Request<'_>, deadline: Instant) -> Verdict {
         let spec = match Created::read(request) {
             Ok(created) => created.spec,
             Err(refusal) => return Verdict::refuse(vec![refusal]),
@@ -82,15 +79,18 @@ impl Validator {
         let engine = checked.requested.engine();
         let account = checked.service_account.as_ref();
         let account = account.unwrap_or(&self.default_service_account);
-        let deadline = Instant::now() + LOOKUPS_DEADLINE;
         let (workflow, misfit, lacking, account) = tokio::join!(
             self.workflow(&checked, deadline),
             within(deadline, self.kinds.misfit(&checked.target)),
             within(deadline, self.kinds.lacks(engine)),
-            within(deadline, self.lookups.account_refusal(account)),
+            self.lookups.account_refusal(account),
         );
 
-        let workflow = findings.take("the workflow catalog cannot be asked", workflow);
+        let workflow = findings.take(
+            "spec.workflowRef.workflowId",
+            "the workflow catalog cannot be asked",
+            workflow,
+        );
         match workflow {
             Some(Some((workflow, dependencies))) => {
                 match rules::validate(&spec, Ok(checked), &workflow) {
@@ -101,7 +101,11 @@ impl Validator {
                     Err(violations) => findings.refuse(violations.into_iter().map(Refusal::Spec)),
                 }
                 for answer in dependencies {
-                    let problem = findings.take("a dependency cannot be checked", answer);
+                    let problem = findings.take(
+                        "spec.workflowRef.workflowId",
+                        "a dependency cannot be checked",
+                        answer,
+                    );
                     findings.refuse(problem.flatten().map(Refusal::Dependency));
                 }
             }
@@ -110,11 +114,23 @@ impl Validator {
             })]),
             None => {}
         }
-        let misfit = findings.take("the target's kind cannot be checked", misfit);
+        let misfit = findings.take(
+            "spec.targetResource",
+            "the target's kind cannot be checked",
+            misfit,
+        );
         findings.refuse(misfit.flatten().map(Refusal::Spec));
-        let lacking = findings.take("the engine cannot be checked", lacking);
+        let lacking = findings.take(
+            "spec.executionEngine",
+            "the engine cannot be checked",
+            lacking,
+        );
         findings.refuse(lacking.flatten().map(Refusal::Spec));
-        let account = findings.take("the ServiceAccount cannot be checked", account);
+        let account = findings.take(
+            "spec.executionConfig.serviceAccountName",
+            "the ServiceAccount cannot be checked",
+            account.map_err(|error| in_full(&error)),
+        );
         findings.refuse(account.flatten().map(Refusal::ServiceAccountNotAllowed));
         self.verdict(findings)
     }
@@ -130,8 +146,12 @@ impl Validator {
             return Ok(None);
         };
         let each = dependencies::each(&workflow.dependencies);
-        let looks = each.map(async |it| within(deadline, self.lookups.dependency(&it)).await);
-        let looked = join_all(looks).await;
+        // Each read has a deadline of its own: it goes on for others when one review gives up.
+        let looks = each.map(async |dependency| self.lookups.dependency(&dependency).await);
+        let looked = join_all(looks).await.into_iter();
+        let looked = looked
+            .map(|answer| answer.map_err(|error| in_full(&error)))
+            .collect();
         Ok(Some((workflow, looked)))
     }
 
@@ -143,36 +163,38 @@ impl Validator {
             outages,
             remarks,
         } = findings;
-        for outage in &outages {
-            tracing::warn!(outage, "a review could not be completed");
+        for (field, outage) in &outages {
+            tracing::warn!(field, outage, "a review could not be completed");
         }
         if !refusals.is_empty() {
             return Verdict::refuse(refusals);
         }
         if self.on_outage == OnOutage::Deny && !outages.is_empty() {
-            return Verdict::refuse(outages.into_iter().map(Refusal::Unavailable).collect());
+            let unavailable = outages.into_iter();
+            let unavailable = unavailable.map(|(field, why)| Refusal::Unavailable { field, why });
+            return Verdict::refuse(unavailable.collect());
         }
-        let unchecked = outages
-            .iter()
-            .map(|outage| format!("not checked yet, the controller will before it runs: {outage}"));
+        let unchecked = outages.into_iter().map(|(_, outage)| {
+            format!("{outage}: not checked yet, the controller will before it runs")
+        });
         let warnings = remarks.into_iter().chain(unchecked);
         warnings.fold(Verdict::allow(), |verdict, warning| verdict.warn(&warning))
     }
 }
 
 /// What is asked, or in words why it is not known.
-async fn within<T, E: Error>(
+pub async fn within<T, E: Error>(
     deadline: Instant,
     asked: impl Future<Output = Result<T, E>>,
 ) -> Result<T, String> {
     match tokio::time::timeout_at(deadline, asked).await {
         Ok(answer) => answer.map_err(|error| in_full(&error)),
-        Err(_) => Err(format!("no answer within {} s", LOOKUPS_DEADLINE.as_secs())),
+        Err(_) => Err("no answer in time".to_owned()),
     }
 }
 
 /// An error and its causes, for people.
-pub fn in_full(error: &dyn Error) -> String {
+fn in_full(error: &dyn Error) -> String {
     let (mut text, mut cause) = (error.to_string(), error.source());
     while let Some(error) = cause {
         text = format!("{text}: {error}");

@@ -8,7 +8,7 @@ mod digest;
 mod json;
 mod violation;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use serde::Deserializer;
@@ -251,7 +251,7 @@ pub fn validate(
     let found = &spec.workflow_ref.version;
     if !found.is_empty() && *found != workflow.version {
         violations.push(Violation::VersionMismatch {
-            found: found.clone(),
+            found: shortened(found),
             catalog: workflow.version.clone(),
         });
     }
@@ -265,22 +265,13 @@ pub fn validate(
     } else if let Some(checked) = &checked {
         violations.extend(image_mismatch(&checked.requested, &workflow.bundle));
     }
-    let undeclared_or_wrong = workflow.parameters.check(&spec.parameters).into_iter();
-    let known: Vec<_> = violations
-        .iter()
-        .filter_map(|it| {
-            if let Violation::Parameter(it) = it {
-                Some(it.name().to_owned())
-            } else {
-                None
-            }
-        })
-        .collect();
-    violations.extend(
-        undeclared_or_wrong
-            .filter(|it| !known.iter().any(|name| name == it.name()))
-            .map(Violation::Parameter),
-    );
+    let too_many = spec.parameters.len() > parameters::MAX_COUNT;
+    let wrong = (!too_many).then(|| workflow.parameters.check(&spec.parameters));
+    let known: HashSet<_> = violations.iter().filter_map(parameter).collect();
+    let wrong = wrong.into_iter().flatten();
+    let wrong = wrong.filter(|it| !known.contains(it.name()));
+    let wrong: Vec<_> = wrong.map(Violation::Parameter).collect();
+    violations.extend(wrong);
 
     match checked {
         Some(spec) if violations.is_empty() => Ok(ValidatedSpec {
@@ -293,6 +284,14 @@ pub fn validate(
             spec,
         }),
         _ => Err(violations),
+    }
+}
+
+/// The parameter that a violation is about.
+fn parameter(violation: &Violation) -> Option<&str> {
+    match violation {
+        Violation::Parameter(violation) => Some(violation.name()),
+        _ => None,
     }
 }
 
@@ -364,7 +363,8 @@ fn requested(
 fn check_parameters(spec: &WorkflowExecutionSpec, report: &mut impl FnMut(Violation)) {
     let count = spec.parameters.len();
     if count > parameters::MAX_COUNT {
-        report(Violation::ParametersTooMany { count });
+        // Nobody reads what is wrong with each of them.
+        return report(Violation::ParametersTooMany { count });
     }
     let length = spec
         .parameters
@@ -458,7 +458,7 @@ fn text(
 }
 
 /// A found value for a message: a huge one would bury the rule.
-fn shortened(text: &str) -> String {
+pub fn shortened(text: &str) -> String {
     const LONGEST: usize = 600;
     if text.chars().count() <= LONGEST {
         return text.to_owned();

@@ -15,8 +15,8 @@ use wfe_model::workflow::Dependencies;
 /// The label a ServiceAccount must carry to run workflows, with the value `true`.
 pub const RUNNER_LABEL: &str = "kubernaut.ai/workflow-runner";
 
-/// For one read; a review waits 3 s for all of them.
-const READ_DEADLINE: Duration = Duration::from_secs(2);
+/// For one read, so that a review that waits for it can still say so within its own deadline.
+const READ_DEADLINE: Duration = Duration::from_millis(1_500);
 
 /// What a workflow can depend on.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -125,7 +125,7 @@ pub enum ReadError {
         namespace: String,
     },
     /// No answer.
-    #[error("{what} in namespace {namespace} was not read within {} s", READ_DEADLINE.as_secs())]
+    #[error("{what} in namespace {namespace} was not read within {} ms", READ_DEADLINE.as_millis())]
     TimedOut {
         /// Kind and name.
         what: String,
@@ -337,7 +337,7 @@ mod tests {
         assert!(matches!(late, ReadError::TimedOut { .. }));
         assert_eq!(
             late.to_string(),
-            "Secret \"slow\" in namespace run was not read within 2 s"
+            "Secret \"slow\" in namespace run was not read within 1500 ms"
         );
     }
 }

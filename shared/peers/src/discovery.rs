@@ -15,6 +15,8 @@ use wfe_model::workflow::Engine;
 
 /// How often one wrong target after the other may have the API server asked.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// How long what fits is taken to be served still.
+const KEPT: Duration = Duration::from_mins(1);
 
 /// It is not known what the cluster serves.
 #[derive(Debug, Error)]
@@ -86,17 +88,25 @@ impl ServedKinds {
 
     /// What is known, asked again where that is older than a few seconds and does not fit.
     async fn known_to(&self, fit: impl Fn(&Known) -> bool) -> Result<Arc<Known>, DiscoveryError> {
-        if let Some(known) = self.known.load_full().filter(|known| fit(known)) {
+        let fresh = |known: &Arc<Known>, kept| fit(known) && known.asked.elapsed() < kept;
+        if let Some(known) = self.known.load_full().filter(|it| fresh(it, KEPT)) {
             return Ok(known);
         }
         let _asking = self.asking.lock().await;
-        let fresh = |known: &Arc<Known>| fit(known) || known.asked.elapsed() < ASK_AGAIN;
-        if let Some(known) = self.known.load_full().filter(fresh) {
+        let known = self.known.load_full();
+        let just_asked = |known: &Arc<Known>| known.asked.elapsed() < ASK_AGAIN;
+        if let Some(known) = known.clone().filter(|it| fresh(it, KEPT) || just_asked(it)) {
             return Ok(known);
         }
-        let known = Arc::new(Box::pin(self.ask()).await?);
-        self.known.store(Some(known.clone()));
-        Ok(known)
+        match Box::pin(self.ask()).await {
+            Ok(asked) => {
+                let asked = Arc::new(asked);
+                self.known.store(Some(asked.clone()));
+                Ok(asked)
+            }
+            // Better old than nothing, where it says yes.
+            Err(error) => known.filter(|known| fit(known)).ok_or(error.into()),
+        }
     }
 
     /// Two requests, whatever the number of groups.

@@ -73,7 +73,7 @@ impl Connections {
 }
 
 /// One of them, until the value goes.
-pub(super) struct Entry {
+pub struct Entry {
     connections: Connections,
     number: u64,
     evicted: CancellationToken,
@@ -96,14 +96,18 @@ impl Entry {
         self.asked.cancelled().await;
     }
 
-    /// A request is answered as long as the value lives.
-    pub(super) fn busy(&self) -> Busy<'_> {
+    /// A request has come, or was answered.
+    pub(super) fn used(&self) {
         self.asked.cancel();
-        self.change(|it| {
-            it.busy += 1;
-            it.stage = Stage::Used;
-        });
-        Busy(self)
+        self.change(|it| it.stage = Stage::Used);
+    }
+
+    /// Whether a request is being answered.
+    pub(super) fn is_busy(&self) -> bool {
+        let open = self.connections.lock();
+        open.by_number
+            .get(&self.number)
+            .is_some_and(|it| it.busy > 0)
     }
 
     /// Until when it may go on doing nothing.
@@ -135,10 +139,23 @@ impl Drop for Entry {
     }
 }
 
-/// A request that is being answered.
-pub(super) struct Busy<'a>(&'a Entry);
+/// How a handler says that its request has come whole: until the value goes, its connection makes
+/// room for nobody.
+#[derive(Clone)]
+pub struct Judging(pub(super) Arc<Entry>);
 
-impl Drop for Busy<'_> {
+impl Judging {
+    /// From now on.
+    pub fn begin(self) -> Busy {
+        self.0.change(|it| it.busy += 1);
+        Busy(self.0)
+    }
+}
+
+/// A request that is being judged.
+pub struct Busy(Arc<Entry>);
+
+impl Drop for Busy {
     fn drop(&mut self) {
         self.0.change(|it| it.busy = it.busy.saturating_sub(1));
     }
@@ -154,14 +171,14 @@ mod tests {
         let connections = Connections::default();
         let mut entries = Vec::new();
         for _ in 0..4 {
-            entries.push(connections.open());
+            entries.push(Arc::new(connections.open()));
             tokio::time::advance(second).await;
         }
         let [answering, half_open, used, last] = entries.as_slice() else {
             unreachable!("four");
         };
-        let busy = answering.busy();
-        drop(used.busy());
+        let busy = Judging(answering.clone()).begin();
+        used.used();
         for next in [half_open, last, used] {
             assert!(!next.evicted.is_cancelled());
             connections.close_longest_idle();

@@ -1,5 +1,6 @@
 use std::net::SocketAddr;
 
+use axum::extract::Extension;
 use axum::routing::get;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
@@ -17,8 +18,8 @@ use tokio_rustls::client::TlsStream;
 
 use super::*;
 
-/// For what must happen; nothing here takes a second.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// For what must happen; nothing here takes so long.
+const DEADLINE: Duration = Duration::from_secs(30);
 const HOST: &str = "localhost";
 
 struct Served {
@@ -47,7 +48,8 @@ async fn start(limits: Limits) -> Served {
     let (answer, asked) = <(Arc<Notify>, Arc<Notify>)>::default();
     let wait = {
         let (answer, asked) = (answer.clone(), asked.clone());
-        async move || {
+        async move |Extension(judging): Extension<Judging>| {
+            let _busy = judging.begin();
             asked.notify_one();
             answer.notified().await;
             "waited"
@@ -183,12 +185,41 @@ async fn who_does_nothing_makes_room_for_who_asks() {
 }
 
 #[tokio::test]
-async fn garbage_and_headers_that_do_not_come_are_closed() {
-    let short = Duration::from_millis(200);
+async fn who_was_busy_makes_room_as_soon_as_it_is_not() {
     let served = start(Limits {
-        handshake: short,
-        first_request: short,
-        idle: short,
+        connections: 2,
+        ..Limits::default()
+    })
+    .await;
+    let mut busy = Vec::new();
+    for _ in 0..2 {
+        let mut stream = served.http1().await;
+        let request = b"GET /wait HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        stream.write_all(request).await.expect("sent");
+        within(served.asked.notified()).await;
+        busy.push(stream);
+    }
+    let another = async {
+        let mut stream = served.http1().await;
+        ask(&mut stream).await
+    };
+    let answer = async {
+        tokio::task::yield_now().await;
+        served.answer.notify_one();
+        served.answer.notify_one();
+    };
+    let (answered, ()) = tokio::join!(another, answer);
+    assert!(answered.starts_with("HTTP/1.1 200"));
+    drop(busy);
+}
+
+/// So short that it is over within the deadline; the others are not.
+const SHORT: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn a_handshake_that_does_not_come_is_closed() {
+    let served = start(Limits {
+        handshake: SHORT,
         ..Limits::default()
     })
     .await;
@@ -198,13 +229,30 @@ async fn garbage_and_headers_that_do_not_come_are_closed() {
         .await
         .expect("sent");
     closed(&mut garbage).await;
-    let mut half_open = served.silent().await;
-    closed(&mut half_open).await;
+    closed(&mut served.silent().await).await;
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_come_is_closed() {
+    let served = start(Limits {
+        first_request: SHORT,
+        ..Limits::default()
+    })
+    .await;
     let mut slow = served.http1().await;
     slow.write_all(b"GET / HTTP/1.1\r\nhost: ")
         .await
         .expect("sent");
     closed(&mut slow).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_is_not_used_any_more_is_closed() {
+    let served = start(Limits {
+        idle: SHORT,
+        ..Limits::default()
+    })
+    .await;
     let mut idle = served.http1().await;
     ask(&mut idle).await;
     closed(&mut idle).await;
@@ -213,7 +261,7 @@ async fn garbage_and_headers_that_do_not_come_are_closed() {
 #[tokio::test]
 async fn at_the_end_clients_are_told_to_go_and_served_until_they_have() {
     let served = start(Limits {
-        lame_duck: Duration::from_millis(500),
+        lame_duck: Duration::from_secs(3),
         ..Limits::default()
     })
     .await;

@@ -103,11 +103,12 @@ async fn is_kept(api: &Api<WorkflowExecution>, sent: &WorkflowExecution) -> kube
     let Some(mut current) = api.get_opt(&sent.name_any()).await? else {
         return Ok(true);
     };
-    let phase = current.phase();
+    let stored = current.status.take().unwrap_or_default();
     current.status.clone_from(&sent.status);
-    // A final phase stays, whatever was sent before it.
+    // A final phase and a clearance stay, whatever was sent before them.
     if let Some(status) = &mut current.status {
-        status.phase = phase.or(status.phase);
+        status.phase = stored.phase.or(status.phase);
+        status.block_clearance = stored.block_clearance;
     }
     let dry_run = PostParams {
         dry_run: true,

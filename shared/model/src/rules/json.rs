@@ -8,6 +8,8 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
+use super::shortened;
+
 /// What is not of the shape that it must have.
 #[derive(Clone, Debug, Error, PartialEq)]
 #[error("{path}: {message}")]
@@ -29,7 +31,7 @@ where
         let (inner, text) = (error.inner(), error.inner().to_string());
         // Nobody sees the text that the position is in.
         let position = format!(" at line {} column {}", inner.line(), inner.column());
-        let message = text.strip_suffix(&position).unwrap_or(&text).to_owned();
+        let message = shortened(text.strip_suffix(&position).unwrap_or(&text));
         Misshapen { path, message }
     })
 }

@@ -204,6 +204,15 @@ fn br_we_001_a_malformed_spec_is_a_violation_that_names_the_field(
 }
 
 #[test]
+fn br_we_001_a_hundred_thousand_parameters_are_one_violation() {
+    let mut spec = job();
+    let names = (0..100_000).map(|number| (format!("-{number}"), String::new()));
+    spec.parameters = names.collect();
+    let found = violations(&spec, &workflow("job"));
+    assert_eq!(found, [Violation::ParametersTooMany { count: 100_000 }]);
+}
+
+#[test]
 fn a_huge_value_is_shortened_in_the_message() {
     let mut spec = job();
     spec.target_resource = "x".repeat(100_000);

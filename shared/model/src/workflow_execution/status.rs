@@ -27,7 +27,10 @@ pub const CLEAR_REASON_MAX: usize = 1024;
         .field_path(".blockClearanceRequest"),
     validation = Rule::new("!has(self.blockClearance) || (has(self.phase) && self.phase == 'Failed')")
         .message(NOTHING_TO_CLEAR)
-        .field_path(".blockClearance")
+        .field_path(".blockClearance"),
+    validation = Rule::new("!has(self.blockClearance) || !has(self.completionTime) || self.blockClearance.clearedAt >= self.completionTime - duration('5m')")
+        .message("clearedAt is before the execution ended")
+        .field_path(".blockClearance.clearedAt")
 )]
 pub struct WorkflowExecutionStatus {
     /// The generation of the spec this status speaks of.
@@ -317,7 +320,8 @@ pub struct BlockClearance {
     #[schemars(length(max = 1024))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cleared_by_uid: Option<String>,
-    /// When.
+    /// When, to the second.
+    #[x_kube(validation = Rule::new("!string(self).contains('.') && string(self).endsWith('Z')").message("must be a time in whole seconds, as 2026-01-31T12:00:00Z"))]
     pub cleared_at: Time,
     /// Why.
     #[schemars(length(max = CLEAR_REASON_MAX))]

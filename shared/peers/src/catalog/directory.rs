@@ -122,7 +122,10 @@ impl Catalog for DirectoryCatalog {
             .current()
             .map(|entries| entries.get(workflow_id).cloned())
             .map_err(|error| CatalogUnavailable {
-                reason: error.to_string(),
+                reason: match std::error::Error::source(&error) {
+                    Some(cause) => format!("{error}: {cause}"),
+                    None => error.to_string(),
+                },
             });
         ready(found).boxed()
     }
