@@ -1,15 +1,15 @@
 //! BR-WE-001: what is wrong is refused before it is stored; and where nobody is asked, it ends as
 //! Failed with the same sentence, and nothing runs.
 
-use k8s_openapi::api::core::v1::Secret;
-use kube::api::PostParams;
+use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
+use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 use wfe_model::workflow_execution::{FailureReason, Phase};
 use wfe_tests::system::{Script, System, condition};
 
 use crate::schema_cases::HEX;
 use crate::schema_verdicts::{object, untyped};
-use crate::setup::cluster;
+use crate::setup::{SECONDS_30, cluster};
 
 /// What is asked for, the field that is wrong, words of the refusal; whether the schema sees it,
 /// else the condition that tells.
@@ -219,4 +219,94 @@ async fn br_we_001_each_wrong_request_is_refused_and_unasked_ends_failed_in_the_
         assert_eq!(condition(&wfe, kind), expected);
     }
     assert_eq!(system.jobs().await.expect("listed").len(), 0);
+}
+
+#[tokio::test]
+async fn br_we_001_only_labelled_service_accounts_run_workflows_and_a_label_that_goes_is_noticed() {
+    let cluster = cluster().await;
+    let plain = Script::of("plain", format!("r.io/plain@sha256:{}", "1".repeat(64)), "");
+    let mut system = System::install(&cluster, "accounts", &[&plain])
+        .await
+        .expect("installed");
+    system.start_webhook().await.expect("started");
+    let accounts = system.execution.api::<ServiceAccount>();
+    for (name, labels) in [
+        ("stranger", json!({})),
+        ("runner", json!({ "kubernaut.ai/workflow-runner": "true" })),
+    ] {
+        let account = json!({ "metadata": { "name": name, "labels": labels } });
+        let account = serde_json::from_value(account).expect("an account");
+        accounts
+            .create(&PostParams::default(), &account)
+            .await
+            .expect("created");
+    }
+    let raw = untyped(cluster.admin(), system.namespace.name());
+    let dry_run = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let ask = async |account: &str| {
+        let spec = json!({ "executionConfig": { "serviceAccountName": account } });
+        let spec = json!(plain.request("one", &spec).spec);
+        let asked = raw.create(&dry_run, &object(&spec)).await;
+        asked.map(drop).map_err(|error| error.to_string())
+    };
+    for (account, says) in [
+        ("absent", "does not exist"),
+        ("stranger", "is not meant for workflows"),
+    ] {
+        let said = ask(account).await.expect_err(says);
+        let says = format!(
+            "spec.executionConfig.serviceAccountName: the ServiceAccount \"{account}\" in namespace {} {says}: use one with the label",
+            system.execution.name()
+        );
+        assert!(said.contains(&says), "{said}");
+    }
+    ask("runner").await.expect("allowed");
+    let patch = json!({ "metadata": { "labels": { "kubernaut.ai/workflow-runner": null } } });
+    accounts
+        .patch("runner", &PatchParams::default(), &Patch::Merge(patch))
+        .await
+        .expect("patched");
+    let refused = async { while ask("runner").await.is_ok() {} };
+    let refused = tokio::time::timeout(SECONDS_30, refused).await;
+    refused.expect("the watch hears of it");
+}
+
+#[tokio::test]
+async fn br_we_014_a_digest_is_filled_in_before_the_schema_looks() {
+    let cluster = cluster().await;
+    let plain = Script::of(
+        "plain",
+        format!("r.io/w/plain:v1@sha256:{}", "1".repeat(64)),
+        "",
+    );
+    let mut system = System::install(&cluster, "fill", &[&plain])
+        .await
+        .expect("installed");
+    system.webhook_flags = vec!["--image-digest=fill".to_owned()];
+    system.start_webhook().await.expect("started");
+    let raw = untyped(cluster.admin(), system.namespace.name());
+    let ask = async |image: &str| {
+        let mut spec = json!(plain.request("one", &json!({})).spec);
+        spec["workflowRef"]["containerImage"] = json!(image);
+        let created = raw.create(&PostParams::default(), &object(&spec)).await;
+        created.map_err(|error| error.to_string())
+    };
+    let stored = ask("r.io/w/plain:v1").await.expect("completed");
+    assert_eq!(
+        stored.data["spec"]["workflowRef"]["containerImage"],
+        plain.image
+    );
+    let said = ask("r.io/w/other:v1").await.expect_err("another");
+    assert!(
+        said.contains("\"r.io/w/other:v1\" is not what the catalog has for this workflow: use"),
+        "{said}"
+    );
+    let said = ask("plain").await.expect_err("no reference");
+    assert!(
+        said.contains("must be registry/repository[:tag]@sha256:"),
+        "{said}"
+    );
 }

@@ -22,6 +22,7 @@ const NAMES: [&str; 6] = [
 async fn br_we_014_images_that_the_rules_accept_are_pulled_and_run() {
     let cluster = cluster().await;
     let registry = cluster.registry().expect("a registry");
+    let mut ids = ["i0", "i1", "i2", "i3", "i4", "i5"].into_iter();
     let scripts = NAMES.map(|name| {
         let image = Image::from("busybox:1").entrypoint(&["/bin/true"]);
         let tagged = if name.contains(':') {
@@ -36,11 +37,7 @@ async fn br_we_014_images_that_the_rules_accept_are_pulled_and_run() {
             pushed.replace(":pushed", "")
         };
         assert!(ImageReference::parse(&reference).is_some(), "{reference}");
-        let number = NAMES
-            .iter()
-            .position(|it| *it == name)
-            .expect("one of them");
-        Script::of(["i0", "i1", "i2", "i3", "i4", "i5"][number], reference, "")
+        Script::of(ids.next().expect("one for each"), reference, "")
     });
     let system = System::start(&cluster, "images", &scripts.each_ref())
         .await

@@ -1,8 +1,8 @@
 //! What depends on who asks, held by the API server itself.
 
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
-use serde_json::json;
+use serde_json::{Value, json};
 use wfe_model::workflow_execution::WorkflowExecution;
 use wfe_tests::system::{Script, System};
 
@@ -54,7 +54,7 @@ async fn a_target_elsewhere_takes_the_right_to_create_there() {
         .await
         .expect_err("in no namespace");
     system
-        .let_everywhere(&bob, &name, "create")
+        .let_everywhere(&name, "create")
         .await
         .expect("everywhere");
     create(&system, &bob, "node", "Node/worker")
@@ -75,27 +75,146 @@ async fn br_we_005_giving_up_the_audit_trail_takes_a_right_of_its_own() {
         .await
         .expect("created");
     let api: Api<WorkflowExecution> = Api::namespaced(eve.clone(), here);
-    let annotate = async |key: &str, value: &str| {
+    let annotate = async |key: &str, value: Value| {
         let patch = Patch::Merge(json!({ "metadata": { "annotations": { key: value } } }));
         let patched = api.patch("one", &PatchParams::default(), &patch).await;
         patched.map(drop).map_err(|error| error.to_string())
     };
     let abandon = "kubernaut.ai/abandon-audit";
-    annotate("kubernaut.ai/cancel", "wrong target")
+    let says = "takes the right to abandon-audit workflowexecutions";
+    annotate("kubernaut.ai/cancel", json!("wrong target"))
         .await
         .expect("everybody may");
-    let said = annotate(abandon, "the sink is gone")
+    for value in ["the sink is gone", ""] {
+        let said = annotate(abandon, json!(value)).await.expect_err("refused");
+        assert!(said.contains(says), "{said}");
+    }
+    let mut created = api.get("one").await.expect("there");
+    created.metadata = ObjectMeta {
+        generate_name: Some("two-".to_owned()),
+        annotations: Some([(abandon.to_owned(), "from the start".to_owned())].into()),
+        ..ObjectMeta::default()
+    };
+    let said = api
+        .create(&PostParams::default(), &created)
         .await
-        .expect_err("refused");
-    assert!(
-        said.contains("takes the right to abandon-audit workflowexecutions"),
-        "{said}"
-    );
+        .expect_err("refused")
+        .to_string();
+    assert!(said.contains(says), "{said}");
+    let admin = system.namespace.api::<WorkflowExecution>();
+    let patch =
+        Patch::Merge(json!({ "metadata": { "annotations": { abandon: "by an administrator" } } }));
+    admin
+        .patch("one", &PatchParams::default(), &patch)
+        .await
+        .expect("who may do all may");
+    let said = annotate(abandon, Value::Null).await.expect_err("refused");
+    assert!(said.contains(says), "{said}");
+    annotate("kubernaut.ai/other", json!("x"))
+        .await
+        .expect("the rest is free");
     system
-        .let_everywhere(&eve, &name, "abandon-audit")
+        .let_everywhere(&name, "abandon-audit")
         .await
         .expect("allowed");
-    annotate(abandon, "the sink is gone")
+    annotate(abandon, json!("the sink is gone"))
         .await
         .expect("she may");
+}
+
+#[tokio::test]
+async fn br_we_009_the_finalizer_is_the_controllers_to_take_off() {
+    let cluster = cluster().await;
+    let system = System::install(&cluster, "finalizer", &[])
+        .await
+        .expect("installed");
+    let here = system.namespace.name();
+    let name = format!("max-{here}");
+    let max = system.operator(&name, here).await.expect("max");
+    let controller = cluster
+        .service_account(system.execution.name(), "wfe-controller")
+        .await;
+    let controller = controller.expect("the controller");
+    for one in ["one", "two", "three"] {
+        create(&system, &max, one, &format!("{here}/Pod/a"))
+            .await
+            .expect("created");
+    }
+    let set = async |client: &Client, one: &str, finalizers: Value| {
+        let api: Api<WorkflowExecution> = Api::namespaced(client.clone(), here);
+        let patch = Patch::Merge(json!({ "metadata": { "finalizers": finalizers } }));
+        let patched = api.patch(one, &PatchParams::default(), &patch).await;
+        patched.map(drop).map_err(|error| error.to_string())
+    };
+    let ours = "kubernaut.ai/workflow-execution";
+    for one in ["one", "two", "three"] {
+        set(&max, one, json!([ours, "example.com/other"]))
+            .await
+            .expect("to add it is free");
+    }
+    for less in [Value::Null, json!([]), json!(["example.com/other"])] {
+        let said = set(&max, "one", less).await.expect_err("refused");
+        assert!(said.contains("is the controller's to take off"), "{said}");
+    }
+    set(&max, "one", json!([ours]))
+        .await
+        .expect("the other one is not ours");
+    set(&controller, "one", Value::Null)
+        .await
+        .expect("the controller");
+    set(&cluster.admin(), "two", Value::Null)
+        .await
+        .expect("who may do all");
+    system
+        .let_everywhere(&name, "release")
+        .await
+        .expect("allowed");
+    set(&max, "three", Value::Null)
+        .await
+        .expect("who may release");
+}
+
+#[tokio::test]
+async fn br_we_003_nobody_but_the_controller_writes_a_status_in_whatever_way() {
+    let cluster = cluster().await;
+    let system = System::install(&cluster, "status", &[])
+        .await
+        .expect("installed");
+    let here = system.namespace.name();
+    let kim = system
+        .operator(&format!("kim-{here}"), here)
+        .await
+        .expect("kim");
+    create(&system, &kim, "one", &format!("{here}/Pod/a"))
+        .await
+        .expect("created");
+    let api: Api<WorkflowExecution> = Api::namespaced(kim.clone(), here);
+    let mut wfe = api.get("one").await.expect("there");
+    let status = json!({ "phase": "Failed" });
+    let path = "/status";
+    let operations = json!([{ "op": "add", "path": path, "value": status }]);
+    let operations = serde_json::from_value(operations).expect("a patch");
+    let whole = json!({ "apiVersion": "kubernaut.ai/v1alpha1", "kind": "WorkflowExecution", "status": status });
+    let (merge, apply) = (PatchParams::default(), PatchParams::apply("kim").force());
+    let patches: [(_, Patch<Value>); 3] = [
+        (&merge, Patch::Merge(json!({ "status": status }))),
+        (&merge, Patch::Json(operations)),
+        (&apply, Patch::Apply(whole)),
+    ];
+    let mut answers = Vec::new();
+    for (parameters, patch) in &patches {
+        answers.push(api.patch_status("one", parameters, patch).await);
+    }
+    wfe.status = serde_json::from_value(status).expect("a status");
+    answers.push(
+        api.replace_status("one", &PostParams::default(), &wfe)
+            .await,
+    );
+    for answer in answers {
+        let said = answer.expect_err("refused").to_string();
+        assert!(
+            said.contains("only the controller writes the status"),
+            "{said}"
+        );
+    }
 }

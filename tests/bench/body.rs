@@ -1,4 +1,4 @@
-//! Reviews as an API server sends them.
+//! Reviews as an API server sends them, but for `managedFields`.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};

@@ -90,6 +90,8 @@ pub async fn measure() -> Result<()> {
     );
 
     let mut starts = Vec::new();
+    // As it is shipped.
+    system.webhook_flags.push("--log-filter=info".to_owned());
     for _ in 0..COLD_STARTS {
         system.start_webhook().await?;
         let webhook = system.webhook.as_ref().context("it runs")?;
@@ -112,7 +114,7 @@ pub async fn measure() -> Result<()> {
     );
 
     directly(&system, &workflow, pid).await?;
-    through(&mut system, &workflow).await
+    through(&mut system, &workflow, pid).await
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for people")]
@@ -132,6 +134,7 @@ async fn directly(system: &System, workflow: &Script, pid: u32) -> Result<()> {
         "p99",
         "p99.9",
         "CPU per 1,000",
+        "client",
         "memory",
     ]);
     for (path, label) in [(VALIDATE, "validate"), (MUTATE, "mutate")] {
@@ -143,9 +146,10 @@ async fn directly(system: &System, workflow: &Script, pid: u32) -> Result<()> {
                 (Pace::PerSecond(5_000), "5,000/s"),
                 (Pace::Saturation, "saturation"),
             ] {
-                let before = processor_time(pid)?;
+                let (before, own) = (processor_time(pid)?, processor_time(std::process::id())?);
                 let outcome = load(&client, &body, CONNECTIONS, pace, TIME).await?;
                 let processor = processor_time(pid)?.saturating_sub(before);
+                let own = processor_time(std::process::id())?.saturating_sub(own);
                 #[expect(clippy::cast_precision_loss, reason = "for people")]
                 let reviews = outcome.latencies.len() as f64;
                 let mut row = vec![
@@ -156,13 +160,15 @@ async fn directly(system: &System, workflow: &Script, pid: u32) -> Result<()> {
                 ];
                 row.extend(quantiles(&outcome.latencies));
                 row.push(format!("{:.0} ms", processor.as_secs_f64() * 1e6 / reviews));
+                let share = own.as_secs_f64() / outcome.took.as_secs_f64();
+                row.push(format!("{:.0} %", share * 100.0));
                 row.push(format!("{:.1} MiB", mebibytes(memory(pid)?)));
                 table.add_row(row);
             }
         }
     }
     println!(
-        "{CONNECTIONS} connections, {} s each; CPU is the webhook's\n\n{table}\n",
+        "{CONNECTIONS} connections (HTTP/1.1, TLS 1.3), {} s each; CPU is the webhook's, client is the load's share of one core\n\n{table}\n",
         TIME.as_secs()
     );
     let handlers = handlers(&system.webhook_metrics().await?);
@@ -182,42 +188,52 @@ fn handlers(metrics: &str) -> String {
 }
 
 /// Creates that are not stored, with the webhooks and without.
-async fn through(system: &mut System, workflow: &Script) -> Result<()> {
+async fn through(system: &mut System, workflow: &Script, pid: u32) -> Result<()> {
     let mut table = table(&[
         "dry-run create through the API server",
+        "object",
         "p50",
         "p99",
         "p99.9",
         "creates/s",
+        "webhook's CPU per create",
     ]);
     for with in [true, false] {
         if !with {
-            system.remove_webhook().await?;
+            system.leave_webhook_alone().await?;
         }
-        create_all(system, workflow, CREATES / 10).await?;
-        let started = Instant::now();
-        let latencies = create_all(system, workflow, CREATES).await?;
-        let label = if with {
-            "with both webhooks"
-        } else {
-            "without"
-        };
-        let mut row = vec![label.to_owned()];
-        row.extend(quantiles(&latencies));
-        #[expect(clippy::cast_precision_loss, reason = "for people")]
-        row.push(format!(
-            "{:.0}",
-            latencies.len() as f64 / started.elapsed().as_secs_f64()
-        ));
-        table.add_row(row);
+        for (size_label, filling) in [("2 KB", 600), ("18 KB", 16_800)] {
+            let wfe = request(workflow, system.namespace.name(), &"x".repeat(filling));
+            create_all(system, &wfe, CREATES / 10).await?;
+            let (started, before) = (Instant::now(), processor_time(pid)?);
+            let latencies = create_all(system, &wfe, CREATES).await?;
+            let processor = processor_time(pid)?.saturating_sub(before);
+            #[expect(clippy::cast_precision_loss, reason = "for people")]
+            let creates = latencies.len() as f64;
+            let label = if with {
+                "with both webhooks"
+            } else {
+                "without"
+            };
+            let mut row = vec![label.to_owned(), size_label.to_owned()];
+            row.extend(quantiles(&latencies));
+            row.push(format!("{:.0}", creates / started.elapsed().as_secs_f64()));
+            row.push(format!("{:.2} ms", processor.as_secs_f64() * 1e3 / creates));
+            table.add_row(row);
+        }
     }
-    println!("{CREATES} creates, {CREATORS} at a time\n\n{table}");
+    println!("{CREATES} creates, {CREATORS} at a time\n\n{table}\n");
+    let peak = system.webhook.as_ref().context("it runs")?.peak_memory()?;
+    println!("memory at its peak: {:.1} MiB", mebibytes(peak >> 10));
     Ok(())
 }
 
-async fn create_all(system: &System, workflow: &Script, number: usize) -> Result<Histogram<u64>> {
+async fn create_all(
+    system: &System,
+    wfe: &WorkflowExecution,
+    number: usize,
+) -> Result<Histogram<u64>> {
     let api = system.namespace.api::<WorkflowExecution>();
-    let wfe = request(workflow, system.namespace.name(), "");
     let dry_run = PostParams {
         dry_run: true,
         ..PostParams::default()
@@ -226,7 +242,7 @@ async fn create_all(system: &System, workflow: &Script, number: usize) -> Result
         let mut latencies = Histogram::<u64>::new(3)?;
         for _ in 0..number / CREATORS {
             let started = Instant::now();
-            api.create(&dry_run, &wfe).await?;
+            api.create(&dry_run, wfe).await?;
             latencies.record(u64::try_from(started.elapsed().as_nanos())?)?;
         }
         anyhow::Ok(latencies)

@@ -16,7 +16,7 @@ use k8s_openapi::api::rbac::v1::{
 };
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
-use kube::{Api, Resource, ResourceExt};
+use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -30,11 +30,8 @@ pub(super) const CONTROLLER: &str = "wfe-controller";
 pub(super) const WEBHOOK: &str = "wfe-webhook";
 const PROBE_INTERVAL: Duration = Duration::from_millis(20);
 const EFFECTIVE_DEADLINE: Duration = Duration::from_secs(20);
-const POLICIES: [&str; 3] = [
-    "workflowexecution-status",
-    "workflowexecution-target",
-    "workflowexecution-abandon-audit",
-];
+/// On what is in no namespace, with the name of the system's.
+const SYSTEM_LABEL: &str = "wfe-tests/system";
 const RUNNER: &str = "kubernaut-workflow-runner";
 const RUNNER_LABEL: &str = "kubernaut.ai/workflow-runner";
 
@@ -105,10 +102,9 @@ async fn policies(system: &System) -> Result<()> {
     );
     let policies: Vec<ValidatingAdmissionPolicy> =
         serde_saphyr::from_str(&text.replace("CONTROLLER", &controller))?;
-    let client = system.cluster.admin();
     // The first is the last to take effect: it can be tried.
     for mut policy in policies.into_iter().rev() {
-        let name = policy_name(&policy.name_any(), system.namespace.name());
+        let name = format!("{}-{}", policy.name_any(), system.namespace.name());
         policy.metadata.name = Some(name.clone());
         let binding: ValidatingAdmissionPolicyBinding = serde_json::from_value(json!({
             "metadata": { "name": name },
@@ -117,8 +113,8 @@ async fn policies(system: &System) -> Result<()> {
                 "matchResources": { "namespaceSelector": selector(system) },
             },
         }))?;
-        apply(&Api::all(client.clone()), &policy).await?;
-        apply(&Api::all(client.clone()), &binding).await?;
+        apply_everywhere(system, policy).await?;
+        apply_everywhere(system, binding).await?;
     }
     until_policed(system).await
 }
@@ -142,10 +138,6 @@ async fn until_policed(system: &System) -> Result<()> {
     policed.await?;
     api.delete(name, &DeleteParams::default()).await?;
     Ok(())
-}
-
-fn policy_name(policy: &str, namespace: &str) -> String {
-    format!("{policy}-{namespace}")
 }
 
 /// The system's namespace alone.
@@ -291,9 +283,18 @@ async fn cluster_role(system: &System, account: &str, rules: Vec<PolicyRule>) ->
         role_ref: role_ref("ClusterRole", &configuration_name(system.namespace.name())),
         subjects: Some(vec![subject(system, account)]),
     };
-    let client = system.cluster.admin();
-    apply(&Api::all(client.clone()), &role).await?;
-    apply(&Api::all(client), &binding).await
+    apply_everywhere(system, role).await?;
+    apply_everywhere(system, binding).await
+}
+
+/// What is in no namespace: it is removed with the system.
+pub(super) async fn apply_everywhere<K>(system: &System, mut object: K) -> Result<()>
+where
+    K: Clone + std::fmt::Debug + DeserializeOwned + Resource<DynamicType = ()> + Serialize,
+{
+    let labels = object.meta_mut().labels.get_or_insert_default();
+    labels.insert(SYSTEM_LABEL.to_owned(), system.namespace.name().to_owned());
+    apply(&Api::all(system.cluster.admin()), &object).await
 }
 
 pub(super) async fn apply<K: Clone + std::fmt::Debug + DeserializeOwned + Resource + Serialize>(
@@ -373,28 +374,12 @@ pub(super) fn remove(kubeconfig: &Path, namespace: &str) -> Result<()> {
         .build()?;
     runtime.block_on(async {
         let client = access::client(kubeconfig).await?;
-        let name = configuration_name(namespace);
-        // Most are not there: a test may have removed them, or never had them.
-        let delete = DeleteParams::default();
-        let _ = Api::<MutatingWebhookConfiguration>::all(client.clone())
-            .delete(&name, &delete)
-            .await;
-        let _ = Api::<ValidatingWebhookConfiguration>::all(client.clone())
-            .delete(&name, &delete)
-            .await;
-        let _ = Api::<ClusterRoleBinding>::all(client.clone())
-            .delete(&name, &delete)
-            .await;
-        let _ = Api::<ClusterRole>::all(client.clone())
-            .delete(&name, &delete)
-            .await;
-        let policies = Api::<ValidatingAdmissionPolicy>::all(client.clone());
-        let bindings = Api::<ValidatingAdmissionPolicyBinding>::all(client.clone());
-        for policy in POLICIES {
-            let name = policy_name(policy, namespace);
-            let _ = bindings.delete(&name, &delete).await;
-            let _ = policies.delete(&name, &delete).await;
-        }
+        unmake::<MutatingWebhookConfiguration>(&client, namespace).await?;
+        unmake::<ValidatingWebhookConfiguration>(&client, namespace).await?;
+        unmake::<ValidatingAdmissionPolicyBinding>(&client, namespace).await?;
+        unmake::<ValidatingAdmissionPolicy>(&client, namespace).await?;
+        unmake::<ClusterRoleBinding>(&client, namespace).await?;
+        unmake::<ClusterRole>(&client, namespace).await?;
         let api: Api<WorkflowExecution> = Api::namespaced(client, namespace);
         let free = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
         for wfe in api.list(&ListParams::default()).await? {
@@ -403,6 +388,17 @@ pub(super) fn remove(kubeconfig: &Path, namespace: &str) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Deletes all of a cluster-scoped kind that a system made.
+async fn unmake<K>(client: &Client, namespace: &str) -> Result<()>
+where
+    K: Clone + std::fmt::Debug + DeserializeOwned + Resource<DynamicType = ()>,
+{
+    let ours = ListParams::default().labels(&format!("{SYSTEM_LABEL}={namespace}"));
+    let (api, delete) = (Api::<K>::all(client.clone()), DeleteParams::default());
+    api.delete_collection(&delete, &ours).await?;
+    Ok(())
 }
 
 pub(super) fn configuration_name(namespace: &str) -> String {

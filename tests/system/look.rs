@@ -8,6 +8,7 @@ use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
@@ -151,7 +152,8 @@ impl System {
                 .and_then(|it| it.user_info)
                 .unwrap_or_default();
             json!({ "blockClearance": {
-                "clearedBy": user.username, "clearedAt": Timestamp::now(), "clearReason": reason,
+                "clearedBy": user.username, "clearedByUid": user.uid,
+                "clearedAt": Time(Timestamp::now()), "clearReason": reason,
                 "clearMethod": "KubernetesAdmissionWebhook",
             } })
         };

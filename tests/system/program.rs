@@ -35,6 +35,7 @@ impl Program {
         health: &str,
     ) -> Result<Self> {
         let file = File::options().create(true).append(true).open(log)?;
+        let started = Instant::now();
         let child = Command::new(path_of(name)?)
             .args(flags)
             .env("KUBECONFIG", kubeconfig)
@@ -55,7 +56,7 @@ impl Program {
             child,
             log: log.to_owned(),
             health: health.to_owned(),
-            started: Instant::now(),
+            started,
             ready_after: Duration::ZERO,
         };
         match tokio::time::timeout(READY_DEADLINE, program.ready(health)).await {
@@ -106,7 +107,7 @@ impl Program {
         self.child.id().context("it has ended already")
     }
 
-    /// The most memory it ever had, in MiB.
+    /// The most memory it ever had, in bytes.
     pub fn peak_memory(&self) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -115,7 +116,7 @@ impl Program {
             .context("the kernel says how much")?
             .trim()
             .parse::<u64>()?
-            >> 10)
+            << 10)
     }
 
     /// Until its log has `text` so many times.

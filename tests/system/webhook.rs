@@ -15,7 +15,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use wfe_model::workflow_execution::WorkflowExecution;
 
-use super::install::{self, WEBHOOK, apply, configuration_name, selector, until_effective};
+use super::install::{
+    self, WEBHOOK, apply_everywhere, configuration_name, selector, until_effective,
+};
 use super::{Program, Service, System, TlsClient, program};
 use crate::pki::Authority;
 
@@ -77,8 +79,17 @@ impl System {
         Ok(std::fs::rename(directory.join("..data_tmp"), swapped)?)
     }
 
-    /// Has the API server ask nobody any more.
+    /// Has the API server ask nobody any more, and ends the webhook.
     pub async fn remove_webhook(&mut self) -> Result<()> {
+        self.leave_webhook_alone().await?;
+        match self.webhook.take() {
+            Some(webhook) => webhook.kill().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Has the API server ask nobody any more.
+    pub async fn leave_webhook_alone(&self) -> Result<()> {
         let client = self.cluster.admin();
         let (name, delete) = (
             configuration_name(self.namespace.name()),
@@ -90,11 +101,7 @@ impl System {
         Api::<ValidatingWebhookConfiguration>::all(client)
             .delete(&name, &delete)
             .await?;
-        self.until_asked(false).await?;
-        match self.webhook.take() {
-            Some(webhook) => webhook.kill().await,
-            None => Ok(()),
-        }
+        self.until_asked(false).await
     }
 
     /// As the API server counts it: each system's own.
@@ -167,14 +174,13 @@ impl System {
         };
         let name = configuration_name(self.namespace.name());
         let configuration = |kind: &str, webhooks: Vec<Value>| json!({ "apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": { "name": name }, "webhooks": webhooks });
-        let client = self.cluster.admin();
         let mutating = configuration("MutatingWebhookConfiguration", complete(file.mutating)?);
         let mutating: MutatingWebhookConfiguration = serde_json::from_value(mutating)?;
-        apply(&Api::all(client.clone()), &mutating).await?;
+        apply_everywhere(self, mutating).await?;
         let validating =
             configuration("ValidatingWebhookConfiguration", complete(file.validating)?);
         let validating: ValidatingWebhookConfiguration = serde_json::from_value(validating)?;
-        apply(&Api::all(client), &validating).await?;
+        apply_everywhere(self, validating).await?;
         self.until_asked(true).await
     }
 

@@ -10,7 +10,7 @@ use json_patch::Patch;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use thiserror::Error;
-use wfe_model::rules::{JsonObject, Misshapen, parse, shortened};
+use wfe_model::rules::{JsonObject, Misshapen, cut, parse, shortened};
 
 use crate::refusal::Refusal;
 
@@ -18,6 +18,8 @@ use crate::refusal::Refusal;
 const MAX_WARNING: usize = 256;
 /// Most refusals that are told.
 const MAX_CAUSES: usize = 32;
+/// Most characters of one: a value that is shown in part, and its rule.
+const MAX_TEXT: usize = 1_200;
 /// The API server's own have 36 characters.
 const MAX_UID: usize = 128;
 /// When an outage is worth another try.
@@ -325,9 +327,9 @@ impl Verdict {
     }
 }
 
-/// What is said of one: a huge value is not repeated.
+/// What is said of one: a value and the rule, of which neither is endless.
 fn text(refusal: &Refusal) -> String {
-    shortened(&refusal.to_string())
+    cut(&refusal.to_string(), MAX_TEXT)
 }
 
 #[cfg(test)]
@@ -402,7 +404,7 @@ mod tests {
         };
         let verdict = Verdict::refuse((0..1_000).map(missing).collect());
         let message = verdict.message();
-        assert!(message.len() < 32 * 1_000 && message.ends_with("; and 968 more"));
+        assert!(message.len() < 32 * 1_300 && message.ends_with("; and 968 more"));
         let causes = response(&verdict)["status"]["details"]["causes"].clone();
         assert_eq!(causes.as_array().map(Vec::len), Some(32));
     }

@@ -459,11 +459,15 @@ fn text(
 
 /// A found value for a message: a huge one would bury the rule.
 pub fn shortened(text: &str) -> String {
-    const LONGEST: usize = 600;
-    if text.chars().count() <= LONGEST {
+    cut(text, 600)
+}
+
+/// A text of at most `most` characters, with a mark where it was longer.
+pub fn cut(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
         return text.to_owned();
     }
-    text.chars().take(LONGEST).chain(['…']).collect()
+    text.chars().take(most - 1).chain(['…']).collect()
 }
 
 #[cfg(test)]

@@ -321,7 +321,7 @@ pub struct BlockClearance {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cleared_by_uid: Option<String>,
     /// When, to the second.
-    #[x_kube(validation = Rule::new("!string(self).contains('.') && string(self).endsWith('Z')").message("must be a time in whole seconds, as 2026-01-31T12:00:00Z"))]
+    #[x_kube(validation = Rule::new("timestamp(int(self)) == self").message("must be a time in whole seconds, as 2026-01-31T12:00:00Z"))]
     pub cleared_at: Time,
     /// Why.
     #[schemars(length(max = CLEAR_REASON_MAX))]
