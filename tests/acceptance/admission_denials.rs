@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 use wfe_model::workflow_execution::{FailureReason, Phase};
-use wfe_tests::system::{Script, System, condition};
+use wfe_tests::system::{Script, System, condition, dry_run};
 
 use crate::schema_cases::HEX;
 use crate::schema_verdicts::{object, untyped};
@@ -242,14 +242,10 @@ async fn br_we_001_only_labelled_service_accounts_run_workflows_and_a_label_that
             .expect("created");
     }
     let raw = untyped(cluster.admin(), system.namespace.name());
-    let dry_run = PostParams {
-        dry_run: true,
-        ..PostParams::default()
-    };
     let ask = async |account: &str| {
         let spec = json!({ "executionConfig": { "serviceAccountName": account } });
         let spec = json!(plain.request("one", &spec).spec);
-        let asked = raw.create(&dry_run, &object(&spec)).await;
+        let asked = raw.create(&dry_run(), &object(&spec)).await;
         asked.map(drop).map_err(|error| error.to_string())
     };
     for (account, says) in [

@@ -9,7 +9,7 @@ use kube::Api;
 use kube::api::{DynamicObject, PostParams};
 use serde_json::{Value, json};
 use wfe_model::target::Target;
-use wfe_tests::system::{Script, System};
+use wfe_tests::system::{Script, System, dry_run};
 
 use crate::schema_cases::{HEX, Spec, invalid, valid};
 use crate::schema_verdicts::{object, untyped, verdict_of_rules};
@@ -27,11 +27,7 @@ const SERVED: [&str; 6] = [
 
 /// Nothing is stored: the answer is the same.
 async fn ask(api: &Api<DynamicObject>, spec: &Value) -> Result<DynamicObject, String> {
-    let dry_run = PostParams {
-        dry_run: true,
-        ..PostParams::default()
-    };
-    let created = api.create(&dry_run, &object(spec)).await;
+    let created = api.create(&dry_run(), &object(spec)).await;
     created.map_err(|error| error.to_string())
 }
 

@@ -2,7 +2,7 @@
 
 use futures::{StreamExt, stream};
 use kube::Api;
-use kube::api::{DynamicObject, PostParams};
+use kube::api::DynamicObject;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -11,6 +11,7 @@ use wfe_model::image::{BundleReference, ImageReference};
 use wfe_model::parameters::ParameterName;
 use wfe_model::pattern::OBJECT_NAME;
 use wfe_model::target::Target;
+use wfe_tests::system::dry_run;
 
 use crate::schema_cases::{Spec, job, tekton};
 use crate::schema_verdicts::{object, untyped};
@@ -36,11 +37,7 @@ fn nearly(grammar: &str) -> impl Strategy<Value = String> {
 
 /// Whether the API server would take it.
 async fn accepted(api: &Api<DynamicObject>, spec: &Spec) -> bool {
-    let dry_run = PostParams {
-        dry_run: true,
-        ..Default::default()
-    };
-    match api.create(&dry_run, &object(&spec.0)).await {
+    match api.create(&dry_run(), &object(&spec.0)).await {
         Ok(_) => true,
         Err(kube::Error::Api(status)) if status.code == 422 => false,
         Err(error) => panic!("neither accepted nor invalid: {error}"),

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use kube::Api;
-use kube::api::{DynamicObject, PostParams};
+use kube::api::DynamicObject;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use wfe_tests::system::{Script, System};
+use wfe_tests::system::{Script, System, dry_run};
 
 use crate::schema_verdicts::{object, untyped};
 use crate::setup::{SECONDS_30, cluster};
@@ -24,12 +24,8 @@ fn workflow() -> Script {
 
 /// One good review: the API server waits 3 s for it, then refuses.
 async fn review(api: &Api<DynamicObject>) -> Result<(), String> {
-    let dry_run = PostParams {
-        dry_run: true,
-        ..PostParams::default()
-    };
     let request = json!(workflow().request("one", &json!({})).spec);
-    let created = api.create(&dry_run, &object(&request)).await;
+    let created = api.create(&dry_run(), &object(&request)).await;
     created.map(drop).map_err(|error| error.to_string())
 }
 

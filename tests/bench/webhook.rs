@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use wfe_model::workflow_execution::WorkflowExecution;
 use wfe_tests::Cluster;
-use wfe_tests::system::{Script, System, install_crd};
+use wfe_tests::system::{Script, System, dry_run, install_crd};
 
 use super::body::Request;
 use super::load::{Pace, load};
@@ -134,6 +134,7 @@ async fn directly(system: &System, workflow: &Script, pid: u32) -> Result<()> {
         "p99",
         "p99.9",
         "CPU per 1,000",
+        "handler p99",
         "client",
         "memory",
     ]);
@@ -146,6 +147,7 @@ async fn directly(system: &System, workflow: &Script, pid: u32) -> Result<()> {
                 (Pace::PerSecond(5_000), "5,000/s"),
                 (Pace::Saturation, "saturation"),
             ] {
+                let handled_before = handled(system, label).await?;
                 let (before, own) = (processor_time(pid)?, processor_time(std::process::id())?);
                 let outcome = load(&client, &body, CONNECTIONS, pace, TIME).await?;
                 let processor = processor_time(pid)?.saturating_sub(before);
@@ -160,6 +162,8 @@ async fn directly(system: &System, workflow: &Script, pid: u32) -> Result<()> {
                 ];
                 row.extend(quantiles(&outcome.latencies));
                 row.push(format!("{:.0} ms", processor.as_secs_f64() * 1e6 / reviews));
+                let handled_after = handled(system, label).await?;
+                row.push(p99(&handled_before, &handled_after).context("some reviews")?);
                 let share = own.as_secs_f64() / outcome.took.as_secs_f64();
                 row.push(format!("{:.0} %", share * 100.0));
                 row.push(format!("{:.1} MiB", mebibytes(memory(pid)?)));
@@ -171,20 +175,37 @@ async fn directly(system: &System, workflow: &Script, pid: u32) -> Result<()> {
         "{CONNECTIONS} connections (HTTP/1.1, TLS 1.3), {} s each; CPU is the webhook's, client is the load's share of one core\n\n{table}\n",
         TIME.as_secs()
     );
-    let handlers = handlers(&system.webhook_metrics().await?);
-    println!("reviews answered within, by the webhook's own histogram:\n\n{handlers}\n");
     Ok(())
 }
 
-/// How many reviews took at most how long, from the first byte of the body to the verdict.
-fn handlers(metrics: &str) -> String {
+/// How many reviews took at most how many seconds in the handler, by the webhook's own histogram.
+async fn handled(system: &System, operation: &str) -> Result<Vec<(f64, u64)>> {
+    let label = format!(",operation=\"{operation}\"");
+    let metrics = system.webhook_metrics().await?;
     let buckets = metrics.lines().filter_map(|line| {
-        let (labels, count) = line
-            .strip_prefix("wfe_webhook_review_duration_seconds_bucket{")?
+        let (bound, count) = line
+            .strip_prefix("wfe_webhook_review_duration_seconds_bucket{le=\"")?
             .split_once("} ")?;
-        Some(format!("{labels}: {count}"))
+        let bound = bound.strip_suffix(&label)?.trim_matches('"');
+        Some((
+            bound.replace("+Inf", "inf").parse().ok()?,
+            count.parse().ok()?,
+        ))
     });
-    buckets.collect::<Vec<_>>().join("\n")
+    Ok(buckets.collect())
+}
+
+/// The bucket that has the 99th percentile of what came between.
+fn p99(before: &[(f64, u64)], after: &[(f64, u64)]) -> Option<String> {
+    let counts = after.iter().enumerate().map(|(index, (bound, count))| {
+        let earlier = before.get(index).map_or(0, |(_, count)| *count);
+        (bound, count - earlier)
+    });
+    let (_, all) = counts.clone().next_back()?;
+    let (bound, _) = counts
+        .into_iter()
+        .find(|(_, count)| count * 100 >= all * 99)?;
+    Some(format!("<= {} ms", bound * 1e3))
 }
 
 /// Creates that are not stored, with the webhooks and without.
@@ -234,15 +255,11 @@ async fn create_all(
     number: usize,
 ) -> Result<Histogram<u64>> {
     let api = system.namespace.api::<WorkflowExecution>();
-    let dry_run = PostParams {
-        dry_run: true,
-        ..PostParams::default()
-    };
     let creators = (0..CREATORS).map(async |_| {
         let mut latencies = Histogram::<u64>::new(3)?;
         for _ in 0..number / CREATORS {
             let started = Instant::now();
-            api.create(&dry_run, wfe).await?;
+            api.create(&dry_run(), wfe).await?;
             latencies.record(u64::try_from(started.elapsed().as_nanos())?)?;
         }
         anyhow::Ok(latencies)

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 
 use wfe_model::workflow_execution::WorkflowExecution;
 
-use super::{Script, System, chart};
+use super::{Script, System, chart, dry_run};
 use crate::{Cluster, access, wait};
 
 pub(super) const CONTROLLER: &str = "wfe-controller";
@@ -169,12 +169,8 @@ pub(super) async fn older_crd(system: &System, field: &str, probe: &str) -> Resu
     let status = status.context("it has a status")?;
     status.insert(field.to_owned(), json!("2026-01-01T00:00:00Z"));
     let written: WorkflowExecution = serde_json::from_value(written)?;
-    let dry_run = PostParams {
-        dry_run: true,
-        ..PostParams::default()
-    };
     until_effective("an older CRD", async || {
-        let stored = api.replace_status(probe, &dry_run, &written).await?;
+        let stored = api.replace_status(probe, &dry_run(), &written).await?;
         Ok(serde_json::to_value(stored.status)?.get(field).is_none())
     })
     .await

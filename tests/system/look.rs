@@ -170,6 +170,14 @@ impl System {
     }
 }
 
+/// For a create that is judged as any, and not stored.
+pub fn dry_run() -> PostParams {
+    PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    }
+}
+
 /// Whether a pod may still do something.
 pub fn pod_is_alive(pod: &Pod) -> bool {
     let phase = pod

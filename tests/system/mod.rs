@@ -17,7 +17,7 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 use wfe_model::audit::AuditEvent;
 
-pub use self::look::{condition, job_has_ended, pod_is_alive, types};
+pub use self::look::{condition, dry_run, job_has_ended, pod_is_alive, types};
 pub use self::program::Program;
 pub use self::script::Script;
 pub use self::service::Service;

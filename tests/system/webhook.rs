@@ -10,7 +10,7 @@ use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
 use kube::Api;
-use kube::api::{DeleteParams, PostParams};
+use kube::api::DeleteParams;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use wfe_model::workflow_execution::WorkflowExecution;
@@ -18,7 +18,7 @@ use wfe_model::workflow_execution::WorkflowExecution;
 use super::install::{
     self, WEBHOOK, apply_everywhere, configuration_name, selector, until_effective,
 };
-use super::{Program, Service, System, TlsClient, program};
+use super::{Program, Service, System, TlsClient, dry_run, program};
 use crate::pki::Authority;
 
 /// Where the API server asks.
@@ -205,12 +205,8 @@ impl System {
             "apiVersion": "kubernaut.ai/v1alpha1", "kind": "WorkflowExecution",
             "metadata": { "generateName": "probe-" }, "spec": spec,
         }))?;
-        let dry_run = PostParams {
-            dry_run: true,
-            ..PostParams::default()
-        };
         let api = self.namespace.api::<WorkflowExecution>();
-        let refused = api.create(&dry_run, &wfe).await;
+        let refused = api.create(&dry_run(), &wfe).await;
         let name = self.webhook_name(name);
         Ok(refused.is_err_and(|error| error.to_string().contains(&name)))
     }

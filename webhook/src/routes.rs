@@ -19,6 +19,7 @@ use jiff::Timestamp;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tracing::Instrument;
+use wfe_model::rules::cut;
 
 use crate::clearance;
 use crate::metrics::Metrics;
@@ -32,6 +33,8 @@ use crate::validate::Validator;
 const DEADLINE: Duration = Duration::from_millis(2_500);
 /// What has not been looked up by then is an outage, and can still be said.
 const LOOKUPS_END_BEFORE: Duration = Duration::from_millis(300);
+/// Of names in logs.
+const MAX_NAME: usize = 253;
 /// etcd takes objects of 1.5 MiB; a review has two.
 const MAX_BODY: usize = 3 << 20;
 /// What all reviews at one time may take, in KiB.
@@ -219,9 +222,10 @@ impl Gate {
             "review",
             operation = operation.label(),
             uid = request.uid,
-            namespace = request.namespace,
-            name = request.name,
-            user = request.user().username,
+            // Whoever reaches the port can send anything.
+            namespace = cut(&request.namespace, MAX_NAME),
+            name = cut(&request.name, MAX_NAME),
+            user = cut(&request.user().username, MAX_NAME),
         );
         let judged = AssertUnwindSafe(self.judge(operation, request, deadline)).catch_unwind();
         async {
