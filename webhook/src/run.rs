@@ -88,3 +88,51 @@ fn observe_certificate(certificate: &ServingCertificate, metrics: &Metrics, read
     metrics.certificate_expiry.set(valid.end as f64);
     readiness.set(CERTIFICATE_VALID, valid.contains(&now));
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::http::{Request, StatusCode};
+    use prometheus_client::encoding::text::encode;
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+    use tower::ServiceExt;
+    use wfe_process::endpoints::health;
+
+    use super::*;
+
+    /// What `/readyz` and the metric say with a certificate of these years.
+    async fn observed(from: i32, until: i32) -> (StatusCode, String) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(["localhost".to_owned()]).expect("parameters");
+        params.not_before = date_time_ymd(from, 1, 1);
+        params.not_after = date_time_ymd(until, 1, 1);
+        let certificate = params.self_signed(&key).expect("a certificate").pem();
+        let write = |name: &str, pem| std::fs::write(directory.path().join(name), pem);
+        write("tls.crt", certificate).expect("written");
+        write("tls.key", key.serialize_pem()).expect("written");
+        let certificate = ServingCertificate::load(directory.path()).expect("loaded");
+        let mut registry = Registry::default();
+        let metrics = Metrics::new(&mut registry);
+        let readiness = Readiness::of(&[CERTIFICATE_VALID]);
+        observe_certificate(&certificate, &metrics, &readiness);
+        let request = Request::get("/readyz").body(Body::empty());
+        let answer = health(readiness).oneshot(request.expect("a request")).await;
+        let mut text = String::new();
+        encode(&mut text, &registry).expect("metrics");
+        (answer.expect("an answer").status(), text)
+    }
+
+    #[tokio::test]
+    async fn only_a_certificate_that_is_valid_now_is_ready_and_its_end_is_told() {
+        assert_eq!(observed(2020, 2999).await.0, StatusCode::OK);
+        assert_eq!(
+            observed(2998, 2999).await.0,
+            StatusCode::SERVICE_UNAVAILABLE
+        );
+        let (expired, metrics) = observed(2020, 2021).await;
+        assert_eq!(expired, StatusCode::SERVICE_UNAVAILABLE);
+        let end = "wfe_webhook_certificate_expiry_timestamp_seconds 1609459200";
+        assert!(metrics.contains(end), "{metrics}");
+    }
+}
