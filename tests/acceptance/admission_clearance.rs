@@ -226,16 +226,9 @@ async fn br_we_013_a_block_is_cleared_by_who_asks_once_and_for_good_with_the_web
         .create(&PostParams::default(), &account)
         .await
         .expect("created");
-    let subject = json!({ "kind": "ServiceAccount", "name": "robot", "namespace": namespace });
-    stage
-        .system
-        .let_operate(&subject, &namespace)
-        .await
-        .expect("allowed");
     let robot = stage
         .system
-        .cluster
-        .service_account(&namespace, "robot")
+        .operating_account(&namespace, "robot", &namespace)
         .await
         .expect("robot");
     let cleared = stage
@@ -263,17 +256,10 @@ async fn br_we_013_a_block_is_cleared_by_who_asks_once_and_for_good_with_the_web
     let mut with_uid = writing(&by_ann, REASON);
     with_uid["blockClearance"]["clearedByUid"] = json!("somebody-else");
     // It may update statuses; for this it gets the right to patch, too.
-    let (execution, account) = (stage.system.execution.name(), "wfe-controller");
-    let subject = json!({ "kind": "ServiceAccount", "name": account, "namespace": execution });
-    stage
-        .system
-        .let_operate(&subject, &namespace)
-        .await
-        .expect("allowed");
+    let execution = stage.system.execution.name();
     let controller = stage
         .system
-        .cluster
-        .service_account(execution, account)
+        .operating_account(execution, "wfe-controller", &namespace)
         .await
         .expect("the controller");
     stage

@@ -16,6 +16,12 @@ async fn create(system: &System, client: &Client, name: &str, target: &str) -> R
     created.map(drop).map_err(|error| error.to_string())
 }
 
+async fn change(api: &Api<WorkflowExecution>, name: &str, metadata: &Value) -> Result<(), String> {
+    let patch = Patch::Merge(json!({ "metadata": metadata }));
+    let patched = api.patch(name, &PatchParams::default(), &patch).await;
+    patched.map(drop).map_err(|error| error.to_string())
+}
+
 #[tokio::test]
 async fn a_target_elsewhere_takes_the_right_to_create_there() {
     let cluster = cluster().await;
@@ -76,9 +82,7 @@ async fn br_we_005_giving_up_the_audit_trail_takes_a_right_of_its_own() {
         .expect("created");
     let api: Api<WorkflowExecution> = Api::namespaced(eve.clone(), here);
     let annotate = async |key: &str, value: Value| {
-        let patch = Patch::Merge(json!({ "metadata": { "annotations": { key: value } } }));
-        let patched = api.patch("one", &PatchParams::default(), &patch).await;
-        patched.map(drop).map_err(|error| error.to_string())
+        change(&api, "one", &json!({ "annotations": { key: value } })).await
     };
     let abandon = "kubernaut.ai/abandon-audit";
     let says = "takes the right to abandon-audit workflowexecutions";
@@ -102,10 +106,8 @@ async fn br_we_005_giving_up_the_audit_trail_takes_a_right_of_its_own() {
         .to_string();
     assert!(said.contains(says), "{said}");
     let admin = system.namespace.api::<WorkflowExecution>();
-    let patch =
-        Patch::Merge(json!({ "metadata": { "annotations": { abandon: "by an administrator" } } }));
-    admin
-        .patch("one", &PatchParams::default(), &patch)
+    let by_admin = json!({ "annotations": { abandon: "by an administrator" } });
+    change(&admin, "one", &by_admin)
         .await
         .expect("who may do all may");
     let said = annotate(abandon, Value::Null).await.expect_err("refused");
@@ -142,9 +144,7 @@ async fn br_we_009_the_finalizer_is_the_controllers_to_take_off() {
     }
     let set = async |client: &Client, one: &str, finalizers: Value| {
         let api: Api<WorkflowExecution> = Api::namespaced(client.clone(), here);
-        let patch = Patch::Merge(json!({ "metadata": { "finalizers": finalizers } }));
-        let patched = api.patch(one, &PatchParams::default(), &patch).await;
-        patched.map(drop).map_err(|error| error.to_string())
+        change(&api, one, &json!({ "finalizers": finalizers })).await
     };
     let ours = "kubernaut.ai/workflow-execution";
     for one in ["one", "two", "three"] {

@@ -36,12 +36,15 @@ fn raw_review() -> Vec<u8> {
         "resource": { "group": "kubernaut.ai", "version": "v1alpha1", "resource": "workflowexecutions" },
         "object": workflow().request("one", &json!({})),
     } });
-    let body = body.to_string();
-    let head = format!(
-        "POST /mutate-workflowexecution HTTP/1.1\r\nhost: webhook\r\ncontent-length: {}\r\n\r\n",
-        body.len()
-    );
-    [head, body].concat().into_bytes()
+    let body = body.to_string().into_bytes();
+    let length = body.len();
+    post("/mutate-workflowexecution", body, length)
+}
+
+/// A request that announces `length` bytes of body.
+fn post(path: &str, body: Vec<u8>, length: usize) -> Vec<u8> {
+    let head = format!("POST {path} HTTP/1.1\r\nhost: webhook\r\ncontent-length: {length}\r\n\r\n");
+    [head.into_bytes(), body].concat()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -153,12 +156,7 @@ async fn br_we_001_slow_silent_and_hostile_clients_keep_no_good_review_out() {
 
     // TLS, then bodies that are too large, that do not come, and headers that never end.
     let client = system.webhook_client().expect("a client");
-    let post = |body: Vec<u8>, length: usize| {
-        let head = format!(
-            "POST /validate-workflowexecution HTTP/1.1\r\nhost: webhook\r\ncontent-length: {length}\r\n\r\n"
-        );
-        [head.into_bytes(), body].concat()
-    };
+    let post = |body, length| post("/validate-workflowexecution", body, length);
     let oversize = client.say(&post(vec![b' '; 1 << 20], 64 << 20)).await;
     let oversize = oversize.expect("said").expect("an answer");
     assert!(oversize.starts_with("HTTP/1.1 413"), "{oversize}");

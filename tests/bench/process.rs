@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use wfe_tests::system::memory_kib;
 
 /// `USER_HZ`: the same on every Linux.
 const TICKS_PER_SECOND: u64 = 100;
@@ -24,19 +25,12 @@ pub fn processor_time(pid: u32) -> Result<Duration> {
 
 /// Resident memory now, in KiB.
 pub fn memory(pid: u32) -> Result<u64> {
-    status(pid, "VmRSS:")
+    memory_kib(pid, "VmRSS:")
 }
 
 /// The part of it that is not pages of the program's file, in KiB.
 pub fn anonymous_memory(pid: u32) -> Result<u64> {
-    status(pid, "RssAnon:")
-}
-
-fn status(pid: u32, key: &str) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix(key));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    Ok(kib.context("the kernel says how much")?.trim().parse()?)
+    memory_kib(pid, "RssAnon:")
 }
 
 /// The machine, in a few words.

@@ -9,7 +9,6 @@ use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
     ValidatingWebhookConfiguration,
 };
-use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{
     ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject,
@@ -93,13 +92,8 @@ pub(super) async fn all(system: &System) -> Result<()> {
 
 /// The policies, bound to this system's namespace.
 async fn policies(system: &System) -> Result<()> {
-    let path = chart("files/policies.yaml");
-    let text =
-        std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    let controller = format!(
-        "system:serviceaccount:{}:{CONTROLLER}",
-        system.execution.name()
-    );
+    let text = text("files/policies.yaml")?;
+    let controller = service_account_user(system.execution.name(), CONTROLLER);
     let policies: Vec<ValidatingAdmissionPolicy> =
         serde_saphyr::from_str(&text.replace("CONTROLLER", &controller))?;
     // The first is the last to take effect: it can be tried.
@@ -207,10 +201,12 @@ fn rules(file: &str) -> Result<Vec<PolicyRule>> {
 }
 
 pub(super) fn read<T: DeserializeOwned>(file: &str) -> Result<T> {
+    serde_saphyr::from_str(&text(file)?).with_context(|| format!("read {file}"))
+}
+
+fn text(file: &str) -> Result<String> {
     let path = chart(file);
-    let text =
-        std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    serde_saphyr::from_str(&text).with_context(|| format!("read {}", path.display()))
+    std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
 }
 
 /// A Role with `rules` in `namespace`, bound to a ServiceAccount of the execution namespace.
@@ -319,21 +315,15 @@ pub(super) async fn status_right(system: &System, allowed: bool) -> Result<()> {
         });
     }
     role(system, system.namespace.name(), CONTROLLER, rules).await?;
-    let reviews: Api<SubjectAccessReview> = Api::all(system.cluster.admin());
-    let review: SubjectAccessReview = serde_json::from_value(json!({ "spec": {
-        "user": format!("system:serviceaccount:{}:{CONTROLLER}", system.execution.name()),
-        "resourceAttributes": {
-            "namespace": system.namespace.name(), "verb": "update",
-            "group": "kubernaut.ai", "resource": "workflowexecutions", "subresource": "status",
-        },
-    } }))?;
-    until_effective("the controller's rights", async || {
-        let answer = reviews.create(&PostParams::default(), &review).await?;
-        Ok(answer
-            .status
-            .is_some_and(|status| status.allowed == allowed))
-    })
-    .await
+    let user = service_account_user(system.execution.name(), CONTROLLER);
+    let namespace = Some(system.namespace.name());
+    let right = system.until_may(&user, "update", "status", namespace, allowed);
+    right.await
+}
+
+/// A ServiceAccount's name as a user.
+pub(super) fn service_account_user(namespace: &str, name: &str) -> String {
+    format!("system:serviceaccount:{namespace}:{name}")
 }
 
 /// A kubeconfig with a fresh token of a ServiceAccount.

@@ -8,7 +8,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use super::System;
-use super::install::{apply, apply_everywhere, until_effective};
+use super::install::{apply, apply_everywhere, service_account_user, until_effective};
 
 /// Rules of somebody who works with WorkflowExecutions, and may clear blocks.
 fn operator() -> Value {
@@ -28,8 +28,14 @@ impl System {
         self.cluster.user(name, None).await
     }
 
-    /// The same rights for a User or a ServiceAccount.
-    pub async fn let_operate(&self, subject: &Value, namespace: &str) -> Result<()> {
+    /// The same for a ServiceAccount, which is of the namespace `of`.
+    pub async fn operating_account(&self, of: &str, name: &str, namespace: &str) -> Result<Client> {
+        let subject = json!({ "kind": "ServiceAccount", "name": name, "namespace": of });
+        self.let_operate(&subject, namespace).await?;
+        self.cluster.service_account(of, name).await
+    }
+
+    async fn let_operate(&self, subject: &Value, namespace: &str) -> Result<()> {
         let text = |key| subject.get(key).and_then(Value::as_str).unwrap_or_default();
         let name = format!("operator-{}", text("name"));
         let role: Role =
@@ -40,9 +46,9 @@ impl System {
         apply(&Api::namespaced(admin, namespace), &binding).await?;
         let user = match text("namespace") {
             "" => text("name").to_owned(),
-            of => format!("system:serviceaccount:{of}:{}", text("name")),
+            of => service_account_user(of, text("name")),
         };
-        self.until_may(&user, "patch", "status", Some(namespace))
+        self.until_may(&user, "patch", "status", Some(namespace), true)
             .await
     }
 
@@ -57,15 +63,17 @@ impl System {
             serde_json::from_value(binding(&name, "ClusterRole", &subject))?;
         apply_everywhere(self, role).await?;
         apply_everywhere(self, binding).await?;
-        self.until_may(user, verb, "", None).await
+        self.until_may(user, verb, "", None, true).await
     }
 
-    async fn until_may(
+    /// Until a user is `allowed` something with WorkflowExecutions; or is not.
+    pub(super) async fn until_may(
         &self,
         user: &str,
         verb: &str,
         subresource: &str,
         namespace: Option<&str>,
+        allowed: bool,
     ) -> Result<()> {
         let reviews: Api<SubjectAccessReview> = Api::all(self.cluster.admin());
         let review: SubjectAccessReview = serde_json::from_value(
@@ -75,7 +83,9 @@ impl System {
         )?;
         until_effective("a user's rights", async || {
             let answer = reviews.create(&PostParams::default(), &review).await?;
-            Ok(answer.status.is_some_and(|status| status.allowed))
+            Ok(answer
+                .status
+                .is_some_and(|status| status.allowed == allowed))
         })
         .await
     }

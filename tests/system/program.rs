@@ -109,14 +109,7 @@ impl Program {
 
     /// The most memory it ever had, in bytes.
     pub fn peak_memory(&self) -> Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        Ok(kib
-            .context("the kernel says how much")?
-            .trim()
-            .parse::<u64>()?
-            << 10)
+        Ok(memory_kib(self.pid()?, "VmHWM:")? << 10)
     }
 
     /// Until its log has `text` so many times.
@@ -189,6 +182,14 @@ impl Drop for Program {
             );
         }
     }
+}
+
+/// What the kernel calls `key` in a process's status, in KiB.
+pub fn memory_kib(pid: u32, key: &str) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(key));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    Ok(kib.context("the kernel says how much")?.trim().parse()?)
 }
 
 /// Runs `name` to its end.

@@ -244,13 +244,7 @@ impl Verdict {
     /// Adds a warning.
     #[must_use]
     pub fn warn(mut self, warning: &str) -> Self {
-        self.warnings
-            .push(if warning.chars().count() <= MAX_WARNING {
-                warning.to_owned()
-            } else {
-                let start = warning.chars().take(MAX_WARNING - 1);
-                start.chain(['…']).collect()
-            });
+        self.warnings.push(cut(warning, MAX_WARNING));
         self
     }
 

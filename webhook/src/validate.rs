@@ -11,6 +11,7 @@ use wfe_model::workflow::Workflow;
 use wfe_peers::catalog::Catalog;
 use wfe_peers::dependencies::{self, DependencyProblem};
 use wfe_peers::discovery::ServedKinds;
+use wfe_peers::in_full;
 
 use crate::args::OnOutage;
 use crate::created::Created;
@@ -191,14 +192,4 @@ pub async fn within<T, E: Error>(
         Ok(answer) => answer.map_err(|error| in_full(&error)),
         Err(_) => Err("no answer in time".to_owned()),
     }
-}
-
-/// An error and its causes, for people.
-fn in_full(error: &dyn Error) -> String {
-    let (mut text, mut cause) = (error.to_string(), error.source());
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -16,6 +16,7 @@ use thiserror::Error;
 use wfe_model::workflow::{ReadWorkflow, Workflow, WorkflowError};
 
 use super::{Catalog, CatalogUnavailable};
+use crate::in_full;
 
 /// Why a directory is no catalog.
 #[derive(Debug, Error)]
@@ -122,10 +123,7 @@ impl Catalog for DirectoryCatalog {
             .current()
             .map(|entries| entries.get(workflow_id).cloned())
             .map_err(|error| CatalogUnavailable {
-                reason: match std::error::Error::source(&error) {
-                    Some(cause) => format!("{error}: {cause}"),
-                    None => error.to_string(),
-                },
+                reason: in_full(&error),
             });
         ready(found).boxed()
     }
