@@ -28,6 +28,23 @@ async fn nothing_is_left(system: &System) {
     );
 }
 
+/// A system without a webhook in which `mine` runs.
+async fn with_mine_running(cluster: &Cluster, prefix: &str, workflow: &Script) -> System {
+    let mut system = System::install(cluster, prefix, &[workflow])
+        .await
+        .expect("installed");
+    system.start_controller().await.expect("started");
+    system
+        .create(workflow, "mine", &json!({}))
+        .await
+        .expect("stored");
+    system
+        .until("mine", "ExecutionRunning", "True/ExecutionStarted")
+        .await
+        .expect("it comes to that");
+    system
+}
+
 /// Waiting, starting, running, and every end.
 fn workflows(cluster: &Cluster) -> [Script; 5] {
     let registry = cluster.registry().expect("a registry").address().to_owned();
@@ -262,18 +279,7 @@ async fn br_we_014_one_that_was_deleted_before_anybody_saw_it_goes_and_is_told_o
 async fn br_we_014_an_execution_that_is_replaced_by_hand_is_not_taken_for_the_real_one() {
     let cluster = cluster().await;
     let workflow = Script::push(&cluster, "sleeps", SLEEPS, "");
-    let mut system = System::install(&cluster, "replaced", &[&workflow])
-        .await
-        .expect("installed");
-    system.start_controller().await.expect("started");
-    system
-        .create(&workflow, "mine", &json!({}))
-        .await
-        .expect("stored");
-    system
-        .until("mine", "ExecutionRunning", "True/ExecutionStarted")
-        .await
-        .expect("it comes to that");
+    let mut system = with_mine_running(&cluster, "replaced", &workflow).await;
     system.kill_controller().await.expect("killed");
     let jobs = system.execution.api::<Job>();
     let real = system.jobs().await.expect("listed").remove(0);
@@ -318,18 +324,7 @@ async fn br_we_014_an_execution_that_is_replaced_by_hand_is_not_taken_for_the_re
 async fn br_we_014_an_execution_that_loses_its_labels_is_followed_to_its_end() {
     let cluster = cluster().await;
     let workflow = Script::push(&cluster, "edited", "sleep 8", "");
-    let mut system = System::install(&cluster, "edited", &[&workflow])
-        .await
-        .expect("installed");
-    system.start_controller().await.expect("started");
-    system
-        .create(&workflow, "mine", &json!({}))
-        .await
-        .expect("stored");
-    system
-        .until("mine", "ExecutionRunning", "True/ExecutionStarted")
-        .await
-        .expect("it comes to that");
+    let system = with_mine_running(&cluster, "edited", &workflow).await;
     let name = system.jobs().await.expect("listed")[0].name_any();
     let none = Patch::Merge(json!({ "metadata": { "labels": null } }));
     let jobs = system.execution.api::<Job>();
