@@ -1,6 +1,6 @@
 # One target per step; `.ci/run` calls the same ones.
 .DEFAULT_GOAL := help
-.PHONY: help demo build lint generate test unit acceptance removal faults bench-webhook shell up down
+.PHONY: help demo build lint generate test unit platform acceptance removal faults bench-webhook shell up down
 
 CLUSTER := target/debug/wfe-cluster
 
@@ -16,7 +16,7 @@ else
 	$(CLUSTER) run -- target/debug/wfe-demo
 endif
 
-test: unit acceptance removal ## Run every test (the first time builds a Kubernetes: about 10 minutes)
+test: unit platform acceptance removal ## Run every test (the first time builds a Kubernetes: about 10 minutes)
 
 build: ## Build all binaries and tests
 	cargo build --workspace --all-targets
@@ -33,6 +33,9 @@ generate: ## Write what is generated from the code: the CRDs in the chart
 
 unit: build ## Run the tests that need no cluster
 	cargo test --workspace --lib --bins
+
+platform: build ## Run the tests of what other services are to us: audit sinks, Data Storage's stand-in
+	cargo test --workspace --test platform
 
 acceptance: build ## Run the tests on a real cluster
 	$(CLUSTER) run -- cargo test --offline --workspace --test acceptance

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use jiff::SignedDuration;
+use url::Url;
 use wfe_process::ProcessArgs;
 
 /// Runs WorkflowExecutions as Kubernetes Jobs or Tekton PipelineRuns.
@@ -33,6 +34,20 @@ pub enum Command {
         #[arg(long)]
         namespace: String,
     },
+    /// Print the audit trail of one remediation as a table.
+    Audit {
+        /// Where the trail is: an audit file, or the URL of Data Storage.
+        source: String,
+        /// Name of the RemediationRequest, else of the WorkflowExecution.
+        #[arg(long)]
+        correlation_id: String,
+        /// PEM file with the certificate authority of Data Storage (default: those of the system).
+        #[arg(long, env = "WFE_DATA_STORAGE_CA")]
+        data_storage_ca: Option<PathBuf>,
+        /// File with the bearer token for Data Storage.
+        #[arg(long, env = "WFE_DATA_STORAGE_TOKEN_FILE")]
+        data_storage_token_file: Option<PathBuf>,
+    },
 }
 
 /// How the controller runs.
@@ -51,13 +66,28 @@ pub struct RunArgs {
     /// Directory with the workflow schemas (a mounted ConfigMap).
     #[arg(long, env = "WFE_CATALOG_DIR", default_value = "/etc/wfe/catalog")]
     pub catalog_dir: PathBuf,
-    /// File that audit events are appended to, one JSON object a line; - for standard output.
+    /// File that audit events are appended to where there is no Data Storage, one JSON object a line;
+    /// - for standard output. A file of 100 MiB is renamed to FILE.1, FILE.2 and so on; none is deleted.
     #[arg(
         long,
         env = "WFE_AUDIT_FILE",
-        default_value = "/var/lib/wfe/audit.jsonl"
+        default_value = "/var/lib/wfe/audit.jsonl",
+        conflicts_with = "data_storage_url"
     )]
     pub audit_file: PathBuf,
+    /// URL of Data Storage, which keeps the audit trail (instead of a file).
+    #[arg(long, env = "WFE_DATA_STORAGE_URL")]
+    pub data_storage_url: Option<Url>,
+    /// PEM file with the certificate authority of Data Storage (default: those of the system).
+    #[arg(long, env = "WFE_DATA_STORAGE_CA")]
+    pub data_storage_ca: Option<PathBuf>,
+    /// File with the bearer token for Data Storage; read for each request, since it rotates.
+    #[arg(
+        long,
+        env = "WFE_DATA_STORAGE_TOKEN_FILE",
+        default_value = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+    )]
+    pub data_storage_token_file: PathBuf,
     /// How long the Job of a succeeded execution is kept.
     #[arg(long, env = "WFE_RETENTION", default_value = "10m", value_parser = duration)]
     pub retention: Duration,

@@ -5,7 +5,6 @@
 //! state between two requests is a state a crash can leave behind, and is decided like any other.
 
 pub mod act;
-pub mod audit;
 pub mod decide;
 pub mod history;
 pub mod lock;

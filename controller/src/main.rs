@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use wfe_controller::args::{Args, Command};
+use wfe_controller::audit::trail::{self, Source};
 use wfe_process::telemetry;
 
 #[tokio::main]
@@ -22,11 +23,20 @@ async fn execute(args: Args) -> anyhow::Result<()> {
     if let Some(Command::Crds) = args.command {
         return Ok(std::io::stdout().write_all(wfe_controller::crds::yaml()?.as_bytes())?);
     }
+    let _ = rustls::crypto::ring::default_provider().install_default();
     if let Some(Command::Release { namespace }) = &args.command {
-        let _ = rustls::crypto::ring::default_provider().install_default();
         return wfe_controller::release::release(namespace, &mut std::io::stdout()).await;
     }
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    if let Some(Command::Audit {
+        source,
+        correlation_id,
+        data_storage_ca,
+        data_storage_token_file,
+    }) = args.command
+    {
+        let source = Source::of(&source, data_storage_ca, data_storage_token_file);
+        return trail::print(source, &correlation_id, &mut std::io::stdout()).await;
+    }
     telemetry::init(args.run.process.log_format, &args.run.process.log_filter)?;
     // Large: it is all of the program.
     Box::pin(wfe_controller::run::run(args.run)).await

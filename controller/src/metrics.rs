@@ -9,6 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use wfe_model::audit::EventType;
 use wfe_model::workflow::Engine;
 use wfe_model::workflow_execution::{Phase, SkipReason, WorkflowExecution};
 
@@ -31,6 +32,12 @@ struct ReasonLabels {
     reason: String,
 }
 
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct AuditLabels {
+    event_type: &'static str,
+    result: &'static str,
+}
+
 /// 1 s to 1 h.
 const DURATIONS: [f64; 10] = [
     1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0,
@@ -49,6 +56,9 @@ pub struct Metrics {
     notices: Family<ReasonLabels, Counter>,
     active: Family<EngineLabels, Gauge<i64, AtomicI64>>,
     start_latency: Family<EngineLabels, Histogram>,
+    block_clearances: Counter,
+    audit_events: Family<AuditLabels, Counter>,
+    audit_pending: Gauge<i64, AtomicI64>,
 }
 
 impl Metrics {
@@ -63,6 +73,9 @@ impl Metrics {
             notices: Family::default(),
             active: Family::default(),
             start_latency: Family::new_with_constructor(|| Histogram::new(LATENCIES)),
+            block_clearances: Counter::default(),
+            audit_events: Family::default(),
+            audit_pending: Gauge::default(),
         };
         let registry = registry.sub_registry_with_prefix("workflowexecution");
         registry.register(
@@ -92,7 +105,7 @@ impl Metrics {
         );
         registry.register(
             "notice",
-            "Executions that an operator should look at: Overdue, PodRemains, DeletionWaits",
+            "WorkflowExecutions that an operator should look at: Overdue, PodRemains, DeletionWaits, AuditAbandoned",
             metrics.notices.clone(),
         );
         registry.register(
@@ -105,6 +118,21 @@ impl Metrics {
             "From the creation of a WorkflowExecution to that of its execution",
             metrics.start_latency.clone(),
         );
+        registry.register(
+            "block_clearances",
+            "Blocks that somebody cleared",
+            metrics.block_clearances.clone(),
+        );
+        registry.register(
+            "audit_events",
+            "Audit events by what became of them: delivered, found (after a restart or an unanswered send), rejected, abandoned, lost",
+            metrics.audit_events.clone(),
+        );
+        registry.register(
+            "audit_pending",
+            "Audit events that wait for the sink",
+            metrics.audit_pending.clone(),
+        );
         metrics
     }
 
@@ -116,6 +144,24 @@ impl Metrics {
                 .get_or_create(&EngineLabels { execution_engine })
                 .inc();
         }
+    }
+
+    /// Counts what became of an audit event.
+    pub fn audit_event(&self, event_type: EventType, result: &'static str) {
+        let event_type = event_type.as_str();
+        let labels = AuditLabels { event_type, result };
+        self.audit_events.get_or_create(&labels).inc();
+    }
+
+    /// How many audit events wait.
+    pub fn audit_pending(&self, events: usize) {
+        self.audit_pending
+            .set(i64::try_from(events).unwrap_or(i64::MAX));
+    }
+
+    /// Counts a block that somebody cleared.
+    pub fn block_cleared(&self) {
+        self.block_clearances.inc();
     }
 
     /// Counts what an operator should look at.

@@ -25,6 +25,9 @@ pub const LAST_EXECUTION: &str = "kubernaut.ai/last-execution";
 pub const PAST_EXECUTIONS: &str = "kubernaut.ai/past-executions";
 /// Annotation of a WorkflowExecution: cancel it; the value says why.
 pub const CANCEL: &str = "kubernaut.ai/cancel";
+/// Annotation of a WorkflowExecution, guarded by a policy: when it is deleted, its audit events are
+/// not waited for.
+pub const ABANDON_AUDIT: &str = "kubernaut.ai/abandon-audit";
 /// Annotation of the execution namespace: with the value `true` nothing new starts.
 pub const PAUSED: &str = "kubernaut.ai/paused";
 /// Annotation: key in the catalog.

@@ -4,16 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use futures::StreamExt;
-use kube::runtime::controller::{Config, applier};
+use futures::channel::mpsc;
+use futures::{StreamExt, stream};
+use kube::runtime::controller::{Config, ReconcileRequest, applier};
 use prometheus_client::registry::Registry;
-use wfe_peers::audit::JsonlSink;
+use wfe_peers::audit::{AuditSink, HttpSink, HttpSinkOptions, JsonlSink};
 use wfe_peers::catalog::DirectoryCatalog;
 use wfe_peers::client;
 use wfe_process::endpoints::Readiness;
 use wfe_process::shutdown;
 
 use crate::args::RunArgs;
+use crate::audit::outbox::Outbox;
 use crate::execution::act::{Act, Schema};
 use crate::execution::history::Limits;
 use crate::execution::observe::Settings;
@@ -30,8 +32,7 @@ const CACHES_SYNCED: &str = "caches synced";
 pub async fn run(args: RunArgs) -> Result<()> {
     let stop = shutdown::on_signal()?;
     let catalog = DirectoryCatalog::open(&args.catalog_dir).context("--catalog-dir")?;
-    let sink = JsonlSink::open(&args.audit_file)
-        .with_context(|| format!("--audit-file {}", args.audit_file.display()))?;
+    let sink = sink(&args)?;
     let client = client::connect().await?;
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
@@ -45,6 +46,11 @@ pub async fn run(args: RunArgs) -> Result<()> {
         &args.execution_namespace,
     );
     let store = caches.workflow_executions.clone();
+    // As many as a batch may have.
+    let (told, audited) = mpsc::channel(100);
+    let outbox = Arc::new(Outbox::new(sink, metrics.clone(), told));
+    let audited = audited.map(|reference| Ok(ReconcileRequest::from(reference)));
+    let triggers = stream::select(triggers, audited);
     let settings = Settings {
         execution_namespace: args.execution_namespace,
         default_timeout: args.default_timeout,
@@ -64,12 +70,13 @@ pub async fn run(args: RunArgs) -> Result<()> {
         &client,
         caches.clone(),
         Arc::new(catalog),
-        Arc::new(sink),
+        outbox.clone(),
         settings,
         metrics,
         Schema::new(readiness.clone()),
     ));
-    let ready = act.clone();
+    let (ready, objects) = (act.clone(), act.clone());
+    let delivery = outbox.run(|reference| objects.newest(reference), &stop);
     let passes = applier(
         |wfe, act| Box::pin(reconcile(wfe, act)),
         retry,
@@ -90,7 +97,13 @@ pub async fn run(args: RunArgs) -> Result<()> {
         }
     };
     // In one task: a store wakes the last of those that wait for it, and the applier waits too.
-    let work = async { tokio::join!(passes.for_each(|_| futures::future::ready(())), synced) };
+    let work = async {
+        tokio::join!(
+            passes.for_each(|_| futures::future::ready(())),
+            synced,
+            delivery
+        )
+    };
     // What runs is finished, within a grace; caches that never fill are not waited for.
     let stopped = async {
         stop.cancelled().await;
@@ -102,4 +115,20 @@ pub async fn run(args: RunArgs) -> Result<()> {
     }
     tracing::info!("done");
     Ok(())
+}
+
+/// Data Storage where there is one, else a file.
+fn sink(args: &RunArgs) -> Result<Arc<dyn AuditSink>> {
+    let Some(url) = args.data_storage_url.clone() else {
+        let sink = JsonlSink::open(&args.audit_file)
+            .with_context(|| format!("--audit-file {}", args.audit_file.display()))?;
+        return Ok(Arc::new(sink));
+    };
+    let sink = HttpSink::new(HttpSinkOptions {
+        url,
+        ca: args.data_storage_ca.clone(),
+        token_file: Some(args.data_storage_token_file.clone()),
+        deadline: None,
+    });
+    Ok(Arc::new(sink.context("--data-storage-url")?))
 }

@@ -148,15 +148,16 @@ async fn br_we_014_deleted_in_any_state_nothing_stays_and_the_trail_is_whole() {
     nothing_is_left(&system).await;
     let (selected, made) = (EventType::SelectionCompleted, EventType::ExecutionStarted);
     let (began, failed) = (EventType::WorkflowStarted, EventType::WorkflowFailed);
+    let cleared = EventType::BlockCleared;
     for (name, expected) in [
         ("waiting", vec![selected, failed]),
         ("starting", vec![selected, made, failed]),
-        ("running", vec![selected, made, began, failed]),
+        ("running", vec![selected, made, began, failed, cleared]),
         (
             "succeeded",
             vec![selected, made, began, EventType::WorkflowCompleted],
         ),
-        ("failed", vec![selected, made, began, failed]),
+        ("failed", vec![selected, made, began, failed, cleared]),
         ("not-made", vec![selected, failed]),
         ("skipped", vec![selected]),
     ] {

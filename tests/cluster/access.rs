@@ -75,6 +75,17 @@ impl Cluster {
         namespace: &str,
         name: &str,
     ) -> Result<Value> {
+        let token = self.service_account_token(namespace, name).await?;
+        let ca = std::fs::read_to_string(&self.state.ca_certificate)?;
+        Ok(pki::kubeconfig(
+            &self.state.server,
+            &ca,
+            &json!({ "token": token }),
+        ))
+    }
+
+    /// A fresh token of a ServiceAccount.
+    pub async fn service_account_token(&self, namespace: &str, name: &str) -> Result<String> {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.admin(), namespace);
         let request = TokenRequest {
             spec: TokenRequestSpec {
@@ -86,13 +97,7 @@ impl Cluster {
         let answer = accounts
             .create_token_request(name, &PostParams::default(), &request)
             .await?;
-        let token = answer.status.context("the API server gave no token")?.token;
-        let ca = std::fs::read_to_string(&self.state.ca_certificate)?;
-        Ok(pki::kubeconfig(
-            &self.state.server,
-            &ca,
-            &json!({ "token": token }),
-        ))
+        Ok(answer.status.context("the API server gave no token")?.token)
     }
 
     /// The registry of the node.

@@ -12,6 +12,8 @@ mod access;
 pub mod args;
 mod binaries;
 mod boot;
+#[path = "../platform/data-storage/mod.rs"]
+pub mod data_storage;
 mod home;
 mod namespace;
 mod packages;

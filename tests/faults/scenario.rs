@@ -9,7 +9,7 @@ use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
 use serde_json::json;
 use wfe_model::audit::EventType::{
-    self, SelectionCompleted, WorkflowCompleted, WorkflowFailed, WorkflowStarted,
+    self, BlockCleared, SelectionCompleted, WorkflowCompleted, WorkflowFailed, WorkflowStarted,
 };
 use wfe_model::workflow_execution::WorkflowExecution;
 use wfe_tests::Cluster;
@@ -254,8 +254,10 @@ impl Stage {
     async fn came_to(&self, name: &str, trail: &[EventType], executions: usize) -> Result<()> {
         let api = self.system.namespace.api::<WorkflowExecution>();
         let uid = api.get(name).await?.uid().context("a uid")?;
+        let mut trail = trail.to_vec();
         if condition(&api.get(name).await?, "Ready") == "False/NotReady" && executions > 0 {
             self.system.clear(name).await?;
+            trail.push(BlockCleared);
         }
         self.system.delete(name).await?;
         self.system.gone(name).await?;

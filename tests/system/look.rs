@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::batch::v1::Job;
@@ -166,7 +166,14 @@ impl System {
 
     /// The audit trail of one WorkflowExecution so far.
     pub fn trail_of(&self, name: &str) -> Result<Vec<EventType>> {
-        Ok(types(&self.audit_trail()?, name))
+        let Some(storage) = &self.data_storage else {
+            return Ok(types(&self.audit_trail()?, name));
+        };
+        let trail = storage.trails()?.remove(name).unwrap_or_default();
+        let types = trail
+            .iter()
+            .map(|it| EventType::named(it).context("one of ours"));
+        types.collect()
     }
 }
 

@@ -22,6 +22,7 @@ pub use self::program::{Program, memory_kib};
 pub use self::script::Script;
 pub use self::service::Service;
 pub use self::tls::TlsClient;
+use crate::data_storage::{DataStorage, Door};
 use crate::pki::Authority;
 use crate::proxy::Proxy;
 use crate::{Cluster, TestNamespace};
@@ -49,6 +50,8 @@ pub struct System {
     lasting: bool,
     /// What the controller takes for the API server from its next start on.
     pub proxy: Option<Proxy>,
+    /// Where the audit trail goes from the controller's next start on, instead of a file.
+    pub data_storage: Option<DataStorage>,
     /// More flags for the webhook's next start.
     pub webhook_flags: Vec<String>,
     /// More flags for the controller's next start.
@@ -98,6 +101,7 @@ impl System {
             authority: None,
             lasting,
             proxy: None,
+            data_storage: None,
             webhook_flags: Vec::new(),
             controller_flags: Vec::new(),
         };
@@ -160,10 +164,23 @@ impl System {
             format!("--execution-namespace={}", self.execution.name()),
             format!("--watch-namespace={}", self.namespace.name()),
             format!("--catalog-dir={}", self.path("catalog").display()),
-            format!("--audit-file={}", audit_file.display()),
             format!("--metrics-addr={}:{}", self.address, 9090 + 10 * number),
             format!("--health-addr={health}"),
         ];
+        match &self.data_storage {
+            Some(storage) => flags.extend([
+                format!("--data-storage-url={}", storage.url()),
+                format!(
+                    "--data-storage-ca={}",
+                    self.path("data-storage-ca.pem").display()
+                ),
+                format!(
+                    "--data-storage-token-file={}",
+                    self.data_storage_token().display()
+                ),
+            ]),
+            None => flags.push(format!("--audit-file={}", audit_file.display())),
+        }
         flags.extend(self.controller_flags.clone());
         let log = self.path("controller.log");
         Program::start("wfe-controller", &flags, &kubeconfig, &log, &health).await
@@ -197,6 +214,40 @@ impl System {
         Ok(())
     }
 
+    /// Starts a stand-in for Data Storage: the controller's next one sends its audit trail there, over
+    /// TLS, with a token of its ServiceAccount.
+    pub async fn put_data_storage_beside(&mut self) -> Result<()> {
+        let door = Door::Review(self.cluster.admin());
+        let storage = DataStorage::start_with_tls(&self.address, door).await?;
+        let ca = storage.ca.clone().unwrap_or_default();
+        std::fs::write(self.path("data-storage-ca.pem"), ca)?;
+        self.renew_data_storage_token().await?;
+        self.data_storage = Some(storage);
+        Ok(())
+    }
+
+    /// Gives the controller another token for Data Storage, as the kubelet does from time to time.
+    pub async fn renew_data_storage_token(&self) -> Result<()> {
+        let (namespace, account) = (self.execution.name(), install::CONTROLLER);
+        let token = self
+            .cluster
+            .service_account_token(namespace, account)
+            .await?;
+        Ok(std::fs::write(self.data_storage_token(), token)?)
+    }
+
+    /// The file with the controller's token for Data Storage.
+    pub fn data_storage_token(&self) -> PathBuf {
+        self.path("data-storage-token")
+    }
+
+    /// The stand-in for Data Storage.
+    pub fn storage(&self) -> Result<&DataStorage> {
+        self.data_storage
+            .as_ref()
+            .context("there is a Data Storage")
+    }
+
     /// Gives and takes the controller's right to write statuses.
     pub async fn allow_status_writes(&self, allowed: bool) -> Result<()> {
         install::status_right(self, allowed).await
@@ -217,7 +268,7 @@ impl System {
         self.path("audit.jsonl")
     }
 
-    /// The audit trail so far.
+    /// The audit trail in the file so far.
     pub fn audit_trail(&self) -> Result<Vec<AuditEvent>> {
         let text = std::fs::read_to_string(self.audit_file()).context("read the audit trail")?;
         text.lines()

@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use enumset::EnumSet;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{Patch, PatchParams, PostParams};
@@ -17,11 +18,9 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use thiserror::Error;
 use wfe_model::FINALIZER;
-use wfe_model::audit::{AuditEvent, EventType};
 use wfe_model::target::Target;
 use wfe_model::workflow::Engine;
 use wfe_model::workflow_execution::{Phase, WorkflowExecution, WorkflowExecutionStatus};
-use wfe_peers::audit::{AuditSink, SinkUnavailable};
 use wfe_peers::catalog::Catalog;
 use wfe_peers::dependencies::DependencyReader;
 use wfe_peers::discovery::ServedKinds;
@@ -33,6 +32,9 @@ use super::decide::{Effect, Notice, Question};
 use super::history::Entry;
 use super::lock;
 use super::observe::{Answers, Known, Observed, Settings};
+use super::status::condition;
+use crate::audit::happened;
+use crate::audit::outbox::Outbox;
 use crate::executor::{Executor, Executors, Unanswered};
 use crate::metrics::Metrics;
 use crate::names;
@@ -66,9 +68,6 @@ pub enum ActError {
     NoBackend(String),
 }
 
-/// A sink that hangs holds up nothing but its own events.
-const SINK_DEADLINE: Duration = Duration::from_secs(5);
-
 /// Everything that steps need.
 pub struct Act {
     client: Client,
@@ -77,16 +76,13 @@ pub struct Act {
     catalog: Arc<dyn Catalog>,
     dependencies: DependencyReader,
     kinds: ServedKinds,
-    sink: Arc<dyn AuditSink>,
+    outbox: Arc<Outbox>,
     settings: Arc<Settings>,
     events: Events,
     metrics: Metrics,
     leases: Api<Lease>,
     written_objects: Written<WorkflowExecution>,
     written_leases: Written<Lease>,
-    /// Delivered events of executions whose audit is not acknowledged yet, by uid. Forgotten in a
-    /// crash: the sink knows its own.
-    delivered: Mutex<HashMap<String, HashSet<EventType>>>,
     /// What was told, by uid. Told again after a crash.
     told: Mutex<HashMap<String, HashSet<Notice>>>,
     ready: AtomicBool,
@@ -99,7 +95,7 @@ impl Act {
         client: &Client,
         caches: Caches,
         catalog: Arc<dyn Catalog>,
-        sink: Arc<dyn AuditSink>,
+        outbox: Arc<Outbox>,
         settings: Settings,
         metrics: Metrics,
         schema: Schema,
@@ -111,7 +107,7 @@ impl Act {
             catalog,
             dependencies: DependencyReader::new(client, namespace),
             kinds: ServedKinds::new(client),
-            sink,
+            outbox,
             events: Events::new(client),
             metrics,
             leases: Api::namespaced(client.clone(), namespace),
@@ -119,7 +115,6 @@ impl Act {
             client: client.clone(),
             written_objects: Written::default(),
             written_leases: Written::default(),
-            delivered: Mutex::default(),
             told: Mutex::default(),
             ready: AtomicBool::new(false),
             schema,
@@ -257,8 +252,8 @@ impl Act {
                 Ok(())
             }
             Effect::Store(status) => self.store(wfe, *status).await,
-            Effect::Audit(events) => {
-                self.deliver(&observed.source.uid, &events, answers).await;
+            Effect::Audit => {
+                self.outbox.offer(wfe, EnumSet::empty());
                 Ok(())
             }
         }
@@ -317,6 +312,7 @@ impl Act {
         self.patch_finalizers(wfe, &finalizers).await?;
         // The cache will not show this version any more.
         self.written_objects.put(&key(wfe), None);
+        self.outbox.abandon(wfe);
         self.told
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -364,6 +360,12 @@ impl Act {
         self.schema.check(&changed, &written)?;
         let written = Arc::new(written);
         self.written_objects.put(&key(wfe), Some(written.clone()));
+        let new = happened::types(&written) - happened::types(wfe);
+        self.outbox.offer(&written, new);
+        let reported = |wfe| happened::is_settled(wfe, condition::CLEARANCE_RECORDED);
+        if reported(&written) && !reported(wfe) {
+            self.metrics.block_cleared();
+        }
         if wfe.phase() != written.phase() {
             self.metrics.transition(&written, Timestamp::now());
             self.events.tell(&written).await;
@@ -392,30 +394,6 @@ impl Act {
                 Ok(false)
             }
             Err(error) => Err(Unanswered::of("write the lock")(error).into()),
-        }
-    }
-
-    async fn deliver(&self, uid: &str, events: &[AuditEvent], answers: &mut Answers) {
-        let recorded = tokio::time::timeout(SINK_DEADLINE, self.sink.record(events)).await;
-        let recorded = recorded.unwrap_or_else(|_| {
-            let reason = format!("no answer within {} s", SINK_DEADLINE.as_secs());
-            Err(SinkUnavailable { reason })
-        });
-        match recorded {
-            Ok(()) => {
-                let mut delivered = self
-                    .delivered
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
-                delivered
-                    .entry(uid.to_owned())
-                    .or_default()
-                    .extend(events.iter().map(|event| event.event_type));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the audit sink did not take the events: they will be sent again");
-                answers.audit_unavailable = Some(error.to_string());
-            }
         }
     }
 }

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use wfe_model::FINALIZER;
-use wfe_model::audit::AuditEvent;
 use wfe_model::duration::ExecutionTimeout;
 use wfe_model::target::Target;
 use wfe_model::workflow::Dependencies;
@@ -25,8 +24,6 @@ use super::status::{Change, condition, holds, time};
 use crate::executor::{Execution, Plan};
 use crate::names;
 
-/// After the audit sink did not answer.
-const AUDIT_AGAIN: Duration = Duration::from_secs(5);
 /// In case the watch that should show a change is behind, or does not select the object any more.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -83,8 +80,8 @@ pub enum Effect {
     Delete(ExecutionRef),
     /// Stores a status.
     Store(Box<WorkflowExecutionStatus>),
-    /// Delivers audit events.
-    Audit(Vec<AuditEvent>),
+    /// Has delivered what has happened.
+    Audit,
     /// Tells that something takes longer than it should.
     Tell(Notice),
 }
@@ -98,6 +95,8 @@ pub enum Notice {
     PodRemains,
     /// It was deleted and blocks its target: it stays until it is cleared.
     DeletionWaits,
+    /// It was deleted and somebody has said that its audit events are not to be waited for.
+    AuditAbandoned,
 }
 
 impl Effect {
@@ -112,7 +111,7 @@ impl Effect {
             Self::Create(_) => "create execution",
             Self::Delete(_) => "delete execution",
             Self::Store(_) => "store status",
-            Self::Audit(_) => "deliver audit events",
+            Self::Audit => "deliver audit events",
             Self::Tell(_) => "tell",
         }
     }
@@ -138,20 +137,10 @@ pub fn decide(observed: &Observed) -> Step {
             Step::Do(Effect::AddFinalizer)
         };
     }
-    // What has happened is reported before more is made to happen; a sink that is down holds up
-    // nothing else.
-    let unaudited = !observed.unaudited.is_empty();
-    if unaudited && observed.answers.audit_unavailable.is_none() {
-        return Step::Do(Effect::Audit(observed.unaudited.clone()));
+    // Delivery goes on by itself: it holds up nothing but the end.
+    if !observed.audit.queued && !observed.audit.waiting.is_empty() {
+        return Step::Do(Effect::Audit);
     }
-    match by_phase(observed, deleted) {
-        Step::Done if unaudited => Step::Wait(observed.now + AUDIT_AGAIN),
-        Step::Wait(until) if unaudited => Step::Wait(until.min(observed.now + AUDIT_AGAIN)),
-        step => step,
-    }
-}
-
-fn by_phase(observed: &Observed, deleted: bool) -> Step {
     let phase = observed.wfe.phase().unwrap_or(Phase::Pending);
     let cancelled = if deleted {
         Some("the WorkflowExecution was deleted".to_owned())
@@ -318,7 +307,7 @@ fn fail(observed: &Observed, change: Change, failure: &Failure, at: Timestamp) -
         "NotReady",
         &failure.message,
     );
-    pending_audit(change)
+    pending_audit(observed, change)
 }
 
 /// Whether a failure says something about the target, not just about this request (BR-WE-012).
@@ -334,13 +323,10 @@ fn counts(failure: &Failure, change: &Change) -> bool {
 }
 
 /// Events of a final status are delivered next.
-fn pending_audit(change: Change) -> Change {
-    change.condition(
-        condition::AUDIT_RECORDED,
-        TriState::False,
-        "AuditPending",
-        "audit events are being delivered",
-    )
+fn pending_audit(observed: &Observed, change: Change) -> Change {
+    let (reason, message) = finished::undelivered(observed);
+    let kind = condition::AUDIT_RECORDED;
+    change.condition(kind, TriState::False, reason, &message)
 }
 
 fn elapsed(from: Timestamp, to: Timestamp) -> String {

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use wfe_model::audit::AuditEvent;
 use wfe_model::rules::Violation;
 use wfe_model::workflow::Workflow;
 use wfe_model::workflow_execution::WorkflowExecution;
 use wfe_peers::dependencies::{DependencyProblem, ServiceAccountAnswer};
 
+use crate::audit::outbox::Delivery;
 use crate::execution::decide::Notice;
 use crate::execution::history::Limits;
 use crate::execution::lock::Lock;
@@ -51,8 +51,8 @@ pub struct Observed {
     pub told: HashSet<Notice>,
     /// Whether the engine's kind is served.
     pub engine_installed: bool,
-    /// Events that have been derived from the stored status and not yet been delivered.
-    pub unaudited: Vec<AuditEvent>,
+    /// How the delivery of its audit events stands.
+    pub audit: Delivery,
     /// Answers of this pass.
     pub answers: Answers,
     /// Flags.
@@ -110,8 +110,6 @@ pub struct Answers {
     pub let_go: bool,
     /// Its end is on record, or there is no place for records any more.
     pub recorded: bool,
-    /// Why the audit sink did not take the events.
-    pub audit_unavailable: Option<String>,
 }
 
 impl Answers {

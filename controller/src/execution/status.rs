@@ -20,8 +20,10 @@ pub mod condition {
     pub const EXECUTION_COMPLETE: &str = "ExecutionComplete";
     /// Something is in the way.
     pub const BLOCKED: &str = "Blocked";
-    /// Every audit event was delivered.
+    /// Every audit event up to the end was delivered.
     pub const AUDIT_RECORDED: &str = "AuditRecorded";
+    /// That somebody cleared its block was delivered, too: this happens after the end, or never.
+    pub const CLEARANCE_RECORDED: &str = "ClearanceRecorded";
     /// It ended well.
     pub const READY: &str = "Ready";
 }

@@ -5,14 +5,17 @@
 
 use std::collections::BTreeMap;
 
+use std::time::Duration;
+
+use enumset::{EnumSet, EnumSetType};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::workflow_execution::FailureReason;
 
-/// What happened.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+/// What happened, in the order in which it happens.
+#[derive(Debug, Deserialize, EnumSetType, Hash, Ord, PartialOrd, Serialize)]
 pub enum EventType {
     /// It left Pending: allowed to run, or skipped.
     #[serde(rename = "workflowexecution.selection.completed")]
@@ -47,6 +50,11 @@ impl EventType {
         }
     }
 
+    /// By its name on the wire.
+    pub fn named(name: &str) -> Option<Self> {
+        EnumSet::<Self>::all().iter().find(|it| it.as_str() == name)
+    }
+
     /// `event_action`.
     pub fn action(self) -> &'static str {
         match self {
@@ -70,6 +78,44 @@ impl EventType {
 pub fn event_id(workflow_execution_uid: &str, event_type: EventType) -> Uuid {
     let name = format!("{workflow_execution_uid}/{}", event_type.as_str());
     Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes())
+}
+
+/// The moment of an event whose status says `second`: statuses have whole seconds, which of two
+/// events in one came first is told by microseconds, and so is of which object it is. Without them
+/// a sink could not be asked whether it has the event of a WorkflowExecution, when there was another
+/// one of its name within the same second.
+pub fn moment(workflow_execution_uid: &str, event_type: EventType, second: Timestamp) -> Timestamp {
+    /// Leaves room for the types.
+    const OBJECTS: u128 = 999_000;
+    let object = Uuid::new_v5(&Uuid::NAMESPACE_OID, workflow_execution_uid.as_bytes());
+    let object = u64::try_from(object.as_u128() % OBJECTS).unwrap_or_default();
+    let offset = Duration::from_micros(object + event_type as u64);
+    second.checked_add(offset).unwrap_or(second)
+}
+
+/// By what an event is known again: what every sink keeps of it.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Identity {
+    /// What happened.
+    pub event_type: String,
+    /// Of the WorkflowExecution.
+    pub namespace: String,
+    /// Of the WorkflowExecution.
+    pub name: String,
+    /// [`moment`].
+    pub timestamp: Timestamp,
+}
+
+impl AuditEvent {
+    /// See [`Identity`].
+    pub fn identity(&self) -> Identity {
+        Identity {
+            event_type: self.event_type.as_str().to_owned(),
+            namespace: self.namespace.clone(),
+            name: self.resource_id.clone(),
+            timestamp: self.event_timestamp,
+        }
+    }
 }
 
 /// Which service's events these are.
@@ -157,9 +203,8 @@ pub struct ExecutionData {
     pub phase: PeerPhase,
     /// Image or bundle.
     pub container_image: String,
-    /// Name of the Job or PipelineRun.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub execution_name: Option<String>,
+    /// Name of the Job or PipelineRun, also where it was not made: the peer wants one.
+    pub execution_name: String,
     /// When the execution was created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,

@@ -47,6 +47,10 @@ impl Events {
                 "DeletionWaitsForClearance",
                 "Its failure keeps the target blocked: it stays until somebody has looked at the target and cleared it".to_owned(),
             ),
+            Notice::AuditAbandoned => (
+                "AuditAbandoned",
+                "Deleted without its whole audit trail: the annotation kubernaut.ai/abandon-audit says not to wait for the sink".to_owned(),
+            ),
         };
         self.publish(wfe, EventType::Warning, reason.to_owned(), &note)
             .await;

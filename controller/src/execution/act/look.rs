@@ -1,17 +1,15 @@
 //! Gathers what a decision may look at: from caches and own writes, without a request.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
-use wfe_model::audit::AuditEvent;
 use wfe_model::workflow_execution::WorkflowExecution;
 
 use super::super::lock;
 use super::super::observe::{Answers, Observed};
-use super::super::{audit, status};
 use super::{Act, key, target_hash};
 use crate::executor::job::read as read_job;
 use crate::executor::{Source, is_alive, is_of, made_for};
@@ -35,14 +33,20 @@ impl Act {
         }
     }
 
+    /// The object of this name, as cached or as the last write returned it.
+    pub fn newest(
+        &self,
+        reference: &ObjectRef<WorkflowExecution>,
+    ) -> Option<Arc<WorkflowExecution>> {
+        let cached = self.caches.workflow_executions.get(reference)?;
+        self.written_objects
+            .newest(&key(&cached), Some(cached.clone()))
+    }
+
     /// What is known now; none when the object is gone, or another one of that name.
     pub fn observe(&self, cached: &WorkflowExecution, answers: &Answers) -> Option<Observed> {
-        let current = self
-            .caches
-            .workflow_executions
-            .get(&ObjectRef::from_obj(cached))?;
-        let current = (current.uid() == cached.uid()).then_some(current)?;
-        let wfe = self.written_objects.newest(&key(cached), Some(current))?;
+        let wfe = self.newest(&ObjectRef::from_obj(cached))?;
+        let wfe = (wfe.uid() == cached.uid()).then_some(wfe)?;
         let source = Source::of(&wfe);
         let hash = target_hash(&wfe).unwrap_or_default();
         let executor = self.executor(&wfe);
@@ -86,27 +90,11 @@ impl Act {
             namespace_ending: self.caches.is_ending(&source.namespace),
             told,
             engine_installed: executor.is_some(),
-            unaudited: self.unaudited(&wfe, &source.uid),
+            audit: self.outbox.delivery(&wfe),
             source,
             wfe,
             answers: answers.clone(),
             settings: self.settings.clone(),
         })
-    }
-
-    fn unaudited(&self, wfe: &WorkflowExecution, uid: &str) -> Vec<AuditEvent> {
-        let mut delivered = self
-            .delivered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if status::holds(wfe, status::condition::AUDIT_RECORDED) {
-            delivered.remove(uid);
-            return Vec::new();
-        }
-        let known = delivered.get(uid);
-        audit::events(wfe)
-            .into_iter()
-            .filter(|event| !known.is_some_and(|known| known.contains(&event.event_type)))
-            .collect()
     }
 }

@@ -1,20 +1,22 @@
 //! After the end: the target is freed, the audit acknowledged, the execution deleted, the object let
-//! go. Events were delivered before anything here is decided.
+//! go.
 
 use std::time::Duration;
 
+use enumset::EnumSet;
 use jiff::Timestamp;
+use wfe_model::audit::EventType;
 use wfe_model::workflow_execution::{ExecutionRef, Phase, TriState};
 
 use super::super::history::{Entry, Obstacle};
 use super::super::lock::{self, Lock};
 use super::super::observe::Observed;
 use super::super::outcome::Failure;
-use super::super::status::{Change, after, condition, holds};
-use super::{
-    Effect, LOOK_AGAIN, Notice, Question, Step, fail, obstacle, running, store, store_or, tell_or,
-};
+use super::super::status::{Change, after, condition, stored, time};
+use super::{Effect, LOOK_AGAIN, Notice, Question, Step, fail, obstacle, running, store, tell_or};
+use crate::audit::happened;
 use crate::executor::{Execution, Remains};
+use crate::names;
 
 /// A pod that is alive so long after the end is on a node that nobody reaches.
 const PODS_END_WITHIN: Duration = Duration::from_mins(2);
@@ -59,6 +61,23 @@ pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
     }
 }
 
+/// Why audit events are not delivered: reason and message of the condition.
+pub(super) fn undelivered(observed: &Observed) -> (&'static str, String) {
+    match &observed.audit.outage {
+        None => (
+            "AuditPending",
+            "audit events are being delivered".to_owned(),
+        ),
+        Some(why) => (
+            "AuditSinkUnavailable",
+            format!(
+                "audit events wait until the sink takes them; it did not at {}: {why}",
+                time(observed.now).0
+            ),
+        ),
+    }
+}
+
 /// Deletes an execution that was ended by us (cancelled), not by itself: unless only the cache still
 /// shows it as running.
 fn end_what_runs(observed: &Observed) -> Option<Step> {
@@ -75,24 +94,49 @@ fn end_what_runs(observed: &Observed) -> Option<Step> {
 
 /// Says that the audit trail is whole, or why it is not yet.
 fn acknowledge(observed: &Observed) -> Option<Step> {
-    let change = Change::of(&observed.wfe, observed.now);
-    let kind = condition::AUDIT_RECORDED;
-    let undelivered = !observed.unaudited.is_empty();
-    if let Some(why) = observed
-        .answers
-        .audit_unavailable
-        .as_ref()
-        .filter(|_| undelivered)
-    {
-        let change = change.condition(kind, TriState::False, "AuditSinkUnavailable", why);
-        return Some(store_or(observed, change, Step::Done));
-    }
-    if holds(&observed.wfe, kind) {
+    let status = observed.wfe.status.as_ref()?;
+    let cleared = status.block_clearance.as_ref();
+    let clearance = cleared.map(|_| condition::CLEARANCE_RECORDED);
+    let kinds = std::iter::once(condition::AUDIT_RECORDED).chain(clearance);
+    let open: Vec<_> = kinds
+        .filter(|kind| !happened::is_settled(&observed.wfe, kind))
+        .collect();
+    if open.is_empty() {
         return None;
     }
+    let change = Change::of(&observed.wfe, observed.now);
+    let said = open
+        .into_iter()
+        .fold(change, |change, kind| said(observed, change, kind));
+    let changed = said.unless_stored(&observed.wfe)?;
+    Some(Step::Do(Effect::Store(Box::new(changed))))
+}
+
+/// Says of the events that belong to a condition whether they are delivered.
+fn said(observed: &Observed, change: Change, kind: &str) -> Change {
+    let mut events = EnumSet::only(EventType::BlockCleared);
+    if kind == condition::AUDIT_RECORDED {
+        events = !events;
+    }
+    if !observed.audit.waiting.is_disjoint(events) {
+        let (reason, message) = undelivered(observed);
+        // Said once: what the sink answers may change with each try.
+        let known = stored(&observed.wfe, kind).is_some_and(|it| it.reason == reason);
+        return if known {
+            change
+        } else {
+            change.condition(kind, TriState::False, reason, &message)
+        };
+    }
+    let rejected = observed.audit.rejected.as_ref();
+    let rejected = rejected.filter(|(rejected, _)| !rejected.is_disjoint(events));
+    if let Some((rejected, why)) = rejected {
+        let names: Vec<_> = (*rejected & events).iter().map(EventType::as_str).collect();
+        let message = format!("the sink does not take {}: {why}", names.join(", "));
+        return change.condition(kind, TriState::False, "AuditEventRejected", &message);
+    }
     let message = "every audit event was delivered";
-    let change = change.condition(kind, TriState::True, "AuditSucceeded", message);
-    Some(Step::Do(store(change)))
+    change.condition(kind, TriState::True, "AuditSucceeded", message)
 }
 
 /// Frees the lock when nothing can be alive any more. An execution that has ended by itself says so;
@@ -182,6 +226,17 @@ fn remembered(observed: &Observed) -> Option<Step> {
 fn let_go(observed: &Observed) -> Step {
     if let Some(step) = remembered(observed) {
         return step;
+    }
+    if !observed.audit.waiting.is_empty() {
+        let annotations = observed.wfe.metadata.annotations.as_ref();
+        let abandoned = annotations.is_some_and(|it| it.contains_key(names::ABANDON_AUDIT));
+        if !abandoned {
+            return Step::Done;
+        }
+        let notice = Notice::AuditAbandoned;
+        if !observed.told.contains(&notice) {
+            return Step::Do(Effect::Tell(notice));
+        }
     }
     match (observed.wfe.execution_ref(), observed.answers.remains) {
         (None, _) | (_, Some(Remains::Nothing)) => Step::Do(Effect::RemoveFinalizer),

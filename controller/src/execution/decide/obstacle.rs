@@ -354,7 +354,7 @@ fn skipped(
         status.completion_time = Some(time(observed.now));
         status.skip_details = Some(details);
     });
-    Step::Do(store(pending_audit(change)))
+    Step::Do(store(pending_audit(observed, change)))
 }
 
 #[cfg(test)]

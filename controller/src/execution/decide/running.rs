@@ -84,7 +84,7 @@ fn follow(observed: &Observed, execution: &Execution) -> Step {
                 status.duration = status.start_time.as_ref().map(|start| elapsed(start.0, at));
                 status.execution_status = Some(summary(TriState::True, "Complete", message));
             });
-            Step::Do(store(pending_audit(change)))
+            Step::Do(store(pending_audit(observed, change)))
         }
         Progress::Failed { at, facts } => {
             failed(observed, execution, facts, at.unwrap_or(observed.now))

@@ -2,10 +2,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use enumset::EnumSet;
 use rstest::rstest;
 use serde_json::{Value, json};
+use wfe_model::audit::EventType;
 use wfe_model::workflow::Workflow;
-use wfe_model::workflow_execution::{SkipReason, WorkflowExecution};
+use wfe_model::workflow_execution::{BlockClearance, ClearMethod, SkipReason, WorkflowExecution};
 use wfe_peers::dependencies::{
     Dependency, DependencyKind, DependencyProblem, ServiceAccountAnswer,
 };
@@ -15,6 +17,8 @@ use super::super::lock::Lock;
 use super::super::observe::{Answers, Known, Settings};
 use super::super::status::{holds, stored};
 use super::*;
+use crate::audit::happened;
+use crate::audit::outbox::Delivery;
 use crate::executor::{Created, Execution, Facts, Progress, Remains, Source};
 
 const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -70,7 +74,7 @@ pub(super) fn ready() -> Observed {
         namespace_ending: false,
         told: HashSet::new(),
         engine_installed: true,
-        unaudited: Vec::new(),
+        audit: Delivery::default(),
         answers: Answers {
             target: Some(Known::Yes(None)),
             catalog: Some(Known::Yes(Some(Arc::new(workflow())))),
@@ -522,50 +526,93 @@ fn br_we_013_a_failed_execution_is_kept_longer() {
 }
 
 #[test]
-fn br_audit_005_a_sink_that_is_down_holds_up_nothing_but_the_acknowledgement() {
-    let event = || {
-        let mut wfe = wfe(
-            json!({ "phase": "Running", "startTime": "2026-01-01T11:59:00Z", "conditions": [] }),
-        );
-        wfe.status.as_mut().expect("a status").execution_ref = Some(ExecutionRef::default());
-        super::super::audit::events(&wfe)
-    };
+fn br_audit_005_a_sink_that_is_down_holds_up_nothing_but_the_end_of_a_deletion() {
     let mut observed = running();
-    observed.unaudited = event();
+    observed.audit.waiting = EventType::SelectionCompleted.into();
     assert_eq!(
         name(&decide(&observed)),
         "deliver audit events",
         "first of all"
     );
-    observed.answers.audit_unavailable = Some("down".to_owned());
-    assert!(
-        matches!(decide(&observed), Step::Wait(_)),
-        "nothing else to do, and again later"
-    );
+    observed.audit.queued = true;
+    let undisturbed = running();
+    assert_eq!(name(&decide(&observed)), name(&decide(&undisturbed)));
+    observed.audit.outage = Some("down".to_owned());
     observed.execution = Some(execution(Progress::Succeeded { at: Some(now()) }));
-    assert_eq!(
-        stores(&observed).phase(),
-        Some(Phase::Succeeded),
-        "the end is stored all the same"
+    let mut ended = observed.clone();
+    ended.wfe = Arc::new(stores(&observed));
+    assert_eq!(ended.wfe.phase(), Some(Phase::Succeeded));
+    let recorded = stored(&ended.wfe, condition::AUDIT_RECORDED).expect("a condition");
+    assert_eq!(recorded.reason, "AuditSinkUnavailable");
+    assert!(recorded.message.ends_with(": down"), "{}", recorded.message);
+    ended.lock = Lock::Free;
+    ended.audit.outage = Some("slow".to_owned());
+    assert!(
+        matches!(decide(&ended), Step::Wait(_)),
+        "said once, and its Job is not kept for it"
     );
 
-    let mut ended = finished("Succeeded");
+    Arc::make_mut(&mut ended.wfe).metadata.deletion_timestamp = Some(time(now()));
+    ended.execution = None;
+    ended.answers.recorded = true;
+    assert_eq!(name(&decide(&ended)), "done", "it waits");
+    let metadata = &mut Arc::make_mut(&mut ended.wfe).metadata;
+    metadata.annotations = Some([(names::ABANDON_AUDIT.to_owned(), "lost".to_owned())].into());
+    assert!(matches!(
+        decide(&ended),
+        Step::Do(Effect::Tell(Notice::AuditAbandoned))
+    ));
+    ended.told.insert(Notice::AuditAbandoned);
+    ended.answers.remains = Some(Remains::Nothing);
+    assert_eq!(name(&decide(&ended)), "remove finalizer");
+}
+
+#[test]
+fn br_audit_005_an_end_is_acknowledged_once_and_a_clearing_for_itself() {
+    let mut ended = finished("Failed");
     Arc::make_mut(&mut ended.wfe)
         .status
         .as_mut()
         .expect("a status")
         .conditions
         .clear();
-    assert!(holds(&stores(&ended), condition::AUDIT_RECORDED));
-    ended.unaudited = event();
-    ended.answers.audit_unavailable = Some("down".to_owned());
-    let said = stores(&ended);
+    let acknowledged = stores(&ended);
+    assert!(holds(&acknowledged, condition::AUDIT_RECORDED));
+    assert!(stored(&acknowledged, condition::CLEARANCE_RECORDED).is_none());
+    ended.wfe = Arc::new(acknowledged);
+    assert_eq!(name(&decide(&ended)), "done");
+
+    let status = Arc::make_mut(&mut ended.wfe)
+        .status
+        .as_mut()
+        .expect("a status");
+    status.block_clearance = Some(BlockClearance {
+        cleared_by: "jane".to_owned(),
+        cleared_by_uid: None,
+        cleared_at: time(now()),
+        clear_reason: "looked at it".to_owned(),
+        clear_method: ClearMethod::KubernetesAdmissionWebhook,
+    });
+    assert_eq!(happened::open(&ended.wfe), EventType::BlockCleared);
+    ended.audit.waiting = EventType::BlockCleared.into();
+    ended.audit.queued = true;
+    let waits = stores(&ended);
+    let reason = |wfe: &WorkflowExecution, kind| stored(wfe, kind).map(|it| it.reason.clone());
     assert_eq!(
-        stored(&said, condition::AUDIT_RECORDED).map(|it| it.reason.as_str()),
-        Some("AuditSinkUnavailable")
+        reason(&waits, condition::CLEARANCE_RECORDED).as_deref(),
+        Some("AuditPending")
     );
-    ended.wfe = Arc::new(said);
-    assert!(matches!(decide(&ended), Step::Wait(_)), "said once");
+    assert!(holds(&waits, condition::AUDIT_RECORDED), "that is done");
+    ended.wfe = Arc::new(waits);
+    assert_eq!(name(&decide(&ended)), "done", "said once");
+    ended.audit.waiting = EnumSet::empty();
+    ended.audit.rejected = Some((EventType::BlockCleared.into(), "too long".to_owned()));
+    let refused = stores(&ended);
+    assert_eq!(
+        reason(&refused, condition::CLEARANCE_RECORDED).as_deref(),
+        Some("AuditEventRejected")
+    );
+    assert!(happened::open(&refused).is_empty(), "set aside for good");
 }
 
 #[test]
@@ -710,21 +757,8 @@ fn br_we_009_a_lock_is_freed_only_when_the_api_server_says_that_nothing_is_left(
 #[test]
 fn br_audit_005_a_failure_after_the_workflow_was_found_has_its_selection_reported() {
     let failed = stores(&with(|it| it.engine_installed = false));
-    let types: Vec<_> = super::super::audit::events(&failed)
-        .iter()
-        .map(|event| event.event_type.as_str())
-        .collect();
-    assert_eq!(
-        types,
-        [
-            "workflowexecution.selection.completed",
-            "workflowexecution.workflow.failed"
-        ]
-    );
+    let both = EventType::SelectionCompleted | EventType::WorkflowFailed;
+    assert_eq!(happened::types(&failed), both);
     let unknown = stores(&with(|it| it.answers.catalog = Some(Known::Yes(None))));
-    let types: Vec<_> = super::super::audit::events(&unknown)
-        .iter()
-        .map(|event| event.event_type.as_str())
-        .collect();
-    assert_eq!(types, ["workflowexecution.workflow.failed"]);
+    assert_eq!(happened::types(&unknown), EventType::WorkflowFailed);
 }

@@ -405,7 +405,7 @@ impl World {
                 answers.deleted = true;
             }
             Effect::Store(status) => self.store(*status),
-            Effect::Audit(_) => unreachable!("nothing is left to deliver"),
+            Effect::Audit => unreachable!("nothing is left to deliver"),
             Effect::Tell(notice) => drop(self.told.insert(notice)),
         }
     }

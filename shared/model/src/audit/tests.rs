@@ -36,7 +36,7 @@ fn br_audit_005_an_event_has_the_peers_names_and_no_nulls() {
         target_resource: "prod/Deployment/web".to_owned(),
         phase: PeerPhase::Failed,
         container_image: "r.io/a@sha256:0".to_owned(),
-        execution_name: Some("we-1-0a1b2c3d".to_owned()),
+        execution_name: "we-1-0a1b2c3d".to_owned(),
         started_at: None,
         completed_at: None,
         duration: None,
@@ -127,6 +127,25 @@ fn br_audit_005_an_event_has_the_same_id_each_time_and_others_another() {
     assert_ne!(id, event_id("uid", EventType::ExecutionStarted));
     assert_ne!(id, event_id("other", EventType::WorkflowStarted));
     assert_eq!(id.get_version_num(), 5);
+}
+
+#[test]
+fn br_audit_005_events_of_one_second_have_moments_in_their_order_and_of_their_object() {
+    let second = timestamp("2026-01-01T12:00:00Z");
+    let at = |uid: &str| {
+        EnumSet::all()
+            .iter()
+            .map(|it| moment(uid, it, second))
+            .collect()
+    };
+    let (a, b): (Vec<Timestamp>, Vec<Timestamp>) = (at("a"), at("b"));
+    assert!(a.is_sorted() && a.first() < a.last(), "{a:?}");
+    assert_ne!(a, b);
+    assert_eq!(a, at("a"), "the same each time");
+    for moment in a.into_iter().chain(b) {
+        assert_eq!(moment.as_second(), second.as_second());
+        assert_eq!(moment.as_nanosecond() % 1000, 0, "finer digits are lost");
+    }
 }
 
 #[test]

@@ -1,166 +1,307 @@
 //! Audit events in a file, one JSON object a line; for one writer at a time.
+//!
+//! A file that has grown to its limit is renamed, to the first free `<file>.<number>`, and a new one
+//! begun. Nothing is ever deleted: that is for who keeps the trail.
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::path::Path;
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use wfe_model::audit::{AuditEvent, EventData};
+use jiff::Timestamp;
+use serde::Deserialize;
+use wfe_model::audit::{AuditEvent, Identity};
 
-use super::{AuditSink, SinkUnavailable};
+use super::{AuditSink, NotRecorded, TrailEvent, Unasked};
 
-/// What makes an event the same event: its id, derived from the uid; where it has none, its content
-/// is derived from the stored object, so that these are always the same for it.
-fn identity(event: &AuditEvent) -> String {
-    match &event.event_data {
-        EventData::Execution(data) => data.event_id.to_string(),
-        EventData::BlockCleared(data) => {
-            let (namespace, name) = (&event.namespace, &event.resource_id);
-            format!("{namespace}/{name} cleared at {}", data.cleared_at)
-        }
-    }
-}
+/// A file that is larger gives way to a new one.
+const LARGEST: u64 = 100 << 20;
+/// How much later than their own moment events may be said to be written: clocks differ.
+const SKEW: Duration = Duration::from_hours(1);
 
-struct Trail {
-    out: Box<dyn Out>,
-    known: HashSet<String>,
-}
-
-/// A place for lines.
-trait Out: Send {
-    /// Writes whole lines; durable on return.
-    fn append(&mut self, lines: &[u8]) -> io::Result<()>;
+/// Where the lines go.
+enum Out {
+    /// Durable, and asked what it has.
+    File(Trail),
+    /// Whoever reads it knows events again by their ids.
+    Stdout(io::Stdout),
 }
 
 /// A file, and how much of it is whole.
-struct Whole {
+struct Trail {
+    path: PathBuf,
     file: File,
     length: u64,
-}
-
-impl Out for Whole {
-    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
-        // Half a line of a write that failed would spoil the next one.
-        self.file.set_len(self.length)?;
-        self.file.write_all(lines)?;
-        self.file.sync_data()?;
-        self.length += lines.len() as u64;
-        Ok(())
-    }
-}
-
-impl Out for io::Stdout {
-    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
-        self.write_all(lines)?;
-        self.flush()
-    }
+    largest: u64,
 }
 
 /// See the module.
-pub struct JsonlSink(Arc<Mutex<Trail>>);
+pub struct JsonlSink(Arc<Mutex<Out>>);
 
 impl JsonlSink {
     /// Opens `path`, made where it is missing, or standard output for `-`. A last line that a
     /// crash left unfinished is cut off: its event was never acknowledged.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let trail = if path == Path::new("-") {
-            Trail {
-                out: Box::new(io::stdout()),
-                known: HashSet::new(),
-            }
-        } else {
-            open_file(path)?
-        };
-        Ok(Self(Arc::new(Mutex::new(trail))))
+        Self::with_limit(path, LARGEST)
     }
-}
 
-fn open_file(path: &Path) -> io::Result<Trail> {
-    let mut text = match std::fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(error),
-    };
-    let file = OpenOptions::new().create(true).append(true).open(path)?;
-    let whole = text
-        .iter()
-        .rposition(|byte| *byte == b'\n')
-        .map_or(0, |last| last + 1);
-    if whole < text.len() {
-        tracing::warn!(path = %path.display(), "the last line is unfinished and was cut off");
-        text.truncate(whole);
+    fn with_limit(path: &Path, largest: u64) -> io::Result<Self> {
+        let out = if path == Path::new("-") {
+            Out::Stdout(io::stdout())
+        } else {
+            Out::File(Trail::open(path, largest)?)
+        };
+        Ok(Self(Arc::new(Mutex::new(out))))
     }
-    let events = text
-        .split(|byte| *byte == b'\n')
-        .filter(|line| !line.is_empty());
-    let known = events
-        .map(|line| Ok(identity(&serde_json::from_slice::<AuditEvent>(line)?)))
-        .collect::<Result<_, serde_json::Error>>()
-        .map_err(|error| {
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("a line is no audit event: {error}"),
-            )
-        })?;
-    Ok(Trail {
-        out: Box::new(Whole {
-            file,
-            length: whole as u64,
-        }),
-        known,
-    })
+
+    /// The disk may be slow: not on the runtime's threads.
+    async fn with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Out) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let out = self.0.clone();
+        let work = move || work(&mut out.lock().unwrap_or_else(PoisonError::into_inner));
+        let worked = tokio::task::spawn_blocking(work).await;
+        worked.map_err(io::Error::other).flatten()
+    }
 }
 
 impl Trail {
-    fn record(&mut self, events: &[AuditEvent]) -> io::Result<()> {
-        let mut lines = Vec::new();
-        let mut new = HashSet::new();
-        for event in events {
-            let identity = identity(event);
-            if !self.known.contains(&identity) && new.insert(identity) {
-                serde_json::to_writer(&mut lines, event)?;
-                lines.push(b'\n');
+    fn open(path: &Path, largest: u64) -> io::Result<Self> {
+        let mut file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .read(true)
+            .open(path)?;
+        sync_folder(path)?;
+        let length = whole_lines(&mut file)?;
+        if let Some(line) = first_line(&mut file, length)? {
+            read_line(&line)?;
+        }
+        if length < file.metadata()?.len() {
+            tracing::warn!(path = %path.display(), "the last line is unfinished and is cut off");
+            file.set_len(length)?;
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            length,
+            largest,
+        })
+    }
+
+    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        // Half a line of a write that failed would spoil the next one.
+        self.file.set_len(self.length)?;
+        if self.length > 0 && self.length + lines.len() as u64 > self.largest {
+            self.rotate()?;
+        }
+        let written = self
+            .file
+            .write_all(lines)
+            .and_then(|()| self.file.sync_data());
+        match written {
+            Ok(()) => {
+                self.length += lines.len() as u64;
+                Ok(())
+            }
+            Err(error) => {
+                self.file.set_len(self.length)?;
+                Err(error)
             }
         }
-        if !lines.is_empty() {
-            self.out.append(&lines)?;
-            self.known.extend(new);
+    }
+
+    /// Gives the file another name and begins a new one.
+    fn rotate(&mut self) -> io::Result<()> {
+        let mut number = 1;
+        while rotated_path(&self.path, number).try_exists()? {
+            number += 1;
         }
+        match std::fs::rename(&self.path, rotated_path(&self.path, number)) {
+            // An earlier try came so far.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            renamed => renamed?,
+        }
+        *self = Self::open(&self.path, self.largest)?;
         Ok(())
+    }
+
+    /// Which of `wanted` are there, the newest file first, and no older one than need be.
+    fn find(&self, wanted: &HashSet<Identity>) -> io::Result<HashSet<Identity>> {
+        let mut found = HashSet::new();
+        let oldest = wanted.iter().map(|it| it.timestamp).min();
+        for (file, length) in files(&self.path)? {
+            let last_written = Timestamp::try_from(file.metadata()?.modified()?);
+            let too_old = |oldest: Timestamp| {
+                last_written
+                    .as_ref()
+                    .is_ok_and(|written| written.saturating_add(SKEW).is_ok_and(|it| it < oldest))
+            };
+            if found.len() == wanted.len() || oldest.is_some_and(too_old) {
+                break;
+            }
+            for line in BufReader::new(file.take(length)).split(b'\n') {
+                let identity = read_line(&line?)?;
+                if wanted.contains(&identity) {
+                    found.insert(identity);
+                }
+            }
+        }
+        Ok(found)
     }
 }
 
+/// The files of a trail, the newest first, and how much of each is whole lines.
+fn files(path: &Path) -> io::Result<Vec<(File, u64)>> {
+    let mut numbers = Vec::new();
+    let mut number = 1;
+    while rotated_path(path, number).try_exists()? {
+        numbers.push(number);
+        number += 1;
+    }
+    let older = numbers.into_iter().rev().map(|it| rotated_path(path, it));
+    let open = |path: PathBuf| {
+        let mut file = File::open(path)?;
+        let length = whole_lines(&mut file)?;
+        file.rewind()?;
+        Ok((file, length))
+    };
+    std::iter::once(path.to_owned())
+        .chain(older)
+        .map(open)
+        .collect()
+}
+
+/// Every event of the trail in `path` and in the files that were renamed, as written.
+pub fn read_file(path: &Path) -> io::Result<Vec<TrailEvent>> {
+    let mut events = Vec::new();
+    for (file, length) in files(path)?.into_iter().rev() {
+        for line in BufReader::new(file.take(length)).split(b'\n') {
+            events.push(serde_json::from_slice(&line?).map_err(no_event)?);
+        }
+    }
+    Ok(events)
+}
+
+fn rotated_path(path: &Path, number: u32) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{number}"));
+    PathBuf::from(name)
+}
+
+/// A new file is there after a crash when its folder is on disk.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|it| *it != Path::new(""));
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// How long the part of a file is that ends with the last line end.
+fn whole_lines(file: &mut File) -> io::Result<u64> {
+    const STEP: u64 = 1 << 16;
+    let mut end = file.metadata()?.len();
+    let mut block = Vec::new();
+    while end > 0 {
+        let start = end.saturating_sub(STEP);
+        file.seek(SeekFrom::Start(start))?;
+        block.clear();
+        Read::by_ref(file)
+            .take(end - start)
+            .read_to_end(&mut block)?;
+        if let Some(last) = block.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(start + last as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(0)
+}
+
+/// The first line of a file: one that does not begin as a trail is not ours to write to.
+fn first_line(file: &mut File, length: u64) -> io::Result<Option<Vec<u8>>> {
+    file.rewind()?;
+    BufReader::new(file.take(length))
+        .split(b'\n')
+        .next()
+        .transpose()
+}
+
+/// What a line is read for.
+#[derive(Deserialize)]
+struct Line {
+    event_type: String,
+    namespace: String,
+    resource_id: String,
+    event_timestamp: Timestamp,
+}
+
+fn read_line(line: &[u8]) -> io::Result<Identity> {
+    let line: Line = serde_json::from_slice(line).map_err(no_event)?;
+    Ok(Identity {
+        event_type: line.event_type,
+        namespace: line.namespace,
+        name: line.resource_id,
+        timestamp: line.event_timestamp,
+    })
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn no_event(error: serde_json::Error) -> io::Error {
+    let message = format!("a line is no audit event: {error}");
+    io::Error::new(io::ErrorKind::InvalidData, message)
+}
+
 impl AuditSink for JsonlSink {
-    fn record<'a>(
-        &'a self,
-        events: &'a [AuditEvent],
-    ) -> BoxFuture<'a, Result<(), SinkUnavailable>> {
-        let (trail, events) = (self.0.clone(), events.to_vec());
-        let write = move || {
-            trail
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .record(&events)
-        };
-        async {
-            // The disk may be slow: not on the runtime's threads.
-            let written = tokio::task::spawn_blocking(write)
-                .await
-                .map_err(io::Error::other);
-            written.flatten().map_err(|error| SinkUnavailable {
-                reason: format!("write the audit file: {error}"),
-            })
+    fn record<'a>(&'a self, events: &'a [AuditEvent]) -> BoxFuture<'a, Result<(), NotRecorded>> {
+        async move {
+            let mut lines = Vec::new();
+            for event in events {
+                serde_json::to_writer(&mut lines, event)
+                    .map_err(|error| NotRecorded::Refused(error.to_string()))?;
+                lines.push(b'\n');
+            }
+            let write = move |out: &mut Out| match out {
+                Out::File(trail) => trail.append(&lines),
+                Out::Stdout(stdout) => {
+                    stdout.write_all(&lines)?;
+                    stdout.flush()
+                }
+            };
+            let failed = |error| NotRecorded::Unavailable(format!("write the audit file: {error}"));
+            self.with(write).await.map_err(failed)
         }
         .boxed()
+    }
+
+    fn recorded<'a>(
+        &'a self,
+        events: &'a [AuditEvent],
+    ) -> BoxFuture<'a, Result<Vec<bool>, Unasked>> {
+        async move {
+            let wanted: HashSet<_> = events.iter().map(AuditEvent::identity).collect();
+            let find = move |out: &mut Out| match out {
+                Out::File(trail) => trail.find(&wanted),
+                Out::Stdout(_) => Ok(HashSet::new()),
+            };
+            let failed = |error| Unasked(format!("read the audit file: {error}"));
+            let found = self.with(find).await.map_err(failed)?;
+            let has = |event: &AuditEvent| found.contains(&event.identity());
+            Ok(events.iter().map(has).collect())
+        }
+        .boxed()
+    }
+
+    fn is_well(&self) -> BoxFuture<'_, Result<(), Unasked>> {
+        futures::future::ready(Ok(())).boxed()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use wfe_model::audit::{BlockClearedData, EventType, Outcome};
+    use wfe_model::audit::{BlockClearedData, EventData, EventType, Outcome};
 
     use super::*;
 
@@ -193,51 +334,56 @@ mod tests {
         }
     }
 
-    fn lines(path: &Path) -> Vec<AuditEvent> {
-        let text = std::fs::read_to_string(path).expect("a file");
-        text.lines()
-            .map(|line| serde_json::from_str(line).expect("an event"))
-            .collect()
+    fn seconds(path: &Path) -> Vec<i8> {
+        let events = read_file(path).expect("read");
+        let second = |it: TrailEvent| {
+            it.event_timestamp
+                .to_zoned(jiff::tz::TimeZone::UTC)
+                .second()
+        };
+        events.into_iter().map(second).collect()
     }
 
     #[tokio::test]
-    async fn br_audit_005_each_event_is_written_once_also_after_a_restart() {
+    async fn br_audit_005_a_trail_is_asked_what_it_has_also_after_a_restart_and_in_older_files() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("audit.jsonl");
-        let sink = JsonlSink::open(&path).expect("opened");
-        sink.record(&[event("a", 1), event("a", 1), event("b", 1)])
-            .await
-            .expect("written");
-        sink.record(&[event("b", 1), event("b", 2)])
-            .await
-            .expect("written");
+        let events: Vec<_> = (0..9).map(|second| event("a", second)).collect();
+        // Two of these lines fit.
+        let open = || JsonlSink::with_limit(&path, 1000).expect("opened");
+        let sink = open();
+        for event in &events {
+            sink.record(std::slice::from_ref(event))
+                .await
+                .expect("written");
+        }
         drop(sink);
-        let sink = JsonlSink::open(&path).expect("opened again");
-        sink.record(&[event("a", 1), event("c", 1)])
-            .await
-            .expect("written");
+        let others = [event("a", 3), event("b", 3), event("a", 30), event("a", 8)];
+        let has = open().recorded(&others).await.expect("asked");
+        assert_eq!(has, [true, false, false, true]);
         assert_eq!(
-            lines(&path),
-            [event("a", 1), event("b", 1), event("b", 2), event("c", 1)]
+            seconds(&path),
+            (0..9).collect::<Vec<_>>(),
+            "nothing is lost"
         );
+        let files = std::fs::read_dir(directory.path()).expect("listed").count();
+        assert!(files > 2, "{files} files");
     }
 
     #[tokio::test]
-    async fn br_audit_005_an_unfinished_last_line_is_cut_off_and_its_event_written_again() {
+    async fn br_audit_005_an_unfinished_last_line_is_cut_off_and_not_there() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("audit.jsonl");
-        JsonlSink::open(&path)
-            .expect("opened")
-            .record(&[event("a", 1), event("b", 1)])
-            .await
-            .expect("written");
+        let (first, second) = (event("a", 1), event("b", 1));
+        let both = [first.clone(), second.clone()];
+        let sink = JsonlSink::open(&path).expect("opened");
+        sink.record(&both).await.expect("written");
         let text = std::fs::read(&path).expect("a file");
         std::fs::write(&path, &text[..text.len() - 10]).expect("torn");
         let sink = JsonlSink::open(&path).expect("opened again");
-        sink.record(&[event("a", 1), event("b", 1)])
-            .await
-            .expect("written");
-        assert_eq!(lines(&path), [event("a", 1), event("b", 1)]);
+        assert_eq!(sink.recorded(&both).await.expect("asked"), [true, false]);
+        sink.record(&[second]).await.expect("written");
+        assert_eq!(seconds(&path), [1, 1]);
     }
 
     #[test]

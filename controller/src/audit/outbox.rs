@@ -1,0 +1,469 @@
+//! Delivers what waits, one batch at a time.
+//!
+//! Passes only say what has happened ([`Outbox::offer`]); nothing waits for the sink. Delivery goes on
+//! for ever: with longer and longer pauses while the sink is down, asking whether it is well before
+//! the next try.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use enumset::EnumSet;
+use futures::SinkExt;
+use futures::channel::mpsc::Sender;
+use kube::runtime::reflector::ObjectRef;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use wfe_model::audit::{AuditEvent, EventType};
+use wfe_model::workflow_execution::{Phase, WorkflowExecution};
+use wfe_peers::audit::{AuditSink, NotRecorded, Unasked};
+
+use super::happened;
+use super::ledger::{Ledger, Parcel, Standing};
+use crate::metrics::Metrics;
+
+/// Events of a batch: 100 take the peer 80 ms, and are some 200 KB here.
+const BATCH: usize = 100;
+/// Pauses after a failure: the sink's return is noticed within seconds.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How often an event is tried again that only a failure speaks against.
+const TRIES_OF_A_SUSPECT: usize = 3;
+/// So many failures in a row are an outage: WorkflowExecutions say that they wait for the sink.
+const OUTAGE: usize = 2;
+
+/// See the module.
+pub struct Outbox {
+    ledger: Mutex<Ledger>,
+    /// Why nothing is delivered, while that is so.
+    outage: Mutex<Option<String>>,
+    offered: Notify,
+    sink: Arc<dyn AuditSink>,
+    metrics: Metrics,
+    /// Whose events are all delivered, or will not be for a while.
+    told: Sender<ObjectRef<WorkflowExecution>>,
+}
+
+/// How delivery stands for one WorkflowExecution.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Delivery {
+    /// Has happened, and is neither delivered nor refused.
+    pub waiting: EnumSet<EventType>,
+    /// Whether the outbox knows of all that waits.
+    pub queued: bool,
+    /// What the sink refused for its content, and why.
+    pub rejected: Option<(EnumSet<EventType>, String)>,
+    /// Why nothing is delivered, while that is so.
+    pub outage: Option<String>,
+}
+
+/// Events that go together, and whose they are.
+#[derive(Default)]
+struct Batch {
+    uids: Vec<String>,
+    events: Vec<AuditEvent>,
+}
+
+/// Why a batch was not delivered whole.
+struct Trouble {
+    why: String,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Kind {
+    Unavailable,
+    Unanswered,
+    Failed,
+}
+
+impl From<Unasked> for Trouble {
+    fn from(error: Unasked) -> Self {
+        Self {
+            why: error.0,
+            kind: Kind::Unavailable,
+        }
+    }
+}
+
+impl Outbox {
+    /// An empty one: what waits is offered by the passes. `told` hears of WorkflowExecutions that
+    /// should be looked at.
+    pub fn new(
+        sink: Arc<dyn AuditSink>,
+        metrics: Metrics,
+        told: Sender<ObjectRef<WorkflowExecution>>,
+    ) -> Self {
+        Self {
+            ledger: Mutex::default(),
+            outage: Mutex::default(),
+            offered: Notify::new(),
+            sink,
+            metrics,
+            told,
+        }
+    }
+
+    /// Takes what has happened to `wfe` and is not acknowledged. `new` is what this process has just
+    /// stored itself: nobody can have sent it before.
+    pub fn offer(&self, wfe: &WorkflowExecution, new: EnumSet<EventType>) {
+        let (uid, open) = (uid(wfe), happened::open(wfe));
+        let mut ledger = self.ledger();
+        if open.is_empty() {
+            ledger.forget(uid);
+            return;
+        }
+        ledger.offer(uid, &ObjectRef::from_obj(wfe), open, new & open);
+        self.metrics.audit_pending(ledger.waiting());
+        drop(ledger);
+        self.offered.notify_one();
+    }
+
+    /// How delivery stands for `wfe`.
+    pub fn delivery(&self, wfe: &WorkflowExecution) -> Delivery {
+        let open = happened::open(wfe);
+        if open.is_empty() {
+            self.ledger().forget(uid(wfe));
+            return Delivery::default();
+        }
+        let standing = self.ledger().standing(uid(wfe));
+        let Standing {
+            queued,
+            delivered,
+            rejected,
+            why,
+        } = standing;
+        let waiting = open - delivered - rejected;
+        Delivery {
+            waiting,
+            queued: queued.is_superset(waiting),
+            rejected: why.map(|why| (rejected, why)),
+            outage: lock(&self.outage).clone(),
+        }
+    }
+
+    /// Gives up what waits for one that is let go.
+    pub fn abandon(&self, wfe: &WorkflowExecution) {
+        self.forget(uid(wfe), "abandoned");
+    }
+
+    fn forget(&self, uid: &str, result: &'static str) {
+        let mut ledger = self.ledger();
+        for event_type in ledger.forget(uid) {
+            self.metrics.audit_event(event_type, result);
+        }
+        self.metrics.audit_pending(ledger.waiting());
+    }
+
+    /// Delivers until `stop`; `newest` has the objects. What is being sent then is sent to its end.
+    pub async fn run(
+        &self,
+        newest: impl Fn(&ObjectRef<WorkflowExecution>) -> Option<Arc<WorkflowExecution>>,
+        stop: &CancellationToken,
+    ) {
+        let mut failures = 0;
+        let mut pauses = pauses();
+        while let Some(parcels) = stop.run_until_cancelled(self.next()).await {
+            match self.try_to_deliver(&parcels, &newest, failures).await {
+                Ok(()) => {
+                    if failures > 0 {
+                        tracing::info!("the audit sink takes events again");
+                    }
+                    (failures, pauses) = (0, self::pauses());
+                    *lock(&self.outage) = None;
+                }
+                Err(trouble) => {
+                    // An answer that did not come has taken its time already.
+                    failures += if trouble.kind == Kind::Unanswered {
+                        OUTAGE
+                    } else {
+                        1
+                    };
+                    self.note(trouble.why, failures).await;
+                    let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
+                    stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+                }
+            }
+        }
+    }
+
+    /// Until there is something to deliver.
+    async fn next(&self) -> Vec<Parcel> {
+        loop {
+            let offered = self.offered.notified();
+            let (parcels, settles) = {
+                let ledger = self.ledger();
+                (ledger.next(BATCH, Instant::now()), ledger.settles())
+            };
+            if !parcels.is_empty() {
+                return parcels;
+            }
+            match settles {
+                Some(settles) => {
+                    let _ = tokio::time::timeout_at(settles, offered).await;
+                }
+                None => offered.await,
+            }
+        }
+    }
+
+    /// Says that nothing is delivered, in the log each time and to those who wait once.
+    async fn note(&self, why: String, failures: usize) {
+        tracing::warn!(
+            error = why,
+            failures,
+            "the audit sink did not take the events: they will be sent again"
+        );
+        if failures < OUTAGE {
+            return;
+        }
+        let known = lock(&self.outage).replace(why).is_some();
+        if !known {
+            let in_line = self.ledger().in_line();
+            for reference in in_line {
+                self.tell(reference).await;
+            }
+        }
+    }
+
+    async fn tell(&self, reference: ObjectRef<WorkflowExecution>) {
+        // Nobody listens while the process ends.
+        let _ = self.told.clone().send(reference).await;
+    }
+
+    async fn try_to_deliver(
+        &self,
+        parcels: &[Parcel],
+        newest: impl Fn(&ObjectRef<WorkflowExecution>) -> Option<Arc<WorkflowExecution>>,
+        failures: usize,
+    ) -> Result<(), Trouble> {
+        if failures > 0 {
+            self.sink.is_well().await?;
+        }
+        let (mut unsent, mut doubtful) = (Batch::default(), Batch::default());
+        let mut ended = Vec::new();
+        for parcel in parcels {
+            let Some(wfe) = newest(&parcel.reference).filter(|wfe| uid(wfe) == parcel.uid) else {
+                tracing::error!(reference = %parcel.reference, "gone before its audit events were delivered");
+                self.forget(&parcel.uid, "lost");
+                continue;
+            };
+            let events = happened::events(&wfe, parcel.waiting);
+            if events.len() < parcel.waiting.len() {
+                // Somebody has changed the status back: what there is now is offered again.
+                self.ledger().forget(&parcel.uid);
+                self.tell(parcel.reference.clone()).await;
+                continue;
+            }
+            if wfe.phase().is_some_and(Phase::is_final) {
+                ended.push(parcel);
+            }
+            for event in events {
+                let batch = if parcel.unsent.contains(event.event_type) {
+                    &mut unsent
+                } else {
+                    &mut doubtful
+                };
+                batch.push(parcel.uid.clone(), event);
+            }
+        }
+        // What is doubtful happened before what is not.
+        let mut batch = self.without_known(doubtful).await?;
+        batch.append(unsent);
+        // One refusal in a row may be a moment's: then it is looked for, less and less often.
+        let delivered = self.send(&batch, failures.is_power_of_two()).await;
+        for parcel in ended {
+            if self.ledger().standing(&parcel.uid).queued.is_empty() {
+                self.tell(parcel.reference.clone()).await;
+            }
+        }
+        delivered
+    }
+
+    /// Asks the sink what it has of a batch, and leaves the rest.
+    async fn without_known(&self, batch: Batch) -> Result<Batch, Trouble> {
+        if batch.events.is_empty() {
+            return Ok(batch);
+        }
+        let known = self.sink.recorded(&batch.events).await?;
+        let mut rest = Batch::default();
+        let letters = batch.uids.into_iter().zip(batch.events);
+        for ((uid, event), known) in letters.zip(known) {
+            if known {
+                self.settle(&uid, event.event_type, "found");
+            } else {
+                self.ledger().absent(&uid, event.event_type);
+                rest.push(uid, event);
+            }
+        }
+        Ok(rest)
+    }
+
+    /// Sends a batch. An event that the sink does not take for its content is found by halving; where
+    /// it says so by failing (`looks`), only if it takes others.
+    async fn send(&self, batch: &Batch, looks: bool) -> Result<(), Trouble> {
+        let whole = 0..batch.events.len();
+        let mut parts = Vec::from([whole]);
+        let (mut suspects, mut taken) = (Vec::new(), false);
+        while let Some(part) = parts.pop() {
+            let (why, refused) = match self.send_part(batch, part.clone()).await? {
+                Sent::Taken => {
+                    taken = true;
+                    continue;
+                }
+                Sent::Refused(why) => (why, true),
+                Sent::Failed(why) if looks => (why, false),
+                Sent::Failed(why) => return Err(failed(why)),
+            };
+            match halves(&part) {
+                // The first half next: what happened first is sent first.
+                Some((first, second)) => parts.extend([second, first]),
+                None if refused => self.reject(batch, part.start, &why),
+                None => suspects.push((part, why)),
+            }
+        }
+        for (part, why) in suspects {
+            if !taken {
+                return Err(failed(why));
+            }
+            self.suspect(batch, part).await?;
+        }
+        Ok(())
+    }
+
+    /// One that the sink has failed on alone, while it took others: set aside when that stays so.
+    async fn suspect(&self, batch: &Batch, part: Range<usize>) -> Result<(), Trouble> {
+        let mut pauses = pauses().take(TRIES_OF_A_SUSPECT);
+        loop {
+            let why = match self.send_part(batch, part.clone()).await? {
+                Sent::Taken => return Ok(()),
+                Sent::Refused(why) | Sent::Failed(why) => why,
+            };
+            let Some(pause) = pauses.next() else {
+                self.reject(batch, part.start, &why);
+                return Ok(());
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn send_part(&self, batch: &Batch, part: Range<usize>) -> Result<Sent, Trouble> {
+        let events = batch.events.get(part.clone()).unwrap_or_default();
+        if events.is_empty() {
+            return Ok(Sent::Taken);
+        }
+        let of_part = || {
+            batch
+                .uids
+                .get(part.clone())
+                .unwrap_or_default()
+                .iter()
+                .zip(events)
+        };
+        match self.sink.record(events).await {
+            Ok(()) => {
+                for (uid, event) in of_part() {
+                    self.settle(uid, event.event_type, "delivered");
+                }
+                Ok(Sent::Taken)
+            }
+            Err(NotRecorded::Refused(why)) => Ok(Sent::Refused(why)),
+            Err(NotRecorded::Failed(why)) => Ok(Sent::Failed(why)),
+            Err(NotRecorded::Unavailable(why)) => Err(Trouble {
+                why,
+                kind: Kind::Unavailable,
+            }),
+            Err(NotRecorded::Unanswered { why, settled_after }) => {
+                let settles = Instant::now() + settled_after;
+                for (uid, event) in of_part() {
+                    self.ledger().doubtful(uid, event.event_type, settles);
+                }
+                Err(Trouble {
+                    why,
+                    kind: Kind::Unanswered,
+                })
+            }
+        }
+    }
+
+    fn settle(&self, uid: &str, event_type: EventType, result: &'static str) {
+        let mut ledger = self.ledger();
+        ledger.delivered(uid, event_type);
+        self.metrics.audit_event(event_type, result);
+        self.metrics.audit_pending(ledger.waiting());
+    }
+
+    fn reject(&self, batch: &Batch, index: usize, why: &str) {
+        let (Some(uid), Some(event)) = (batch.uids.get(index), batch.events.get(index)) else {
+            return;
+        };
+        tracing::error!(
+            namespace = event.namespace,
+            name = event.resource_id,
+            event_type = event.event_type.as_str(),
+            why,
+            "the audit sink does not take this event: it is set aside"
+        );
+        let mut ledger = self.ledger();
+        ledger.rejected(uid, event.event_type, why);
+        self.metrics.audit_event(event.event_type, "rejected");
+        self.metrics.audit_pending(ledger.waiting());
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        lock(&self.ledger)
+    }
+}
+
+/// What came of sending a part.
+enum Sent {
+    Taken,
+    Refused(String),
+    Failed(String),
+}
+
+impl Batch {
+    fn push(&mut self, uid: String, event: AuditEvent) {
+        self.uids.push(uid);
+        self.events.push(event);
+    }
+
+    fn append(&mut self, other: Self) {
+        self.uids.extend(other.uids);
+        self.events.extend(other.events);
+    }
+}
+
+fn failed(why: String) -> Trouble {
+    Trouble {
+        why,
+        kind: Kind::Failed,
+    }
+}
+
+fn halves(part: &Range<usize>) -> Option<(Range<usize>, Range<usize>)> {
+    let middle = usize::midpoint(part.start, part.end);
+    (part.len() > 1).then_some((part.start..middle, middle..part.end))
+}
+
+fn pauses() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_min_delay(FIRST_PAUSE)
+        .with_max_delay(LONGEST_PAUSE)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+fn uid(wfe: &WorkflowExecution) -> &str {
+    wfe.metadata.uid.as_deref().unwrap_or_default()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,272 @@
+use std::collections::{HashMap, VecDeque};
+
+use futures::channel::mpsc;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
+use prometheus_client::registry::Registry;
+use proptest::prelude::*;
+use serde_json::json;
+use wfe_model::audit::Identity;
+
+use super::*;
+
+/// What happens to the next batch.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Unavailable,
+    /// The answer is lost after it was stored.
+    AnswerLost,
+    /// Nothing is stored, and nobody hears so.
+    RequestLost,
+    /// It fails though it is well.
+    Fails,
+}
+
+/// A sink in memory, alike the real one: it takes any event again and again.
+#[derive(Default)]
+struct Sink {
+    stored: Mutex<Vec<Identity>>,
+    faults: Mutex<VecDeque<Fault>>,
+    /// Refuses events of this WorkflowExecution.
+    refuses: Option<&'static str>,
+    /// Fails on events of this one.
+    fails_on: Option<&'static str>,
+    asked: Mutex<usize>,
+}
+
+impl AuditSink for Sink {
+    fn record<'a>(&'a self, events: &'a [AuditEvent]) -> BoxFuture<'a, Result<(), NotRecorded>> {
+        async {
+            let unanswered = || NotRecorded::Unanswered {
+                why: "timeout".to_owned(),
+                settled_after: Duration::from_secs(35),
+            };
+            let has = |name: Option<&str>| {
+                events
+                    .iter()
+                    .any(|it| Some(it.resource_id.as_str()) == name)
+            };
+            let fault = lock(&self.faults).pop_front();
+            match fault {
+                Some(Fault::Unavailable) => {
+                    return Err(NotRecorded::Unavailable("down".to_owned()));
+                }
+                Some(Fault::RequestLost) => return Err(unanswered()),
+                Some(Fault::Fails) => return Err(NotRecorded::Failed("500".to_owned())),
+                Some(Fault::AnswerLost) | None => {}
+            }
+            if has(self.refuses) {
+                return Err(NotRecorded::Refused("400".to_owned()));
+            }
+            if has(self.fails_on) {
+                return Err(NotRecorded::Failed("500".to_owned()));
+            }
+            lock(&self.stored).extend(events.iter().map(AuditEvent::identity));
+            match fault {
+                Some(_) => Err(unanswered()),
+                None => Ok(()),
+            }
+        }
+        .boxed()
+    }
+
+    fn recorded<'a>(
+        &'a self,
+        events: &'a [AuditEvent],
+    ) -> BoxFuture<'a, Result<Vec<bool>, Unasked>> {
+        *lock(&self.asked) += 1;
+        let stored = lock(&self.stored).clone();
+        let known = events
+            .iter()
+            .map(|it| stored.contains(&it.identity()))
+            .collect();
+        futures::future::ready(Ok(known)).boxed()
+    }
+
+    fn is_well(&self) -> BoxFuture<'_, Result<(), Unasked>> {
+        futures::future::ready(Ok(())).boxed()
+    }
+}
+
+fn skipped(name: &str) -> Arc<WorkflowExecution> {
+    wfe(
+        name,
+        json!({ "phase": "Skipped", "skipDetails": { "reason": "ResourceBusy", "message": "", "skippedAt": "2026-01-01T00:00:00Z" } }),
+    )
+}
+
+fn failed_late(name: &str) -> Arc<WorkflowExecution> {
+    let job = json!({ "apiVersion": "batch/v1", "kind": "Job", "name": "j", "namespace": "n", "uid": "j" });
+    let details = json!({ "reason": "TaskFailed", "message": "", "failedAt": "2026-01-01T00:00:00Z", "naturalLanguageSummary": "", "wasExecutionFailure": true });
+    let began = json!({ "type": "ExecutionRunning", "status": "True", "reason": "ExecutionStarted", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z" });
+    wfe(
+        name,
+        json!({ "phase": "Failed", "startTime": "2026-01-01T00:00:00Z", "executionRef": job, "failureDetails": details, "conditions": [began] }),
+    )
+}
+
+fn wfe(name: &str, status: serde_json::Value) -> Arc<WorkflowExecution> {
+    let mut wfe = WorkflowExecution::default();
+    wfe.metadata.name = Some(name.to_owned());
+    wfe.metadata.namespace = Some("prod".to_owned());
+    wfe.metadata.uid = Some(format!("uid-{name}"));
+    wfe.status = serde_json::from_value(status).expect("a status");
+    Arc::new(wfe)
+}
+
+/// Offers all of `wfes` and delivers until nothing waits; who was told.
+async fn deliver(outbox: &Arc<Outbox>, wfes: &[Arc<WorkflowExecution>], new: bool) {
+    let objects: HashMap<_, _> = wfes
+        .iter()
+        .map(|wfe| (ObjectRef::from_obj(wfe.as_ref()), wfe.clone()))
+        .collect();
+    for wfe in wfes {
+        let fresh = if new {
+            happened::types(wfe)
+        } else {
+            EnumSet::empty()
+        };
+        outbox.offer(wfe, fresh);
+    }
+    let stop = CancellationToken::new();
+    let emptied = async {
+        // Time is stopped: this is as long as everything else takes.
+        while outbox.ledger().waiting() > 0 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        stop.cancel();
+    };
+    let newest = |reference: &ObjectRef<WorkflowExecution>| objects.get(reference).cloned();
+    let bounded = tokio::time::timeout(Duration::from_hours(1), async {
+        tokio::join!(outbox.run(newest, &stop), emptied)
+    });
+    bounded.await.expect("it comes to an end");
+}
+
+fn outbox(sink: Arc<Sink>) -> (Arc<Outbox>, mpsc::Receiver<ObjectRef<WorkflowExecution>>) {
+    let (told, hears) = mpsc::channel(1000);
+    let metrics = Metrics::new(&mut Registry::default());
+    (Arc::new(Outbox::new(sink, metrics, told)), hears)
+}
+
+fn block_on(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime")
+        .block_on(test);
+}
+
+fn faults() -> impl Strategy<Value = Vec<Fault>> {
+    let fault = prop_oneof![
+        Just(Fault::Unavailable),
+        Just(Fault::AnswerLost),
+        Just(Fault::RequestLost),
+        Just(Fault::Fails),
+    ];
+    // More failures than that in a row would be taken for its own fault by an event.
+    let few = |faults: &Vec<Fault>| {
+        let fails = faults.iter().filter(|it| matches!(it, Fault::Fails));
+        fails.count() <= TRIES_OF_A_SUSPECT
+    };
+    proptest::collection::vec(fault, 0..12).prop_filter("few failures", few)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn br_audit_005_whatever_happens_on_the_way_each_event_is_there_once_and_in_order(
+        faults in faults(), count in 1_usize..60, new in any::<bool>(), some_are_there in any::<bool>(),
+    ) {
+        let wfes: Vec<_> = (0..count).map(|number| failed_late(&format!("w{number}"))).collect();
+        let sink = Arc::new(Sink::default());
+        if some_are_there && !new {
+            // An earlier process has sent the first ones.
+            let first = happened::events(&wfes[0], EnumSet::all());
+            lock(&sink.stored).extend(first.iter().take(2).map(AuditEvent::identity));
+        }
+        lock(&sink.faults).extend(faults);
+        let (outbox, _hears) = outbox(sink.clone());
+        block_on(deliver(&outbox, &wfes, new));
+        let stored = lock(&sink.stored).clone();
+        for wfe in &wfes {
+            let expected = happened::events(wfe, EnumSet::all());
+            let expected: Vec<_> = expected.iter().map(AuditEvent::identity).collect();
+            let mine: Vec<_> = stored.iter().filter(|it| Some(&it.name) == wfe.metadata.name.as_ref()).cloned().collect();
+            prop_assert_eq!(mine, expected);
+            prop_assert!(outbox.delivery(wfe).waiting.is_empty());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn br_audit_005_what_was_just_stored_is_sent_without_asking() {
+    let sink = Arc::new(Sink::default());
+    let (outbox, mut hears) = outbox(sink.clone());
+    deliver(&outbox, &[skipped("a")], true).await;
+    assert_eq!(*lock(&sink.asked), 0);
+    assert_eq!(hears.next().await.map(|it| it.name), Some("a".to_owned()));
+    deliver(&outbox, &[skipped("b")], false).await;
+    assert_eq!(
+        *lock(&sink.asked),
+        1,
+        "of what another process may have sent"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn br_audit_005_an_event_that_is_refused_is_set_aside_alone() {
+    let wfes: Vec<_> = (0..40)
+        .map(|number| failed_late(&format!("w{number}")))
+        .collect();
+    for (refuses, fails_on, why) in [(Some("w7"), None, "400"), (None, Some("w7"), "500")] {
+        let sink = Arc::new(Sink {
+            refuses,
+            fails_on,
+            ..Sink::default()
+        });
+        let (outbox, _hears) = outbox(sink.clone());
+        deliver(&outbox, &wfes, true).await;
+        assert_eq!(lock(&sink.stored).len(), 39 * 4);
+        let set_aside = outbox.delivery(&wfes[7]).rejected;
+        assert_eq!(set_aside, Some((happened::types(&wfes[7]), why.to_owned())));
+        assert_eq!(outbox.delivery(&wfes[8]).rejected, None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn br_audit_005_a_sink_that_fails_on_everything_is_an_outage_and_nothing_is_set_aside() {
+    let sink = Arc::new(Sink::default());
+    lock(&sink.faults).extend([Fault::Fails; 200]);
+    let (outbox, mut hears) = outbox(sink.clone());
+    let wfes = [skipped("a"), skipped("b")];
+    deliver(&outbox, &wfes, true).await;
+    assert_eq!(lock(&sink.stored).len(), 2);
+    for _ in 0..4 {
+        hears
+            .next()
+            .await
+            .expect("told of the outage, and of the delivery");
+    }
+    assert_eq!(
+        outbox.delivery(&wfes[0]),
+        Delivery {
+            queued: true,
+            ..Delivery::default()
+        }
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn br_audit_005_one_that_is_let_go_or_gone_is_not_waited_for() {
+    let sink = Arc::new(Sink::default());
+    let (outbox, _hears) = outbox(sink.clone());
+    outbox.offer(&skipped("gone"), EnumSet::empty());
+    let abandoned = skipped("abandoned");
+    outbox.offer(&abandoned, EnumSet::empty());
+    outbox.abandon(&abandoned);
+    deliver(&outbox, &[skipped("a")], true).await;
+    assert_eq!(lock(&sink.stored).len(), 1);
+}

@@ -1,0 +1,235 @@
+//! The paths, and what goes wrong on demand.
+
+use std::panic::resume_unwind;
+use std::sync::Arc;
+
+use axum::extract::{RawQuery, State};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use jiff::Timestamp;
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
+use kube::Api;
+use kube::api::PostParams;
+use serde_json::{Value, json};
+
+use super::store::Query;
+use super::{Door, Fault, Inner, lock, rules};
+
+type Shared = State<Arc<Inner>>;
+
+pub(super) fn routes(inner: Arc<Inner>) -> Router {
+    Router::new()
+        .route("/api/v1/audit/events/batch", post(batch))
+        .route("/api/v1/audit/events", get(find))
+        .route("/health/ready", get(ready))
+        .with_state(inner)
+}
+
+fn problem(status: StatusCode, title: &str, detail: &str) -> Response {
+    let body = json!({ "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail });
+    let header = [(CONTENT_TYPE, "application/problem+json")];
+    (status, header, body.to_string()).into_response()
+}
+
+async fn ready(State(inner): Shared) -> Response {
+    match lock(&inner.faults).current {
+        Some((Fault::DatabaseDown, _)) => {
+            problem(StatusCode::SERVICE_UNAVAILABLE, "Not ready", "database")
+        }
+        _ => Json(json!({ "status": "ready" })).into_response(),
+    }
+}
+
+async fn batch(State(inner): Shared, headers: HeaderMap, body: String) -> Response {
+    let now = Timestamp::now();
+    let events = serde_json::from_str::<Vec<Value>>(&body)
+        .map_err(|error| format!("request body must be a JSON array: {error}"));
+    let refused = match &events {
+        Ok(events) => rules::refusal(&inner.schema, events, now),
+        Err(error) => Some(error.clone()),
+    };
+    if let Some(refused) = refused {
+        return problem(StatusCode::BAD_REQUEST, "Bad Request", &refused);
+    }
+    let events = events.unwrap_or_default();
+    if let Err(refused) = inner.admit(&headers).await {
+        return problem(StatusCode::UNAUTHORIZED, "Unauthorized", refused);
+    }
+    let fault = {
+        let mut faults = lock(&inner.faults);
+        faults.batches += 1;
+        faults.strike()
+    };
+    match fault {
+        None => inner.store(&events),
+        Some(Fault::Slow(delay)) => {
+            tokio::time::sleep(delay).await;
+            inner.store(&events)
+        }
+        Some(Fault::Answer(status)) => answered(status),
+        Some(Fault::DatabaseDown) => failed(),
+        Some(Fault::LoseAnswer) => {
+            inner.store(&events);
+            // The connection ends without a word.
+            resume_unwind(Box::new("the answer is lost"))
+        }
+        Some(Fault::CommitLate(delay)) => {
+            tokio::spawn(async move {
+                tokio::time::sleep(delay).await;
+                inner.store(&events);
+            });
+            std::future::pending().await
+        }
+    }
+}
+
+async fn find(State(inner): Shared, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
+    let query = match read_query(query.as_deref().unwrap_or_default()) {
+        Ok(query) => query,
+        Err(refused) => return problem(StatusCode::BAD_REQUEST, "Bad Request", &refused),
+    };
+    if let Err(refused) = inner.admit(&headers).await {
+        return problem(StatusCode::UNAUTHORIZED, "Unauthorized", refused);
+    }
+    let fault = {
+        let mut faults = lock(&inner.faults);
+        faults.questions += 1;
+        faults.current.map(|(fault, _)| fault)
+    };
+    match fault {
+        Some(Fault::Answer(status)) => return answered(status),
+        Some(Fault::DatabaseDown) => return failed(),
+        _ => {}
+    }
+    let store = lock(&inner.store);
+    let Ok((data, total)) = store.find(&query) else {
+        return failed();
+    };
+    let has_more = query.offset + data.len() < total;
+    let pagination = json!({ "limit": query.limit, "offset": query.offset, "total": total, "has_more": has_more });
+    Json(json!({ "data": data, "pagination": pagination })).into_response()
+}
+
+/// What is not known is ignored, as the real one does it.
+fn read_query(text: &str) -> Result<Query, String> {
+    let mut query = Query {
+        limit: 50,
+        ..Query::default()
+    };
+    for (key, value) in url::form_urlencoded::parse(text.as_bytes()) {
+        let number = || value.parse::<usize>().map_err(|error| error.to_string());
+        let instant = || value.parse().map_err(|_| format!("{key}: no instant"));
+        match key.as_ref() {
+            "correlation_id" => query.correlation_id = Some(value.into_owned()),
+            "event_type" => query.event_type = Some(value.into_owned()),
+            "since" => query.since = Some(instant()?),
+            "until" => query.until = Some(instant()?),
+            "limit" => query.limit = number()?,
+            "offset" => query.offset = number()?,
+            _ => {}
+        }
+    }
+    if (1..=1000).contains(&query.limit) {
+        Ok(query)
+    } else {
+        Err("limit must be 1 to 1000".to_owned())
+    }
+}
+
+fn answered(status: u16) -> Response {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    problem(
+        status,
+        status.canonical_reason().unwrap_or_default(),
+        "on demand",
+    )
+}
+
+fn failed() -> Response {
+    problem(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "Internal Server Error",
+        "Failed to write audit events batch to database",
+    )
+}
+
+impl super::Faults {
+    /// What goes wrong with this batch.
+    fn strike(&mut self) -> Option<Fault> {
+        let (fault, times) = self.current.as_mut()?;
+        let fault = *fault;
+        *times = times.saturating_sub(1);
+        if *times == 0 {
+            self.current = None;
+        }
+        Some(fault)
+    }
+}
+
+impl Inner {
+    fn store(&self, events: &[Value]) -> Response {
+        let (poison, keeps_engine) = {
+            let faults = lock(&self.faults);
+            (faults.poison.clone(), faults.keeps_engine)
+        };
+        let has = |event: &Value| {
+            poison
+                .as_ref()
+                .is_some_and(|it| event.to_string().contains(it))
+        };
+        if events
+            .iter()
+            .any(|event| rules::is_poison(event) || has(event))
+        {
+            return failed();
+        }
+        let mut store = lock(&self.store);
+        match store.insert(events, keeps_engine) {
+            Ok(ids) => {
+                let message = format!("{} audit events created successfully", ids.len());
+                let body = json!({ "event_ids": ids, "message": message });
+                (StatusCode::CREATED, Json(body)).into_response()
+            }
+            Err(_) => failed(),
+        }
+    }
+
+    /// Whether the token is good.
+    async fn admit(&self, headers: &HeaderMap) -> Result<(), &'static str> {
+        const UNKNOWN: &str = "Token validation failed: token not authenticated";
+        let Some(header) = headers.get(AUTHORIZATION) else {
+            return Err("Missing Authorization header");
+        };
+        let token = header
+            .to_str()
+            .ok()
+            .and_then(|it| it.strip_prefix("Bearer "));
+        let Some(token) = token.filter(|it| !it.is_empty()) else {
+            return Err("Invalid Authorization header format");
+        };
+        match &self.door {
+            Door::Tokens(tokens) if tokens.contains(token) => Ok(()),
+            Door::Tokens(_) => Err(UNKNOWN),
+            Door::Review(client) => {
+                let review = TokenReview {
+                    spec: TokenReviewSpec {
+                        token: Some(token.to_owned()),
+                        audiences: None,
+                    },
+                    ..TokenReview::default()
+                };
+                let reviews: Api<TokenReview> = Api::all(client.clone());
+                let answer = reviews.create(&PostParams::default(), &review).await;
+                let status = answer.ok().and_then(|it| it.status);
+                if status.and_then(|it| it.authenticated) == Some(true) {
+                    Ok(())
+                } else {
+                    Err(UNKNOWN)
+                }
+            }
+        }
+    }
+}

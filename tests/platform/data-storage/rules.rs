@@ -1,0 +1,131 @@
+//! What Data Storage takes: the schema, the window of time, and what its columns hold.
+
+use anyhow::{Result, anyhow};
+use jiff::{SignedDuration, Timestamp};
+use jsonschema::Validator;
+use serde_json::{Map, Value};
+
+const SCHEMA: &str = include_str!("audit-event.schema.json");
+const OLDEST: SignedDuration = SignedDuration::from_hours(7 * 24);
+const NEWEST: SignedDuration = SignedDuration::from_mins(60);
+
+/// Columns that are shorter than the schema says: what is longer is an error of the database.
+const COLUMNS: [(&str, usize); 7] = [
+    ("actor_id", 255),
+    ("resource_id", 255),
+    ("namespace", 253),
+    ("actor_type", 50),
+    ("resource_type", 100),
+    ("severity", 20),
+    ("version", 10),
+];
+
+/// What of `event_data` is decoded, and so stored. `execution_engine` is to come.
+const KEPT: [&str; 16] = [
+    "event_type",
+    "workflow_id",
+    "workflow_version",
+    "target_resource",
+    "phase",
+    "container_image",
+    "execution_name",
+    "started_at",
+    "completed_at",
+    "duration",
+    "failure_reason",
+    "failure_message",
+    "failed_task_name",
+    "error_details",
+    "pipelinerun_name",
+    "parameters",
+];
+const KEPT_CLEARED: [&str; 6] = [
+    "event_type",
+    "workflow_name",
+    "clear_reason",
+    "cleared_at",
+    "previous_state",
+    "new_state",
+];
+
+/// The schema, compiled.
+pub(super) fn schema() -> Result<Validator> {
+    let schema: Value = serde_json::from_str(SCHEMA)?;
+    jsonschema::options()
+        .offline()
+        .build(&schema)
+        .map_err(|error| anyhow!("{error}"))
+}
+
+/// What is wrong with a batch, in the server's words; the whole batch is refused for it.
+pub(super) fn refusal(schema: &Validator, events: &[Value], now: Timestamp) -> Option<String> {
+    if events.is_empty() {
+        return Some("request body must be a JSON array: empty".to_owned());
+    }
+    for (index, event) in events.iter().enumerate() {
+        let errors = schema.iter_errors(event);
+        let errors = errors.map(|it| format!("Error at \"/{index}{}\": {it}", it.instance_path()));
+        let errors: Vec<_> = errors.collect();
+        if !errors.is_empty() {
+            let schema = "request body has an error: doesn't match schema";
+            return Some(format!("{schema}: {}", errors.join(" | ")));
+        }
+    }
+    let outside = |event: &&Value| {
+        instant(event).is_none_or(|at| {
+            let age = now.duration_since(at);
+            age > OLDEST || -age > NEWEST
+        })
+    };
+    let index = events.iter().position(|event| outside(&event))?;
+    Some(format!(
+        "event at index {index}: invalid timestamp: server time is {now}"
+    ))
+}
+
+pub(super) fn instant(event: &Value) -> Option<Timestamp> {
+    event.get("event_timestamp")?.as_str()?.parse().ok()
+}
+
+/// Whether the database would fail on it.
+pub(super) fn is_poison(event: &Value) -> bool {
+    let too_long = |(column, most): &(&str, usize)| {
+        let text = event.get(*column).and_then(Value::as_str);
+        text.is_some_and(|text| text.chars().count() > *most)
+    };
+    COLUMNS.iter().any(too_long) || has_nul(event)
+}
+
+fn has_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(values) => values.iter().any(has_nul),
+        Value::Object(values) => values
+            .iter()
+            .any(|(key, value)| key.contains('\0') || has_nul(value)),
+        _ => false,
+    }
+}
+
+/// `event_data` as it comes back.
+pub(super) fn kept(data: &Map<String, Value>, keeps_engine: bool) -> Map<String, Value> {
+    let cleared =
+        data.get("event_type").and_then(Value::as_str) == Some("workflowexecution.block.cleared");
+    let keys: &[&str] = if cleared { &KEPT_CLEARED } else { &KEPT };
+    let kept = data.iter().filter(|(key, _)| {
+        keys.contains(&key.as_str()) || keeps_engine && *key == "execution_engine"
+    });
+    let mut kept: Map<_, _> = kept
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    for key in ["started_at", "completed_at", "cleared_at"] {
+        if let Some(Value::String(text)) = kept.get_mut(key)
+            && let Ok(at) = text.parse::<Timestamp>()
+        {
+            *text = Timestamp::from_second(at.as_second())
+                .unwrap_or(at)
+                .to_string();
+        }
+    }
+    kept
+}
