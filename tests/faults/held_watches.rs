@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use wfe_tests::proxy::Proxy;
 
-use crate::scenario::{Scenario, Stage};
+use crate::scenario::{Scenario, Stage, Trail};
 
 /// What the controller watches.
 const RESOURCES: [&str; 5] = ["workflowexecutions", "jobs", "pods", "leases", "namespaces"];
@@ -31,7 +31,7 @@ async fn hold_again_and_again(proxy: &Proxy, resource: &str) {
 async fn br_we_003_decisions_without_the_newest_of_a_kind_declare_nothing_deleted_and_run_nothing_twice()
  {
     join_all(RESOURCES.map(async |resource| {
-        let stage = Stage::set("held").await;
+        let stage = Stage::set("held", Trail::File).await;
         for scenario in Scenario::ALL {
             let name = format!("{scenario:?}").to_lowercase();
             stage.prepare(scenario, &name).await.expect("prepared");

@@ -10,7 +10,7 @@ use futures::future::join_all;
 use itertools::iproduct;
 use wfe_tests::proxy::Fault;
 
-use crate::scenario::{Scenario, Stage};
+use crate::scenario::{Scenario, Stage, Trail};
 
 /// More would not be faster on two cores.
 const STAGES: usize = 4;
@@ -98,8 +98,8 @@ async fn play_all(stages: &[Stage], cases: VecDeque<Case>, crash: bool) {
     assert!(missed.len() * 10 <= count, "the faults strike: {missed:?}");
 }
 
-async fn stages(prefix: &str) -> Vec<Stage> {
-    join_all((0..STAGES).map(|_| Stage::set(prefix))).await
+async fn stages(prefix: &str, trail: Trail) -> Vec<Stage> {
+    join_all((0..STAGES).map(|_| Stage::set(prefix, trail))).await
 }
 
 /// Every fault for every request of the scenarios.
@@ -126,9 +126,8 @@ async fn cases(stages: &[Stage], faults: &[Fault], scenarios: &[Scenario]) -> Ve
     cases
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn br_we_009_br_audit_005_a_crash_at_any_request_changes_nothing_of_the_end() {
-    let stages = stages("crash").await;
+async fn a_crash_at_any_request(prefix: &str, trail: Trail) {
+    let stages = stages(prefix, trail).await;
     let faults = [Fault::Drop, Fault::DropAnswer, LATE];
     let cases = cases(&stages, &faults, &Scenario::ALL).await;
     assert!(cases.len() > 150, "only {} cases", cases.len());
@@ -136,8 +135,19 @@ async fn br_we_009_br_audit_005_a_crash_at_any_request_changes_nothing_of_the_en
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn br_we_009_br_audit_005_a_crash_at_any_request_changes_nothing_of_the_end() {
+    a_crash_at_any_request("crash", Trail::File).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn br_we_009_br_audit_005_a_crash_at_any_request_changes_nothing_of_the_trail_in_data_storage()
+ {
+    a_crash_at_any_request("crash-http", Trail::DataStorage).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn br_we_009_a_refused_or_late_request_changes_nothing_of_the_end() {
-    let stages = stages("refused").await;
+    let stages = stages("refused", Trail::File).await;
     let faults = [
         Fault::Refuse(409),
         Fault::Refuse(429),

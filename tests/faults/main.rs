@@ -9,6 +9,7 @@
     reason = "a test fails by panicking, and so do its helpers"
 )]
 
+mod audit_outage;
 mod held_watches;
 mod lost_requests;
 mod older_schema;

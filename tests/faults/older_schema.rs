@@ -7,7 +7,7 @@ use wfe_model::workflow_execution::WorkflowExecution;
 use wfe_tests::system::condition;
 use wfe_tests::{system, wait};
 
-use crate::scenario::Stage;
+use crate::scenario::{Stage, Trail};
 
 const SOON: Duration = Duration::from_secs(30);
 /// It is tried every 30 s whether a newer one has come.
@@ -15,7 +15,7 @@ const TRIED_AGAIN: Duration = Duration::from_mins(1);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn br_we_014_with_an_older_crd_it_is_not_ready_and_goes_on_when_the_newer_one_comes() {
-    let stage = Stage::set("older").await;
+    let stage = Stage::set("older", Trail::File).await;
     // Waits for nobody: it is only there to try the CRD on.
     let mut probe = stage.request("probe");
     probe.spec.target_resource = "prod/Gadget/probe".to_owned();

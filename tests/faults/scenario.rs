@@ -62,6 +62,13 @@ impl Scenario {
     ];
 }
 
+/// Where the audit trail goes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Trail {
+    File,
+    DataStorage,
+}
+
 /// A system whose controller sees the API server through a proxy, and a stand-in for the node.
 pub struct Stage {
     // Ends first: it would put its finalizers back on.
@@ -74,7 +81,8 @@ pub struct Stage {
 }
 
 impl Stage {
-    pub async fn set(prefix: &str) -> Self {
+    /// With an audit trail in a file, or in Data Storage.
+    pub async fn set(prefix: &str, trail: Trail) -> Self {
         let cluster = Cluster::connect().await;
         wfe_tests::system::install_crd(&cluster)
             .await
@@ -85,6 +93,9 @@ impl Stage {
             .await
             .expect("installed");
         system.put_proxy_between().await.expect("a proxy");
+        if trail == Trail::DataStorage {
+            system.put_data_storage_beside().await.expect("beside");
+        }
         let controller = system.launch_controller().await.expect("started");
         let endings: Arc<Mutex<HashMap<String, Ending>>> = Arc::default();
         let told = endings.clone();

@@ -186,6 +186,17 @@ impl System {
         Program::start("wfe-controller", &flags, &kubeconfig, &log, &health).await
     }
 
+    /// The metrics of the first controller.
+    pub async fn controller_metrics(&self) -> Result<String> {
+        program::get(&format!("{}:9090", self.address), "/metrics").await
+    }
+
+    /// A client with the controller's rights.
+    pub async fn controller_client(&self) -> Result<kube::Client> {
+        let (namespace, account) = (self.execution.name(), install::CONTROLLER);
+        self.cluster.service_account(namespace, account).await
+    }
+
     /// Runs one of the controller's subcommands with its rights: what it prints, and whether it was
     /// content.
     pub async fn controller_command(&self, arguments: &[&str]) -> Result<(bool, String)> {
