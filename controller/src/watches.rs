@@ -5,7 +5,7 @@
 
 mod concerned;
 mod index;
-mod prune;
+pub(crate) mod prune;
 
 use std::collections::HashMap;
 use std::fmt::Debug;

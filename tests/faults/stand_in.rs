@@ -117,7 +117,7 @@ async fn run(jobs: &Api<Job>, pods: &Api<Pod>, job: &Job, ending: Ending) -> Res
         Ending::Success => 0,
         Ending::Failure => 1,
     };
-    let now = Timestamp::now().round(jiff::Unit::Second)?;
+    let now = Timestamp::from_second(Timestamp::now().as_second())?;
     let terminated = json!({ "exitCode": exit_code, "startedAt": began, "finishedAt": now, "reason": if exit_code == 0 { "Completed" } else { "Error" } });
     let phase = if exit_code == 0 {
         "Succeeded"
@@ -175,7 +175,7 @@ async fn start(pods: &Api<Pod>, job: &Job) -> Result<Timestamp> {
     };
     pod.metadata.name = Some(name.clone());
     pods.create(&PostParams::default(), &pod).await?;
-    let now = Timestamp::now().round(jiff::Unit::Second)?;
+    let now = Timestamp::from_second(Timestamp::now().as_second())?;
     pod_status(
         pods,
         &name,

@@ -167,6 +167,11 @@ impl Act {
                 let name = observed.execution_name();
                 answers.execution = Some(self.backend(&observed.wfe)?.read(&name).await?);
             }
+            Question::Complaint(reference) => {
+                let backend = self.backend(&observed.wfe)?;
+                let complaint = backend.complaint(&reference, &observed.source.uid);
+                answers.complaint = Some(complaint.await?);
+            }
             Question::Remains => {
                 let name = observed.execution_name();
                 let stored = observed.wfe.execution_ref();

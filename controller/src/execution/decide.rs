@@ -55,6 +55,8 @@ pub enum Question {
     StillWanted,
     /// The execution, uncached.
     Execution,
+    /// What its Events say of an execution that does not start.
+    Complaint(ExecutionRef),
     /// What is left of the execution, uncached.
     Remains,
     /// The target's lock, uncached.

@@ -15,7 +15,7 @@ use crate::audit::outbox::Delivery;
 use crate::execution::decide::Notice;
 use crate::execution::history::Limits;
 use crate::execution::lock::Lock;
-use crate::executor::{Created, Execution, Remains, Source};
+use crate::executor::{Created, Execution, Remains, Source, Waiting};
 use crate::names;
 
 /// What is known of one WorkflowExecution at one moment.
@@ -94,6 +94,8 @@ pub struct Answers {
     pub still_wanted: Option<bool>,
     /// The execution, uncached.
     pub execution: Option<Option<Execution>>,
+    /// What the execution's Events say of why it does not start.
+    pub complaint: Option<Option<Waiting>>,
     /// What came of the create.
     pub created: Option<Created>,
     /// What is left of the execution, uncached.

@@ -40,6 +40,16 @@ pub fn judge(facts: &Facts, began: bool, waited: Option<&Waiting>) -> Failure {
             was_execution_failure: true,
         };
     }
+    // Whoever loses its node or makes room has an exit code, too.
+    let taken = facts.waiting.as_ref().or(waited);
+    if let Some(taken) = taken.filter(|it| is_disruption(&it.reason)) {
+        return Failure {
+            reason: FailureReason::ResourceExhausted,
+            message: format!("{}: {}", taken.reason, taken.message),
+            exit_code: None,
+            was_execution_failure: began || end.is_some_and(|end| end.started),
+        };
+    }
     // A container that is ended for the deadline has an exit code, too: the deadline is the reason.
     if over_deadline && (began || end.is_some_and(|end| end.started)) {
         return Failure {
@@ -124,13 +134,35 @@ pub fn never_started(waited: Option<Waiting>, ran: bool) -> Failure {
     }
 }
 
+/// The Job's Event for a pod that it could not make.
+pub const FAILED_CREATE: &str = "FailedCreate";
+/// The same, for the quota of the namespace.
+pub const QUOTA_EXCEEDED: &str = "QuotaExceeded";
+
+/// Whether a pod's word says that the cluster takes it away (reasons of the condition
+/// `DisruptionTarget`).
+pub fn is_disruption(reason: &str) -> bool {
+    matches!(
+        reason,
+        "PreemptionByScheduler"
+            | "DeletionByTaintManager"
+            | "EvictionByEvictionAPI"
+            | "DeletionByPodGC"
+            | "TerminationByKubelet"
+    )
+}
+
 fn reason_of_waiting(reason: &str) -> FailureReason {
     match reason {
+        reason if is_disruption(reason) => FailureReason::ResourceExhausted,
         "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" => FailureReason::ImagePullBackOff,
-        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
-            FailureReason::ConfigurationError
-        }
-        "Unschedulable" => FailureReason::ResourceExhausted,
+        "CreateContainerConfigError"
+        | "CreateContainerError"
+        | "RunContainerError"
+        | "FailedMount"
+        | "FailedAttachVolume" => FailureReason::ConfigurationError,
+        "Unschedulable" | QUOTA_EXCEEDED => FailureReason::ResourceExhausted,
+        FAILED_CREATE => FailureReason::Forbidden,
         NOT_STARTED => FailureReason::DeadlineExceeded,
         _ => FailureReason::Unknown,
     }
@@ -161,6 +193,9 @@ pub fn summary(failure: &Failure, workflow: &str, target: &str, execution: Optio
         }
         FailureReason::ConfigurationError => {
             ("was not run, because its configuration is wrong".to_owned(), format!("Nothing ran; correct this and create a new one: {}.", failure.message))
+        }
+        FailureReason::ResourceExhausted if failure.was_execution_failure => {
+            ("lost its place in the cluster in the middle".to_owned(), format!("It may have run in part ({}): look at the target before you clear the block.", failure.message))
         }
         FailureReason::ResourceExhausted => {
             ("was not started, because there is no room for it".to_owned(), format!("Nothing ran; {}.", failure.message))
@@ -271,6 +306,22 @@ mod tests {
             summary.starts_with("The workflow w on a/B/c ") && summary.ends_with(['.', ')']),
             "{summary}"
         );
+    }
+
+    #[test]
+    fn br_we_012_a_stored_disruption_outlives_the_pod_and_what_the_container_said() {
+        let evicted = Waiting {
+            reason: "EvictionByEvictionAPI".to_owned(),
+            message: "evicting".to_owned(),
+        };
+        let killed = facts("BackoffLimitExceeded", Some((137, "Error", true)), None);
+        let failure = judge(&killed, true, Some(&evicted));
+        assert_eq!(
+            (failure.reason, failure.was_execution_failure),
+            (FailureReason::ResourceExhausted, true)
+        );
+        let summary = summary(&failure, "w", "a/B/c", None);
+        assert!(summary.contains("look at the target"), "{summary}");
     }
 
     #[test]

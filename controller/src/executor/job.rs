@@ -7,34 +7,46 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions, PropagationPolicy};
 use kube::{Api, Client, ResourceExt};
-use wfe_model::workflow_execution::{ExecutionRef, FailureReason};
+use wfe_model::workflow_execution::ExecutionRef;
 
 pub use self::build::build;
+use self::read::complaint;
 pub use self::read::{began, read};
-use super::{Created, Execution, Executor, Plan, Remains, Unanswered, is_alive, is_of};
+use super::{
+    Created, Execution, Executor, Plan, Refusal, Remains, Unanswered, Waiting, is_alive, is_of,
+};
 use crate::names::WORKFLOW_EXECUTION_UID;
 use crate::watches::Caches;
 
 /// The fixed words of the quota plugin: the one text that is matched, since its refusal has the
 /// same code and reason as any other.
-const QUOTA: &str = "exceeded quota: ";
+pub(super) const QUOTA: &str = "exceeded quota: ";
 
 /// Runs workflows as Jobs of one namespace.
 pub struct JobExecutor {
+    namespace: String,
     jobs: Api<Job>,
     pods: Api<Pod>,
+    events: Api<Event>,
+    reviews: Api<SelfSubjectAccessReview>,
 }
 
 impl JobExecutor {
     /// Jobs of `namespace`.
     pub fn new(client: &Client, namespace: &str) -> Self {
         Self {
+            namespace: namespace.to_owned(),
             jobs: Api::namespaced(client.clone(), namespace),
             pods: Api::namespaced(client.clone(), namespace),
+            events: Api::namespaced(client.clone(), namespace),
+            reviews: Api::all(client.clone()),
         }
     }
 
@@ -44,22 +56,60 @@ impl JobExecutor {
             Ok(job) => Ok(Created::Ours(Box::new(read(&job, &[])))),
             Err(kube::Error::Api(status)) => match status.code {
                 409 => self.adopt(plan).await,
-                403 if status.message.contains(QUOTA) => Ok(Created::Refused {
-                    reason: FailureReason::ResourceExhausted,
-                    message: status.message,
-                }),
                 403 => Ok(Created::Refused {
-                    reason: FailureReason::Forbidden,
+                    refusal: self.refusal(&status.message).await?,
                     message: status.message,
                 }),
                 400 | 404 | 422 => Ok(Created::Refused {
-                    reason: FailureReason::ConfigurationError,
+                    refusal: Refusal::Invalid,
                     message: status.message,
                 }),
                 _ => Err(unanswered(kube::Error::Api(status))),
             },
             Err(error) => Err(unanswered(error)),
         }
+    }
+
+    /// Whether it is the right to make Jobs that is missing, or something else is in the way.
+    async fn refusal(&self, message: &str) -> Result<Refusal, Unanswered> {
+        let attributes = ResourceAttributes {
+            group: Some("batch".to_owned()),
+            resource: Some("jobs".to_owned()),
+            verb: Some("create".to_owned()),
+            namespace: Some(self.namespace.clone()),
+            ..ResourceAttributes::default()
+        };
+        let review = SelfSubjectAccessReview {
+            spec: SelfSubjectAccessReviewSpec {
+                resource_attributes: Some(attributes),
+                ..SelfSubjectAccessReviewSpec::default()
+            },
+            ..SelfSubjectAccessReview::default()
+        };
+        let answer = self.reviews.create(&PostParams::default(), &review).await;
+        let answer = answer.map_err(Unanswered::of("ask for the right to create Jobs"))?;
+        Ok(match answer.status {
+            Some(status) if !status.allowed => Refusal::Rights,
+            _ if message.contains(QUOTA) => Refusal::Quota,
+            _ => Refusal::Admission,
+        })
+    }
+
+    /// Of the Job's pod, or, where it has none, of the Job.
+    async fn complaint_of(
+        &self,
+        reference: &ExecutionRef,
+        source_uid: &str,
+    ) -> Result<Option<Waiting>, Unanswered> {
+        let pods = self.pods_of(source_uid).await?;
+        let uid = pods.first().and_then(|pod| pod.metadata.uid.as_ref());
+        let about = format!("involvedObject.uid={}", uid.unwrap_or(&reference.uid));
+        let listed = self
+            .events
+            .list(&ListParams::default().fields(&about))
+            .await;
+        let listed = listed.map_err(Unanswered::of("list the Events"))?;
+        Ok(complaint(&listed.items))
     }
 
     /// The Job that has the name already: an earlier try's, or somebody else's.
@@ -159,6 +209,14 @@ impl Executor for JobExecutor {
 
     fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Execution>, Unanswered>> {
         self.read_all(name).boxed()
+    }
+
+    fn complaint<'a>(
+        &'a self,
+        reference: &'a ExecutionRef,
+        source_uid: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Waiting>, Unanswered>> {
+        self.complaint_of(reference, source_uid).boxed()
     }
 
     fn remains<'a>(

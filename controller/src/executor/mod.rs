@@ -91,7 +91,8 @@ impl Execution {
 pub enum Progress {
     /// Not ended.
     Active {
-        /// What keeps it from getting off the ground, where that is not just a matter of seconds.
+        /// What keeps it from getting off the ground, where that is not just a matter of seconds, or
+        /// takes its pod away.
         waiting: Option<Waiting>,
     },
     /// Ended well.
@@ -108,7 +109,7 @@ pub enum Progress {
     },
 }
 
-/// Why a pod does not start.
+/// Why a pod does not start, or is taken away.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Waiting {
     /// The pod's word: `ImagePullBackOff`, `Unschedulable`.
@@ -126,7 +127,7 @@ pub struct Facts {
     pub message: Option<String>,
     /// How the workflow's container ended, if it did.
     pub container: Option<ContainerEnd>,
-    /// Why it did not start, as last seen.
+    /// Why it did not start, or was taken away, as last seen.
     pub waiting: Option<Waiting>,
 }
 
@@ -188,11 +189,35 @@ pub enum Created {
     NameTaken,
     /// The API server will not have it.
     Refused {
-        /// The class of failure.
-        reason: FailureReason,
+        /// What is in the way.
+        refusal: Refusal,
         /// Its sentence.
         message: String,
     },
+}
+
+/// Why the API server does not make an object.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Refusal {
+    /// The controller lacks the right.
+    Rights,
+    /// The quota of the execution namespace is used up.
+    Quota,
+    /// PodSecurity, a policy or a webhook does not want it.
+    Admission,
+    /// It is no valid object.
+    Invalid,
+}
+
+impl Refusal {
+    /// The class of failure.
+    pub fn reason(self) -> FailureReason {
+        match self {
+            Self::Rights | Self::Admission => FailureReason::Forbidden,
+            Self::Quota => FailureReason::ResourceExhausted,
+            Self::Invalid => FailureReason::ConfigurationError,
+        }
+    }
 }
 
 /// A request that got no definite answer: to be repeated.
@@ -223,6 +248,12 @@ pub trait Executor: Send + Sync {
     fn status(&self, caches: &Caches, name: &str, source_uid: &str) -> Option<Execution>;
     /// The execution by name, from the API server itself.
     fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Execution>, Unanswered>>;
+    /// What the Events of an execution that does not start say about it.
+    fn complaint<'a>(
+        &'a self,
+        reference: &'a ExecutionRef,
+        source_uid: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Waiting>, Unanswered>>;
     /// What is left of the execution of a WorkflowExecution, by the API server's own word.
     fn remains<'a>(
         &'a self,

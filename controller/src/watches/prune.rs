@@ -13,13 +13,13 @@ pub(super) fn workflow_execution(wfe: &mut WorkflowExecution) {
 }
 
 /// A Job is read by its metadata and status.
-pub(super) fn job(job: &mut Job) {
+pub(crate) fn job(job: &mut Job) {
     job.metadata.managed_fields = None;
     job.spec = None;
 }
 
 /// A pod is read by its labels, phase, conditions and container states.
-pub(super) fn pod(pod: &mut Pod) {
+pub(crate) fn pod(pod: &mut Pod) {
     pod.metadata.managed_fields = None;
     pod.metadata.annotations = None;
     pod.metadata.owner_references = None;

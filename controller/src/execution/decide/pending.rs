@@ -14,7 +14,7 @@ use super::super::observe::{Known, Observed};
 use super::super::outcome::Failure;
 use super::super::status::{Change, after, condition, holds, stored, time};
 use super::{Effect, Question, Step, fail, obstacle, store, store_or, timeout};
-use crate::executor::{Created, Execution, Plan};
+use crate::executor::{Created, Execution, Plan, Refusal};
 use crate::names;
 
 /// After something could not be asked.
@@ -74,13 +74,11 @@ pub(super) fn made(observed: &Observed) -> Option<Step> {
         Some(Created::Ours(execution)) => Some(Step::Do(store(created(observed, execution)))),
         Some(Created::NameTaken) => {
             let message = "another object has the name of this execution already: delete it, or use another name";
-            Some(not_created(
-                observed,
-                FailureReason::ConfigurationError,
-                message,
-            ))
+            Some(not_created(observed, Refusal::Invalid, message))
         }
-        Some(Created::Refused { reason, message }) => Some(not_created(observed, *reason, message)),
+        Some(Created::Refused { refusal, message }) => {
+            Some(not_created(observed, *refusal, message))
+        }
         // An earlier try that took the lock may have made the execution too, and the cache be behind.
         None => {
             let earlier = observed.lock == Lock::Ours && !observed.answers.lock_taken;
@@ -384,15 +382,20 @@ fn refused(
 }
 
 /// The create was answered with a no.
-fn not_created(observed: &Observed, reason: FailureReason, message: &str) -> Step {
-    let word = match reason {
-        FailureReason::ResourceExhausted => "QuotaExceeded",
-        FailureReason::Forbidden => "RBACDenied",
-        _ => "ExecutionCreationFailed",
+fn not_created(observed: &Observed, refusal: Refusal, message: &str) -> Step {
+    let word = match refusal {
+        Refusal::Quota => "QuotaExceeded",
+        Refusal::Rights => "RBACDenied",
+        Refusal::Admission | Refusal::Invalid => "ExecutionCreationFailed",
     };
-    refused(observed, reason, message.to_owned(), |change, message| {
-        resolved(change).condition(condition::EXECUTION_CREATED, TriState::False, word, message)
-    })
+    refused(
+        observed,
+        refusal.reason(),
+        message.to_owned(),
+        |change, message| {
+            resolved(change).condition(condition::EXECUTION_CREATED, TriState::False, word, message)
+        },
+    )
 }
 
 /// The workflow is known, what it needs could not be read.

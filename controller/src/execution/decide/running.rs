@@ -20,6 +20,9 @@ use crate::executor::{Execution, Facts, Progress, Remains, Waiting};
 /// An execution that has not ended so long after its timeout has a backend that does not work.
 const OVERDUE: Duration = Duration::from_mins(2);
 
+/// What has not started after so long is asked for the reason, where its pod does not say it.
+const SLOW: Duration = Duration::from_secs(10);
+
 pub(super) fn decide(observed: &Observed) -> Step {
     let stored = observed.wfe.execution_ref();
     let same =
@@ -94,7 +97,12 @@ fn follow(observed: &Observed, execution: &Execution) -> Step {
 
 fn failed(observed: &Observed, execution: &Execution, facts: &Facts, at: jiff::Timestamp) -> Step {
     let began = began(observed, Some(execution)).is_some() || began_before(observed);
-    let failure = outcome::judge(facts, began, waited(observed).as_ref());
+    let known = began || facts.container.is_some();
+    if !known && asks_for_complaint(observed, facts.waiting.as_ref()) {
+        return complaint(execution);
+    }
+    let waited = waited(observed).or(complained(observed).cloned());
+    let failure = outcome::judge(facts, began, waited.as_ref());
     let reason = facts.reason.as_deref().unwrap_or("Failed");
     let change = ran(
         observed,
@@ -150,6 +158,10 @@ fn active(observed: &Observed, execution: &Execution, waiting: Option<&Waiting>)
         return finished::delete(observed, &execution.reference);
     }
     let wait = clocks(observed, execution);
+    let taken = waiting.filter(|it| outcome::is_disruption(&it.reason));
+    if let Some(taken) = taken.filter(|it| waited(observed).as_ref() != Some(*it)) {
+        return taken_away(observed, execution, taken);
+    }
     if began_before(observed) {
         return wait;
     }
@@ -166,9 +178,12 @@ fn active(observed: &Observed, execution: &Execution, waiting: Option<&Waiting>)
         // The watch of the pods may be behind: that nothing started takes the API server's word.
         return match observed.answers.execution {
             None => Step::Ask(Question::Execution),
-            Some(_) => give_up(observed, waiting),
+            Some(_) if asks_for_complaint(observed, waiting) => complaint(execution),
+            Some(_) => give_up(observed, waiting.or(complained(observed))),
         };
-    } else if let Some(waiting) = waiting {
+    } else if asks_for_complaint(observed, waiting) && slow_at(observed) <= observed.now {
+        return complaint(execution);
+    } else if let Some(waiting) = waiting.or(complained(observed)) {
         // ErrImagePull and ImagePullBackOff take turns: one of them is enough to know.
         let known =
             waited(observed).is_some_and(|before| class(&before.reason) == class(&waiting.reason));
@@ -199,13 +214,47 @@ fn active(observed: &Observed, execution: &Execution, waiting: Option<&Waiting>)
 /// When to look again though nothing has changed.
 fn clocks(observed: &Observed, execution: &Execution) -> Step {
     if began(observed, Some(execution)).is_none() && !began_before(observed) {
-        return Step::Wait(must_have_begun_at(observed));
+        let slow = slow_at(observed);
+        let until = must_have_begun_at(observed);
+        return Step::Wait(if observed.now < slow {
+            until.min(slow)
+        } else {
+            until
+        });
     }
     let overdue = since_start(observed, timeout(observed).saturating_add(OVERDUE));
     if observed.now < overdue {
         return Step::Wait(overdue);
     }
     tell_or(observed, Notice::Overdue, Step::Done)
+}
+
+/// Whether nothing that was seen says why it does not start: then its Events are asked.
+fn asks_for_complaint(observed: &Observed, waiting: Option<&Waiting>) -> bool {
+    waiting.or(waited(observed).as_ref()).is_none() && observed.answers.complaint.is_none()
+}
+
+fn complaint(execution: &Execution) -> Step {
+    Step::Ask(Question::Complaint(execution.reference.clone()))
+}
+
+/// What the Events said.
+fn complained(observed: &Observed) -> Option<&Waiting> {
+    observed.answers.complaint.as_ref()?.as_ref()
+}
+
+/// The cluster takes its pod away: this is stored as soon as it is seen, the pod will not be there
+/// to say it at the end.
+fn taken_away(observed: &Observed, execution: &Execution, taken: &Waiting) -> Step {
+    let began = began(observed, Some(execution)).is_some();
+    let change = Change::of(&observed.wfe, observed.now).with(|status| {
+        status.execution_status = Some(summary(TriState::Unknown, &taken.reason, &taken.message));
+    });
+    Step::Do(store(ran(observed, execution, change, began)))
+}
+
+fn slow_at(observed: &Observed) -> Timestamp {
+    since_start(observed, SLOW)
 }
 
 fn must_have_begun_at(observed: &Observed) -> Timestamp {

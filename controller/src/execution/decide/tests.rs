@@ -19,7 +19,7 @@ use super::super::status::{holds, stored};
 use super::*;
 use crate::audit::happened;
 use crate::audit::outbox::Delivery;
-use crate::executor::{Created, Execution, Facts, Progress, Remains, Source};
+use crate::executor::{Created, Execution, Facts, Progress, Refusal, Remains, Source, Waiting};
 
 const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
@@ -135,7 +135,11 @@ fn running() -> Observed {
             json!({ "phase": "Running", "startTime": "2026-01-01T11:59:00Z", "executionRef": reference }),
         ));
         it.execution = Some(active());
-        it.answers = Answers::default();
+        // Its Events have nothing to say.
+        it.answers = Answers {
+            complaint: Some(None),
+            ..Answers::default()
+        };
     })
 }
 
@@ -258,7 +262,7 @@ fn br_we_001_what_cannot_be_asked_is_said_once_and_asked_again(
 #[case(|it: &mut Observed| it.answers.dependencies = Some(Known::Yes(vec![DependencyProblem::Empty { dependency: Dependency { kind: DependencyKind::Secret, name: "s".to_owned() }, namespace: "n".to_owned() }])), FailureReason::ConfigurationError)]
 #[case(|it: &mut Observed| Arc::make_mut(&mut it.wfe).spec.target_resource = "web".to_owned(), FailureReason::ConfigurationError)]
 #[case(|it: &mut Observed| it.answers.created = Some(Created::NameTaken), FailureReason::ConfigurationError)]
-#[case(|it: &mut Observed| it.answers.created = Some(Created::Refused { reason: FailureReason::Forbidden, message: "no".to_owned() }), FailureReason::Forbidden)]
+#[case(|it: &mut Observed| it.answers.created = Some(Created::Refused { refusal: Refusal::Rights, message: "no".to_owned() }), FailureReason::Forbidden)]
 fn br_we_012_what_cannot_run_fails_before_execution(
     #[case] change: impl FnOnce(&mut Observed),
     #[case] reason: FailureReason,
@@ -523,6 +527,75 @@ fn br_we_013_a_failed_execution_is_kept_longer() {
         facts: Facts::default(),
     }));
     assert_eq!(name(&decide(&observed)), "wait until 2026-01-02T11:59:00Z");
+}
+
+#[test]
+fn br_we_012_what_does_not_start_and_does_not_say_why_has_its_events_asked_once_it_is_slow() {
+    let mut observed = running();
+    let status = Arc::make_mut(&mut observed.wfe)
+        .status
+        .as_mut()
+        .expect("a status");
+    status.start_time = Some(time(now() - Duration::from_secs(9)));
+    assert_eq!(name(&decide(&observed)), "wait until 2026-01-01T12:00:01Z");
+    observed.now += Duration::from_secs(1);
+    observed.answers = Answers::default();
+    assert!(name(&decide(&observed)).starts_with("ask Complaint"));
+    observed.answers.complaint = Some(None);
+    assert_eq!(
+        name(&decide(&observed)),
+        "wait until 2026-01-01T12:04:51Z",
+        "it is just slow"
+    );
+    let waiting = Waiting {
+        reason: "FailedMount".to_owned(),
+        message: "no such secret".to_owned(),
+    };
+    observed.answers.complaint = Some(Some(waiting));
+    let said = stores(&observed);
+    let running = stored(&said, condition::EXECUTION_RUNNING).expect("a condition");
+    assert_eq!(
+        (running.reason.as_str(), running.message.as_str()),
+        ("Waiting", "FailedMount: no such secret")
+    );
+    observed.wfe = Arc::new(said);
+    observed.answers = Answers::default();
+    assert!(
+        name(&decide(&observed)).starts_with("wait"),
+        "known, also to another process"
+    );
+}
+
+#[test]
+fn br_we_012_a_pod_that_is_taken_away_is_stored_as_soon_as_it_is_seen() {
+    let mut observed = running();
+    let waiting = Waiting {
+        reason: "DeletionByTaintManager".to_owned(),
+        message: "its node is lost".to_owned(),
+    };
+    let mut taken = execution(Progress::Active {
+        waiting: Some(waiting),
+    });
+    taken.began = Some(now());
+    observed.execution = Some(taken);
+    let said = stores(&observed);
+    assert!(holds(&said, condition::EXECUTION_RUNNING), "it had begun");
+    observed.wfe = Arc::new(said);
+    assert!(name(&decide(&observed)).starts_with("wait"), "said once");
+    observed.execution = Some(execution(Progress::Failed {
+        at: None,
+        facts: Facts::default(),
+    }));
+    observed.answers.execution = Some(observed.execution.clone());
+    let failed = stores(&observed);
+    let details = failed
+        .status
+        .and_then(|it| it.failure_details)
+        .expect("details");
+    assert_eq!(
+        (details.reason, details.was_execution_failure),
+        (FailureReason::ResourceExhausted, true)
+    );
 }
 
 #[test]

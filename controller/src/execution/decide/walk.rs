@@ -308,6 +308,7 @@ impl World {
             }
             Question::Dependencies(_) => answers.dependencies = Some(Known::Yes(Vec::new())),
             Question::StillWanted => answers.still_wanted = Some(true),
+            Question::Complaint(_) => answers.complaint = Some(None),
             Question::Execution => answers.execution = Some(self.job.clone()),
             Question::Remains => {
                 answers.remains = Some(if self.is_alive() {

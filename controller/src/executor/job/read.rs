@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobCondition};
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
 use wfe_model::workflow_execution::ExecutionRef;
 
+use super::QUOTA;
 use super::build::CONTAINER;
+use crate::execution::outcome::{FAILED_CREATE, QUOTA_EXCEEDED};
 use crate::executor::{ContainerEnd, Execution, Facts, Progress, Waiting};
 use crate::names::WORKFLOW_EXECUTION_UID;
 
@@ -19,6 +21,14 @@ const STUCK: [&str; 6] = [
     "CreateContainerConfigError",
     "CreateContainerError",
     "RunContainerError",
+];
+
+/// Reasons of Events about a pod that does not come or start.
+const COMPLAINTS: [&str; 4] = [
+    "FailedMount",
+    "FailedAttachVolume",
+    "FailedCreatePodSandBox",
+    FAILED_CREATE,
 ];
 
 /// What `job` and the pods made for it say.
@@ -50,7 +60,7 @@ pub fn read(job: &Job, pods: &[Arc<Pod>]) -> Execution {
             reason: failed.reason.clone(),
             message: failed.message.clone(),
             container: status.and_then(ended),
-            waiting: pod.and_then(|pod| waiting(pod, status)),
+            waiting: pod.and_then(|pod| disruption(pod).or_else(|| waiting(pod, status))),
         };
         Progress::Failed {
             at: since(failed),
@@ -58,7 +68,7 @@ pub fn read(job: &Job, pods: &[Arc<Pod>]) -> Execution {
         }
     } else {
         Progress::Active {
-            waiting: pod.and_then(|pod| waiting(pod, status)),
+            waiting: pod.and_then(|pod| disruption(pod).or_else(|| waiting(pod, status))),
         }
     };
     Execution {
@@ -129,6 +139,41 @@ fn ended(status: &ContainerStatus) -> Option<ContainerEnd> {
             .filter(|message| !message.trim().is_empty()),
         started: container_began(status).is_some(),
     })
+}
+
+/// Why the pod is taken away by the cluster: evicted, preempted, its node lost.
+fn disruption(pod: &Pod) -> Option<Waiting> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let condition = conditions
+        .iter()
+        .find(|it| it.type_ == "DisruptionTarget" && it.status == "True")?;
+    Some(Waiting {
+        reason: condition.reason.clone().unwrap_or_default(),
+        message: condition.message.clone().unwrap_or_default(),
+    })
+}
+
+/// Why a pod does not come or start, as the newest of its Events, or its Job's, tells.
+pub fn complaint(events: &[Event]) -> Option<Waiting> {
+    let at = |event: &Event| {
+        let series = event.series.as_ref();
+        let series = series
+            .and_then(|it| it.last_observed_time.as_ref())
+            .map(|it| it.0);
+        let last = event.last_timestamp.as_ref().map(|it| it.0);
+        series.or(last).or(event.event_time.as_ref().map(|it| it.0))
+    };
+    let complaints = events.iter().filter_map(|event| {
+        let message = event.message.clone().unwrap_or_default();
+        let reason = match event.reason.as_deref()? {
+            FAILED_CREATE if message.contains(QUOTA) => QUOTA_EXCEEDED,
+            reason => COMPLAINTS.into_iter().find(|it| *it == reason)?,
+        };
+        let reason = reason.to_owned();
+        Some((at(event), Waiting { reason, message }))
+    });
+    let newest = complaints.max_by_key(|(at, _)| *at);
+    newest.map(|(_, waiting)| waiting)
 }
 
 fn waiting(pod: &Pod, status: Option<&ContainerStatus>) -> Option<Waiting> {

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::List;
 use k8s_openapi::api::core::v1::Pod;
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -11,6 +12,7 @@ use wfe_model::workflow_execution::FailureReason;
 use super::*;
 use crate::execution::outcome::judge;
 use crate::executor::{Progress, Source};
+use crate::watches::prune;
 
 const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
@@ -146,12 +148,84 @@ fn fixture<K: serde::de::DeserializeOwned>(name: &str) -> K {
         .expect("an object")
 }
 
+/// What is read from real objects as the watches keep them.
 fn state(name: &str, pod: Option<&str>) -> Execution {
-    let pods: Vec<_> = pod
-        .iter()
-        .map(|pod| Arc::new(fixture::<Pod>(&format!("pod-{pod}"))))
-        .collect();
-    read(&fixture(&format!("job-{name}")), &pods)
+    let kept = |pod: &&str| {
+        let mut pod: Pod = fixture(&format!("pod-{pod}"));
+        prune::pod(&mut pod);
+        Arc::new(pod)
+    };
+    let pods: Vec<_> = pod.iter().map(kept).collect();
+    let mut job = fixture(&format!("job-{name}"));
+    prune::job(&mut job);
+    read(&job, &pods)
+}
+
+/// Made by hand after the API's documentation: nobody lost a node for it.
+fn taken_away(reason: &str, started: bool) -> Execution {
+    let mut pod: Pod = fixture(if started {
+        "pod-fail3"
+    } else {
+        "pod-unschedulable.waiting"
+    });
+    let status = pod.status.as_mut().expect("a status");
+    let condition =
+        json!({ "type": "DisruptionTarget", "status": "True", "reason": reason, "message": "why" });
+    let condition = serde_json::from_value(condition).expect("a condition");
+    status.conditions.get_or_insert_default().push(condition);
+    prune::pod(&mut pod);
+    read(&fixture("job-fail3"), &[Arc::new(pod)])
+}
+
+#[rstest]
+fn br_we_012_a_pod_that_was_evicted_or_lost_its_node_failed_for_the_cluster(
+    #[values(
+        "EvictionByEvictionAPI",
+        "DeletionByTaintManager",
+        "TerminationByKubelet",
+        "PreemptionByScheduler",
+        "DeletionByPodGC"
+    )]
+    reason: &str,
+    #[values(true, false)] started: bool,
+) {
+    let execution = taken_away(reason, started);
+    let Progress::Failed { facts, .. } = execution.progress else {
+        panic!("{execution:?}")
+    };
+    let failure = judge(&facts, execution.began.is_some(), None);
+    assert_eq!(failure.reason, FailureReason::ResourceExhausted);
+    assert_eq!(failure.was_execution_failure, started);
+    assert_eq!(failure.message, format!("{reason}: why"));
+}
+
+#[test]
+fn br_we_012_what_only_events_tell_is_found_in_them() {
+    let list = |name: &str| fixture::<List<Event>>(name).items;
+    let mounts = complaint(&list("events-nosecret.waiting")).expect("a complaint");
+    assert_eq!(mounts.reason, "FailedMount");
+    assert!(
+        mounts.message.contains("secret \"missing\" not found"),
+        "{}",
+        mounts.message
+    );
+    assert_eq!(complaint(&list("events-ok")), None);
+    let refused = |message: &str| {
+        let event = Event {
+            reason: Some("FailedCreate".to_owned()),
+            message: Some(message.to_owned()),
+            ..Event::default()
+        };
+        complaint(&[event]).expect("a complaint").reason
+    };
+    assert_eq!(
+        refused("Error creating: pods \"a\" is forbidden: exceeded quota: q"),
+        "QuotaExceeded"
+    );
+    assert_eq!(
+        refused("Error creating: pods \"a\" is forbidden: violates PodSecurity"),
+        "FailedCreate"
+    );
 }
 
 #[test]
