@@ -196,6 +196,7 @@ async fn br_we_014_a_deleted_request_is_cancelled_audited_and_leaves_nothing() {
         EventType::ExecutionStarted,
         EventType::WorkflowStarted,
         EventType::WorkflowFailed,
+        EventType::BlockCleared,
     ];
     assert_eq!(types(&trail, "gone"), expected);
     let leases = system

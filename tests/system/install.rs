@@ -9,6 +9,7 @@ use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
     ValidatingWebhookConfiguration,
 };
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{
     ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject,
@@ -321,6 +322,28 @@ pub(super) async fn status_right(system: &System, allowed: bool) -> Result<()> {
     right.await
 }
 
+/// Takes and gives the right to create Jobs.
+pub(super) async fn job_right(system: &System, allowed: bool) -> Result<()> {
+    let mut rules = rules("controller-rules.yaml")?;
+    if !allowed {
+        let jobs = |rule: &&mut PolicyRule| rule.resources.iter().flatten().any(|it| it == "jobs");
+        let jobs = rules.iter_mut().find(jobs).context("a rule about Jobs")?;
+        jobs.verbs.retain(|it| it != "create");
+    }
+    let namespace = system.execution.name();
+    role(system, namespace, CONTROLLER, rules).await?;
+    let reviews: Api<SubjectAccessReview> = Api::all(system.cluster.admin());
+    let review: SubjectAccessReview = serde_json::from_value(json!({ "spec": {
+        "user": service_account_user(namespace, CONTROLLER),
+        "resourceAttributes": { "group": "batch", "resource": "jobs", "verb": "create", "namespace": namespace },
+    } }))?;
+    until_effective("the right to create Jobs", async || {
+        let answer = reviews.create(&PostParams::default(), &review).await?;
+        Ok(answer.status.is_some_and(|it| it.allowed == allowed))
+    })
+    .await
+}
+
 /// A ServiceAccount's name as a user.
 pub(super) fn service_account_user(namespace: &str, name: &str) -> String {
     format!("system:serviceaccount:{namespace}:{name}")
@@ -338,7 +361,7 @@ pub(super) async fn kubeconfig(system: &System, account: &str) -> Result<PathBuf
 }
 
 /// The API server hears of webhooks and rights by watches of its own: asked again until it has.
-pub(super) async fn until_effective(
+pub async fn until_effective(
     what: &str,
     mut effective: impl AsyncFnMut() -> Result<bool>,
 ) -> Result<()> {

@@ -17,6 +17,7 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 use wfe_model::audit::AuditEvent;
 
+pub use self::install::until_effective;
 pub use self::look::{condition, dry_run, job_has_ended, pod_is_alive, types};
 pub use self::program::{Program, memory_kib};
 pub use self::script::Script;
@@ -170,10 +171,7 @@ impl System {
         match &self.data_storage {
             Some(storage) => flags.extend([
                 format!("--data-storage-url={}", storage.url()),
-                format!(
-                    "--data-storage-ca={}",
-                    self.path("data-storage-ca.pem").display()
-                ),
+                format!("--data-storage-ca={}", self.data_storage_ca().display()),
                 format!(
                     "--data-storage-token-file={}",
                     self.data_storage_token().display()
@@ -231,7 +229,7 @@ impl System {
         let door = Door::Review(self.cluster.admin());
         let storage = DataStorage::start_with_tls(&self.address, door).await?;
         let ca = storage.ca.clone().unwrap_or_default();
-        std::fs::write(self.path("data-storage-ca.pem"), ca)?;
+        std::fs::write(self.data_storage_ca(), ca)?;
         self.renew_data_storage_token().await?;
         self.data_storage = Some(storage);
         Ok(())
@@ -252,6 +250,11 @@ impl System {
         self.path("data-storage-token")
     }
 
+    /// The file with the authority of Data Storage's certificate.
+    pub fn data_storage_ca(&self) -> PathBuf {
+        self.path("data-storage-ca.pem")
+    }
+
     /// The stand-in for Data Storage.
     pub fn storage(&self) -> Result<&DataStorage> {
         self.data_storage
@@ -262,6 +265,11 @@ impl System {
     /// Gives and takes the controller's right to write statuses.
     pub async fn allow_status_writes(&self, allowed: bool) -> Result<()> {
         install::status_right(self, allowed).await
+    }
+
+    /// Gives and takes the controller's right to create Jobs.
+    pub async fn allow_jobs(&self, allowed: bool) -> Result<()> {
+        install::job_right(self, allowed).await
     }
 
     /// Leaves both programs running, and their files.

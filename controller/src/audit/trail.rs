@@ -10,7 +10,11 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use url::Url;
 use wfe_model::audit::EventType;
+use wfe_model::rules::cut;
 use wfe_peers::audit::{HttpSink, HttpSinkOptions, TrailEvent, read_file};
+
+/// A line is read at a glance: the events have the whole sentences.
+const LONGEST: usize = 160;
 
 /// Where a trail is.
 pub enum Source {
@@ -51,7 +55,7 @@ pub async fn print(source: Source, correlation_id: &str, out: &mut impl Write) -
         bail!("nothing is known of {correlation_id}");
     }
     events.sort_by_key(|event: &TrailEvent| event.event_timestamp);
-    writeln!(out, "{}", table(&events))?;
+    writeln!(out, "{}", table(&events).trim_fmt())?;
     Ok(())
 }
 
@@ -130,5 +134,5 @@ fn engine(event: &TrailEvent) -> &str {
 /// A trail has what workflows and users have written: none of it is for the terminal.
 fn printable(text: &str) -> String {
     let printed = |it: char| if it.is_control() { '\u{fffd}' } else { it };
-    text.trim().chars().map(printed).collect()
+    cut(text.trim(), LONGEST).chars().map(printed).collect()
 }

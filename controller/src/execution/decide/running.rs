@@ -101,7 +101,7 @@ fn failed(observed: &Observed, execution: &Execution, facts: &Facts, at: jiff::T
     if !known && asks_for_complaint(observed, facts.waiting.as_ref()) {
         return complaint(execution);
     }
-    let waited = waited(observed).or(complained(observed).cloned());
+    let waited = complained(observed).cloned().or_else(|| waited(observed));
     let failure = outcome::judge(facts, began, waited.as_ref());
     let reason = facts.reason.as_deref().unwrap_or("Failed");
     let change = ran(
@@ -181,7 +181,10 @@ fn active(observed: &Observed, execution: &Execution, waiting: Option<&Waiting>)
             Some(_) if asks_for_complaint(observed, waiting) => complaint(execution),
             Some(_) => give_up(observed, waiting.or(complained(observed))),
         };
-    } else if asks_for_complaint(observed, waiting) && slow_at(observed) <= observed.now {
+    } else if asks_for_complaint(observed, waiting)
+        && waited(observed).is_none()
+        && slow_at(observed) <= observed.now
+    {
         return complaint(execution);
     } else if let Some(waiting) = waiting.or(complained(observed)) {
         // ErrImagePull and ImagePullBackOff take turns: one of them is enough to know.
@@ -229,9 +232,9 @@ fn clocks(observed: &Observed, execution: &Execution) -> Step {
     tell_or(observed, Notice::Overdue, Step::Done)
 }
 
-/// Whether nothing that was seen says why it does not start: then its Events are asked.
+/// Whether its pod does not say why it does not start: then the Events are asked.
 fn asks_for_complaint(observed: &Observed, waiting: Option<&Waiting>) -> bool {
-    waiting.or(waited(observed).as_ref()).is_none() && observed.answers.complaint.is_none()
+    waiting.is_none() && observed.answers.complaint.is_none()
 }
 
 fn complaint(execution: &Execution) -> Step {
