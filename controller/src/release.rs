@@ -11,8 +11,8 @@ use wfe_model::FINALIZER;
 use wfe_model::workflow_execution::{Phase, WorkflowExecution};
 use wfe_peers::client;
 
+use crate::audit::happened;
 use crate::execution::history::Entry;
-use crate::execution::status::{condition, holds};
 
 /// Takes the finalizer off every WorkflowExecution of `namespace`, and says what that gives up.
 pub async fn release(namespace: &str, out: &mut impl Write) -> Result<()> {
@@ -65,8 +65,7 @@ fn given_up(wfe: &WorkflowExecution) -> String {
     if Entry::of(wfe).is_some_and(|entry| entry.blocks()) {
         lost.push("its block can be forgotten".to_owned());
     }
-    let ended = wfe.phase().is_some_and(Phase::is_final);
-    if wfe.phase() == Some(Phase::Running) || ended && !holds(wfe, condition::AUDIT_RECORDED) {
+    if wfe.phase() == Some(Phase::Running) || !happened::open(wfe).is_empty() {
         lost.push("audit events may be missing".to_owned());
     }
     if lost.is_empty() {

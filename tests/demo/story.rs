@@ -10,7 +10,7 @@ use wfe_model::workflow_execution::{Phase, SkipReason, WorkflowExecution};
 use wfe_tests::system::System;
 use wfe_tests::{Cluster, Image};
 
-use crate::tell::{audit_table, chapter, follow, kubectl, kubectl_ok, say};
+use crate::tell::{chapter, follow, kubectl, kubectl_ok, say};
 
 const NAMESPACE: &str = "prod";
 const EXECUTION_NAMESPACE: &str = "kubernaut-workflows";
@@ -63,9 +63,8 @@ pub(crate) async fn tell(keep: bool) -> Result<()> {
     too_soon(&examples, &system).await?;
     failed(&examples, &api, &system).await?;
     cleared().await?;
-    chapter("6. The audit trail");
-    let trail = system.audit_trail()?;
-    audit_table(&trail);
+    chapter("6. The audit trail of each remediation");
+    told(&system).await?;
     if keep {
         let audit = system.audit_file();
         system.leave();
@@ -75,6 +74,21 @@ pub(crate) async fn tell(keep: bool) -> Result<()> {
         say("kubectl -n prod describe wfe/raise-memory     one of them");
         say(&format!("{}     the audit trail", audit.display()));
         say("make down                                     ends it all");
+    }
+    Ok(())
+}
+
+/// What wfe-controller makes of the audit file.
+async fn told(system: &System) -> Result<()> {
+    let file = system.audit_file().display().to_string();
+    for correlation_id in ["rr-my-app-oom", "rr-my-worker-oom"] {
+        let arguments = ["audit", &file, "--correlation-id", correlation_id];
+        let (content, text) = system.controller_command(&arguments).await?;
+        ensure!(content, "{text}");
+        say(&format!(
+            "\n\x1b[2m$ wfe-controller audit audit.jsonl --correlation-id {correlation_id}\x1b[0m"
+        ));
+        say(text.trim_end());
     }
     Ok(())
 }

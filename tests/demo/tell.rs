@@ -4,13 +4,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use comfy_table::Table;
-use comfy_table::presets::NOTHING;
 use futures::StreamExt;
 use kube::Api;
 use kube::runtime::{WatchStreamExt, watcher};
 use tokio::process::Command;
-use wfe_model::audit::{AuditEvent, EventData};
 use wfe_model::workflow_execution::WorkflowExecution;
 
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -97,49 +94,4 @@ pub(crate) async fn follow(api: &Api<WorkflowExecution>, name: &str) -> Result<W
     tokio::time::timeout(DEADLINE, following)
         .await
         .with_context(|| format!("{name} did not end within {} s", DEADLINE.as_secs()))?
-}
-
-/// The audit trail as a table.
-pub(crate) fn audit_table(events: &[AuditEvent]) {
-    let mut table = Table::new();
-    table
-        .load_style(NOTHING)
-        .set_header(["when", "who", "event", "outcome", "engine", "details"]);
-    for event in events {
-        let (engine, details) = match &event.event_data {
-            EventData::Execution(data) => {
-                let error = data
-                    .error_details
-                    .as_ref()
-                    .map(|error| format!("{}: {}", error.code, error.message));
-                (
-                    data.execution_engine.clone(),
-                    shortened(&error.or(data.duration.clone()).unwrap_or_default()),
-                )
-            }
-            EventData::BlockCleared(data) => (String::new(), data.clear_reason.clone()),
-        };
-        table.add_row([
-            event.event_timestamp.strftime("%H:%M:%S").to_string(),
-            event.resource_id.clone(),
-            event
-                .event_type
-                .as_str()
-                .trim_start_matches("workflowexecution.")
-                .to_owned(),
-            format!("{:?}", event.event_outcome).to_lowercase(),
-            engine,
-            details,
-        ]);
-    }
-    println!("{table}");
-}
-
-/// A table is no place for long sentences.
-fn shortened(text: &str) -> String {
-    const LONGEST: usize = 60;
-    if text.chars().count() <= LONGEST {
-        return text.to_owned();
-    }
-    text.chars().take(LONGEST).chain(['…']).collect()
 }

@@ -1,5 +1,6 @@
 //! `wfe-controller audit`: a trail as a table that reads as a story.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -54,9 +55,25 @@ pub async fn print(source: Source, correlation_id: &str, out: &mut impl Write) -
     if events.is_empty() {
         bail!("nothing is known of {correlation_id}");
     }
-    events.sort_by_key(|event: &TrailEvent| event.event_timestamp);
+    in_order(&mut events);
     writeln!(out, "{}", table(&events).trim_fmt())?;
     Ok(())
+}
+
+/// By the second. What came of an earlier request in a second is told before what a later one made
+/// of it.
+fn in_order(events: &mut [TrailEvent]) {
+    let object = |event: &TrailEvent| (event.namespace.clone(), event.resource_id.clone());
+    let mut began = HashMap::new();
+    for event in events.iter() {
+        let second = event.event_timestamp.as_second();
+        let first = began.entry(object(event)).or_insert(second);
+        *first = second.min(*first);
+    }
+    events.sort_by_key(|event| {
+        let (at, began) = (event.event_timestamp, began.get(&object(event)).copied());
+        (at.as_second(), began, at)
+    });
 }
 
 fn table(events: &[TrailEvent]) -> Table {
@@ -135,4 +152,52 @@ fn engine(event: &TrailEvent) -> &str {
 fn printable(text: &str) -> String {
     let printed = |it: char| if it.is_control() { '\u{fffd}' } else { it };
     cut(text.trim(), LONGEST).chars().map(printed).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn event(event_type: EventType, name: &str, at: &str, data: &serde_json::Value) -> TrailEvent {
+        serde_json::from_value(json!({
+            "event_type": event_type.as_str(), "event_timestamp": at, "event_outcome": "success",
+            "namespace": "prod", "resource_id": name, "correlation_id": "rr-1", "event_data": data,
+        }))
+        .expect("an event")
+    }
+
+    #[test]
+    fn br_audit_005_a_trail_is_told_in_order_also_within_a_second() {
+        let selected = EventType::SelectionCompleted;
+        let duration = json!({ "duration": "4s" });
+        let mut events = [
+            event(selected, "later", "2026-01-01T00:00:04.1Z", &json!({})),
+            event(
+                EventType::WorkflowCompleted,
+                "first",
+                "2026-01-01T00:00:04.7Z",
+                &duration,
+            ),
+            event(selected, "first", "2026-01-01T00:00:00.7Z", &json!({})),
+        ];
+        in_order(&mut events);
+        let told: Vec<_> = events
+            .iter()
+            .map(|it| (it.resource_id.as_str(), story(it).0))
+            .collect();
+        let expected = [
+            ("first", "selected"),
+            ("first", "succeeded"),
+            ("later", "selected"),
+        ];
+        assert_eq!(told, expected.map(|(name, what)| (name, what.to_owned())));
+        assert_eq!(story(&events[1]).1, "after 4s");
+    }
+
+    #[test]
+    fn br_audit_005_nothing_in_a_trail_reaches_the_terminal_as_a_command() {
+        assert_eq!(printable("a\u{1b}[2Jb\nc"), "a\u{fffd}[2Jb\u{fffd}c");
+    }
 }
