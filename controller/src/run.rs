@@ -48,7 +48,7 @@ pub async fn run(args: RunArgs) -> Result<()> {
     let store = caches.workflow_executions.clone();
     // As many as a batch may have.
     let (told, audited) = mpsc::channel(100);
-    let outbox = Arc::new(Outbox::new(sink, metrics.clone(), told));
+    let outbox = Arc::new(Outbox::new(sink, metrics.clone(), told, stop.clone()));
     let audited = audited.map(|reference| Ok(ReconcileRequest::from(reference)));
     let triggers = stream::select(triggers, audited);
     let settings = Settings {
@@ -76,7 +76,7 @@ pub async fn run(args: RunArgs) -> Result<()> {
         Schema::new(readiness.clone()),
     ));
     let (ready, objects) = (act.clone(), act.clone());
-    let delivery = outbox.run(|reference| objects.newest(reference), &stop);
+    let delivery = outbox.run(|reference| objects.newest(reference));
     let passes = applier(
         |wfe, act| Box::pin(reconcile(wfe, act)),
         retry,

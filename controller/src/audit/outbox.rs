@@ -44,6 +44,7 @@ pub struct Outbox {
     metrics: Metrics,
     /// Whose events are all delivered, or will not be for a while.
     told: Sender<ObjectRef<WorkflowExecution>>,
+    stop: CancellationToken,
 }
 
 /// How delivery stands for one WorkflowExecution.
@@ -90,11 +91,12 @@ impl From<Unasked> for Trouble {
 
 impl Outbox {
     /// An empty one: what waits is offered by the passes. `told` hears of WorkflowExecutions that
-    /// should be looked at.
+    /// should be looked at. At `stop` what is being sent is sent to its end.
     pub fn new(
         sink: Arc<dyn AuditSink>,
         metrics: Metrics,
         told: Sender<ObjectRef<WorkflowExecution>>,
+        stop: CancellationToken,
     ) -> Self {
         Self {
             ledger: Mutex::default(),
@@ -103,6 +105,7 @@ impl Outbox {
             sink,
             metrics,
             told,
+            stop,
         }
     }
 
@@ -125,7 +128,9 @@ impl Outbox {
     pub fn delivery(&self, wfe: &WorkflowExecution) -> Delivery {
         let open = happened::open(wfe);
         if open.is_empty() {
-            self.ledger().forget(uid(wfe));
+            let mut ledger = self.ledger();
+            ledger.forget(uid(wfe));
+            self.metrics.audit_pending(ledger.waiting());
             return Delivery::default();
         }
         let standing = self.ledger().standing(uid(wfe));
@@ -157,12 +162,12 @@ impl Outbox {
         self.metrics.audit_pending(ledger.waiting());
     }
 
-    /// Delivers until `stop`; `newest` has the objects. What is being sent then is sent to its end.
+    /// Delivers until it is to stop; `newest` has the objects.
     pub async fn run(
         &self,
         newest: impl Fn(&ObjectRef<WorkflowExecution>) -> Option<Arc<WorkflowExecution>>,
-        stop: &CancellationToken,
     ) {
+        let stop = &self.stop;
         let mut failures = 0;
         let mut pauses = pauses();
         while let Some(parcels) = stop.run_until_cancelled(self.next()).await {
@@ -230,7 +235,8 @@ impl Outbox {
 
     async fn tell(&self, reference: ObjectRef<WorkflowExecution>) {
         // Nobody listens while the process ends.
-        let _ = self.told.clone().send(reference).await;
+        let mut told = self.told.clone();
+        self.stop.run_until_cancelled(told.send(reference)).await;
     }
 
     async fn try_to_deliver(

@@ -128,17 +128,18 @@ async fn deliver(outbox: &Arc<Outbox>, wfes: &[Arc<WorkflowExecution>], new: boo
         };
         outbox.offer(wfe, fresh);
     }
-    let stop = CancellationToken::new();
     let emptied = async {
         // Time is stopped: this is as long as everything else takes.
         while outbox.ledger().waiting() > 0 {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        stop.cancel();
     };
     let newest = |reference: &ObjectRef<WorkflowExecution>| objects.get(reference).cloned();
     let bounded = tokio::time::timeout(Duration::from_hours(1), async {
-        tokio::join!(outbox.run(newest, &stop), emptied)
+        tokio::select! {
+            () = outbox.run(newest) => {}
+            () = emptied => {}
+        }
     });
     bounded.await.expect("it comes to an end");
 }
@@ -146,7 +147,10 @@ async fn deliver(outbox: &Arc<Outbox>, wfes: &[Arc<WorkflowExecution>], new: boo
 fn outbox(sink: Arc<Sink>) -> (Arc<Outbox>, mpsc::Receiver<ObjectRef<WorkflowExecution>>) {
     let (told, hears) = mpsc::channel(1000);
     let metrics = Metrics::new(&mut Registry::default());
-    (Arc::new(Outbox::new(sink, metrics, told)), hears)
+    (
+        Arc::new(Outbox::new(sink, metrics, told, CancellationToken::new())),
+        hears,
+    )
 }
 
 fn block_on(test: impl Future<Output = ()>) {

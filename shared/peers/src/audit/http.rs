@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
+use reqwest::header::CONTENT_TYPE;
 use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode, redirect};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -150,7 +150,7 @@ impl HttpSink {
         };
         let token = tokio::fs::read_to_string(path).await;
         let token = token.map_err(|error| format!("read {}: {error}", path.display()))?;
-        Ok(request.header(AUTHORIZATION, format!("Bearer {}", token.trim())))
+        Ok(request.bearer_auth(token.trim()))
     }
 
     async fn send(&self, events: &[AuditEvent]) -> Result<(), NotRecorded> {
