@@ -217,8 +217,18 @@ async fn role(
     account: &str,
     rules: Vec<PolicyRule>,
 ) -> Result<()> {
+    role_named(system, namespace, account, account, rules).await
+}
+
+async fn role_named(
+    system: &System,
+    namespace: &str,
+    name: &str,
+    account: &str,
+    rules: Vec<PolicyRule>,
+) -> Result<()> {
     let metadata = ObjectMeta {
-        name: Some(account.to_owned()),
+        name: Some(name.to_owned()),
         ..ObjectMeta::default()
     };
     let role = Role {
@@ -227,7 +237,7 @@ async fn role(
     };
     let binding = RoleBinding {
         metadata,
-        role_ref: role_ref("Role", account),
+        role_ref: role_ref("Role", name),
         subjects: Some(vec![subject(system, account)]),
     };
     let client = system.cluster.admin();
@@ -330,14 +340,41 @@ pub(super) async fn job_right(system: &System, allowed: bool) -> Result<()> {
         let jobs = rules.iter_mut().find(jobs).context("a rule about Jobs")?;
         jobs.verbs.retain(|it| it != "create");
     }
+    role(system, system.execution.name(), CONTROLLER, rules).await?;
     let namespace = system.execution.name();
-    role(system, namespace, CONTROLLER, rules).await?;
+    let create =
+        json!({ "group": "batch", "resource": "jobs", "verb": "create", "namespace": namespace });
+    until_may_there(system, create, allowed).await
+}
+
+/// Takes and gives the right that Data Storage asks for.
+pub(super) async fn data_storage_right(system: &System, allowed: bool) -> Result<()> {
+    let rules = if allowed {
+        rules("data-storage-rules.yaml")?
+    } else {
+        Vec::new()
+    };
+    role_named(
+        system,
+        system.execution.name(),
+        "data-storage-client",
+        CONTROLLER,
+        rules,
+    )
+    .await?;
+    let namespace = system.execution.name();
+    let create = json!({ "resource": "services", "name": "data-storage-service", "verb": "create", "namespace": namespace });
+    until_may_there(system, create, allowed).await
+}
+
+/// Until the controller may do what `attributes` say in the execution namespace, or may not.
+async fn until_may_there(system: &System, attributes: Value, allowed: bool) -> Result<()> {
+    let namespace = system.execution.name();
     let reviews: Api<SubjectAccessReview> = Api::all(system.cluster.admin());
     let review: SubjectAccessReview = serde_json::from_value(json!({ "spec": {
-        "user": service_account_user(namespace, CONTROLLER),
-        "resourceAttributes": { "group": "batch", "resource": "jobs", "verb": "create", "namespace": namespace },
+        "user": service_account_user(namespace, CONTROLLER), "resourceAttributes": attributes,
     } }))?;
-    until_effective("the right to create Jobs", async || {
+    until_effective("a right of the controller", async || {
         let answer = reviews.create(&PostParams::default(), &review).await?;
         Ok(answer.status.is_some_and(|it| it.allowed == allowed))
     })

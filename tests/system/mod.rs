@@ -226,13 +226,20 @@ impl System {
     /// Starts a stand-in for Data Storage: the controller's next one sends its audit trail there, over
     /// TLS, with a token of its ServiceAccount.
     pub async fn put_data_storage_beside(&mut self) -> Result<()> {
-        let door = Door::Review(self.cluster.admin());
+        install::data_storage_right(self, true).await?;
+        let door = Door::Review(self.cluster.admin(), self.execution.name().to_owned());
         let storage = DataStorage::start_with_tls(&self.address, door).await?;
         let ca = storage.ca.clone().unwrap_or_default();
         std::fs::write(self.data_storage_ca(), ca)?;
         self.renew_data_storage_token().await?;
         self.data_storage = Some(storage);
         Ok(())
+    }
+
+    /// Gives and takes the controller's right to use Data Storage, which is taken to be in the
+    /// execution namespace.
+    pub async fn allow_data_storage(&self, allowed: bool) -> Result<()> {
+        install::data_storage_right(self, allowed).await
     }
 
     /// Gives the controller another token for Data Storage, as the kubelet does from time to time.

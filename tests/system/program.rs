@@ -112,10 +112,15 @@ impl Program {
         Ok(memory_kib(self.pid()?, "VmHWM:")? << 10)
     }
 
+    /// How often its log has `text`.
+    pub fn logs(&self, text: &str) -> Result<usize> {
+        Ok(std::fs::read_to_string(&self.log)?.matches(text).count())
+    }
+
     /// Until its log has `text` so many times.
     pub async fn logged(&self, text: &str, times: usize, deadline: Duration) -> Result<()> {
         let looking = async {
-            while std::fs::read_to_string(&self.log)?.matches(text).count() < times {
+            while self.logs(text)? < times {
                 tokio::time::sleep(PROBE_INTERVAL).await;
             }
             anyhow::Ok(())

@@ -70,21 +70,14 @@ struct Batch {
 /// Why a batch was not delivered whole.
 struct Trouble {
     why: String,
-    kind: Kind,
-}
-
-#[derive(Clone, Copy, Eq, PartialEq)]
-enum Kind {
-    Unavailable,
-    Unanswered,
-    Failed,
+    unanswered: bool,
 }
 
 impl From<Unasked> for Trouble {
     fn from(error: Unasked) -> Self {
         Self {
             why: error.0,
-            kind: Kind::Unavailable,
+            unanswered: false,
         }
     }
 }
@@ -181,11 +174,7 @@ impl Outbox {
                 }
                 Err(trouble) => {
                     // An answer that did not come has taken its time already.
-                    failures += if trouble.kind == Kind::Unanswered {
-                        OUTAGE
-                    } else {
-                        1
-                    };
+                    failures += if trouble.unanswered { OUTAGE } else { 1 };
                     self.note(trouble.why, failures).await;
                     let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
                     stop.run_until_cancelled(tokio::time::sleep(pause)).await;
@@ -379,7 +368,7 @@ impl Outbox {
             Err(NotRecorded::Failed(why)) => Ok(Sent::Failed(why)),
             Err(NotRecorded::Unavailable(why)) => Err(Trouble {
                 why,
-                kind: Kind::Unavailable,
+                unanswered: false,
             }),
             Err(NotRecorded::Unanswered { why, settled_after }) => {
                 let settles = Instant::now() + settled_after;
@@ -388,7 +377,7 @@ impl Outbox {
                 }
                 Err(Trouble {
                     why,
-                    kind: Kind::Unanswered,
+                    unanswered: true,
                 })
             }
         }
@@ -445,7 +434,7 @@ impl Batch {
 fn failed(why: String) -> Trouble {
     Trouble {
         why,
-        kind: Kind::Failed,
+        unanswered: false,
     }
 }
 

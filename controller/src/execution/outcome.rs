@@ -60,7 +60,7 @@ pub fn judge(facts: &Facts, began: bool, waited: Option<&Waiting>) -> Failure {
         };
     }
     if let Some(end) = end {
-        if !end.started {
+        if !end.started && !began {
             let message = end.message.clone().unwrap_or_else(said);
             return Failure {
                 reason: FailureReason::ConfigurationError,
@@ -69,7 +69,7 @@ pub fn judge(facts: &Facts, began: bool, waited: Option<&Waiting>) -> Failure {
                 was_execution_failure: false,
             };
         }
-        if end.exit_code != 0 {
+        if end.exit_code != 0 && (end.started || began) {
             let message = end
                 .message
                 .as_deref()
@@ -152,9 +152,20 @@ pub fn is_disruption(reason: &str) -> bool {
     )
 }
 
+/// Whether a pod's word says that its node has no place for it.
+fn is_turned_away(reason: &str) -> bool {
+    reason.starts_with("OutOf")
+        || matches!(
+            reason,
+            "NodeAffinity" | "UnexpectedAdmissionError" | "Evicted"
+        )
+}
+
 fn reason_of_waiting(reason: &str) -> FailureReason {
     match reason {
-        reason if is_disruption(reason) => FailureReason::ResourceExhausted,
+        reason if is_disruption(reason) || is_turned_away(reason) => {
+            FailureReason::ResourceExhausted
+        }
         "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" => FailureReason::ImagePullBackOff,
         "CreateContainerConfigError"
         | "CreateContainerError"
@@ -188,6 +199,13 @@ pub fn summary(failure: &Failure, workflow: &str, target: &str, execution: Optio
             let code = failure.exit_code.map(|code| format!(" with exit code {code}")).unwrap_or_default();
             (format!("failed{code}"), format!("Part of it may have been done: {log} and look at the target before you clear the block."))
         }
+        FailureReason::ImagePullBackOff
+        | FailureReason::ConfigurationError
+        | FailureReason::Forbidden
+            if failure.was_execution_failure =>
+        {
+            ("started while it was being given up".to_owned(), format!("It may have run in part: look at the target before you clear the block. What kept it before: {}.", failure.message))
+        }
         FailureReason::ImagePullBackOff => {
             ("was not started, because its image cannot be pulled".to_owned(), "Nothing ran; check that the image is in the registry and that the node may pull it.".to_owned())
         }
@@ -214,6 +232,9 @@ pub fn summary(failure: &Failure, workflow: &str, target: &str, execution: Optio
             ("was cancelled while it ran".to_owned(), "It may have run in part: look at the target before you clear the block.".to_owned())
         }
         FailureReason::Cancelled => ("was cancelled before it ran".to_owned(), "Nothing ran.".to_owned()),
+        FailureReason::Unknown if !failure.was_execution_failure => {
+            ("was not started".to_owned(), format!("Nothing ran; what is known: {}.", failure.message))
+        }
         FailureReason::Unknown => {
             ("failed for a reason that is not known".to_owned(), format!("It may have run in part: look at the target before you clear the block ({}).", failure.message))
         }
@@ -305,6 +326,46 @@ mod tests {
         assert!(
             summary.starts_with("The workflow w on a/B/c ") && summary.ends_with(['.', ')']),
             "{summary}"
+        );
+    }
+
+    #[rstest]
+    fn br_we_012_what_an_operator_reads_agrees_with_whether_it_ran(
+        #[values(
+            "ErrImagePull",
+            "FailedMount",
+            "FailedCreate",
+            "Unschedulable",
+            "SomethingNew",
+            NOT_STARTED
+        )]
+        reason: &str,
+        #[values(true, false)] ran: bool,
+    ) {
+        let waited = Waiting {
+            reason: reason.to_owned(),
+            message: "why".to_owned(),
+        };
+        let failure = never_started(Some(waited), ran);
+        let summary = summary(&failure, "w", "a/B/c", None);
+        assert_eq!(summary.contains("Nothing ran"), !ran, "{summary}");
+        let looks = summary.to_lowercase().contains("look at the target");
+        assert_eq!(looks, ran, "{summary}");
+    }
+
+    #[test]
+    fn br_we_012_a_container_whose_fate_nobody_knows_may_have_run() {
+        let lost = facts(
+            "BackoffLimitExceeded",
+            Some((137, "ContainerStatusUnknown", true)),
+            None,
+        );
+        let failure = judge(&lost, false, None);
+        assert!(failure.was_execution_failure);
+        let never = facts("BackoffLimitExceeded", Some((137, "Error", false)), None);
+        assert!(
+            judge(&never, true, None).was_execution_failure,
+            "it was seen to run"
         );
     }
 

@@ -86,12 +86,18 @@ impl JobExecutor {
             },
             ..SelfSubjectAccessReview::default()
         };
-        let answer = self.reviews.create(&PostParams::default(), &review).await;
-        let answer = answer.map_err(Unanswered::of("ask for the right to create Jobs"))?;
-        Ok(match answer.status {
-            Some(status) if !status.allowed => Refusal::Rights,
-            _ if message.contains(QUOTA) => Refusal::Quota,
-            _ => Refusal::Admission,
+        let allowed = match self.reviews.create(&PostParams::default(), &review).await {
+            Ok(answer) => answer.status.is_some_and(|it| it.allowed),
+            // Who may not even ask is told what the refusal says.
+            Err(kube::Error::Api(status)) if status.code == 403 => true,
+            Err(error) => return Err(Unanswered::of("ask for the right to create Jobs")(error)),
+        };
+        Ok(if !allowed {
+            Refusal::Rights
+        } else if message.contains(QUOTA) {
+            Refusal::Quota
+        } else {
+            Refusal::Admission
         })
     }
 
@@ -104,12 +110,16 @@ impl JobExecutor {
         let pods = self.pods_of(source_uid).await?;
         let uid = pods.first().and_then(|pod| pod.metadata.uid.as_ref());
         let about = format!("involvedObject.uid={}", uid.unwrap_or(&reference.uid));
-        let listed = self
-            .events
-            .list(&ListParams::default().fields(&about))
-            .await;
-        let listed = listed.map_err(Unanswered::of("list the Events"))?;
-        Ok(complaint(&listed.items))
+        let about = ListParams::default().fields(&about);
+        match self.events.list(&about).await {
+            Ok(listed) => Ok(complaint(&listed.items)),
+            // Nothing waits for a reason that we may not read.
+            Err(kube::Error::Api(status)) if status.code == 403 => {
+                tracing::warn!(message = status.message, "the Events cannot be read");
+                Ok(None)
+            }
+            Err(error) => Err(Unanswered::of("list the Events")(error)),
+        }
     }
 
     /// The Job that has the name already: an earlier try's, or somebody else's.

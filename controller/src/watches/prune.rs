@@ -18,7 +18,7 @@ pub(crate) fn job(job: &mut Job) {
     job.spec = None;
 }
 
-/// A pod is read by its labels, phase, conditions and container states.
+/// A pod is read by its labels, phase, reason, conditions and container states.
 pub(crate) fn pod(pod: &mut Pod) {
     pod.metadata.managed_fields = None;
     pod.metadata.annotations = None;
@@ -30,10 +30,13 @@ pub(crate) fn pod(pod: &mut Pod) {
             status.conditions.take(),
             status.container_statuses.take(),
         );
+        let (reason, message) = (status.reason.take(), status.message.take());
         *status = k8s_openapi::api::core::v1::PodStatus {
             phase,
             conditions,
             container_statuses: containers,
+            reason,
+            message,
             ..Default::default()
         };
     }

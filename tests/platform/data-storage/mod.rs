@@ -1,10 +1,11 @@
 //! A stand-in for Data Storage: the API of the audit trail as the real service was seen to have it,
 //! over `SQLite`, and what can go wrong with it, on demand.
 //!
-//! What is alike: the schema and its refusals, the columns that answer 500, the keys that are
-//! dropped, no idempotency, paging, the order of the checks (content before token). What is not:
-//! nothing is kept after the end, and a token is known from a list or by the API server's
-//! `TokenReview` alone.
+//! What is alike: the schema and its refusals, the columns that answer 500, the keys of `event_data`
+//! that are dropped, no idempotency, paging, the order of the checks (content before token),
+//! `TokenReview` and `SubjectAccessReview`. What is not: nothing is kept after the end, unknown keys
+//! of `error_details` stay, questions are filtered by correlation, type and time only, a
+//! Content-Type is not asked for, and who never answers does so until the client goes, not for 30 s.
 
 mod routes;
 mod rules;
@@ -51,8 +52,9 @@ pub enum Fault {
 pub enum Door {
     /// Whoever has one of these tokens.
     Tokens(HashSet<String>),
-    /// Whoever the API server knows, as the real one asks it.
-    Review(Client),
+    /// Whoever the API server knows, and lets create `services/data-storage-service` in this
+    /// namespace, as the real one asks it.
+    Review(Client, String),
 }
 
 /// What the handlers share.

@@ -3,7 +3,7 @@
 use std::panic::resume_unwind;
 use std::sync::Arc;
 
-use axum::extract::{RawQuery, State};
+use axum::extract::{DefaultBodyLimit, RawQuery, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -11,8 +11,11 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
-use kube::Api;
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
+};
 use kube::api::PostParams;
+use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use super::store::Query;
@@ -25,6 +28,7 @@ pub(super) fn routes(inner: Arc<Inner>) -> Router {
         .route("/api/v1/audit/events/batch", post(batch))
         .route("/api/v1/audit/events", get(find))
         .route("/health/ready", get(ready))
+        .layer(DefaultBodyLimit::disable())
         .with_state(inner)
 }
 
@@ -56,7 +60,12 @@ async fn batch(State(inner): Shared, headers: HeaderMap, body: String) -> Respon
     }
     let events = events.unwrap_or_default();
     if let Err(refused) = inner.admit(&headers).await {
-        return problem(StatusCode::UNAUTHORIZED, "Unauthorized", refused);
+        let (status, detail) = *refused;
+        return problem(
+            status,
+            status.canonical_reason().unwrap_or_default(),
+            &detail,
+        );
     }
     let fault = {
         let mut faults = lock(&inner.faults);
@@ -92,7 +101,12 @@ async fn find(State(inner): Shared, headers: HeaderMap, RawQuery(query): RawQuer
         Err(refused) => return problem(StatusCode::BAD_REQUEST, "Bad Request", &refused),
     };
     if let Err(refused) = inner.admit(&headers).await {
-        return problem(StatusCode::UNAUTHORIZED, "Unauthorized", refused);
+        let (status, detail) = *refused;
+        return problem(
+            status,
+            status.canonical_reason().unwrap_or_default(),
+            &detail,
+        );
     }
     let fault = {
         let mut faults = lock(&inner.faults);
@@ -197,39 +211,73 @@ impl Inner {
         }
     }
 
-    /// Whether the token is good.
-    async fn admit(&self, headers: &HeaderMap) -> Result<(), &'static str> {
-        const UNKNOWN: &str = "Token validation failed: token not authenticated";
+    /// Whether the token is good, and its user may come in; else status and detail.
+    async fn admit(&self, headers: &HeaderMap) -> Result<(), Box<(StatusCode, String)>> {
+        let no = |detail: &str| Err(Box::new((StatusCode::UNAUTHORIZED, detail.to_owned())));
         let Some(header) = headers.get(AUTHORIZATION) else {
-            return Err("Missing Authorization header");
+            return no("Missing Authorization header");
         };
         let token = header
             .to_str()
             .ok()
             .and_then(|it| it.strip_prefix("Bearer "));
         let Some(token) = token.filter(|it| !it.is_empty()) else {
-            return Err("Invalid Authorization header format");
+            return no("Invalid Authorization header format");
+        };
+        let user = match &self.door {
+            Door::Tokens(tokens) if tokens.contains(token) => return Ok(()),
+            Door::Tokens(_) => None,
+            Door::Review(client, _) => user_of(client, token).await,
+        };
+        let Some(user) = user else {
+            return no("Token validation failed: token not authenticated");
         };
         match &self.door {
-            Door::Tokens(tokens) if tokens.contains(token) => Ok(()),
-            Door::Tokens(_) => Err(UNKNOWN),
-            Door::Review(client) => {
-                let review = TokenReview {
-                    spec: TokenReviewSpec {
-                        token: Some(token.to_owned()),
-                        audiences: None,
-                    },
-                    ..TokenReview::default()
-                };
-                let reviews: Api<TokenReview> = Api::all(client.clone());
-                let answer = reviews.create(&PostParams::default(), &review).await;
-                let status = answer.ok().and_then(|it| it.status);
-                if status.and_then(|it| it.authenticated) == Some(true) {
-                    Ok(())
-                } else {
-                    Err(UNKNOWN)
-                }
+            Door::Review(client, namespace) if !may(client, &user, namespace).await => {
+                let detail = format!(
+                    "Insufficient RBAC permissions: {user} verb:create on services/data-storage-service"
+                );
+                Err(Box::new((StatusCode::FORBIDDEN, detail)))
             }
+            _ => Ok(()),
         }
     }
+}
+
+/// Whose token it is.
+async fn user_of(client: &Client, token: &str) -> Option<String> {
+    let review = TokenReview {
+        spec: TokenReviewSpec {
+            token: Some(token.to_owned()),
+            audiences: None,
+        },
+        ..TokenReview::default()
+    };
+    let reviews: Api<TokenReview> = Api::all(client.clone());
+    let answer = reviews.create(&PostParams::default(), &review).await;
+    let status = answer.ok()?.status?;
+    let user = status.user.filter(|_| status.authenticated == Some(true))?;
+    user.username
+}
+
+/// Whether the user itself may: the real one does not ask for its groups.
+async fn may(client: &Client, user: &str, namespace: &str) -> bool {
+    let review = SubjectAccessReview {
+        spec: SubjectAccessReviewSpec {
+            user: Some(user.to_owned()),
+            resource_attributes: Some(ResourceAttributes {
+                verb: Some("create".to_owned()),
+                resource: Some("services".to_owned()),
+                name: Some("data-storage-service".to_owned()),
+                namespace: Some(namespace.to_owned()),
+                ..ResourceAttributes::default()
+            }),
+            ..SubjectAccessReviewSpec::default()
+        },
+        ..SubjectAccessReview::default()
+    };
+    let reviews: Api<SubjectAccessReview> = Api::all(client.clone());
+    let answer = reviews.create(&PostParams::default(), &review).await;
+    let status = answer.ok().and_then(|it| it.status);
+    status.is_some_and(|it| it.allowed)
 }

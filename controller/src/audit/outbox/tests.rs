@@ -114,7 +114,7 @@ fn wfe(name: &str, status: serde_json::Value) -> Arc<WorkflowExecution> {
     Arc::new(wfe)
 }
 
-/// Offers all of `wfes` and delivers until nothing waits; who was told.
+/// Offers all of `wfes` and delivers until nothing waits.
 async fn deliver(outbox: &Arc<Outbox>, wfes: &[Arc<WorkflowExecution>], new: bool) {
     let objects: HashMap<_, _> = wfes
         .iter()

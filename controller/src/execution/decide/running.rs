@@ -97,7 +97,7 @@ fn follow(observed: &Observed, execution: &Execution) -> Step {
 
 fn failed(observed: &Observed, execution: &Execution, facts: &Facts, at: jiff::Timestamp) -> Step {
     let began = began(observed, Some(execution)).is_some() || began_before(observed);
-    let known = began || facts.container.is_some();
+    let known = began || facts.container.is_some() || waited(observed).is_some();
     if !known && asks_for_complaint(observed, facts.waiting.as_ref()) {
         return complaint(execution);
     }
@@ -256,8 +256,9 @@ fn taken_away(observed: &Observed, execution: &Execution, taken: &Waiting) -> St
     Step::Do(store(ran(observed, execution, change, began)))
 }
 
+/// Before the backend's own deadline takes the pod away.
 fn slow_at(observed: &Observed) -> Timestamp {
-    since_start(observed, SLOW)
+    since_start(observed, SLOW.min(timeout(observed) / 2))
 }
 
 fn must_have_begun_at(observed: &Observed) -> Timestamp {
@@ -306,7 +307,12 @@ fn give_up(observed: &Observed, waiting: Option<&Waiting>) -> Step {
 /// The execution that was given up is gone: when its pods are, too, this is the end.
 fn gave_up(observed: &Observed) -> Step {
     if observed.pods_alive {
-        return Step::Wait(observed.now + LOOK_AGAIN);
+        // The sign to look again is the end of the pod.
+        let late = after(must_have_begun_at(observed), OVERDUE);
+        if observed.now < late {
+            return Step::Wait(late);
+        }
+        return tell_or(observed, Notice::PodRemains, Step::Done);
     }
     match observed.answers.remains {
         None => Step::Ask(Question::Remains),

@@ -31,6 +31,9 @@ const COMPLAINTS: [&str; 4] = [
     FAILED_CREATE,
 ];
 
+/// The Job's Event for a pod that it made.
+const MADE: &str = "SuccessfulCreate";
+
 /// What `job` and the pods made for it say.
 pub fn read(job: &Job, pods: &[Arc<Pod>]) -> Execution {
     let metadata = &job.metadata;
@@ -137,7 +140,11 @@ fn ended(status: &ContainerStatus) -> Option<ContainerEnd> {
             .message
             .clone()
             .filter(|message| !message.trim().is_empty()),
-        started: container_began(status).is_some(),
+        // Whoever could not be started says 1970; one whose fate is not known says nothing.
+        started: terminated
+            .started_at
+            .as_ref()
+            .is_none_or(|time| time.0 > Timestamp::UNIX_EPOCH),
     })
 }
 
@@ -150,6 +157,17 @@ fn disruption(pod: &Pod) -> Option<Waiting> {
     Some(Waiting {
         reason: condition.reason.clone().unwrap_or_default(),
         message: condition.message.clone().unwrap_or_default(),
+    })
+}
+
+/// Why the kubelet did not take a pod that was bound to its node: there is no container then.
+fn turned_away(pod: &Pod) -> Option<Waiting> {
+    let status = pod.status.as_ref()?;
+    let no_container = status.container_statuses.as_ref().is_none_or(Vec::is_empty);
+    let failed = status.phase.as_deref() == Some("Failed") && no_container;
+    Some(Waiting {
+        reason: status.reason.clone().filter(|_| failed)?,
+        message: status.message.clone().unwrap_or_default(),
     })
 }
 
@@ -167,13 +185,14 @@ pub fn complaint(events: &[Event]) -> Option<Waiting> {
         let message = event.message.clone().unwrap_or_default();
         let reason = match event.reason.as_deref()? {
             FAILED_CREATE if message.contains(QUOTA) => QUOTA_EXCEEDED,
+            // It could be made after all.
+            MADE => return Some((at(event), None)),
             reason => COMPLAINTS.into_iter().find(|it| *it == reason)?,
         };
         let reason = reason.to_owned();
-        Some((at(event), Waiting { reason, message }))
+        Some((at(event), Some(Waiting { reason, message })))
     });
-    let newest = complaints.max_by_key(|(at, _)| *at);
-    newest.map(|(_, waiting)| waiting)
+    complaints.max_by_key(|(at, _)| *at)?.1
 }
 
 fn waiting(pod: &Pod, status: Option<&ContainerStatus>) -> Option<Waiting> {
@@ -189,14 +208,20 @@ fn waiting(pod: &Pod, status: Option<&ContainerStatus>) -> Option<Waiting> {
             reason: waiting.reason.clone().unwrap_or_default(),
             message: waiting.message.clone().unwrap_or_default(),
         });
-    stuck.or_else(|| {
-        let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-        let condition = conditions
-            .iter()
-            .find(|it| it.type_ == "PodScheduled" && it.status == "False")?;
-        Some(Waiting {
-            reason: condition.reason.clone().unwrap_or_default(),
-            message: condition.message.clone().unwrap_or_default(),
-        })
+    stuck
+        .or_else(|| unschedulable(pod))
+        .or_else(|| turned_away(pod))
+}
+
+fn unschedulable(pod: &Pod) -> Option<Waiting> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let condition = conditions.iter().find(|it| {
+        it.type_ == "PodScheduled"
+            && it.status == "False"
+            && it.reason.as_deref() == Some("Unschedulable")
+    })?;
+    Some(Waiting {
+        reason: condition.reason.clone().unwrap_or_default(),
+        message: condition.message.clone().unwrap_or_default(),
     })
 }

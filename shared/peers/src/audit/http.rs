@@ -20,6 +20,7 @@ use url::Url;
 use wfe_model::audit::{AuditEvent, Identity};
 use wfe_model::rules::cut;
 
+use super::trail::Known;
 use super::{AuditSink, NotRecorded, TrailEvent, Unasked};
 use crate::in_full;
 
@@ -85,15 +86,6 @@ struct Page<E> {
 #[derive(Deserialize)]
 struct Pagination {
     has_more: bool,
-}
-
-/// Only what makes an event known again: the rest may be newer than this program.
-#[derive(Deserialize)]
-struct Known {
-    event_type: String,
-    namespace: Option<String>,
-    resource_id: Option<String>,
-    event_timestamp: Timestamp,
 }
 
 /// RFC 9457, as far as anybody reads it.
@@ -225,7 +217,8 @@ impl HttpSink {
         let asked: Vec<_> = asked.collect();
         let asked = futures::stream::iter(asked).buffer_unordered(QUERIES);
         let known: Vec<Vec<Known>> = asked.try_collect().await?;
-        let known: HashSet<_> = known.into_iter().flatten().map(Known::identity).collect();
+        let known = known.into_iter().flatten().map(Known::identity);
+        let known: HashSet<_> = known.map(to_the_microsecond).collect();
         let has = |event: &AuditEvent| known.contains(&to_the_microsecond(event.identity()));
         Ok(events.iter().map(has).collect())
     }
@@ -271,17 +264,6 @@ impl HttpSink {
             return Ok(());
         }
         Err(Unasked(said(response).await))
-    }
-}
-
-impl Known {
-    fn identity(self) -> Identity {
-        to_the_microsecond(Identity {
-            event_type: self.event_type,
-            namespace: self.namespace.unwrap_or_default(),
-            name: self.resource_id.unwrap_or_default(),
-            timestamp: self.event_timestamp,
-        })
     }
 }
 

@@ -13,9 +13,9 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use serde::Deserialize;
 use wfe_model::audit::{AuditEvent, Identity};
 
+use super::trail::Known;
 use super::{AuditSink, NotRecorded, TrailEvent, Unasked};
 
 /// A file that is larger gives way to a new one.
@@ -229,23 +229,9 @@ fn first_line(file: &mut File, length: u64) -> io::Result<Option<Vec<u8>>> {
         .transpose()
 }
 
-/// What a line is read for.
-#[derive(Deserialize)]
-struct Line {
-    event_type: String,
-    namespace: String,
-    resource_id: String,
-    event_timestamp: Timestamp,
-}
-
 fn read_line(line: &[u8]) -> io::Result<Identity> {
-    let line: Line = serde_json::from_slice(line).map_err(no_event)?;
-    Ok(Identity {
-        event_type: line.event_type,
-        namespace: line.namespace,
-        name: line.resource_id,
-        timestamp: line.event_timestamp,
-    })
+    let known: Known = serde_json::from_slice(line).map_err(no_event)?;
+    Ok(known.identity())
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
