@@ -13,6 +13,7 @@ use wfe_peers::client;
 
 use crate::audit::happened;
 use crate::execution::history::Entry;
+use crate::execution::status::{condition, stored};
 
 /// Takes the finalizer off every WorkflowExecution of `namespace`, and says what that gives up.
 pub async fn release(namespace: &str, out: &mut impl Write) -> Result<()> {
@@ -65,7 +66,10 @@ fn given_up(wfe: &WorkflowExecution) -> String {
     if Entry::of(wfe).is_some_and(|entry| entry.blocks()) {
         lost.push("its block can be forgotten".to_owned());
     }
-    if wfe.phase() == Some(Phase::Running) || !happened::open(wfe).is_empty() {
+    let kinds = [condition::AUDIT_RECORDED, condition::CLEARANCE_RECORDED];
+    let refused = |kind| stored(wfe, kind).is_some_and(|it| it.reason == "AuditEventRejected");
+    let open = !happened::open(wfe).is_empty() || kinds.into_iter().any(refused);
+    if wfe.phase() == Some(Phase::Running) || open {
         lost.push("audit events may be missing".to_owned());
     }
     if lost.is_empty() {

@@ -280,7 +280,7 @@ async fn br_audit_005_what_the_sink_never_takes_is_set_aside_alone_and_holds_not
         .await
         .expect("stored");
     let controller = system.launch_controller().await.expect("started");
-    let names: Vec<_> = (0..10).map(|number| format!("good-{number}")).collect();
+    let mut names: Vec<_> = (0..10).map(|number| format!("good-{number}")).collect();
     create(&system, "good-poison").await.expect("stored");
     join_all(
         names
@@ -290,6 +290,17 @@ async fn br_audit_005_what_the_sink_never_takes_is_set_aside_alone_and_holds_not
     .await;
     for name in &names {
         system.ended(name).await.expect("audited");
+    }
+    // That it is the event is known when the sink takes others after it.
+    for number in names.len()..30 {
+        let poison = api.get("good-poison").await.expect("there");
+        if condition(&poison, "AuditRecorded").ends_with("AuditEventRejected") {
+            break;
+        }
+        let name = format!("good-{number}");
+        create(&system, &name).await.expect("stored");
+        system.ended(&name).await.expect("audited");
+        names.push(name);
     }
     for (name, why) in [
         ("good-old", "invalid timestamp"),

@@ -70,6 +70,7 @@ async fn holds_to_the_contract(
     let half = [[true; 4], [false; 4]].concat();
     assert_eq!(sink.recorded(&both).await.expect("asked"), half);
     // By another process, too.
+    drop(sink);
     let sink = open();
     assert_eq!(sink.recorded(&both).await.expect("asked"), half);
     sink.record(&second).await.expect("recorded");
@@ -103,7 +104,7 @@ async fn br_audit_005_a_file_holds_to_the_contract() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("audit.jsonl");
     let open = || -> Box<dyn AuditSink> { Box::new(JsonlSink::open(&path).expect("opened")) };
-    holds_to_the_contract(open, || read_file(&path).expect("read")).await;
+    holds_to_the_contract(open, || read_file(&path, "rr-1").expect("read")).await;
 }
 
 #[tokio::test]
@@ -269,7 +270,7 @@ async fn br_audit_005_everything_is_found_however_many_pages_it_has() {
     assert!(has.iter().all(|it| *it));
     assert_eq!(
         beside.storage.requests().1 - before,
-        2,
+        12,
         "pages of one correlation"
     );
     assert_eq!(sink.trail("rr-1").await.expect("read").len(), 1200);

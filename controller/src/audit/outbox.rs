@@ -31,6 +31,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How often an event is tried again that only a failure speaks against.
 const TRIES_OF_A_SUSPECT: usize = 3;
+/// After so many failures of the sink on what it was sent, the event is looked for again.
+const LOOKS: usize = 4;
 /// So many failures in a row are an outage: WorkflowExecutions say that they wait for the sink.
 const OUTAGE: usize = 2;
 
@@ -70,7 +72,10 @@ struct Batch {
 /// Why a batch was not delivered whole.
 struct Trouble {
     why: String,
+    /// Nobody answered, for as long as an answer is waited for.
     unanswered: bool,
+    /// The sink failed on the events, though it is well.
+    failed: bool,
 }
 
 impl From<Unasked> for Trouble {
@@ -78,6 +83,7 @@ impl From<Unasked> for Trouble {
         Self {
             why: error.0,
             unanswered: false,
+            failed: false,
         }
     }
 }
@@ -161,20 +167,24 @@ impl Outbox {
         newest: impl Fn(&ObjectRef<WorkflowExecution>) -> Option<Arc<WorkflowExecution>>,
     ) {
         let stop = &self.stop;
-        let mut failures = 0;
+        let (mut failures, mut failed) = (0, 0_usize);
         let mut pauses = pauses();
         while let Some(parcels) = stop.run_until_cancelled(self.next()).await {
-            match self.try_to_deliver(&parcels, &newest, failures).await {
+            match self
+                .try_to_deliver(&parcels, &newest, failures, failed)
+                .await
+            {
                 Ok(()) => {
                     if failures > 0 {
                         tracing::info!("the audit sink takes events again");
                     }
-                    (failures, pauses) = (0, self::pauses());
+                    (failures, failed, pauses) = (0, 0, self::pauses());
                     *lock(&self.outage) = None;
                 }
                 Err(trouble) => {
                     // An answer that did not come has taken its time already.
                     failures += if trouble.unanswered { OUTAGE } else { 1 };
+                    failed = if trouble.failed { failed + 1 } else { 0 };
                     self.note(trouble.why, failures).await;
                     let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
                     stop.run_until_cancelled(tokio::time::sleep(pause)).await;
@@ -233,6 +243,7 @@ impl Outbox {
         parcels: &[Parcel],
         newest: impl Fn(&ObjectRef<WorkflowExecution>) -> Option<Arc<WorkflowExecution>>,
         failures: usize,
+        failed: usize,
     ) -> Result<(), Trouble> {
         if failures > 0 {
             self.sink.is_well().await?;
@@ -264,45 +275,54 @@ impl Outbox {
                 batch.push(parcel.uid.clone(), event);
             }
         }
-        // What is doubtful happened before what is not.
-        let mut batch = self.without_known(doubtful).await?;
+        // What is doubtful happened before what is not; where it cannot be asked for, the others go.
+        let (mut batch, unasked) = match self.without_known(&doubtful).await {
+            Ok(rest) => (rest, None),
+            Err(trouble) => {
+                unsent.leave_out(&doubtful.uids);
+                (Batch::default(), Some(trouble))
+            }
+        };
         batch.append(unsent);
-        // One refusal in a row may be a moment's: then it is looked for, less and less often.
-        let delivered = self.send(&batch, failures.is_power_of_two()).await;
+        // One failure may be a moment's: then the event is looked for, less and less often.
+        let looks = failed.is_power_of_two() || failed > 0 && failed.is_multiple_of(LOOKS);
+        let delivered = self.send(&batch, looks).await;
         for parcel in ended {
             if self.ledger().standing(&parcel.uid).queued.is_empty() {
                 self.tell(parcel.reference.clone()).await;
             }
         }
-        delivered
+        delivered.and(unasked.map_or(Ok(()), Err))
     }
 
     /// Asks the sink what it has of a batch, and leaves the rest.
-    async fn without_known(&self, batch: Batch) -> Result<Batch, Trouble> {
+    async fn without_known(&self, batch: &Batch) -> Result<Batch, Trouble> {
+        let mut rest = Batch::default();
         if batch.events.is_empty() {
-            return Ok(batch);
+            return Ok(rest);
         }
         let known = self.sink.recorded(&batch.events).await?;
-        let mut rest = Batch::default();
-        let letters = batch.uids.into_iter().zip(batch.events);
+        let letters = batch.uids.iter().zip(&batch.events);
         for ((uid, event), known) in letters.zip(known) {
             if known {
-                self.settle(&uid, event.event_type, "found");
+                self.settle(uid, event.event_type, "found");
             } else {
-                self.ledger().absent(&uid, event.event_type);
-                rest.push(uid, event);
+                self.ledger().absent(uid, event.event_type);
+                rest.push(uid.clone(), event.clone());
             }
         }
         Ok(rest)
     }
 
-    /// Sends a batch. An event that the sink does not take for its content is found by halving; where
-    /// it says so by failing (`looks`), only if it takes others.
+    /// Sends a batch. An event that the sink does not take for its content is found by halving. Where
+    /// it says so by failing (`looks`), only if it takes others afterwards: one part is held back for
+    /// that.
     async fn send(&self, batch: &Batch, looks: bool) -> Result<(), Trouble> {
         let whole = 0..batch.events.len();
         let mut parts = Vec::from([whole]);
         let (mut suspects, mut taken) = (Vec::new(), false);
-        while let Some(part) = parts.pop() {
+        while parts.len() > usize::from(!suspects.is_empty()) {
+            let Some(part) = parts.pop() else { break };
             let (why, refused) = match self.send_part(batch, part.clone()).await? {
                 Sent::Taken => {
                     taken = true;
@@ -316,29 +336,52 @@ impl Outbox {
                 // The first half next: what happened first is sent first.
                 Some((first, second)) => parts.extend([second, first]),
                 None if refused => self.reject(batch, part.start, &why),
+                None if !taken && !suspects.is_empty() => return Err(failed(why)),
                 None => suspects.push((part, why)),
             }
         }
-        for (part, why) in suspects {
-            if !taken {
-                return Err(failed(why));
-            }
-            self.suspect(batch, part).await?;
+        let mut rejected = Vec::new();
+        for (part, _) in suspects {
+            rejected.extend(self.fails_again(batch, &part).await?.map(|why| (part, why)));
         }
-        Ok(())
+        let witness = match parts.pop() {
+            Some(part) => Some(self.send_part(batch, part).await?),
+            None => None,
+        };
+        match (rejected.first(), witness) {
+            (None, None | Some(Sent::Taken)) => Ok(()),
+            (Some(_), Some(Sent::Taken)) => {
+                for (part, _) in rejected {
+                    // Once more: it may have been the sink until a moment ago.
+                    match self.send_part(batch, part.clone()).await? {
+                        Sent::Taken => {}
+                        Sent::Refused(why) | Sent::Failed(why) => {
+                            self.reject(batch, part.start, &why);
+                        }
+                    }
+                }
+                Ok(())
+            }
+            // Nobody knows whether it is the event or the sink.
+            (Some((_, why)), _) => Err(failed(why.clone())),
+            (None, Some(Sent::Refused(why) | Sent::Failed(why))) => Err(failed(why)),
+        }
     }
 
-    /// One that the sink has failed on alone, while it took others: set aside when that stays so.
-    async fn suspect(&self, batch: &Batch, part: Range<usize>) -> Result<(), Trouble> {
+    /// Whether the sink goes on to fail on one event, and how.
+    async fn fails_again(
+        &self,
+        batch: &Batch,
+        part: &Range<usize>,
+    ) -> Result<Option<String>, Trouble> {
         let mut pauses = pauses().take(TRIES_OF_A_SUSPECT);
         loop {
             let why = match self.send_part(batch, part.clone()).await? {
-                Sent::Taken => return Ok(()),
+                Sent::Taken => return Ok(None),
                 Sent::Refused(why) | Sent::Failed(why) => why,
             };
             let Some(pause) = pauses.next() else {
-                self.reject(batch, part.start, &why);
-                return Ok(());
+                return Ok(Some(why));
             };
             tokio::time::sleep(pause).await;
         }
@@ -365,19 +408,32 @@ impl Outbox {
                 Ok(Sent::Taken)
             }
             Err(NotRecorded::Refused(why)) => Ok(Sent::Refused(why)),
-            Err(NotRecorded::Failed(why)) => Ok(Sent::Failed(why)),
+            Err(NotRecorded::Failed(why)) => {
+                // Its answer may be about the end of what it did, not about the middle.
+                let known = self.sink.recorded(events).await?;
+                if !known.into_iter().all(|it| it) {
+                    return Ok(Sent::Failed(why));
+                }
+                for (uid, event) in of_part() {
+                    self.settle(uid, event.event_type, "found");
+                }
+                Ok(Sent::Taken)
+            }
             Err(NotRecorded::Unavailable(why)) => Err(Trouble {
                 why,
                 unanswered: false,
+                failed: false,
             }),
             Err(NotRecorded::Unanswered { why, settled_after }) => {
                 let settles = Instant::now() + settled_after;
+                let took_its_time = settled_after < FIRST_PAUSE;
                 for (uid, event) in of_part() {
                     self.ledger().doubtful(uid, event.event_type, settles);
                 }
                 Err(Trouble {
                     why,
-                    unanswered: true,
+                    unanswered: took_its_time,
+                    failed: false,
                 })
             }
         }
@@ -425,6 +481,14 @@ impl Batch {
         self.events.push(event);
     }
 
+    /// Leaves out the events of these.
+    fn leave_out(&mut self, uids: &[String]) {
+        let letters = std::mem::take(&mut self.uids).into_iter();
+        let letters = letters.zip(std::mem::take(&mut self.events));
+        let others = letters.filter(|(uid, _)| !uids.contains(uid));
+        (self.uids, self.events) = others.unzip();
+    }
+
     fn append(&mut self, other: Self) {
         self.uids.extend(other.uids);
         self.events.extend(other.events);
@@ -435,6 +499,7 @@ fn failed(why: String) -> Trouble {
     Trouble {
         why,
         unanswered: false,
+        failed: true,
     }
 }
 

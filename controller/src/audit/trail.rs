@@ -44,11 +44,8 @@ impl Source {
 pub async fn print(source: Source, correlation_id: &str, out: &mut impl Write) -> Result<()> {
     let mut events = match source {
         Source::File(path) => {
-            let read = read_file(&path).with_context(|| format!("read {}", path.display()))?;
-            let ours = read
-                .into_iter()
-                .filter(|it| it.correlation_id == correlation_id);
-            ours.collect()
+            let read = read_file(&path, correlation_id);
+            read.with_context(|| format!("read {}", path.display()))?
         }
         Source::DataStorage(options) => HttpSink::new(*options)?.trail(correlation_id).await?,
     };

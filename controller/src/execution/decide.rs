@@ -197,8 +197,17 @@ fn cancel(observed: &Observed, message: String, execution: Option<&Execution>) -
             || began_before(observed)
             || vanished(observed),
     };
-    let change = Change::of(&observed.wfe, observed.now);
+    let change = told_of_start(observed, execution);
     Step::Do(store(fail(observed, change, &failure, observed.now)))
+}
+
+/// The status as it is, and that a container started, where one did.
+fn told_of_start(observed: &Observed, execution: Option<&Execution>) -> Change {
+    let change = Change::of(&observed.wfe, observed.now);
+    match began(observed, execution) {
+        Some(since) if !began_before(observed) => running::started(change, since),
+        _ => change,
+    }
 }
 
 /// Whether it had an execution that is not there any more: what that did cannot be known.

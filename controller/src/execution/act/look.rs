@@ -39,8 +39,11 @@ impl Act {
         reference: &ObjectRef<WorkflowExecution>,
     ) -> Option<Arc<WorkflowExecution>> {
         let cached = self.caches.workflow_executions.get(reference)?;
-        self.written_objects
-            .newest(&key(&cached), Some(cached.clone()))
+        let again = || {
+            let now = self.caches.workflow_executions.get(reference);
+            now.filter(|now| now.uid() == cached.uid())
+        };
+        self.written_objects.newest(&key(&cached), again)
     }
 
     /// What is known now; none when the object is gone, or another one of that name.
@@ -55,14 +58,14 @@ impl Act {
             Some(read) => read.clone(),
             None => self
                 .written_leases
-                .newest(&names::lock_name(&hash), self.caches.lock_of(&hash)),
+                .newest(&names::lock_name(&hash), || self.caches.lock_of(&hash)),
         };
         let lock = lock::state(lease.as_deref(), &source);
         let neighbours = self.caches.workflow_executions_with(&hash);
         let neighbours = neighbours
             .into_iter()
             .filter(|it| it.uid() != wfe.uid())
-            .filter_map(|it| self.written_objects.newest(&key(&it), Some(it.clone())))
+            .filter_map(|it| self.newest(&ObjectRef::from_obj(it.as_ref())))
             .collect();
         let pods = self.caches.pods_with(&hash);
         let (own, others): (Vec<_>, Vec<_>) = pods

@@ -25,9 +25,15 @@ impl<K: Resource> Written<K> {
         }
     }
 
-    /// The newer of the two; a written one that the cache has caught up with is forgotten.
-    pub(super) fn newest(&self, key: &str, cached: Option<Arc<K>>) -> Option<Arc<K>> {
+    /// The newer of the two; a written one that the cache has caught up with is forgotten. The cache
+    /// is read here: else what was read before could be older than what somebody else had forgotten.
+    pub(super) fn newest(
+        &self,
+        key: &str,
+        cached: impl FnOnce() -> Option<Arc<K>>,
+    ) -> Option<Arc<K>> {
         let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let cached = cached();
         let Some(ours) = written.get(key) else {
             return cached;
         };
@@ -68,7 +74,7 @@ mod tests {
         let written = Written::default();
         let seen = |cached: Option<&str>| {
             written
-                .newest("a", cached.map(pod))
+                .newest("a", || cached.map(pod))
                 .map(|it| version(it.as_ref()))
         };
         assert_eq!(seen(Some("9")), Some(9));

@@ -120,9 +120,9 @@ fn said(observed: &Observed, change: Change, kind: &str) -> Change {
     }
     if !observed.audit.waiting.is_disjoint(events) {
         let (reason, message) = undelivered(observed);
-        // Said once: what the sink answers may change with each try.
+        // Said once: what the sink answers may change with each try. And only what lasts.
         let known = stored(&observed.wfe, kind).is_some_and(|it| it.reason == reason);
-        return if known {
+        return if known || observed.audit.outage.is_none() {
             change
         } else {
             change.condition(kind, TriState::False, reason, &message)

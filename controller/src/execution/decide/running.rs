@@ -13,7 +13,7 @@ use super::super::outcome::{self, Failure};
 use super::super::status::{Change, after, condition, time};
 use super::{
     Effect, LOOK_AGAIN, Notice, Question, Step, began, began_before, elapsed, fail, finished,
-    pending_audit, store, store_or, tell_or, timeout,
+    pending_audit, store, store_or, tell_or, timeout, told_of_start,
 };
 use crate::executor::{Execution, Facts, Progress, Remains, Waiting};
 
@@ -353,12 +353,8 @@ fn deleted(observed: &Observed) -> Step {
         // Whether it ran cannot be known any more.
         was_execution_failure: true,
     };
-    Step::Do(store(fail(
-        observed,
-        Change::of(&observed.wfe, observed.now),
-        &failure,
-        observed.now,
-    )))
+    let change = told_of_start(observed, None);
+    Step::Do(store(fail(observed, change, &failure, observed.now)))
 }
 
 fn summary(status: TriState, reason: &str, message: &str) -> ExecutionStatusSummary {

@@ -669,11 +669,17 @@ fn br_audit_005_an_end_is_acknowledged_once_and_a_clearing_for_itself() {
     assert_eq!(happened::open(&ended.wfe), EventType::BlockCleared);
     ended.audit.waiting = EventType::BlockCleared.into();
     ended.audit.queued = true;
+    assert_eq!(
+        name(&decide(&ended)),
+        "done",
+        "it will be there in a moment"
+    );
+    ended.audit.outage = Some("down".to_owned());
     let waits = stores(&ended);
     let reason = |wfe: &WorkflowExecution, kind| stored(wfe, kind).map(|it| it.reason.clone());
     assert_eq!(
         reason(&waits, condition::CLEARANCE_RECORDED).as_deref(),
-        Some("AuditPending")
+        Some("AuditSinkUnavailable")
     );
     assert!(holds(&waits, condition::AUDIT_RECORDED), "that is done");
     ended.wfe = Arc::new(waits);

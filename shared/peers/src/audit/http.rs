@@ -26,10 +26,14 @@ use crate::in_full;
 
 /// The server closes a connection without an answer after 30 s, and does not commit after that.
 const DEADLINE: Duration = Duration::from_secs(35);
+/// Of the deadline enough is left to know that the server's own is over.
+const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+/// A server that goes away closes connections just when they are used again.
+const IDLE_FOR: Duration = Duration::from_secs(10);
 /// Whether it is well is known at once, or it is not well.
 const WELL_WITHIN: Duration = Duration::from_secs(2);
-/// The server's most.
-const PAGE: usize = 1000;
+/// Events may have 64 KiB of parameters.
+const PAGE: usize = 100;
 /// Correlations that are asked about at the same time.
 const QUERIES: usize = 4;
 /// Of a refusal: what follows repeats the values that were sent.
@@ -108,6 +112,8 @@ impl HttpSink {
         }
         let client = Client::builder()
             .redirect(redirect::Policy::none())
+            .connect_timeout(CONNECT_WITHIN)
+            .pool_idle_timeout(IDLE_FOR)
             .user_agent(concat!("wfe/", env!("CARGO_PKG_VERSION")));
         let client = match &options.ca {
             Some(path) => client.tls_certs_only(read_authorities(path)?),
@@ -180,14 +186,12 @@ impl HttpSink {
             StatusCode::BAD_REQUEST if own => NotRecorded::Refused(why),
             StatusCode::PAYLOAD_TOO_LARGE => NotRecorded::Refused(why),
             // Its own word, when it fails on what it was sent.
-            StatusCode::INTERNAL_SERVER_ERROR if self.well().await.is_ok() => {
+            StatusCode::INTERNAL_SERVER_ERROR if own && self.well().await.is_ok() => {
                 NotRecorded::Failed(why)
             }
             // Nobody knows what became of it behind a gateway, or after another success.
-            status
-                if status.is_success()
-                    || status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE =>
-            {
+            StatusCode::SERVICE_UNAVAILABLE if own => NotRecorded::Unavailable(why),
+            status if status.is_success() || status.is_server_error() => {
                 let settled_after = settled_after();
                 NotRecorded::Unanswered { why, settled_after }
             }
@@ -260,7 +264,8 @@ impl HttpSink {
         let url = self.at("health/ready").map_err(Unasked)?;
         let asked = self.client.get(url).timeout(WELL_WITHIN).send().await;
         let response = asked.map_err(|error| Unasked(in_full(&error)))?;
-        if response.status().is_success() {
+        // Anything else is the word of something before it, which may not know this path.
+        if response.status() != StatusCode::SERVICE_UNAVAILABLE {
             return Ok(());
         }
         Err(Unasked(said(response).await))

@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -37,6 +38,8 @@ struct Trail {
     file: File,
     length: u64,
     largest: u64,
+    /// A write has failed: what is behind the whole lines is ours to cut off.
+    torn: bool,
 }
 
 /// See the module.
@@ -77,8 +80,15 @@ impl Trail {
             .append(true)
             .read(true)
             .open(path)?;
+        file.try_lock()
+            .map_err(|error| io::Error::other(format!("another process writes to it: {error}")))?;
+        // What an earlier process has written counts from now on: it must be on disk.
+        file.sync_all()?;
         sync_folder(path)?;
         let length = whole_lines(&mut file)?;
+        if length == 0 && !begins_as_ours(&mut file)? {
+            return Err(no_event("it begins with something else"));
+        }
         if let Some(line) = first_line(&mut file, length)? {
             read_line(&line)?;
         }
@@ -91,12 +101,12 @@ impl Trail {
             file,
             length,
             largest,
+            torn: false,
         })
     }
 
     fn append(&mut self, lines: &[u8]) -> io::Result<()> {
-        // Half a line of a write that failed would spoil the next one.
-        self.file.set_len(self.length)?;
+        self.check()?;
         if self.length > 0 && self.length + lines.len() as u64 > self.largest {
             self.rotate()?;
         }
@@ -110,18 +120,31 @@ impl Trail {
                 Ok(())
             }
             Err(error) => {
-                self.file.set_len(self.length)?;
+                self.torn = true;
                 Err(error)
             }
         }
     }
 
+    /// That the file is as we left it, or is made so.
+    fn check(&mut self) -> io::Result<()> {
+        let metadata = self.file.metadata()?;
+        if metadata.nlink() == 0 {
+            // Somebody has removed it.
+            *self = Self::open(&self.path, self.largest)?;
+        } else if self.torn {
+            // Half a line would spoil the next one.
+            self.file.set_len(self.length)?;
+            self.torn = false;
+        } else if metadata.len() != self.length {
+            return Err(io::Error::other("somebody else has changed it"));
+        }
+        Ok(())
+    }
+
     /// Gives the file another name and begins a new one.
     fn rotate(&mut self) -> io::Result<()> {
-        let mut number = 1;
-        while rotated_path(&self.path, number).try_exists()? {
-            number += 1;
-        }
+        let number = numbers(&self.path)?.last().map_or(1, |last| last + 1);
         match std::fs::rename(&self.path, rotated_path(&self.path, number)) {
             // An earlier try came so far.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -146,9 +169,10 @@ impl Trail {
                 break;
             }
             for line in BufReader::new(file.take(length)).split(b'\n') {
-                let identity = read_line(&line?)?;
-                if wanted.contains(&identity) {
-                    found.insert(identity);
+                match read_line(&line?) {
+                    Ok(identity) if wanted.contains(&identity) => drop(found.insert(identity)),
+                    Ok(_) => {}
+                    Err(error) => tracing::warn!(path = %self.path.display(), %error, "left out"),
                 }
             }
         }
@@ -158,12 +182,7 @@ impl Trail {
 
 /// The files of a trail, the newest first, and how much of each is whole lines.
 fn files(path: &Path) -> io::Result<Vec<(File, u64)>> {
-    let mut numbers = Vec::new();
-    let mut number = 1;
-    while rotated_path(path, number).try_exists()? {
-        numbers.push(number);
-        number += 1;
-    }
+    let numbers = numbers(path)?;
     let older = numbers.into_iter().rev().map(|it| rotated_path(path, it));
     let open = |path: PathBuf| {
         let mut file = File::open(path)?;
@@ -177,15 +196,39 @@ fn files(path: &Path) -> io::Result<Vec<(File, u64)>> {
         .collect()
 }
 
-/// Every event of the trail in `path` and in the files that were renamed, as written.
-pub fn read_file(path: &Path) -> io::Result<Vec<TrailEvent>> {
+/// Every event of a correlation in `path` and in the files that were renamed, as written.
+pub fn read_file(path: &Path, correlation_id: &str) -> io::Result<Vec<TrailEvent>> {
     let mut events = Vec::new();
     for (file, length) in files(path)?.into_iter().rev() {
         for line in BufReader::new(file.take(length)).split(b'\n') {
-            events.push(serde_json::from_slice(&line?).map_err(no_event)?);
+            match serde_json::from_slice::<TrailEvent>(&line?) {
+                Ok(event) if event.correlation_id == correlation_id => events.push(event),
+                Ok(_) => {}
+                Err(error) => tracing::warn!(path = %path.display(), %error, "a line is left out"),
+            }
         }
     }
     Ok(events)
+}
+
+/// Numbers of the files that were renamed, in their order; some may have been removed.
+fn numbers(path: &Path) -> io::Result<Vec<u32>> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut numbers = Vec::new();
+    for entry in std::fs::read_dir(folder(path))? {
+        let other = entry?.file_name();
+        let number = other
+            .to_str()
+            .and_then(|it| it.strip_prefix(&*name)?.strip_prefix('.'));
+        numbers.extend(number.and_then(|it| it.parse::<u32>().ok()));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+fn folder(path: &Path) -> &Path {
+    let folder = path.parent().filter(|it| *it != Path::new(""));
+    folder.unwrap_or(Path::new("."))
 }
 
 fn rotated_path(path: &Path, number: u32) -> PathBuf {
@@ -196,8 +239,7 @@ fn rotated_path(path: &Path, number: u32) -> PathBuf {
 
 /// A new file is there after a crash when its folder is on disk.
 fn sync_folder(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|it| *it != Path::new(""));
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    File::open(folder(path))?.sync_all()
 }
 
 /// How long the part of a file is that ends with the last line end.
@@ -229,13 +271,23 @@ fn first_line(file: &mut File, length: u64) -> io::Result<Option<Vec<u8>>> {
         .transpose()
 }
 
+/// Whether a file without a whole line is empty, or a first line that a crash has cut off.
+fn begins_as_ours(file: &mut File) -> io::Result<bool> {
+    const BEGIN: &[u8] = b"{\"version\":";
+    let mut begin = Vec::new();
+    file.rewind()?;
+    Read::by_ref(file)
+        .take(BEGIN.len() as u64)
+        .read_to_end(&mut begin)?;
+    Ok(BEGIN.starts_with(&begin))
+}
+
 fn read_line(line: &[u8]) -> io::Result<Identity> {
     let known: Known = serde_json::from_slice(line).map_err(no_event)?;
     Ok(known.identity())
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn no_event(error: serde_json::Error) -> io::Error {
+fn no_event(error: impl std::fmt::Display) -> io::Error {
     let message = format!("a line is no audit event: {error}");
     io::Error::new(io::ErrorKind::InvalidData, message)
 }
@@ -321,7 +373,7 @@ mod tests {
     }
 
     fn seconds(path: &Path) -> Vec<i8> {
-        let events = read_file(path).expect("read");
+        let events = read_file(path, "rr-1").expect("read");
         let second = |it: TrailEvent| {
             it.event_timestamp
                 .to_zoned(jiff::tz::TimeZone::UTC)
@@ -366,7 +418,9 @@ mod tests {
         sink.record(&both).await.expect("written");
         let text = std::fs::read(&path).expect("a file");
         std::fs::write(&path, &text[..text.len() - 10]).expect("torn");
+        drop(sink);
         let sink = JsonlSink::open(&path).expect("opened again");
+        JsonlSink::open(&path).err().expect("one writer at a time");
         assert_eq!(sink.recorded(&both).await.expect("asked"), [true, false]);
         sink.record(&[second]).await.expect("written");
         assert_eq!(seconds(&path), [1, 1]);
@@ -376,11 +430,11 @@ mod tests {
     fn a_file_that_is_no_audit_trail_is_refused() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("other.txt");
-        std::fs::write(&path, "something else\n").expect("written");
-        assert!(JsonlSink::open(&path).is_err());
-        assert_eq!(
-            std::fs::read_to_string(&path).expect("untouched"),
-            "something else\n"
-        );
+        for text in ["something else\n", "something else"] {
+            std::fs::write(&path, text).expect("written");
+            assert!(JsonlSink::open(&path).is_err());
+            let untouched = std::fs::read_to_string(&path).expect("read");
+            assert_eq!(untouched, text);
+        }
     }
 }
