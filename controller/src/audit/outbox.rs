@@ -33,6 +33,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const TRIES_OF_A_SUSPECT: usize = 3;
 /// After so many failures of the sink on what it was sent, the event is looked for again.
 const LOOKS: usize = 4;
+/// So many events that fail while none is taken are an outage: a WorkflowExecution has up to six.
+const MOST_SUSPECTS: usize = 24;
 /// So many failures in a row are an outage: WorkflowExecutions say that they wait for the sink.
 const OUTAGE: usize = 2;
 
@@ -336,7 +338,7 @@ impl Outbox {
                 // The first half next: what happened first is sent first.
                 Some((first, second)) => parts.extend([second, first]),
                 None if refused => self.reject(batch, part.start, &why),
-                None if !taken && !suspects.is_empty() => return Err(failed(why)),
+                None if !taken && suspects.len() >= MOST_SUSPECTS => return Err(failed(why)),
                 None => suspects.push((part, why)),
             }
         }

@@ -225,7 +225,14 @@ async fn br_audit_005_an_event_that_is_refused_is_set_aside_alone() {
     let wfes: Vec<_> = (0..40)
         .map(|number| failed_late(&format!("w{number}")))
         .collect();
-    for (refuses, fails_on, why) in [(Some("w7"), None, "400"), (None, Some("w7"), "500")] {
+    // The first one, too: nothing was taken before it.
+    for (number, fails, why) in [(7, false, "400"), (0, true, "500"), (7, true, "500")] {
+        let name = ["w0", "w1", "w2", "w3", "w4", "w5", "w6", "w7"][number];
+        let (refuses, fails_on) = if fails {
+            (None, Some(name))
+        } else {
+            (Some(name), None)
+        };
         let sink = Arc::new(Sink {
             refuses,
             fails_on,
@@ -234,8 +241,9 @@ async fn br_audit_005_an_event_that_is_refused_is_set_aside_alone() {
         let (outbox, _hears) = outbox(sink.clone());
         deliver(&outbox, &wfes, true).await;
         assert_eq!(lock(&sink.stored).len(), 39 * 4);
-        let set_aside = outbox.delivery(&wfes[7]).rejected;
-        assert_eq!(set_aside, Some((happened::types(&wfes[7]), why.to_owned())));
+        let set_aside = outbox.delivery(&wfes[number]).rejected;
+        let all = happened::types(&wfes[number]);
+        assert_eq!(set_aside, Some((all, why.to_owned())), "{name}");
         assert_eq!(outbox.delivery(&wfes[8]).rejected, None);
     }
 }

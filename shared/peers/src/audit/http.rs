@@ -186,9 +186,13 @@ impl HttpSink {
             StatusCode::BAD_REQUEST if own => NotRecorded::Refused(why),
             StatusCode::PAYLOAD_TOO_LARGE => NotRecorded::Refused(why),
             // Its own word, when it fails on what it was sent.
-            StatusCode::INTERNAL_SERVER_ERROR if own && self.well().await.is_ok() => {
-                NotRecorded::Failed(why)
-            }
+            StatusCode::INTERNAL_SERVER_ERROR if own => match self.well().await {
+                Ok(()) => NotRecorded::Failed(why),
+                Err(_) => NotRecorded::Unanswered {
+                    why,
+                    settled_after: Duration::ZERO,
+                },
+            },
             // Nobody knows what became of it behind a gateway, or after another success.
             StatusCode::SERVICE_UNAVAILABLE if own => NotRecorded::Unavailable(why),
             status if status.is_success() || status.is_server_error() => {
