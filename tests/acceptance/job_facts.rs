@@ -107,7 +107,8 @@ async fn br_we_012_what_the_pod_says_is_told_while_it_waits_and_at_the_end() {
     let mut system = System::install(&cluster, "facts", &workflows)
         .await
         .expect("installed");
-    system.controller_flags = vec![START_TIMEOUT.to_owned()];
+    // Enough for the one that runs, on a slow machine, too.
+    system.controller_flags = vec!["--start-timeout=40s".to_owned()];
     system.start_controller().await.expect("started");
     for workflow in workflows {
         system
@@ -148,7 +149,7 @@ async fn br_we_012_what_the_pod_says_is_told_while_it_waits_and_at_the_end() {
     system.start_controller().await.expect("started again");
     let unschedulable = never_ran(
         FailureReason::ResourceExhausted,
-        "no container started within 25s: 0/1 nodes are available",
+        "no container started within 40s: 0/1 nodes are available",
     );
     ends(&system, "hungry", &unschedulable).await;
     let details = ends(
