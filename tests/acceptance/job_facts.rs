@@ -13,7 +13,7 @@ use kube::discovery::ApiResource;
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use wfe_model::workflow_execution::{FailureDetails, FailureReason, WorkflowExecution};
-use wfe_tests::system::{Script, System, condition, dry_run, until_effective};
+use wfe_tests::system::{Script, System, condition, dry_run, message, until_effective};
 use wfe_tests::{Cluster, Image, wait};
 
 use crate::setup::{SECONDS_30, cluster};
@@ -37,6 +37,15 @@ fn never_ran(reason: FailureReason, says: &'static str) -> End {
         ran: false,
         says,
     }
+}
+
+/// With a limit for the start of an execution, as a flag.
+async fn started(cluster: &Cluster, prefix: &str, workflows: &[&Script], flag: &str) -> System {
+    let system = System::install(cluster, prefix, workflows).await;
+    let mut system = system.expect("installed");
+    system.controller_flags = vec![flag.to_owned()];
+    system.start_controller().await.expect("started");
+    system
 }
 
 async fn ends(system: &System, name: &str, end: &End) -> FailureDetails {
@@ -66,18 +75,8 @@ async fn ends(system: &System, name: &str, end: &End) -> FailureDetails {
 
 /// The sentence of `ExecutionRunning`, once it says that something is waited for.
 async fn waits(system: &System, name: &str) -> String {
-    let wfe = system
-        .until(name, "ExecutionRunning", "False/Waiting")
-        .await;
-    let conditions = wfe
-        .expect("it says why")
-        .status
-        .map(|it| it.conditions)
-        .unwrap_or_default();
-    let running = conditions
-        .into_iter()
-        .find(|it| it.type_ == "ExecutionRunning");
-    running.expect("a condition").message
+    let wfe = system.until(name, "ExecutionRunning", "False/Waiting");
+    message(&wfe.await.expect("it says why"), "ExecutionRunning")
 }
 
 fn without_a_command(cluster: &Cluster) -> Script {
@@ -104,12 +103,8 @@ async fn br_we_012_what_the_pod_says_is_told_while_it_waits_and_at_the_end() {
     };
     let no_command = without_a_command(&cluster);
     let workflows = [&sleeps, &hungry, &no_command];
-    let mut system = System::install(&cluster, "facts", &workflows)
-        .await
-        .expect("installed");
     // Enough for the one that runs, on a slow machine, too.
-    system.controller_flags = vec!["--start-timeout=40s".to_owned()];
-    system.start_controller().await.expect("started");
+    let mut system = started(&cluster, "facts", &workflows, "--start-timeout=40s").await;
     for workflow in workflows {
         system
             .create(workflow, workflow.id, &json!({}))
@@ -213,11 +208,7 @@ fn mutating(cluster: &Cluster, kind: &str) -> Api<DynamicObject> {
 async fn br_we_012_what_admission_makes_of_the_pod_is_told_too() {
     let cluster = cluster().await;
     let quick = Script::push(&cluster, "quick", "true", "");
-    let mut system = System::install(&cluster, "pods", &[&quick])
-        .await
-        .expect("installed");
-    system.controller_flags = vec![START_TIMEOUT.to_owned()];
-    system.start_controller().await.expect("started");
+    let system = started(&cluster, "pods", &[&quick], START_TIMEOUT).await;
     let policy = add_a_missing_secret(&cluster, system.execution.name()).await;
     system
         .create(&quick, "env", &json!({}))
@@ -303,11 +294,7 @@ async fn br_we_012_a_pod_that_the_quota_or_a_missing_secret_keeps_back_is_told_b
         "true",
         "dependencies: {secrets: [{name: key}]}\n",
     );
-    let mut system = System::install(&cluster, "mount", &[&needs])
-        .await
-        .expect("installed");
-    system.controller_flags = vec!["--start-timeout=45s".to_owned()];
-    system.start_controller().await.expect("started");
+    let system = started(&cluster, "mount", &[&needs], "--start-timeout=45s").await;
     let secret: Secret = serde_json::from_value(
         json!({ "metadata": { "name": "key" }, "stringData": { "a": "b" } }),
     )

@@ -15,7 +15,7 @@ use wfe_model::workflow_execution::{Phase, WorkflowExecution};
 use wfe_tests::data_storage::Fault;
 use wfe_tests::stand_in::{Ending, StandIn};
 use wfe_tests::system::{
-    Program, Script, System, condition, install_crd, memory_kib, until_effective,
+    Program, Script, System, condition, install_crd, memory_kib, message, until_effective,
 };
 use wfe_tests::{Cluster, wait};
 
@@ -95,11 +95,17 @@ fn each_event_once(system: &System, names: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// SIGKILL, and a new one.
+async fn crash(system: &System, controller: Program) -> Program {
+    controller.kill().await.expect("killed");
+    system.launch_controller().await.expect("started again")
+}
+
 async fn a_hundred_while_the_sink_refuses(prefix: &str, kills: usize) {
     let (system, _stand_in) = install(prefix).await;
     let storage = system.storage().expect("beside");
     storage.break_with(Fault::Answer(503));
-    let mut controller = Some(system.launch_controller().await.expect("started"));
+    let mut controller = system.launch_controller().await.expect("started");
     let names: Vec<_> = (0..100)
         .map(|number| format!("{}-{number}", if number % 5 == 0 { "fail" } else { "good" }))
         .collect();
@@ -113,13 +119,7 @@ async fn a_hundred_while_the_sink_refuses(prefix: &str, kills: usize) {
         if round < kills {
             // In the middle of it: the last of them has not ended yet.
             over(&system, &some[some.len() / 2]).await.expect("ended");
-            controller
-                .take()
-                .expect("it runs")
-                .kill()
-                .await
-                .expect("killed");
-            controller = Some(system.launch_controller().await.expect("started again"));
+            controller = crash(&system, controller).await;
         }
     }
     for name in &names {
@@ -137,13 +137,7 @@ async fn a_hundred_while_the_sink_refuses(prefix: &str, kills: usize) {
         until_effective("the first batch", some)
             .await
             .expect("delivered");
-        controller
-            .take()
-            .expect("it runs")
-            .kill()
-            .await
-            .expect("killed");
-        controller = Some(system.launch_controller().await.expect("started again"));
+        controller = crash(&system, controller).await;
     }
     for name in &names {
         system.ended(name).await.expect("audited");
@@ -237,12 +231,7 @@ async fn br_audit_005_a_token_that_has_run_out_is_replaced_and_everything_arrive
         .until("good-1", "AuditRecorded", "False/AuditSinkUnavailable")
         .await;
     let waits = waits.expect("it waits");
-    let conditions = waits.status.map(|it| it.conditions).unwrap_or_default();
-    let said = conditions
-        .iter()
-        .find(|it| it.type_ == "AuditRecorded")
-        .map(|it| it.message.clone());
-    let said = said.unwrap_or_default();
+    let said = message(&waits, "AuditRecorded");
     assert!(said.contains("401 Unauthorized"), "{said}");
     system.renew_data_storage_token().await.expect("renewed");
     system.ended("good-1").await.expect("audited");
@@ -309,12 +298,7 @@ async fn br_audit_005_what_the_sink_never_takes_is_set_aside_alone_and_holds_not
         let aside = system
             .until(name, "AuditRecorded", "False/AuditEventRejected")
             .await;
-        let conditions = aside.expect("set aside").status.map(|it| it.conditions);
-        let mut said = conditions
-            .into_iter()
-            .flatten()
-            .filter(|it| it.type_ == "AuditRecorded");
-        let said = said.next().map(|it| it.message).unwrap_or_default();
+        let said = message(&aside.expect("set aside"), "AuditRecorded");
         assert!(
             said.contains("workflow.completed") && said.contains(why),
             "{said}"

@@ -8,7 +8,7 @@ use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
@@ -207,13 +207,19 @@ pub fn job_has_ended(job: &Job) -> bool {
 
 /// `status/reason` of a condition.
 pub fn condition(wfe: &WorkflowExecution, kind: &str) -> String {
-    let conditions = wfe.status.iter().flat_map(|status| &status.conditions);
-    conditions
-        .into_iter()
-        .find(|it| it.type_ == kind)
-        .map_or("absent".to_owned(), |it| {
-            format!("{}/{}", it.status, it.reason)
-        })
+    stored(wfe, kind).map_or("absent".to_owned(), |it| {
+        format!("{}/{}", it.status, it.reason)
+    })
+}
+
+/// The sentence of a condition; empty where there is none.
+pub fn message(wfe: &WorkflowExecution, kind: &str) -> String {
+    stored(wfe, kind).map_or(String::new(), |it| it.message.clone())
+}
+
+fn stored<'a>(wfe: &'a WorkflowExecution, kind: &str) -> Option<&'a Condition> {
+    let mut conditions = wfe.status.iter().flat_map(|status| &status.conditions);
+    conditions.find(|it| it.type_ == kind)
 }
 
 /// Types of the events about one WorkflowExecution.

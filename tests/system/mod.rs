@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use wfe_model::audit::AuditEvent;
 
 pub use self::install::until_effective;
-pub use self::look::{condition, dry_run, job_has_ended, pod_is_alive, types};
+pub use self::look::{condition, dry_run, job_has_ended, message, pod_is_alive, types};
 pub use self::program::{Program, memory_kib};
 pub use self::script::Script;
 pub use self::service::Service;

@@ -4,7 +4,8 @@
 //! for ever: with longer and longer pauses while the sink is down, asking whether it is well before
 //! the next try.
 
-use std::ops::Range;
+mod send;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wfe_model::audit::{AuditEvent, EventType};
 use wfe_model::workflow_execution::{Phase, WorkflowExecution};
-use wfe_peers::audit::{AuditSink, NotRecorded, Unasked};
+use wfe_peers::audit::{AuditSink, Unasked};
 
 use super::happened;
 use super::ledger::{Ledger, Parcel, Standing};
@@ -29,12 +30,8 @@ const BATCH: usize = 100;
 /// Pauses after a failure: the sink's return is noticed within seconds.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// How often an event is tried again that only a failure speaks against.
-const TRIES_OF_A_SUSPECT: usize = 3;
 /// After so many failures of the sink on what it was sent, the event is looked for again.
 const LOOKS: usize = 4;
-/// So many events that fail while none is taken are an outage: a WorkflowExecution has up to six.
-const MOST_SUSPECTS: usize = 24;
 /// So many failures in a row are an outage: WorkflowExecutions say that they wait for the sink.
 const OUTAGE: usize = 2;
 
@@ -114,14 +111,12 @@ impl Outbox {
     /// stored itself: nobody can have sent it before.
     pub fn offer(&self, wfe: &WorkflowExecution, new: EnumSet<EventType>) {
         let (uid, open) = (uid(wfe), happened::open(wfe));
-        let mut ledger = self.ledger();
         if open.is_empty() {
-            ledger.forget(uid);
+            self.change(|ledger| ledger.forget(uid));
             return;
         }
-        ledger.offer(uid, &ObjectRef::from_obj(wfe), open, new & open);
-        self.metrics.audit_pending(ledger.waiting());
-        drop(ledger);
+        let reference = ObjectRef::from_obj(wfe);
+        self.change(|ledger| ledger.offer(uid, &reference, open, new & open));
         self.offered.notify_one();
     }
 
@@ -129,9 +124,7 @@ impl Outbox {
     pub fn delivery(&self, wfe: &WorkflowExecution) -> Delivery {
         let open = happened::open(wfe);
         if open.is_empty() {
-            let mut ledger = self.ledger();
-            ledger.forget(uid(wfe));
-            self.metrics.audit_pending(ledger.waiting());
+            self.change(|ledger| ledger.forget(uid(wfe)));
             return Delivery::default();
         }
         let standing = self.ledger().standing(uid(wfe));
@@ -156,11 +149,9 @@ impl Outbox {
     }
 
     fn forget(&self, uid: &str, result: &'static str) {
-        let mut ledger = self.ledger();
-        for event_type in ledger.forget(uid) {
+        for event_type in self.change(|ledger| ledger.forget(uid)) {
             self.metrics.audit_event(event_type, result);
         }
-        self.metrics.audit_pending(ledger.waiting());
     }
 
     /// Delivers until it is to stop; `newest` has the objects.
@@ -199,13 +190,11 @@ impl Outbox {
     async fn next(&self) -> Vec<Parcel> {
         loop {
             let offered = self.offered.notified();
-            let (parcels, settles) = {
-                let ledger = self.ledger();
-                (ledger.next(BATCH, Instant::now()), ledger.settles())
-            };
+            let parcels = self.ledger().next(BATCH, Instant::now());
             if !parcels.is_empty() {
                 return parcels;
             }
+            let settles = self.ledger().settles();
             match settles {
                 Some(settles) => {
                     let _ = tokio::time::timeout_at(settles, offered).await;
@@ -261,7 +250,7 @@ impl Outbox {
             let events = happened::events(&wfe, parcel.waiting);
             if events.len() < parcel.waiting.len() {
                 // Somebody has changed the status back: what there is now is offered again.
-                self.ledger().forget(&parcel.uid);
+                self.change(|ledger| ledger.forget(&parcel.uid));
                 self.tell(parcel.reference.clone()).await;
                 continue;
             }
@@ -316,165 +305,22 @@ impl Outbox {
         Ok(rest)
     }
 
-    /// Sends a batch. An event that the sink does not take for its content is found by halving. Where
-    /// it says so by failing (`looks`), only if it takes others afterwards: one part is held back for
-    /// that.
-    async fn send(&self, batch: &Batch, looks: bool) -> Result<(), Trouble> {
-        let whole = 0..batch.events.len();
-        let mut parts = Vec::from([whole]);
-        let (mut suspects, mut taken) = (Vec::new(), false);
-        while parts.len() > usize::from(!suspects.is_empty()) {
-            let Some(part) = parts.pop() else { break };
-            let (why, refused) = match self.send_part(batch, part.clone()).await? {
-                Sent::Taken => {
-                    taken = true;
-                    continue;
-                }
-                Sent::Refused(why) => (why, true),
-                Sent::Failed(why) if looks => (why, false),
-                Sent::Failed(why) => return Err(failed(why)),
-            };
-            match halves(&part) {
-                // The first half next: what happened first is sent first.
-                Some((first, second)) => parts.extend([second, first]),
-                None if refused => self.reject(batch, part.start, &why),
-                None if !taken && suspects.len() >= MOST_SUSPECTS => return Err(failed(why)),
-                None => suspects.push((part, why)),
-            }
-        }
-        let mut rejected = Vec::new();
-        for (part, _) in suspects {
-            rejected.extend(self.fails_again(batch, &part).await?.map(|why| (part, why)));
-        }
-        let witness = match parts.pop() {
-            Some(part) => Some(self.send_part(batch, part).await?),
-            None => None,
-        };
-        match (rejected.first(), witness) {
-            (None, None | Some(Sent::Taken)) => Ok(()),
-            (Some(_), Some(Sent::Taken)) => {
-                for (part, _) in rejected {
-                    // Once more: it may have been the sink until a moment ago.
-                    match self.send_part(batch, part.clone()).await? {
-                        Sent::Taken => {}
-                        Sent::Refused(why) | Sent::Failed(why) => {
-                            self.reject(batch, part.start, &why);
-                        }
-                    }
-                }
-                Ok(())
-            }
-            // Nobody knows whether it is the event or the sink.
-            (Some((_, why)), _) => Err(failed(why.clone())),
-            (None, Some(Sent::Refused(why) | Sent::Failed(why))) => Err(failed(why)),
-        }
-    }
-
-    /// Whether the sink goes on to fail on one event, and how.
-    async fn fails_again(
-        &self,
-        batch: &Batch,
-        part: &Range<usize>,
-    ) -> Result<Option<String>, Trouble> {
-        let mut pauses = pauses().take(TRIES_OF_A_SUSPECT);
-        loop {
-            let why = match self.send_part(batch, part.clone()).await? {
-                Sent::Taken => return Ok(None),
-                Sent::Refused(why) | Sent::Failed(why) => why,
-            };
-            let Some(pause) = pauses.next() else {
-                return Ok(Some(why));
-            };
-            tokio::time::sleep(pause).await;
-        }
-    }
-
-    async fn send_part(&self, batch: &Batch, part: Range<usize>) -> Result<Sent, Trouble> {
-        let events = batch.events.get(part.clone()).unwrap_or_default();
-        if events.is_empty() {
-            return Ok(Sent::Taken);
-        }
-        let of_part = || {
-            batch
-                .uids
-                .get(part.clone())
-                .unwrap_or_default()
-                .iter()
-                .zip(events)
-        };
-        match self.sink.record(events).await {
-            Ok(()) => {
-                for (uid, event) in of_part() {
-                    self.settle(uid, event.event_type, "delivered");
-                }
-                Ok(Sent::Taken)
-            }
-            Err(NotRecorded::Refused(why)) => Ok(Sent::Refused(why)),
-            Err(NotRecorded::Failed(why)) => {
-                // Its answer may be about the end of what it did, not about the middle.
-                let known = self.sink.recorded(events).await?;
-                if !known.into_iter().all(|it| it) {
-                    return Ok(Sent::Failed(why));
-                }
-                for (uid, event) in of_part() {
-                    self.settle(uid, event.event_type, "found");
-                }
-                Ok(Sent::Taken)
-            }
-            Err(NotRecorded::Unavailable(why)) => Err(Trouble {
-                why,
-                unanswered: false,
-                failed: false,
-            }),
-            Err(NotRecorded::Unanswered { why, settled_after }) => {
-                let settles = Instant::now() + settled_after;
-                let took_its_time = settled_after < FIRST_PAUSE;
-                for (uid, event) in of_part() {
-                    self.ledger().doubtful(uid, event.event_type, settles);
-                }
-                Err(Trouble {
-                    why,
-                    unanswered: took_its_time,
-                    failed: false,
-                })
-            }
-        }
-    }
-
     fn settle(&self, uid: &str, event_type: EventType, result: &'static str) {
-        let mut ledger = self.ledger();
-        ledger.delivered(uid, event_type);
+        self.change(|ledger| ledger.delivered(uid, event_type));
         self.metrics.audit_event(event_type, result);
-        self.metrics.audit_pending(ledger.waiting());
     }
 
-    fn reject(&self, batch: &Batch, index: usize, why: &str) {
-        let (Some(uid), Some(event)) = (batch.uids.get(index), batch.events.get(index)) else {
-            return;
-        };
-        tracing::error!(
-            namespace = event.namespace,
-            name = event.resource_id,
-            event_type = event.event_type.as_str(),
-            why,
-            "the audit sink does not take this event: it is set aside"
-        );
+    /// Changes the ledger; the number of those that wait goes with it.
+    fn change<T>(&self, change: impl FnOnce(&mut Ledger) -> T) -> T {
         let mut ledger = self.ledger();
-        ledger.rejected(uid, event.event_type, why);
-        self.metrics.audit_event(event.event_type, "rejected");
+        let changed = change(&mut ledger);
         self.metrics.audit_pending(ledger.waiting());
+        changed
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         lock(&self.ledger)
     }
-}
-
-/// What came of sending a part.
-enum Sent {
-    Taken,
-    Refused(String),
-    Failed(String),
 }
 
 impl Batch {
@@ -495,19 +341,6 @@ impl Batch {
         self.uids.extend(other.uids);
         self.events.extend(other.events);
     }
-}
-
-fn failed(why: String) -> Trouble {
-    Trouble {
-        why,
-        unanswered: false,
-        failed: true,
-    }
-}
-
-fn halves(part: &Range<usize>) -> Option<(Range<usize>, Range<usize>)> {
-    let middle = usize::midpoint(part.start, part.end);
-    (part.len() > 1).then_some((part.start..middle, middle..part.end))
 }
 
 fn pauses() -> impl Iterator<Item = Duration> {

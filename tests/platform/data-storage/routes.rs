@@ -56,16 +56,11 @@ async fn batch(State(inner): Shared, headers: HeaderMap, body: String) -> Respon
         Err(error) => Some(error.clone()),
     };
     if let Some(refused) = refused {
-        return problem(StatusCode::BAD_REQUEST, "Bad Request", &refused);
+        return self::refused(StatusCode::BAD_REQUEST, &refused);
     }
     let events = events.unwrap_or_default();
     if let Err(refused) = inner.admit(&headers).await {
-        let (status, detail) = *refused;
-        return problem(
-            status,
-            status.canonical_reason().unwrap_or_default(),
-            &detail,
-        );
+        return *refused;
     }
     let fault = {
         let mut faults = lock(&inner.faults);
@@ -98,15 +93,10 @@ async fn batch(State(inner): Shared, headers: HeaderMap, body: String) -> Respon
 async fn find(State(inner): Shared, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
     let query = match read_query(query.as_deref().unwrap_or_default()) {
         Ok(query) => query,
-        Err(refused) => return problem(StatusCode::BAD_REQUEST, "Bad Request", &refused),
+        Err(refused) => return self::refused(StatusCode::BAD_REQUEST, &refused),
     };
     if let Err(refused) = inner.admit(&headers).await {
-        let (status, detail) = *refused;
-        return problem(
-            status,
-            status.canonical_reason().unwrap_or_default(),
-            &detail,
-        );
+        return *refused;
     }
     let fault = {
         let mut faults = lock(&inner.faults);
@@ -155,17 +145,21 @@ fn read_query(text: &str) -> Result<Query, String> {
 
 fn answered(status: u16) -> Response {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    refused(status, "on demand")
+}
+
+/// A problem by the name of its status.
+fn refused(status: StatusCode, detail: &str) -> Response {
     problem(
         status,
         status.canonical_reason().unwrap_or_default(),
-        "on demand",
+        detail,
     )
 }
 
 fn failed() -> Response {
-    problem(
+    refused(
         StatusCode::INTERNAL_SERVER_ERROR,
-        "Internal Server Error",
         "Failed to write audit events batch to database",
     )
 }
@@ -211,9 +205,9 @@ impl Inner {
         }
     }
 
-    /// Whether the token is good, and its user may come in; else status and detail.
-    async fn admit(&self, headers: &HeaderMap) -> Result<(), Box<(StatusCode, String)>> {
-        let no = |detail: &str| Err(Box::new((StatusCode::UNAUTHORIZED, detail.to_owned())));
+    /// Whether the token is good, and its user may come in; else the answer.
+    async fn admit(&self, headers: &HeaderMap) -> Result<(), Box<Response>> {
+        let no = |detail: &str| Err(Box::new(refused(StatusCode::UNAUTHORIZED, detail)));
         let Some(header) = headers.get(AUTHORIZATION) else {
             return no("Missing Authorization header");
         };
@@ -237,7 +231,7 @@ impl Inner {
                 let detail = format!(
                     "Insufficient RBAC permissions: {user} verb:create on services/data-storage-service"
                 );
-                Err(Box::new((StatusCode::FORBIDDEN, detail)))
+                Err(Box::new(refused(StatusCode::FORBIDDEN, &detail)))
             }
             _ => Ok(()),
         }

@@ -7,7 +7,9 @@ use prometheus_client::registry::Registry;
 use proptest::prelude::*;
 use serde_json::json;
 use wfe_model::audit::Identity;
+use wfe_peers::audit::NotRecorded;
 
+use super::send::TRIES_OF_A_SUSPECT;
 use super::*;
 
 /// What happens to the next batch.

@@ -129,12 +129,10 @@ impl HttpSink {
         })
     }
 
-    /// Every event of a correlation, the oldest first.
+    /// Every event of a correlation, in the order of the pages.
     pub async fn trail(&self, correlation_id: &str) -> Result<Vec<TrailEvent>, Unasked> {
         let question = vec![("correlation_id", correlation_id.to_owned())];
-        let mut events: Vec<TrailEvent> = self.pages(question).await?;
-        events.sort_by_key(|event| event.event_timestamp);
-        Ok(events)
+        self.pages(question).await
     }
 
     fn at(&self, path: &str) -> Result<Url, String> {
