@@ -19,6 +19,9 @@ pub const TARGET_HASH: &str = "kubernaut.ai/target-hash";
 pub const SOURCE_NAMESPACE: &str = "kubernaut.ai/source-namespace";
 /// Annotation: the target as written.
 pub const TARGET_RESOURCE: &str = "kubernaut.ai/target-resource";
+/// Annotation of a Job: the controller has started it. A Job that is suspended and lacks this
+/// annotation has never run.
+pub const STARTED: &str = "kubernaut.ai/started";
 /// Annotation of a lock: its record of the last execution.
 pub const LAST_EXECUTION: &str = "kubernaut.ai/last-execution";
 /// Annotation of a lock: its records of WorkflowExecutions that are gone and still say something.

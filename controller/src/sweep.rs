@@ -137,10 +137,6 @@ impl Sweep {
         if !self.is_gone(holder).await? {
             return Ok(false);
         }
-        // A create of its may still come.
-        if lock::try_lasts_until(lease).is_some_and(|until| now < until) {
-            return Ok(true);
-        }
         if self.is_alive_on(lease).await? {
             return Ok(true);
         }

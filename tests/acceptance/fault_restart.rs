@@ -21,7 +21,7 @@ async fn br_we_014_a_kill_between_create_and_status_write_gives_one_job_and_a_su
     let mut system = System::install(&cluster, "restart", &[&workflow])
         .await
         .expect("installed");
-    // It can make Jobs and cannot say so: every status write is refused until it is killed.
+    // It can create Jobs and store nothing: every status write is refused until it is killed.
     system
         .allow_status_writes(false)
         .await
@@ -39,20 +39,24 @@ async fn br_we_014_a_kill_between_create_and_status_write_gives_one_job_and_a_su
         "once-{}",
         &hex::encode(Sha256::digest(created.uid().expect("a uid")))[..8]
     );
-    let complete = |job: &Job| {
-        job.status
-            .as_ref()
-            .is_some_and(|status| status.succeeded == Some(1))
+    let suspended = |job: &Job| {
+        let conditions = job.status.as_ref().and_then(|it| it.conditions.as_ref());
+        conditions.is_some_and(|all| all.iter().any(|it| it.type_ == "Suspended"))
     };
     wait::until(
         &system.execution.api::<Job>(),
         &name,
-        "the Job has run",
+        "the Job is suspended",
         SECONDS_30,
-        complete,
+        suspended,
     )
     .await
-    .expect("complete");
+    .expect("suspended");
+    let pods = system.live_pods().await.expect("listed");
+    assert!(
+        pods.is_empty(),
+        "nothing runs before it is stored: {pods:?}"
+    );
     let unsaid = api.get("once").await.expect("there");
     assert_eq!(
         unsaid.status.and_then(|status| status.phase),

@@ -10,7 +10,7 @@ use futures::future::join_all;
 use itertools::iproduct;
 use wfe_tests::proxy::Fault;
 
-use crate::scenario::{Scenario, Stage, Trail};
+use crate::scenario::{Moment, Scenario, Stage, Trail};
 
 /// More would not be faster on two cores.
 const STAGES: usize = 4;
@@ -143,6 +143,35 @@ async fn br_we_009_br_audit_005_a_crash_at_any_request_changes_nothing_of_the_en
 async fn br_we_009_br_audit_005_a_crash_at_any_request_changes_nothing_of_the_trail_in_data_storage()
  {
     a_crash_at_any_request("crash-http", Trail::DataStorage).await;
+}
+
+/// BR-WE-009: the create of a controller that died is committed at the worst moments.
+#[tokio::test(flavor = "multi_thread")]
+async fn create_committed_late_never_starts() {
+    let moments = [
+        (Scenario::Success, Moment::Ended),
+        (Scenario::Success, Moment::Gone),
+        (Scenario::Failure, Moment::Gone),
+        (Scenario::Cancel, Moment::JobDeleted),
+        (Scenario::Cancel, Moment::Gone),
+        (Scenario::Wait, Moment::NextRuns),
+    ];
+    join_all(moments.map(async |(scenario, moment)| {
+        let stage = Stage::set("late", Trail::File).await;
+        stage.deliver_at(moment);
+        let case = Case {
+            number: 0,
+            scenario,
+            request: "create jobs #1".to_owned(),
+            fault: Fault::Hold,
+        };
+        let struck = play(&stage, &case, true).await;
+        assert!(
+            struck.unwrap_or_else(|error| panic!("{scenario:?}, {moment:?}: {error:#}")),
+            "{scenario:?}, {moment:?}: no create was held"
+        );
+    }))
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -33,6 +33,16 @@ pub enum Fault {
     Refuse(u16),
     /// It arrives late, even when nobody waits for the answer any more.
     Delay(Duration),
+    /// It arrives when the test [says so](Proxy::deliver), and is never answered.
+    Hold,
+}
+
+/// A request that has not arrived yet.
+struct Held {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
 }
 
 /// A proxy for one controller; ends with the value.
@@ -61,6 +71,7 @@ struct Shared {
 struct Requests {
     counts: HashMap<String, usize>,
     mutations: Vec<String>,
+    held: Vec<Held>,
     armed: Option<(String, Fault)>,
 }
 
@@ -142,6 +153,23 @@ impl Proxy {
     /// Lets every watch go on.
     pub fn release(&self) {
         self.shared.held.send_modify(HashSet::clear);
+    }
+
+    /// Has every request arrive that was held; what the API server answers.
+    pub async fn deliver(&self) -> Result<Vec<StatusCode>> {
+        let held = std::mem::take(&mut self.shared.requests().held);
+        let mut codes = Vec::new();
+        for request in held {
+            let Held {
+                method,
+                uri,
+                headers,
+                body,
+            } = request;
+            let answer = self.shared.forward(method, &uri, &headers, body).await?;
+            codes.push(answer.status());
+        }
+        Ok(codes)
     }
 
     /// Ends every watch that is open.
@@ -253,6 +281,16 @@ async fn answer(
     let fault = verb(&method).and_then(|verb| shared.count(&format!("{verb} {resource}")));
     match fault {
         Some(Fault::Drop) => {
+            shared.strike();
+            return std::future::pending().await;
+        }
+        Some(Fault::Hold) => {
+            shared.requests().held.push(Held {
+                method,
+                uri,
+                headers,
+                body,
+            });
             shared.strike();
             return std::future::pending().await;
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
+use kube::api::DeleteParams;
 use serde_json::json;
 use wfe_model::audit::EventType::{
     self, BlockCleared, SelectionCompleted, WorkflowCompleted, WorkflowFailed, WorkflowStarted,
@@ -16,6 +17,10 @@ use wfe_tests::Cluster;
 use wfe_tests::proxy::Proxy;
 use wfe_tests::stand_in::{Ending, StandIn, again};
 use wfe_tests::system::{Program, Script, System, condition};
+use wfe_tests::wait;
+
+/// A sweep looks every 30 s at the latest.
+const JOB_GONE_WITHIN: Duration = Duration::from_mins(1);
 
 const SUCCEEDED: &str = "True/ExecutionSucceeded";
 
@@ -62,6 +67,19 @@ impl Scenario {
     ];
 }
 
+/// When a create is committed that was held on its way.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Moment {
+    /// The execution has ended, its Job is there.
+    Ended,
+    /// The execution was cancelled, its Job is deleted.
+    JobDeleted,
+    /// The next execution on the target runs, the Job of the first was deleted by hand.
+    NextRuns,
+    /// The WorkflowExecution is gone.
+    Gone,
+}
+
 /// Where the audit trail goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Trail {
@@ -78,6 +96,8 @@ pub struct Stage {
     workflow: Script,
     another: Script,
     endings: Arc<Mutex<HashMap<String, Ending>>>,
+    /// When what was held is to arrive.
+    late: Mutex<Option<Moment>>,
 }
 
 impl Stage {
@@ -114,6 +134,7 @@ impl Stage {
             workflow,
             another,
             endings,
+            late: Mutex::default(),
         }
     }
 
@@ -153,6 +174,24 @@ impl Stage {
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = Some(controller);
         said
+    }
+
+    /// Has the create that is held arrive at a moment of the next play.
+    pub fn deliver_at(&self, moment: Moment) {
+        *self.late.lock().unwrap_or_else(PoisonError::into_inner) = Some(moment);
+    }
+
+    /// It is this moment now.
+    async fn comes(&self, moment: Moment) -> Result<()> {
+        let due = {
+            let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+            late.take_if(|it| *it == moment)
+        };
+        if due.is_some() {
+            let codes = self.proxy().deliver().await?;
+            ensure!(codes.len() == 1, "nothing was held: {codes:?}");
+        }
+        Ok(())
     }
 
     /// A request on a target of its own.
@@ -215,6 +254,7 @@ impl Stage {
 
     async fn ended_as(&self, name: &str, end: &str, last: EventType) -> Result<()> {
         let wfe = self.system.ended(name).await?;
+        self.comes(Moment::Ended).await?;
         let complete = condition(&wfe, "ExecutionComplete");
         ensure!(complete == end, "{name} is {complete}, not {end}");
         let ran = [
@@ -232,7 +272,10 @@ impl Stage {
         self.system
             .until(name, "ExecutionRunning", "True/ExecutionStarted")
             .await?;
+        let job = self.job_of(name).await?;
         self.system.cancel(name, "enough").await?;
+        self.job_gone(&job).await?;
+        self.comes(Moment::JobDeleted).await?;
         self.ended_as(name, "False/Cancelled", WorkflowFailed).await
     }
 
@@ -247,11 +290,32 @@ impl Stage {
         self.system
             .until(name, "Blocked", "True/ResourceBusy")
             .await?;
-        self.ends(&first, Ending::Success);
-        let job = self.job_of(&first).await?;
-        again(&self.system.execution.api::<Job>(), &job).await?;
+        self.ends(name, Ending::Never);
+        self.end(&first).await?;
+        self.system
+            .until(name, "ExecutionRunning", "True/ExecutionStarted")
+            .await?;
+        if *self.late.lock().unwrap_or_else(PoisonError::into_inner) == Some(Moment::NextRuns) {
+            let job = self.job_of(&first).await?;
+            let jobs = self.system.execution.api::<Job>();
+            jobs.delete(&job, &DeleteParams::background()).await?;
+            self.job_gone(&job).await?;
+        }
+        self.comes(Moment::NextRuns).await?;
+        self.end(name).await?;
         self.ended_as(name, SUCCEEDED, WorkflowCompleted).await?;
         self.ended_as(&first, SUCCEEDED, WorkflowCompleted).await
+    }
+
+    /// Lets the workflow of a request succeed that has run until now.
+    async fn end(&self, name: &str) -> Result<()> {
+        self.ends(name, Ending::Success);
+        let job = self.job_of(name).await?;
+        again(&self.system.execution.api::<Job>(), &job).await
+    }
+
+    async fn job_gone(&self, job: &str) -> Result<()> {
+        wait::gone(&self.system.execution.api::<Job>(), job, JOB_GONE_WITHIN).await
     }
 
     async fn job_of(&self, name: &str) -> Result<String> {
@@ -264,7 +328,8 @@ impl Stage {
     /// deleted.
     async fn came_to(&self, name: &str, trail: &[EventType], executions: usize) -> Result<()> {
         let api = self.system.namespace.api::<WorkflowExecution>();
-        let uid = api.get(name).await?.uid().context("a uid")?;
+        let wfe = api.get(name).await?;
+        let uid = wfe.uid().context("a uid")?;
         let mut trail = trail.to_vec();
         if condition(&api.get(name).await?, "Ready") == "False/NotReady" && executions > 0 {
             self.system.clear(name).await?;
@@ -272,23 +337,28 @@ impl Stage {
         }
         self.system.delete(name).await?;
         self.system.gone(name).await?;
+        self.comes(Moment::Gone).await?;
         let found = self.system.trail_of(name)?;
         ensure!(found == trail, "{name}: {found:?}, not {trail:?}");
-        let made = self.stand_in.made_for(&uid);
-        ensure!(
-            made == executions,
-            "{name}: {made} executions, not {executions}"
-        );
         let holders = self.system.holders().await?;
         ensure!(
             !holders.iter().any(|it| it.contains(&uid)),
             "{name} holds its lock: {holders:?}"
         );
+        // What was created late is found without owner, and deleted.
+        if let Some(reference) = wfe.execution_ref() {
+            self.job_gone(&reference.name).await?;
+        }
         let jobs = self.system.jobs().await?;
         let left = jobs
             .iter()
             .any(|job| job.labels().values().any(|value: &String| *value == uid));
         ensure!(!left, "{name} has left its Job");
+        let started = self.stand_in.started_for(&uid);
+        ensure!(
+            started == executions,
+            "{name}: {started} executions, not {executions}"
+        );
         Ok(())
     }
 }

@@ -34,8 +34,8 @@ pub enum Ending {
 
 /// Runs the Jobs of one namespace, as far as anybody can tell; ends with the value.
 pub struct StandIn {
-    /// Uids of the Jobs that were made for each WorkflowExecution.
-    made: Arc<Mutex<HashMap<String, Vec<String>>>>,
+    /// Uids of the Jobs that were started for each WorkflowExecution.
+    started: Arc<Mutex<HashMap<String, Vec<String>>>>,
     task: AbortHandle,
 }
 
@@ -47,13 +47,15 @@ impl StandIn {
         ending: impl Fn(&Job) -> Ending + Send + Sync + 'static,
     ) -> Self {
         let (jobs, pods) = (namespace.api::<Job>(), namespace.api::<Pod>());
-        let made: Arc<Mutex<HashMap<String, Vec<String>>>> = Arc::default();
-        let seen = made.clone();
+        let started: Arc<Mutex<HashMap<String, Vec<String>>>> = Arc::default();
+        let seen = started.clone();
         let running = async move {
             let mut events =
                 Box::pin(watcher(jobs.clone(), watcher::Config::default()).default_backoff());
             while let Some(event) = events.next().await {
                 let done = match event {
+                    // As the Job controller does it: a suspended Job has no pod.
+                    Ok(Event::Apply(job) | Event::InitApply(job)) if is_suspended(&job) => Ok(()),
                     Ok(Event::Apply(job) | Event::InitApply(job)) => {
                         note(&seen, &job);
                         run(&jobs, &pods, &job, ending(&job)).await
@@ -68,15 +70,15 @@ impl StandIn {
             }
         };
         Self {
-            made,
+            started,
             task: tokio::spawn(running).abort_handle(),
         }
     }
 
-    /// How many Jobs were ever made for a WorkflowExecution.
-    pub fn made_for(&self, uid: &str) -> usize {
-        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        made.get(uid).map_or(0, Vec::len)
+    /// How many Jobs were ever started for a WorkflowExecution.
+    pub fn started_for(&self, uid: &str) -> usize {
+        let started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        started.get(uid).map_or(0, Vec::len)
     }
 }
 
@@ -95,12 +97,16 @@ pub async fn again(jobs: &Api<Job>, name: &str) -> Result<()> {
     Ok(())
 }
 
-fn note(made: &Mutex<HashMap<String, Vec<String>>>, job: &Job) {
+fn is_suspended(job: &Job) -> bool {
+    job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true)
+}
+
+fn note(started: &Mutex<HashMap<String, Vec<String>>>, job: &Job) {
     let (Some(source), Some(uid)) = (job.labels().get(SOURCE_UID).cloned(), job.uid()) else {
         return;
     };
-    let mut made = made.lock().unwrap_or_else(PoisonError::into_inner);
-    let uids = made.entry(source).or_default();
+    let mut started = started.lock().unwrap_or_else(PoisonError::into_inner);
+    let uids = started.entry(source).or_default();
     if !uids.contains(&uid) {
         uids.push(uid);
     }

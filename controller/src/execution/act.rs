@@ -20,7 +20,7 @@ use thiserror::Error;
 use wfe_model::FINALIZER;
 use wfe_model::target::Target;
 use wfe_model::workflow::Engine;
-use wfe_model::workflow_execution::{Phase, WorkflowExecution, WorkflowExecutionStatus};
+use wfe_model::workflow_execution::{WorkflowExecution, WorkflowExecutionStatus};
 use wfe_peers::catalog::Catalog;
 use wfe_peers::dependencies::DependencyReader;
 use wfe_peers::discovery::ServedKinds;
@@ -160,9 +160,6 @@ impl Act {
             Question::Dependencies(dependencies) => {
                 answers.dependencies = Some(known(self.dependencies.check(&dependencies).await));
             }
-            Question::StillWanted => {
-                answers.still_wanted = Some(self.still_wanted(&observed.wfe).await?);
-            }
             Question::Execution => {
                 let name = observed.execution_name();
                 answers.execution = Some(self.backend(&observed.wfe)?.read(&name).await?);
@@ -188,20 +185,6 @@ impl Act {
             }
         }
         Ok(())
-    }
-
-    /// The last look before something is made: the same object, not ended, not deleted.
-    async fn still_wanted(&self, wfe: &WorkflowExecution) -> Result<bool, ActError> {
-        let now = self
-            .api(wfe)
-            .get_opt(&wfe.name_any())
-            .await
-            .map_err(Unanswered::of("read the WorkflowExecution"))?;
-        Ok(now.is_some_and(|now| {
-            now.uid() == wfe.uid()
-                && now.metadata.deletion_timestamp.is_none()
-                && now.phase().is_none_or(|phase| phase == Phase::Pending)
-        }))
     }
 
     /// Carries out a write, and puts what came of it where the next decision finds it.
@@ -249,6 +232,11 @@ impl Act {
             }
             Effect::Create(plan) => {
                 answers.created = Some(self.backend(wfe)?.create(&plan).await?);
+                Ok(())
+            }
+            Effect::Start(reference) => {
+                self.backend(wfe)?.start(&reference).await?;
+                answers.started = true;
                 Ok(())
             }
             Effect::Delete(reference) => {

@@ -51,8 +51,6 @@ pub enum Question {
     ServiceAccount(String),
     /// Whether Secrets and ConfigMaps are there.
     Dependencies(Dependencies),
-    /// Whether the WorkflowExecution is still wanted, uncached.
-    StillWanted,
     /// The execution, uncached.
     Execution,
     /// What its Events say of an execution that does not start.
@@ -76,8 +74,10 @@ pub enum Effect {
     FreeLock(Option<Box<Entry>>),
     /// Leaves a record of one that is about to go.
     Record(Box<Entry>),
-    /// Makes the Job or PipelineRun.
+    /// Creates the Job or PipelineRun, suspended.
     Create(Box<Plan>),
+    /// Starts it, once it is stored that it is the execution.
+    Start(ExecutionRef),
     /// Deletes it.
     Delete(ExecutionRef),
     /// Stores a status.
@@ -111,6 +111,7 @@ impl Effect {
             Self::FreeLock(_) => "free lock",
             Self::Record(_) => "record the end",
             Self::Create(_) => "create execution",
+            Self::Start(_) => "start execution",
             Self::Delete(_) => "delete execution",
             Self::Store(_) => "store status",
             Self::Audit => "deliver audit events",

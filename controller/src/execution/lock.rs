@@ -6,7 +6,6 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -15,15 +14,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::history::{Entry, Limits};
-use super::status::after;
 use crate::executor::Source;
 use crate::names::{self, LAST_EXECUTION, MANAGED_BY, MANAGER, PAST_EXECUTIONS, TARGET_HASH};
 
 /// More records than a target can need within the times of the rules; each has some 300 bytes.
 const MOST_PAST: usize = 32;
-
-/// Longer than any request lives, at its sender (30 s) or at the API server (60 s).
-const IN_FLIGHT: Duration = Duration::from_secs(65);
 
 /// How a lock stands, for one WorkflowExecution.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,18 +62,6 @@ pub fn holder(lease: &Lease) -> Option<Source> {
             uid: text.to_owned(),
         },
     })
-}
-
-/// Until when a create may still come for one whose end was stored at `moment`.
-pub fn creates_come_until(moment: Timestamp) -> Timestamp {
-    after(moment, IN_FLIGHT)
-}
-
-/// Until when a create may still come of the try that took the lock: after that it looks once more
-/// at the request, then sends the create.
-pub fn try_lasts_until(lease: &Lease) -> Option<Timestamp> {
-    let taken = lease.spec.as_ref()?.acquire_time.as_ref()?.0;
-    Some(creates_come_until(creates_come_until(taken)))
 }
 
 /// The Lease of a target that has none yet; nobody holds it.
@@ -184,6 +167,8 @@ fn read<T: DeserializeOwned>(lease: &Lease, name: &str) -> Option<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::execution::history::Outcome;
 

@@ -90,14 +90,14 @@ pub struct Answers {
     pub service_account: Option<Known<ServiceAccountAnswer>>,
     /// What is wrong with the dependencies.
     pub dependencies: Option<Known<Vec<DependencyProblem>>>,
-    /// The WorkflowExecution, uncached: whether it is the same object, not ended, not deleted.
-    pub still_wanted: Option<bool>,
     /// The execution, uncached.
     pub execution: Option<Option<Execution>>,
     /// What the execution's Events say of why it does not start.
     pub complaint: Option<Option<Waiting>>,
     /// What came of the create.
     pub created: Option<Created>,
+    /// The execution was started in this very pass: the cache will show it.
+    pub started: bool,
     /// What is left of the execution, uncached.
     pub remains: Option<Remains>,
     /// The lock was taken in this very pass.
@@ -117,7 +117,7 @@ pub struct Answers {
 impl Answers {
     /// Forgets what was seen uncached: a write makes another moment of it.
     pub fn forget_before_a_write(&mut self) {
-        (self.execution, self.remains, self.still_wanted) = (None, None, None);
+        (self.execution, self.remains) = (None, None);
     }
 }
 

@@ -12,8 +12,11 @@ use k8s_openapi::api::authorization::v1::{
 };
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Event, Pod};
-use kube::api::{DeleteParams, ListParams, PostParams, Preconditions, PropagationPolicy};
+use kube::api::{
+    DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
+};
 use kube::{Api, Client, ResourceExt};
+use serde_json::json;
 use wfe_model::workflow_execution::ExecutionRef;
 
 pub use self::build::build;
@@ -22,7 +25,7 @@ pub use self::read::{began, read};
 use super::{
     Created, Execution, Executor, Plan, Refusal, Remains, Unanswered, Waiting, is_alive, is_of,
 };
-use crate::names::WORKFLOW_EXECUTION_UID;
+use crate::names::{STARTED, WORKFLOW_EXECUTION_UID};
 use crate::watches::Caches;
 
 /// The fixed words of the quota plugin: the one text that is matched, since its refusal has the
@@ -187,6 +190,21 @@ impl JobExecutor {
         })
     }
 
+    /// The uid in the patch is a precondition: another Job of that name is not started.
+    async fn start_job(&self, reference: &ExecutionRef) -> Result<(), Unanswered> {
+        let start = Patch::Merge(json!({
+            "metadata": { "uid": reference.uid, "annotations": { STARTED: "true" } },
+            "spec": { "suspend": false },
+        }));
+        let parameters = PatchParams::default();
+        match self.jobs.patch(&reference.name, &parameters, &start).await {
+            Ok(_) => Ok(()),
+            // Gone, or another object by now.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+            Err(error) => Err(Unanswered::of("start the Job")(error)),
+        }
+    }
+
     async fn delete_job(&self, reference: &ExecutionRef) -> Result<(), Unanswered> {
         let exactly = DeleteParams {
             propagation_policy: Some(PropagationPolicy::Background),
@@ -208,6 +226,10 @@ impl JobExecutor {
 impl Executor for JobExecutor {
     fn create<'a>(&'a self, plan: &'a Plan) -> BoxFuture<'a, Result<Created, Unanswered>> {
         self.create_job(plan).boxed()
+    }
+
+    fn start<'a>(&'a self, reference: &'a ExecutionRef) -> BoxFuture<'a, Result<(), Unanswered>> {
+        self.start_job(reference).boxed()
     }
 
     fn status(&self, caches: &Caches, name: &str, source_uid: &str) -> Option<Execution> {

@@ -73,6 +73,8 @@ pub struct Execution {
     pub created: Option<Timestamp>,
     /// Whether somebody has deleted it already.
     pub deleting: bool,
+    /// Whether it was created and not started yet: nothing of it runs until [`Executor::start`].
+    pub held: bool,
     /// Since when a container of the workflow runs or has run.
     pub began: Option<Timestamp>,
     /// Where it stands.
@@ -242,8 +244,11 @@ impl Unanswered {
 
 /// One engine's backend.
 pub trait Executor: Send + Sync {
-    /// Makes the execution; may be repeated.
+    /// Creates the execution, suspended: nothing runs until [`start`](Self::start). May be repeated.
+    /// A create that is committed late, when nothing waits for it any more, is harmless.
     fn create<'a>(&'a self, plan: &'a Plan) -> BoxFuture<'a, Result<Created, Unanswered>>;
+    /// Starts exactly this object; may be repeated. An object that is gone is not started.
+    fn start<'a>(&'a self, reference: &'a ExecutionRef) -> BoxFuture<'a, Result<(), Unanswered>>;
     /// The execution by name, as cached.
     fn status(&self, caches: &Caches, name: &str, source_uid: &str) -> Option<Execution>;
     /// The execution by name, from the API server itself.

@@ -107,7 +107,12 @@ impl Caches {
                 .get(label)
                 .map(|key| lock(&self.index).of(key))
         };
-        let owner = with(WORKFLOW_EXECUTION_UID).unwrap_or_default();
+        let owner = with(WORKFLOW_EXECUTION_UID);
+        // Created after its WorkflowExecution had vanished.
+        if owner.as_ref().is_some_and(Vec::is_empty) {
+            self.vanished.notify_one();
+        }
+        let owner = owner.unwrap_or_default();
         let hash = object.labels().get(TARGET_HASH);
         let on_target = hash.into_iter().flat_map(|hash| self.unfinished(hash));
         owner.into_iter().chain(on_target).collect()

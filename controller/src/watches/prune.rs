@@ -1,6 +1,6 @@
 //! What nobody reads is not kept: with ten thousand objects it is most of the memory.
 
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::core::PartialObjectMeta;
@@ -12,10 +12,13 @@ pub(super) fn workflow_execution(wfe: &mut WorkflowExecution) {
     wfe.metadata.managed_fields = None;
 }
 
-/// A Job is read by its metadata and status.
+/// A Job is read by its metadata, its status and whether it is suspended.
 pub(crate) fn job(job: &mut Job) {
     job.metadata.managed_fields = None;
-    job.spec = None;
+    job.spec = job.spec.take().map(|spec| JobSpec {
+        suspend: spec.suspend,
+        ..JobSpec::default()
+    });
 }
 
 /// A pod is read by its labels, phase, reason, conditions and container states.

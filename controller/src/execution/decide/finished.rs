@@ -36,15 +36,11 @@ pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
     if let Some(step) = started_late(observed) {
         return step;
     }
-    let held_until = late_creates(observed).filter(|_| ours);
-    if ours && held_until.is_none() {
+    if ours {
         return free(observed);
     }
     if let Some(step) = acknowledge(observed) {
         return step;
-    }
-    if let Some(until) = held_until {
-        return Step::Wait(until);
     }
     if let Some(execution) = observed.execution.as_ref().filter(|it| !it.deleting) {
         let until = kept_until(observed);
@@ -153,13 +149,6 @@ fn free(observed: &Observed) -> Step {
         (None, Some(Remains::Alive)) => Step::Wait(observed.now + LOOK_AGAIN),
         (_, Some(Remains::Nothing | Remains::Ended)) => free_now(observed),
     }
-}
-
-/// Until when a create may still come for one that ended without an execution: lost on its way, or
-/// from another controller that does not know of the end. Until then the lock is kept.
-fn late_creates(observed: &Observed) -> Option<Timestamp> {
-    let until = lock::creates_come_until(ended_at(observed)?);
-    (observed.wfe.execution_ref().is_none() && observed.now < until).then_some(until)
 }
 
 fn free_now(observed: &Observed) -> Step {

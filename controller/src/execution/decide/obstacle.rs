@@ -108,13 +108,10 @@ fn waits(wfe: &WorkflowExecution) -> bool {
 /// What comes of it. A lock that was taken before the obstacle was seen is given back first.
 pub(super) fn blocked(observed: &Observed, checked: &CheckedSpec, obstacle: &Obstacle) -> Step {
     if observed.lock == Lock::Ours {
-        // An earlier try may have sent a create.
-        let until = observed.lease.as_deref().and_then(lock::try_lasts_until);
-        let until = until.filter(|_| !observed.answers.lock_taken);
-        return match until.filter(|until| observed.now < *until) {
-            Some(until) => Step::Wait(until),
-            None if observed.pods_alive || observed.others_alive.is_some() => Step::Done,
-            None => Step::Do(Effect::FreeLock(None)),
+        return if observed.pods_alive || observed.others_alive.is_some() {
+            Step::Done
+        } else {
+            Step::Do(Effect::FreeLock(None))
         };
     }
     let waits = checked.when_blocked == WhenBlocked::Wait;

@@ -63,11 +63,11 @@ fn stale_at(observed: &Observed, timeout: Duration) -> Timestamp {
     after(created, timeout)
 }
 
-/// What has been made already, in this pass or by an earlier try that did not live to say so.
+/// What has been created in this pass, or runs already. An object that an earlier attempt created and
+/// did not live to start is not taken for an execution: everything is decided anew.
 pub(super) fn made(observed: &Observed) -> Option<Step> {
-    let read = observed.answers.execution.as_ref().and_then(Option::as_ref);
-    let ours = |it: &&Execution| it.source_uid == observed.wfe.metadata.uid;
-    if let Some(execution) = observed.execution.as_ref().or(read).filter(ours) {
+    let runs = |it: &&Execution| it.source_uid == observed.wfe.metadata.uid && !it.held;
+    if let Some(execution) = observed.execution.as_ref().filter(runs) {
         return Some(Step::Do(store(created(observed, execution))));
     }
     match &observed.answers.created {
@@ -79,12 +79,7 @@ pub(super) fn made(observed: &Observed) -> Option<Step> {
         Some(Created::Refused { refusal, message }) => {
             Some(not_created(observed, *refusal, message))
         }
-        // An earlier try that took the lock may have made the execution too, and the cache be behind.
-        None => {
-            let earlier = observed.lock == Lock::Ours && !observed.answers.lock_taken;
-            let ask = earlier && observed.engine_installed && observed.answers.execution.is_none();
-            ask.then_some(Step::Ask(Question::Execution))
-        }
+        None => None,
     }
 }
 
@@ -194,12 +189,7 @@ fn prepare(
     if observed.others_alive.is_some() {
         return Some(Step::Done);
     }
-    match observed.answers.still_wanted {
-        None => Some(Step::Ask(Question::StillWanted)),
-        // The cache is behind: what has changed will come, and be decided.
-        Some(false) => Some(Step::Done),
-        Some(true) => None,
-    }
+    None
 }
 
 /// Only ServiceAccounts that are meant for workflows run them.

@@ -15,7 +15,7 @@ use super::{
     Effect, LOOK_AGAIN, Notice, Question, Step, began, began_before, elapsed, fail, finished,
     pending_audit, store, store_or, tell_or, timeout, told_of_start,
 };
-use crate::executor::{Execution, Facts, Progress, Remains, Waiting};
+use crate::executor::{Created, Execution, Facts, Progress, Remains, Waiting};
 
 /// An execution that has not ended so long after its timeout has a backend that does not work.
 const OVERDUE: Duration = Duration::from_mins(2);
@@ -38,9 +38,12 @@ pub(super) fn decide(observed: &Observed) -> Step {
             }
         };
     }
-    // Made in this very pass: the cache will show it.
-    if observed.answers.created.is_some() {
-        return Step::Done;
+    // Created in this very pass: the cache will show it.
+    if let Some(created) = &observed.answers.created {
+        return match created {
+            Created::Ours(execution) if same(&execution.as_ref()) => follow(observed, execution),
+            _ => Step::Done,
+        };
     }
     // Not in the cache: only the API server itself knows whether it is gone.
     match read {
@@ -156,6 +159,12 @@ fn active(observed: &Observed, execution: &Execution, waiting: Option<&Waiting>)
     }
     if given_up(observed) {
         return finished::delete(observed, &execution.reference);
+    }
+    // It is stored that this object is the execution, and the status cannot go back: so this object
+    // is the only one that is ever started.
+    let alone = observed.lock == Lock::Ours && observed.others_alive.is_none();
+    if execution.held && alone && !observed.answers.started {
+        return Step::Do(Effect::Start(execution.reference.clone()));
     }
     let wait = clocks(observed, execution);
     let taken = waiting.filter(|it| outcome::is_disruption(&it.reason));

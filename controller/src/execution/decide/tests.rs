@@ -80,7 +80,6 @@ pub(super) fn ready() -> Observed {
             catalog: Some(Known::Yes(Some(Arc::new(workflow())))),
             service_account: Some(Known::Yes(ServiceAccountAnswer::Allowed)),
             dependencies: Some(Known::Yes(Vec::new())),
-            still_wanted: Some(true),
             lock_taken: true,
             ..Answers::default()
         },
@@ -119,6 +118,7 @@ pub(super) fn execution(progress: Progress) -> Execution {
         source_uid: Some("u".to_owned()),
         created: Some(now()),
         deleting: false,
+        held: false,
         began: None,
         progress,
     }
@@ -199,8 +199,6 @@ fn held() -> Lock {
 #[case(|it: &mut Observed| it.lock = Lock::Free, "take lock")]
 #[case(|it: &mut Observed| { it.lock = Lock::Free; it.answers.lock_lost = true; }, "ask Lock")]
 #[case(|it: &mut Observed| it.others_alive = Some(other()), START_DEADLINE)]
-#[case(|it: &mut Observed| it.answers.still_wanted = None, "ask StillWanted")]
-#[case(|it: &mut Observed| it.answers.still_wanted = Some(false), START_DEADLINE)]
 #[case(|_: &mut Observed| (), "create execution")]
 #[case(|it: &mut Observed| it.answers.created = Some(Created::Ours(Box::new(active()))), "store status")]
 #[case(|it: &mut Observed| it.execution = Some(active()), "store status")]
@@ -444,17 +442,55 @@ fn br_we_009_after_the_end_the_target_is_freed_and_the_execution_kept_for_a_whil
     assert_eq!(name(&decide(&observed)), step);
 }
 
+/// BR-WE-009: a create that is committed late only makes a suspended object.
 #[test]
-fn br_we_009_one_that_ended_without_an_execution_keeps_the_lock_while_a_create_may_come() {
+fn finished_without_execution_frees_lock_at_once() {
     let mut observed = finished("Skipped");
     let status = Arc::make_mut(&mut observed.wfe).status.as_mut();
     status.expect("a status").execution_ref = None;
     observed.lock = Lock::Ours;
-    assert_eq!(name(&decide(&observed)), "wait until 2026-01-01T12:00:05Z");
-    observed.now = now() + Duration::from_secs(5);
     assert_eq!(name(&decide(&observed)), "ask Remains");
     observed.answers.remains = Some(Remains::Nothing);
     assert_eq!(name(&decide(&observed)), "free lock");
+}
+
+/// BR-WE-009: only the object that is stored as the execution is started, once, under the lock.
+#[test]
+fn held_execution_is_started_when_stored_and_locked() {
+    let held = || Execution {
+        held: true,
+        ..active()
+    };
+    let mut observed = running();
+    observed.execution = Some(held());
+    assert_eq!(name(&decide(&observed)), "start execution");
+    observed.answers.started = true;
+    assert_eq!(name(&decide(&observed)), START_TIMEOUT, "once in a pass");
+    observed.answers.started = false;
+    observed.lock = Lock::Free;
+    assert_eq!(name(&decide(&observed)), "take lock");
+    observed.lock = Lock::Held(other());
+    assert_eq!(
+        name(&decide(&observed)),
+        START_TIMEOUT,
+        "never beside another holder"
+    );
+
+    observed.lock = Lock::Ours;
+    let mut late = held();
+    late.reference.uid = "late".to_owned();
+    observed.execution = Some(late.clone());
+    assert_eq!(name(&decide(&observed)), "ask Execution", "another object");
+    observed.answers.execution = Some(Some(late));
+    assert_eq!(stores(&observed).phase(), Some(Phase::Failed));
+
+    let mut created = with(|it| it.answers.created = Some(Created::Ours(Box::new(held()))));
+    created.wfe = Arc::new(stores(&created));
+    assert_eq!(
+        name(&decide(&created)),
+        "start execution",
+        "in the same pass"
+    );
 }
 
 #[test]
@@ -741,43 +777,30 @@ fn br_we_014_a_deleted_one_is_cancelled_cleaned_up_and_let_go() {
     );
 }
 
+/// BR-WE-014: what an earlier attempt created and did not start has never run.
 #[test]
-fn br_we_014_a_lock_of_an_earlier_try_has_the_execution_looked_for_first() {
-    let earlier = |read| {
-        with(|it| {
-            it.answers = Answers {
-                execution: read,
-                ..Answers::default()
-            };
-        })
-    };
-    assert_eq!(name(&decide(&earlier(None))), "ask Execution");
-    assert_eq!(
-        stores(&earlier(Some(Some(active())))).phase(),
-        Some(Phase::Running)
-    );
-    assert_eq!(
-        name(&decide(&earlier(Some(None)))),
-        "ask TargetKind",
-        "nothing was made"
-    );
-}
-
-#[test]
-fn br_we_014_what_was_made_is_known_before_it_is_cancelled() {
+fn pending_with_held_execution_is_decided_anew() {
     let mut observed = with(|it| {
-        Arc::make_mut(&mut it.wfe).metadata.deletion_timestamp = Some(time(now()));
         it.answers = Answers::default();
+        it.execution = Some(Execution {
+            held: true,
+            ..active()
+        });
     });
-    assert_eq!(name(&decide(&observed)), "ask Execution");
-    observed.answers.execution = Some(Some(active()));
+    assert_eq!(name(&decide(&observed)), "ask TargetKind");
+    observed.answers = ready().answers;
     assert_eq!(
-        stores(&observed).phase(),
-        Some(Phase::Running),
-        "first it is said that it runs"
+        name(&decide(&observed)),
+        "create execution",
+        "it will be adopted"
     );
-    observed.answers.execution = Some(None);
-    assert_eq!(stores(&observed).phase(), Some(Phase::Failed));
+    Arc::make_mut(&mut observed.wfe).metadata.deletion_timestamp = Some(time(now()));
+    let details = stores(&observed).status.and_then(|it| it.failure_details);
+    let details = details.expect("details");
+    assert_eq!(
+        (details.reason, details.was_execution_failure),
+        (FailureReason::Cancelled, false)
+    );
 }
 
 #[test]

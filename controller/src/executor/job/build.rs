@@ -43,6 +43,8 @@ pub fn build(plan: &Plan) -> Job {
             backoff_limit: Some(0),
             completions: Some(1),
             parallelism: Some(1),
+            // Started when it is stored that this very Job is the execution.
+            suspend: Some(true),
             // A second pod never runs beside one that is still ending.
             pod_replacement_policy: Some("Failed".to_owned()),
             template: PodTemplateSpec {

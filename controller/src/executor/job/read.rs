@@ -11,7 +11,7 @@ use super::QUOTA;
 use super::build::CONTAINER;
 use crate::execution::outcome::{FAILED_CREATE, QUOTA_EXCEEDED};
 use crate::executor::{ContainerEnd, Execution, Facts, Progress, Waiting};
-use crate::names::WORKFLOW_EXECUTION_UID;
+use crate::names::{STARTED, WORKFLOW_EXECUTION_UID};
 
 /// Words of the kubelet that are not just a matter of seconds.
 const STUCK: [&str; 6] = [
@@ -89,9 +89,18 @@ pub fn read(job: &Job, pods: &[Arc<Pod>]) -> Execution {
             .cloned(),
         created: metadata.creation_timestamp.as_ref().map(|time| time.0),
         deleting: metadata.deletion_timestamp.is_some(),
+        held: is_held(job),
         began: status.and_then(container_began),
         progress,
     }
+}
+
+/// Whether it is suspended and was never started. One that was started and is suspended again has
+/// been interrupted by somebody else.
+fn is_held(job: &Job) -> bool {
+    let suspended = job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true);
+    let annotations = job.metadata.annotations.as_ref();
+    suspended && !annotations.is_some_and(|it| it.contains_key(STARTED))
 }
 
 fn newest(pods: &[Arc<Pod>]) -> Option<&Pod> {

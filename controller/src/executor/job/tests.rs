@@ -81,6 +81,7 @@ fn br_we_014_the_job_is_exactly_this() {
             "completions": 1,
             "parallelism": 1,
             "podReplacementPolicy": "Failed",
+            "suspend": true,
             "template": {
                 "metadata": { "labels": labels },
                 "spec": {
