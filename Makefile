@@ -21,10 +21,11 @@ test: unit platform acceptance removal ## Run every test (the first time builds 
 build: ## Build all binaries and tests
 	cargo build --workspace --all-targets
 
-lint: ## Check format, lints, and that wfe-model has no client in it
+lint: ## Check format, lints and dependency rules
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy -p wfe-model -- -D warnings
+	cargo clippy -p wfe-core -- -D warnings
 	./tests/dependencies.sh
 
 generate: ## Write what is generated from the code: the CRDs in the chart

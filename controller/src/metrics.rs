@@ -13,7 +13,7 @@ use wfe_model::audit::EventType;
 use wfe_model::workflow::Engine;
 use wfe_model::workflow_execution::{Phase, SkipReason, WorkflowExecution};
 
-use crate::execution::decide::Notice;
+use wfe_core::step::Notice;
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct EngineLabels {

@@ -11,9 +11,9 @@ use wfe_model::FINALIZER;
 use wfe_model::workflow_execution::{Phase, WorkflowExecution};
 use wfe_peers::client;
 
-use crate::audit::happened;
-use crate::execution::history::Entry;
-use crate::execution::status::{condition, stored};
+use wfe_core::audit;
+use wfe_core::history::Entry;
+use wfe_core::status::{condition, stored};
 
 /// Takes the finalizer off every WorkflowExecution of `namespace`, and says what that gives up.
 pub async fn release(namespace: &str, out: &mut impl Write) -> Result<()> {
@@ -68,7 +68,7 @@ fn given_up(wfe: &WorkflowExecution) -> String {
     }
     let kinds = [condition::AUDIT_RECORDED, condition::CLEARANCE_RECORDED];
     let refused = |kind| stored(wfe, kind).is_some_and(|it| it.reason == "AuditEventRejected");
-    let open = !happened::open(wfe).is_empty() || kinds.into_iter().any(refused);
+    let open = !audit::open(wfe).is_empty() || kinds.into_iter().any(refused);
     if wfe.phase() == Some(Phase::Running) || open {
         lost.push("audit events may be missing".to_owned());
     }

@@ -16,13 +16,14 @@ use wfe_process::shutdown;
 
 use crate::args::RunArgs;
 use crate::audit::outbox::Outbox;
-use crate::execution::act::{Act, Schema};
-use crate::execution::history::Limits;
-use crate::execution::observe::Settings;
-use crate::execution::{reconcile, retry};
+use crate::executor::Executors;
 use crate::metrics::Metrics;
+use crate::reconcile::{Actions, Notified, Observer, Reconciler, Schema, Shared, reconcile, retry};
 use crate::sweep::Sweep;
-use crate::watches::Caches;
+use crate::view::View;
+use crate::watches::{self, Began};
+use wfe_core::history::Limits;
+use wfe_core::observed::Settings;
 
 /// How long open passes may go on after a signal: less than Kubernetes waits (30 s).
 const GRACE: Duration = Duration::from_secs(20);
@@ -40,12 +41,17 @@ pub async fn run(args: RunArgs) -> Result<()> {
     let endpoints = args.process.serve(readiness.clone(), registry, &stop);
     endpoints.await?;
 
-    let (caches, triggers) = Caches::start(
+    let began = Began::default();
+    let (executors, changes) = Executors::start(&client, &args.execution_namespace, &began);
+    let (caches, triggers) = watches::start(
         &client,
         args.watch_namespace.as_deref(),
         &args.execution_namespace,
+        began,
+        changes,
     );
-    let store = caches.workflow_executions.clone();
+    let store = caches.store();
+    let view = Arc::new(View::new(caches.clone()));
     // As many as a batch may have.
     let (told, audited) = mpsc::channel(100);
     let outbox = Arc::new(Outbox::new(sink, metrics.clone(), told, stop.clone()));
@@ -65,32 +71,46 @@ pub async fn run(args: RunArgs) -> Result<()> {
             max_consecutive_failures: args.max_consecutive_failures,
         },
     };
-    let sweep = Sweep::new(&client, caches.clone(), &settings);
-    let act = Arc::new(Act::new(
-        &client,
-        caches.clone(),
-        Arc::new(catalog),
+    let settings = Arc::new(settings);
+    let sweep = Sweep::new(&client, caches.clone(), executors.clone(), &settings);
+    let notified = Arc::new(Notified::default());
+    let observer = Observer::new(
+        view.clone(),
+        executors.clone(),
         outbox.clone(),
+        notified.clone(),
+        settings.clone(),
+    );
+    let shared = Shared {
+        view: view.clone(),
+        executors: executors.clone(),
+        catalog: Arc::new(catalog),
+        outbox: outbox.clone(),
+        notified,
         settings,
-        metrics,
-        Schema::new(readiness.clone()),
-    ));
-    let (ready, objects) = (act.clone(), act.clone());
-    let delivery = outbox.run(|reference| objects.newest(reference));
+        metrics: metrics.clone(),
+        schema: Schema::new(readiness.clone()),
+    };
+    let reconciler = Arc::new(Reconciler::new(observer, Actions::new(&client, shared)));
+    let ready = reconciler.clone();
+    let delivery = outbox.run(view.as_ref());
     let passes = applier(
-        |wfe, act| Box::pin(reconcile(wfe, act)),
+        |wfe, reconciler| Box::pin(reconcile(wfe, reconciler)),
         retry,
-        act,
+        reconciler,
         store,
         triggers.take_until(stop.clone().cancelled_owned()),
         Config::default().concurrency(args.concurrency),
     );
     let synced = async {
-        if caches.synced().await.is_ok() {
+        if caches.synced().await.is_ok() && executors.synced().await.is_ok() {
             // What has vanished while nobody looked must not be in anybody's way.
             let ending = sweep.once().await;
             ready.set_ready();
-            ready.count_active();
+            // What an earlier process has started.
+            for wfe in caches.workflow_executions() {
+                metrics.found(&wfe);
+            }
             readiness.set(CACHES_SYNCED, true);
             tracing::info!("caches synced");
             stop.run_until_cancelled(sweep.forever(ending)).await;

@@ -8,19 +8,18 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::{Api, Client, ResourceExt};
 use thiserror::Error;
+use wfe_core::execution::{Execution, Source};
+use wfe_core::lock;
+use wfe_core::names::{TARGET_HASH, TargetHash, Uid};
+use wfe_core::observed::Settings;
+use wfe_model::text::in_full;
 use wfe_model::workflow_execution::WorkflowExecution;
 
-use crate::execution::lock;
-use crate::execution::observe::Settings;
-use crate::executor::job::{JobExecutor, read};
-use crate::executor::{Executor, Source, Unanswered, is_alive};
-use crate::names::{TARGET_HASH, WORKFLOW_EXECUTION, WORKFLOW_EXECUTION_UID};
+use crate::executor::{Executor, Executors, Unanswered};
 use crate::watches::Caches;
 
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -35,10 +34,10 @@ const DEADLINE: Duration = Duration::from_mins(1);
 enum SweepError {
     #[error("ask for the WorkflowExecution {1}/{2}")]
     Ask(#[source] kube::Error, String, String),
-    #[error("look for what lives on the target")]
-    Look(#[source] kube::Error),
-    #[error("delete an execution without owner")]
-    DeleteJob(#[source] Unanswered),
+    #[error("look for what is alive on the target")]
+    Look(#[source] Unanswered),
+    #[error("delete an orphaned execution")]
+    Delete(#[source] Unanswered),
     #[error("write the lock")]
     WriteLock(#[source] kube::Error),
 }
@@ -47,9 +46,7 @@ enum SweepError {
 pub struct Sweep {
     client: Client,
     caches: Caches,
-    executor: JobExecutor,
-    jobs: Api<Job>,
-    pods: Api<Pod>,
+    executors: Executors,
     leases: Api<Lease>,
     /// How long an unused lock is kept: as long as its record may matter.
     keep: Duration,
@@ -57,15 +54,13 @@ pub struct Sweep {
 
 impl Sweep {
     /// Nothing is swept yet.
-    pub fn new(client: &Client, caches: Caches, settings: &Settings) -> Self {
+    pub fn new(client: &Client, caches: Caches, executors: Executors, settings: &Settings) -> Self {
         let namespace = &settings.execution_namespace;
         let limits = &settings.limits;
         let keep = limits.cooldown.max(limits.backoff_max);
         Self {
             caches,
-            executor: JobExecutor::new(client, namespace),
-            jobs: Api::namespaced(client.clone(), namespace),
-            pods: Api::namespaced(client.clone(), namespace),
+            executors,
             leases: Api::namespaced(client.clone(), namespace),
             client: client.clone(),
             keep: keep.max(settings.retention),
@@ -77,7 +72,7 @@ impl Sweep {
     pub async fn forever(&self, ending: bool) {
         let mut interval = if ending { SOON } else { INTERVAL };
         loop {
-            let _ = tokio::time::timeout(interval, self.caches.vanished()).await;
+            let _ = tokio::time::timeout(interval, self.caches.orphaned()).await;
             tokio::time::sleep(SETTLE).await;
             interval = if self.once().await { SOON } else { INTERVAL };
         }
@@ -86,33 +81,39 @@ impl Sweep {
     /// Sweeps everything that is in sight; whether something of it is still ending.
     pub async fn once(&self) -> bool {
         let mut ending = false;
-        for job in self.caches.jobs() {
-            ending |= told("Job", &job.name_any(), self.job(&job)).await;
+        for executor in self.executors.all() {
+            for (source, execution) in executor.executions() {
+                let swept = self.execution(executor, &source, &execution);
+                let reference = &execution.reference;
+                ending |= told(&reference.kind, &reference.name, swept).await;
+            }
         }
         for lease in self.caches.locks() {
-            ending |= told("lock", &lease.name_any(), self.lock(&lease)).await;
+            ending |= told("Lease", &lease.name_any(), self.lock(&lease)).await;
         }
         ending
     }
 
     /// Deletes an execution whose WorkflowExecution is gone.
-    async fn job(&self, job: &Job) -> Result<bool, SweepError> {
-        let Some(source) = owner(job) else {
-            return Ok(false);
-        };
-        if job.metadata.deletion_timestamp.is_some() || !self.is_gone(&source).await? {
+    async fn execution(
+        &self,
+        executor: &dyn Executor,
+        source: &Source,
+        execution: &Execution,
+    ) -> Result<bool, SweepError> {
+        if execution.deleting || !self.is_gone(source).await? {
             return Ok(false);
         }
         let (namespace, name) = (&source.namespace, &source.name);
+        let reference = &execution.reference;
         tracing::warn!(
-            job = job.name_any(),
+            execution = reference.name,
             namespace,
             name,
-            "an execution without WorkflowExecution is deleted"
+            "deleting an orphaned execution"
         );
-        let reference = read(job, &[]).reference;
-        let deleted = self.executor.delete(&reference).await;
-        deleted.map(|()| true).map_err(SweepError::DeleteJob)
+        let deleted = executor.delete(reference).await;
+        deleted.map(|()| true).map_err(SweepError::Delete)
     }
 
     /// Guarded by the version that was looked at: who uses it in between is not disturbed.
@@ -145,7 +146,7 @@ impl Sweep {
             lock = name,
             namespace,
             name = gone,
-            "a lock whose holder is gone is freed"
+            "freeing a lock whose holder is gone"
         );
         let freed = lock::freed(lease.clone(), None, now);
         let replaced = self
@@ -175,7 +176,7 @@ impl Sweep {
     /// Whether a WorkflowExecution is gone, by the API server's own word: not there, or another one
     /// of that name. Whatever else it says is no such word.
     async fn is_gone(&self, source: &Source) -> Result<bool, SweepError> {
-        if !self.caches.workflow_executions_with(&source.uid).is_empty() {
+        if self.caches.knows(&Uid::from(source.uid.as_str())) {
             return Ok(false);
         }
         let api: Api<WorkflowExecution> = Api::namespaced(self.client.clone(), &source.namespace);
@@ -202,32 +203,19 @@ impl Sweep {
         }
     }
 
-    /// Whether a Job or pod is alive on the lock's target, by the API server's own word.
+    /// Whether something is alive on the lock's target, by the API server's own word.
     async fn is_alive_on(&self, lease: &Lease) -> Result<bool, SweepError> {
-        let Some(hash) = lease.labels().get(TARGET_HASH) else {
+        let Some(target) = lease.labels().get(TARGET_HASH) else {
             return Ok(true);
         };
-        let on_target = ListParams::default().labels(&format!("{TARGET_HASH}={hash}"));
-        let pods = self.pods.list(&on_target).await.map_err(SweepError::Look)?;
-        let jobs = self.jobs.list(&on_target).await.map_err(SweepError::Look)?;
-        Ok(pods.iter().any(is_alive) || jobs.iter().any(|job| read(job, &[]).is_active()))
+        let target = TargetHash::from(target.as_str());
+        for executor in self.executors.all() {
+            if executor.occupies(&target).await.map_err(SweepError::Look)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
-}
-
-/// Whose execution it is: label and annotation say so.
-fn owner(object: &impl Resource) -> Option<Source> {
-    let uid = object.meta().labels.as_ref()?.get(WORKFLOW_EXECUTION_UID)?;
-    let full = object
-        .meta()
-        .annotations
-        .as_ref()?
-        .get(WORKFLOW_EXECUTION)?;
-    let (namespace, name) = full.split_once('/')?;
-    Some(Source {
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-        uid: uid.clone(),
-    })
 }
 
 async fn told(
@@ -238,10 +226,14 @@ async fn told(
     match tokio::time::timeout(DEADLINE, sweeping).await {
         Ok(Ok(ending)) => return ending,
         Ok(Err(error)) => {
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
-            tracing::warn!(kind, name, %error, cause, "not swept, to be tried again");
+            tracing::warn!(
+                kind,
+                name,
+                error = in_full(&error),
+                "sweep failed, retrying"
+            );
         }
-        Err(_) => tracing::warn!(kind, name, "not swept in time, to be tried again"),
+        Err(_) => tracing::warn!(kind, name, "sweep timed out, retrying"),
     }
     false
 }

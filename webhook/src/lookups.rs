@@ -15,9 +15,8 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use moka::future::Cache;
 use tokio_util::sync::CancellationToken;
-use wfe_peers::dependencies::{
-    Dependency, DependencyProblem, DependencyReader, RUNNER_LABEL, ReadError, ServiceAccountAnswer,
-};
+use wfe_model::dependencies::{Dependency, DependencyProblem, RUNNER_LABEL, ServiceAccountAnswer};
+use wfe_peers::dependencies::{DependencyReader, ReadError};
 
 /// How long what was there is taken to be there still; the controller looks again before it runs.
 const KEPT: Duration = Duration::from_secs(3);

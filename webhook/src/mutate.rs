@@ -124,7 +124,7 @@ impl Mutator {
                 .err()
                 .unwrap_or(violations),
             Ok(None) => {
-                let workflow_id = rules::shortened(&workflow_id);
+                let workflow_id = wfe_model::text::shortened(&workflow_id);
                 violations.push(Violation::WorkflowNotFound { workflow_id });
                 violations
             }

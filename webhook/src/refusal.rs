@@ -4,9 +4,9 @@
 use axum::http::StatusCode;
 use strum::IntoStaticStr;
 use thiserror::Error;
+use wfe_model::dependencies::DependencyProblem;
 use wfe_model::rules::Violation;
 use wfe_model::workflow_execution::{CLEAR_REASON, NOTHING_TO_CLEAR};
-use wfe_peers::dependencies::DependencyProblem;
 
 /// One thing that is wrong. Its text says what was found and what is allowed.
 #[derive(Clone, Debug, Error, IntoStaticStr, PartialEq)]

@@ -10,7 +10,8 @@ use json_patch::Patch;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use thiserror::Error;
-use wfe_model::rules::{JsonObject, Misshapen, cut, parse, shortened};
+use wfe_model::rules::{JsonObject, Misshapen, parse};
+use wfe_model::text::{cut, shortened};
 
 use crate::refusal::Refusal;
 

@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tracing::Instrument;
-use wfe_model::rules::cut;
+use wfe_model::text::cut;
 
 use crate::clearance;
 use crate::metrics::Metrics;

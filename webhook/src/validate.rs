@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use tokio::time::Instant;
+use wfe_model::dependencies::{self, DependencyProblem};
 use wfe_model::rules::{self, CheckedSpec, Violation};
+use wfe_model::text::in_full;
 use wfe_model::workflow::Workflow;
 use wfe_peers::catalog::Catalog;
-use wfe_peers::dependencies::{self, DependencyProblem};
 use wfe_peers::discovery::ServedKinds;
-use wfe_peers::in_full;
 
 use crate::args::OnOutage;
 use crate::created::Created;

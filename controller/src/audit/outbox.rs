@@ -6,7 +6,7 @@
 
 mod send;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -14,6 +14,7 @@ use enumset::EnumSet;
 use futures::SinkExt;
 use futures::channel::mpsc::Sender;
 use kube::runtime::reflector::ObjectRef;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -21,9 +22,10 @@ use wfe_model::audit::{AuditEvent, EventType};
 use wfe_model::workflow_execution::{Phase, WorkflowExecution};
 use wfe_peers::audit::{AuditSink, Unasked};
 
-use super::happened;
 use super::ledger::{Ledger, Parcel, Standing};
 use crate::metrics::Metrics;
+use wfe_core::audit;
+use wfe_core::observed::Delivery;
 
 /// Events of a batch: 100 take the peer 80 ms, and are some 200 KB here.
 const BATCH: usize = 100;
@@ -34,6 +36,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const LOOKS: usize = 4;
 /// So many failures in a row are an outage: WorkflowExecutions say that they wait for the sink.
 const OUTAGE: usize = 2;
+
+/// Where the objects are that are reported.
+pub trait Objects: Sync {
+    /// The newest version of one.
+    fn newest(&self, reference: &ObjectRef<WorkflowExecution>) -> Option<Arc<WorkflowExecution>>;
+}
 
 /// See the module.
 pub struct Outbox {
@@ -46,19 +54,6 @@ pub struct Outbox {
     /// Whose events are all delivered, or will not be for a while.
     told: Sender<ObjectRef<WorkflowExecution>>,
     stop: CancellationToken,
-}
-
-/// How delivery stands for one WorkflowExecution.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Delivery {
-    /// Has happened, and is neither delivered nor refused.
-    pub waiting: EnumSet<EventType>,
-    /// Whether the outbox knows of all that waits.
-    pub queued: bool,
-    /// What the sink refused for its content, and why.
-    pub rejected: Option<(EnumSet<EventType>, String)>,
-    /// Why nothing is delivered, while that is so.
-    pub outage: Option<String>,
 }
 
 /// Events that go together, and whose they are.
@@ -110,7 +105,7 @@ impl Outbox {
     /// Takes what has happened to `wfe` and is not acknowledged. `new` is what this process has just
     /// stored itself: nobody can have sent it before.
     pub fn offer(&self, wfe: &WorkflowExecution, new: EnumSet<EventType>) {
-        let (uid, open) = (uid(wfe), happened::open(wfe));
+        let (uid, open) = (uid(wfe), audit::open(wfe));
         if open.is_empty() {
             self.change(|ledger| ledger.forget(uid));
             return;
@@ -122,7 +117,7 @@ impl Outbox {
 
     /// How delivery stands for `wfe`.
     pub fn delivery(&self, wfe: &WorkflowExecution) -> Delivery {
-        let open = happened::open(wfe);
+        let open = audit::open(wfe);
         if open.is_empty() {
             self.change(|ledger| ledger.forget(uid(wfe)));
             return Delivery::default();
@@ -139,7 +134,7 @@ impl Outbox {
             waiting,
             queued: queued.is_superset(waiting),
             rejected: why.map(|why| (rejected, why)),
-            outage: lock(&self.outage).clone(),
+            outage: self.outage.lock().clone(),
         }
     }
 
@@ -154,17 +149,14 @@ impl Outbox {
         }
     }
 
-    /// Delivers until it is to stop; `newest` has the objects.
-    pub async fn run(
-        &self,
-        newest: impl Fn(&ObjectRef<WorkflowExecution>) -> Option<Arc<WorkflowExecution>>,
-    ) {
+    /// Delivers until it is to stop; `objects` has what is reported.
+    pub async fn run(&self, objects: &impl Objects) {
         let stop = &self.stop;
         let (mut failures, mut failed) = (0, 0_usize);
         let mut pauses = pauses();
         while let Some(parcels) = stop.run_until_cancelled(self.next()).await {
             match self
-                .try_to_deliver(&parcels, &newest, failures, failed)
+                .try_to_deliver(&parcels, objects, failures, failed)
                 .await
             {
                 Ok(()) => {
@@ -172,7 +164,7 @@ impl Outbox {
                         tracing::info!("the audit sink takes events again");
                     }
                     (failures, failed, pauses) = (0, 0, self::pauses());
-                    *lock(&self.outage) = None;
+                    *self.outage.lock() = None;
                 }
                 Err(trouble) => {
                     // An answer that did not come has taken its time already.
@@ -214,7 +206,7 @@ impl Outbox {
         if failures < OUTAGE {
             return;
         }
-        let known = lock(&self.outage).replace(why).is_some();
+        let known = self.outage.lock().replace(why).is_some();
         if !known {
             let in_line = self.ledger().in_line();
             for reference in in_line {
@@ -232,7 +224,7 @@ impl Outbox {
     async fn try_to_deliver(
         &self,
         parcels: &[Parcel],
-        newest: impl Fn(&ObjectRef<WorkflowExecution>) -> Option<Arc<WorkflowExecution>>,
+        objects: &impl Objects,
         failures: usize,
         failed: usize,
     ) -> Result<(), Trouble> {
@@ -242,12 +234,15 @@ impl Outbox {
         let (mut unsent, mut doubtful) = (Batch::default(), Batch::default());
         let mut ended = Vec::new();
         for parcel in parcels {
-            let Some(wfe) = newest(&parcel.reference).filter(|wfe| uid(wfe) == parcel.uid) else {
+            let Some(wfe) = objects
+                .newest(&parcel.reference)
+                .filter(|wfe| uid(wfe) == parcel.uid)
+            else {
                 tracing::error!(reference = %parcel.reference, "gone before its audit events were delivered");
                 self.forget(&parcel.uid, "lost");
                 continue;
             };
-            let events = happened::events(&wfe, parcel.waiting);
+            let events = audit::events(&wfe, parcel.waiting);
             if events.len() < parcel.waiting.len() {
                 // Somebody has changed the status back: what there is now is offered again.
                 self.change(|ledger| ledger.forget(&parcel.uid));
@@ -319,7 +314,7 @@ impl Outbox {
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        lock(&self.ledger)
+        self.ledger.lock()
     }
 }
 
@@ -354,10 +349,6 @@ fn pauses() -> impl Iterator<Item = Duration> {
 
 fn uid(wfe: &WorkflowExecution) -> &str {
     wfe.metadata.uid.as_deref().unwrap_or_default()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

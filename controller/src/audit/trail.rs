@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use url::Url;
 use wfe_model::audit::EventType;
-use wfe_model::rules::cut;
+use wfe_model::text::cut;
 use wfe_peers::audit::{HttpSink, HttpSinkOptions, TrailEvent, read_file};
 
 /// A line is read at a glance: the events have the whole sentences.

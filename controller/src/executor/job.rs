@@ -1,12 +1,10 @@
 //! Engine `job`: one container in a Kubernetes Job.
 
-mod build;
-mod read;
-
 use std::sync::Arc;
 
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::stream::select;
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
@@ -15,48 +13,94 @@ use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::{
     DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
 };
+use kube::runtime::WatchStreamExt;
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::reflector::store::WriterDropped;
+use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
+use wfe_core::execution::{
+    Created, Execution, Plan, Refusal, Remains, Source, Waiting, is_alive, is_of,
+};
+use wfe_core::job::build::build;
+use wfe_core::job::prune;
+use wfe_core::job::read::{QUOTA, began, read, startup_diagnosis};
+use wfe_core::names::{STARTED, TARGET_HASH, TargetHash, Uid, WORKFLOW_EXECUTION_UID};
 use wfe_model::workflow_execution::ExecutionRef;
 
-pub use self::build::build;
-use self::read::complaint;
-pub use self::read::{began, read};
-use super::{
-    Created, Execution, Executor, Plan, Refusal, Remains, Unanswered, Waiting, is_alive, is_of,
-};
-use crate::names::{STARTED, WORKFLOW_EXECUTION_UID};
-use crate::watches::Caches;
-
-/// The fixed words of the quota plugin: the one text that is matched, since its refusal has the
-/// same code and reason as any other.
-pub(super) const QUOTA: &str = "exceeded quota: ";
+use super::engine::{Answer, Executor};
+use super::unanswered::Unanswered;
+use crate::watches::{Began, Cache, Changes, Key, Made, Written, follow, ours};
 
 /// Runs workflows as Jobs of one namespace.
 pub struct JobExecutor {
     namespace: String,
-    jobs: Api<Job>,
-    pods: Api<Pod>,
-    events: Api<Event>,
-    reviews: Api<SelfSubjectAccessReview>,
+    jobs: Cache<Job>,
+    pods: Cache<Pod>,
+    written: Written<Job>,
+    jobs_api: Api<Job>,
+    pods_api: Api<Pod>,
+    events_api: Api<Event>,
+    reviews_api: Api<SelfSubjectAccessReview>,
 }
 
 impl JobExecutor {
-    /// Jobs of `namespace`.
-    pub fn new(client: &Client, namespace: &str) -> Self {
-        Self {
+    /// Watches the Jobs of `namespace` and their pods.
+    pub fn start(client: &Client, namespace: &str, began: &Began) -> (Self, Changes) {
+        let jobs_api: Api<Job> = Api::namespaced(client.clone(), namespace);
+        let pods_api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+        let events = watcher(jobs_api.clone(), ours()).default_backoff();
+        let (jobs, job_changes) = follow(events, prune::job, Made::keys, |_| ());
+        let events = watcher(pods_api.clone(), ours()).default_backoff();
+        let memory = began.clone();
+        let (pods, pod_changes) = follow(events, prune::pod, Made::keys, move |event| {
+            remember(&memory, event);
+        });
+        let changes = select(
+            job_changes.map(|it| it.map(|touched| touched.map(|job| Made::of(&job)))),
+            pod_changes.map(|it| it.map(|touched| touched.map(|pod| Made::of(&pod)))),
+        );
+        let executor = Self {
             namespace: namespace.to_owned(),
-            jobs: Api::namespaced(client.clone(), namespace),
-            pods: Api::namespaced(client.clone(), namespace),
-            events: Api::namespaced(client.clone(), namespace),
-            reviews: Api::all(client.clone()),
-        }
+            jobs,
+            pods,
+            written: Written::default(),
+            jobs_api,
+            pods_api,
+            events_api: Api::namespaced(client.clone(), namespace),
+            reviews_api: Api::all(client.clone()),
+        };
+        (executor, changes.boxed())
+    }
+
+    /// A write returned this.
+    fn wrote(&self, mut job: Job) {
+        prune::job(&mut job);
+        self.written.put(&job.name_any(), Some(Arc::new(job)));
+    }
+
+    /// The Job of this name: as cached, or as the last write returned it.
+    fn job(&self, name: &str) -> Option<Arc<Job>> {
+        let reference = ObjectRef::new(name).within(&self.namespace);
+        self.written.newest(name, || self.jobs.get(&reference))
+    }
+
+    fn pods_for(&self, source: &Uid) -> Vec<Arc<Pod>> {
+        self.pods.with(&Key::Uid(source.clone()))
     }
 
     async fn create_job(&self, plan: &Plan) -> Result<Created, Unanswered> {
         let unanswered = Unanswered::of("create the Job");
-        match self.jobs.create(&PostParams::default(), &build(plan)).await {
-            Ok(job) => Ok(Created::Ours(Box::new(read(&job, &[])))),
+        match self
+            .jobs_api
+            .create(&PostParams::default(), &build(plan))
+            .await
+        {
+            Ok(job) => {
+                let execution = read(&job, &[]);
+                self.wrote(job);
+                Ok(Created::Ours(Box::new(execution)))
+            }
             Err(kube::Error::Api(status)) => match status.code {
                 409 => self.adopt(plan).await,
                 403 => Ok(Created::Refused {
@@ -89,7 +133,11 @@ impl JobExecutor {
             },
             ..SelfSubjectAccessReview::default()
         };
-        let allowed = match self.reviews.create(&PostParams::default(), &review).await {
+        let allowed = match self
+            .reviews_api
+            .create(&PostParams::default(), &review)
+            .await
+        {
             Ok(answer) => answer.status.is_some_and(|it| it.allowed),
             // Who may not even ask is told what the refusal says.
             Err(kube::Error::Api(status)) if status.code == 403 => true,
@@ -105,17 +153,17 @@ impl JobExecutor {
     }
 
     /// Of the Job's pod, or, where it has none, of the Job.
-    async fn complaint_of(
+    async fn diagnose(
         &self,
         reference: &ExecutionRef,
-        source_uid: &str,
+        source: &Uid,
     ) -> Result<Option<Waiting>, Unanswered> {
-        let pods = self.pods_of(source_uid).await?;
+        let pods = self.pods_of(source.as_str()).await?;
         let uid = pods.first().and_then(|pod| pod.metadata.uid.as_ref());
         let about = format!("involvedObject.uid={}", uid.unwrap_or(&reference.uid));
         let about = ListParams::default().fields(&about);
-        match self.events.list(&about).await {
-            Ok(listed) => Ok(complaint(&listed.items)),
+        match self.events_api.list(&about).await {
+            Ok(listed) => Ok(startup_diagnosis(&listed.items)),
             // Nothing waits for a reason that we may not read.
             Err(kube::Error::Api(status)) if status.code == 403 => {
                 tracing::warn!(message = status.message, "the Events cannot be read");
@@ -141,7 +189,7 @@ impl JobExecutor {
     }
 
     async fn get(&self, name: &str) -> Result<Option<Job>, Unanswered> {
-        let found = self.jobs.get_opt(name).await;
+        let found = self.jobs_api.get_opt(name).await;
         found.map_err(Unanswered::of("read the Job"))
     }
 
@@ -164,23 +212,23 @@ impl JobExecutor {
 
     async fn pods_of(&self, source_uid: &str) -> Result<Vec<Pod>, Unanswered> {
         let ours = ListParams::default().labels(&format!("{WORKFLOW_EXECUTION_UID}={source_uid}"));
-        let listed = self.pods.list(&ours).await;
+        let listed = self.pods_api.list(&ours).await;
         Ok(listed.map_err(Unanswered::of("list the pods"))?.items)
     }
 
     async fn what_remains(
         &self,
         name: &str,
-        source_uid: &str,
+        source: &Uid,
         stored: Option<&ExecutionRef>,
     ) -> Result<Remains, Unanswered> {
-        if self.pods_of(source_uid).await?.iter().any(is_alive) {
+        if self.pods_of(source.as_str()).await?.iter().any(is_alive) {
             return Ok(Remains::Alive);
         }
         let execution = self.read_job(name).await?;
         // By its label; or by its uid, where somebody has taken the labels off.
         let execution = execution.filter(|it| {
-            it.source_uid.as_deref() == Some(source_uid)
+            it.source_uid.as_deref() == Some(source.as_str())
                 || stored.is_some_and(|stored| stored.uid == it.reference.uid)
         });
         Ok(match execution {
@@ -197,8 +245,15 @@ impl JobExecutor {
             "spec": { "suspend": false },
         }));
         let parameters = PatchParams::default();
-        match self.jobs.patch(&reference.name, &parameters, &start).await {
-            Ok(_) => Ok(()),
+        match self
+            .jobs_api
+            .patch(&reference.name, &parameters, &start)
+            .await
+        {
+            Ok(started) => {
+                self.wrote(started);
+                Ok(())
+            }
             // Gone, or another object by now.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
             Err(error) => Err(Unanswered::of("start the Job")(error)),
@@ -214,7 +269,7 @@ impl JobExecutor {
             }),
             ..DeleteParams::default()
         };
-        match self.jobs.delete(&reference.name, &exactly).await {
+        match self.jobs_api.delete(&reference.name, &exactly).await {
             Ok(_) => Ok(()),
             // Gone, or another object by now.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
@@ -223,47 +278,96 @@ impl JobExecutor {
     }
 }
 
+/// Remembers when the workflow's container began.
+fn remember(began_by_uid: &Began, event: &watcher::Event<Pod>) {
+    let (watcher::Event::Apply(pod) | watcher::Event::InitApply(pod) | watcher::Event::Delete(pod)) =
+        event
+    else {
+        return;
+    };
+    if let (Some(since), Some(uid)) = (began(pod), Made::of(pod).uid) {
+        began_by_uid.note(uid, since);
+    }
+}
+
 impl Executor for JobExecutor {
-    fn create<'a>(&'a self, plan: &'a Plan) -> BoxFuture<'a, Result<Created, Unanswered>> {
+    fn create<'a>(&'a self, plan: &'a Plan) -> Answer<'a, Created> {
         self.create_job(plan).boxed()
     }
 
-    fn start<'a>(&'a self, reference: &'a ExecutionRef) -> BoxFuture<'a, Result<(), Unanswered>> {
+    fn start<'a>(&'a self, reference: &'a ExecutionRef) -> Answer<'a, ()> {
         self.start_job(reference).boxed()
     }
 
-    fn status(&self, caches: &Caches, name: &str, source_uid: &str) -> Option<Execution> {
-        let job = caches
-            .job(name)
-            .filter(|job| is_of(job.as_ref(), source_uid))?;
-        Some(read(&job, &caches.pods_with(source_uid)))
+    fn delete<'a>(&'a self, reference: &'a ExecutionRef) -> Answer<'a, ()> {
+        self.delete_job(reference).boxed()
     }
 
-    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Execution>, Unanswered>> {
+    fn status(&self, name: &str, source: &Uid) -> Option<Execution> {
+        let job = self.job(name).filter(|job| is_of(job.as_ref(), source))?;
+        Some(read(&job, &self.pods_for(source)))
+    }
+
+    fn executions(&self) -> Vec<(Source, Execution)> {
+        let jobs = self.jobs.all().into_iter();
+        jobs.filter_map(|job| Some((Source::read(job.as_ref())?, read(&job, &[]))))
+            .collect()
+    }
+
+    fn has_live_pod(&self, source: &Uid) -> bool {
+        self.pods_for(source).iter().any(|pod| is_alive(pod))
+    }
+
+    fn alive_on(&self, target: &TargetHash) -> Vec<Source> {
+        let key = Key::Target(target.clone());
+        let (jobs, pods) = (self.jobs.with(&key), self.pods.with(&key));
+        let jobs = jobs.iter().filter(|job| read(job, &[]).is_active());
+        let pods = pods.iter().filter(|pod| is_alive(pod));
+        let sources = jobs.filter_map(|job| Source::read(job.as_ref()));
+        sources
+            .chain(pods.filter_map(|pod| Source::read(pod.as_ref())))
+            .collect()
+    }
+
+    fn synced(&self) -> BoxFuture<'_, Result<(), WriterDropped>> {
+        async {
+            self.jobs.synced().await?;
+            self.pods.synced().await
+        }
+        .boxed()
+    }
+
+    fn read<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Execution>> {
         self.read_all(name).boxed()
     }
 
-    fn complaint<'a>(
+    fn startup_diagnosis<'a>(
         &'a self,
         reference: &'a ExecutionRef,
-        source_uid: &'a str,
-    ) -> BoxFuture<'a, Result<Option<Waiting>, Unanswered>> {
-        self.complaint_of(reference, source_uid).boxed()
+        source: &'a Uid,
+    ) -> Answer<'a, Option<Waiting>> {
+        self.diagnose(reference, source).boxed()
     }
 
     fn remains<'a>(
         &'a self,
         name: &'a str,
-        source_uid: &'a str,
+        source: &'a Uid,
         stored: Option<&'a ExecutionRef>,
-    ) -> BoxFuture<'a, Result<Remains, Unanswered>> {
-        self.what_remains(name, source_uid, stored).boxed()
+    ) -> Answer<'a, Remains> {
+        self.what_remains(name, source, stored).boxed()
     }
 
-    fn delete<'a>(&'a self, reference: &'a ExecutionRef) -> BoxFuture<'a, Result<(), Unanswered>> {
-        self.delete_job(reference).boxed()
+    fn occupies<'a>(&'a self, target: &'a TargetHash) -> Answer<'a, bool> {
+        async {
+            let on_target = format!("{TARGET_HASH}={}", target.as_str());
+            let on_target = ListParams::default().labels(&on_target);
+            let pods = self.pods_api.list(&on_target).await;
+            let pods = pods.map_err(Unanswered::of("list the pods of the target"))?;
+            let jobs = self.jobs_api.list(&on_target).await;
+            let jobs = jobs.map_err(Unanswered::of("list the Jobs of the target"))?;
+            Ok(pods.iter().any(is_alive) || jobs.iter().any(|job| read(job, &[]).is_active()))
+        }
+        .boxed()
     }
 }
-
-#[cfg(test)]
-mod tests;

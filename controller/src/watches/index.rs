@@ -1,4 +1,4 @@
-//! Which objects have a key: a store knows its objects by name only.
+//! Objects by uid of their WorkflowExecution and by target: a store knows its objects by name only.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -6,6 +6,16 @@ use std::hash::Hash;
 use kube::Resource;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::Event;
+use wfe_core::names::{TargetHash, Uid};
+
+/// What objects are found by.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum Key {
+    /// Uid of the WorkflowExecution.
+    Uid(Uid),
+    /// Its target.
+    Target(TargetHash),
+}
 
 /// Names of objects by key; fed with the events that feed the store.
 pub(super) struct Index<K: Resource<DynamicType = ()>> {
@@ -15,8 +25,8 @@ pub(super) struct Index<K: Resource<DynamicType = ()>> {
 }
 
 struct Keys<K: Resource<DynamicType = ()>> {
-    by_key: HashMap<String, HashSet<ObjectRef<K>>>,
-    of_object: HashMap<ObjectRef<K>, Vec<String>>,
+    by_key: HashMap<Key, HashSet<ObjectRef<K>>>,
+    of_object: HashMap<ObjectRef<K>, Vec<Key>>,
 }
 
 impl<K: Resource<DynamicType = ()>> Default for Keys<K> {
@@ -41,7 +51,7 @@ impl<K: Resource<DynamicType = ()>> Index<K>
 where
     ObjectRef<K>: Clone + Eq + Hash,
 {
-    pub(super) fn apply(&mut self, event: &Event<K>, keys: impl Fn(&K) -> Vec<String>) {
+    pub(super) fn apply(&mut self, event: &Event<K>, keys: impl Fn(&K) -> Vec<Key>) {
         match event {
             Event::Apply(object) => self.current.insert(object, keys(object)),
             Event::Delete(object) => self.current.remove(&ObjectRef::from_obj(object)),
@@ -52,7 +62,7 @@ where
     }
 
     /// The objects that have `key`.
-    pub(super) fn of(&self, key: &str) -> Vec<ObjectRef<K>> {
+    pub(super) fn of(&self, key: &Key) -> Vec<ObjectRef<K>> {
         self.current
             .by_key
             .get(key)
@@ -67,7 +77,7 @@ impl<K: Resource<DynamicType = ()>> Keys<K>
 where
     ObjectRef<K>: Clone + Eq + Hash,
 {
-    fn insert(&mut self, object: &K, keys: Vec<String>) {
+    fn insert(&mut self, object: &K, keys: Vec<Key>) {
         let reference = ObjectRef::from_obj(object);
         self.remove(&reference);
         for key in &keys {
@@ -107,7 +117,7 @@ mod tests {
 
     fn names(index: &Index<Pod>, key: &str) -> Vec<String> {
         let mut names: Vec<_> = index
-            .of(key)
+            .of(&Key::Uid(key.into()))
             .into_iter()
             .map(|reference| reference.name)
             .collect();
@@ -119,7 +129,8 @@ mod tests {
     fn objects_are_found_by_key_through_changes_deletes_and_new_lists() {
         let mut index = Index::default();
         let mut apply = |event| {
-            index.apply(&event, |pod: &Pod| pod.labels().values().cloned().collect());
+            let key = |label: &String| Key::Uid(label.as_str().into());
+            index.apply(&event, |pod: &Pod| pod.labels().values().map(key).collect());
             (names(&index, "a"), names(&index, "b"))
         };
         assert_eq!(apply(Event::Apply(pod("1", "a"))).0, ["1"]);

@@ -9,12 +9,14 @@
 
 pub mod audit;
 pub mod crd;
+pub mod dependencies;
 pub mod duration;
 pub mod image;
 pub mod parameters;
 pub mod pattern;
 pub mod rules;
 pub mod target;
+pub mod text;
 pub mod workflow;
 pub mod workflow_execution;
 

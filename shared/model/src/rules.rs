@@ -19,6 +19,7 @@ use crate::image::{BundleReference, Digest, ImageReference};
 use crate::parameters::{self, ParameterViolation};
 use crate::pattern::OBJECT_NAME;
 use crate::target::{TARGET, Target};
+use crate::text::shortened;
 use crate::workflow::{Engine, Workflow, WorkflowStatus};
 use crate::workflow_execution::{RemediationRequestRef, WorkflowExecutionSpec, limit};
 
@@ -455,19 +456,6 @@ fn text(
             maximum,
         });
     }
-}
-
-/// A found value for a message: a huge one would bury the rule.
-pub fn shortened(text: &str) -> String {
-    cut(text, 600)
-}
-
-/// A text of at most `most` characters, with a mark where it was longer.
-pub fn cut(text: &str, most: usize) -> String {
-    if text.chars().count() <= most {
-        return text.to_owned();
-    }
-    text.chars().take(most - 1).chain(['…']).collect()
 }
 
 #[cfg(test)]

@@ -8,15 +8,3 @@ pub mod catalog;
 pub mod client;
 pub mod dependencies;
 pub mod discovery;
-
-use std::error::Error;
-
-/// An error and its causes, for people.
-pub fn in_full(error: &dyn Error) -> String {
-    let (mut text, mut cause) = (error.to_string(), error.source());
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}

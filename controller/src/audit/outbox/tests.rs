@@ -12,6 +12,15 @@ use wfe_peers::audit::NotRecorded;
 use super::send::TRIES_OF_A_SUSPECT;
 use super::*;
 
+/// Objects that do not change.
+struct Kept(HashMap<ObjectRef<WorkflowExecution>, Arc<WorkflowExecution>>);
+
+impl Objects for Kept {
+    fn newest(&self, reference: &ObjectRef<WorkflowExecution>) -> Option<Arc<WorkflowExecution>> {
+        self.0.get(reference).cloned()
+    }
+}
+
 /// What happens to the next batch.
 #[derive(Clone, Copy, Debug)]
 enum Fault {
@@ -48,7 +57,7 @@ impl AuditSink for Sink {
                     .iter()
                     .any(|it| Some(it.resource_id.as_str()) == name)
             };
-            let fault = lock(&self.faults).pop_front();
+            let fault = self.faults.lock().pop_front();
             match fault {
                 Some(Fault::Unavailable) => {
                     return Err(NotRecorded::Unavailable("down".to_owned()));
@@ -63,7 +72,9 @@ impl AuditSink for Sink {
             if has(self.fails_on) {
                 return Err(NotRecorded::Failed("500".to_owned()));
             }
-            lock(&self.stored).extend(events.iter().map(AuditEvent::identity));
+            self.stored
+                .lock()
+                .extend(events.iter().map(AuditEvent::identity));
             match fault {
                 Some(_) => Err(unanswered()),
                 None => Ok(()),
@@ -76,8 +87,8 @@ impl AuditSink for Sink {
         &'a self,
         events: &'a [AuditEvent],
     ) -> BoxFuture<'a, Result<Vec<bool>, Unasked>> {
-        *lock(&self.asked) += 1;
-        let stored = lock(&self.stored).clone();
+        *self.asked.lock() += 1;
+        let stored = self.stored.lock().clone();
         let known = events
             .iter()
             .map(|it| stored.contains(&it.identity()))
@@ -124,7 +135,7 @@ async fn deliver(outbox: &Arc<Outbox>, wfes: &[Arc<WorkflowExecution>], new: boo
         .collect();
     for wfe in wfes {
         let fresh = if new {
-            happened::types(wfe)
+            audit::types(wfe)
         } else {
             EnumSet::empty()
         };
@@ -136,10 +147,10 @@ async fn deliver(outbox: &Arc<Outbox>, wfes: &[Arc<WorkflowExecution>], new: boo
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     };
-    let newest = |reference: &ObjectRef<WorkflowExecution>| objects.get(reference).cloned();
+    let objects = Kept(objects);
     let bounded = tokio::time::timeout(Duration::from_hours(1), async {
         tokio::select! {
-            () = outbox.run(newest) => {}
+            () = outbox.run(&objects) => {}
             () = emptied => {}
         }
     });
@@ -190,15 +201,15 @@ proptest! {
         let sink = Arc::new(Sink::default());
         if some_are_there && !new {
             // An earlier process has sent the first ones.
-            let first = happened::events(&wfes[0], EnumSet::all());
-            lock(&sink.stored).extend(first.iter().take(2).map(AuditEvent::identity));
+            let first = audit::events(&wfes[0], EnumSet::all());
+            sink.stored.lock().extend(first.iter().take(2).map(AuditEvent::identity));
         }
-        lock(&sink.faults).extend(faults);
+        sink.faults.lock().extend(faults);
         let (outbox, _hears) = outbox(sink.clone());
         block_on(deliver(&outbox, &wfes, new));
-        let stored = lock(&sink.stored).clone();
+        let stored = sink.stored.lock().clone();
         for wfe in &wfes {
-            let expected = happened::events(wfe, EnumSet::all());
+            let expected = audit::events(wfe, EnumSet::all());
             let expected: Vec<_> = expected.iter().map(AuditEvent::identity).collect();
             let mine: Vec<_> = stored.iter().filter(|it| Some(&it.name) == wfe.metadata.name.as_ref()).cloned().collect();
             prop_assert_eq!(mine, expected);
@@ -212,11 +223,11 @@ async fn br_audit_005_what_was_just_stored_is_sent_without_asking() {
     let sink = Arc::new(Sink::default());
     let (outbox, mut hears) = outbox(sink.clone());
     deliver(&outbox, &[skipped("a")], true).await;
-    assert_eq!(*lock(&sink.asked), 0);
+    assert_eq!(*sink.asked.lock(), 0);
     assert_eq!(hears.next().await.map(|it| it.name), Some("a".to_owned()));
     deliver(&outbox, &[skipped("b")], false).await;
     assert_eq!(
-        *lock(&sink.asked),
+        *sink.asked.lock(),
         1,
         "of what another process may have sent"
     );
@@ -242,9 +253,9 @@ async fn br_audit_005_an_event_that_is_refused_is_set_aside_alone() {
         });
         let (outbox, _hears) = outbox(sink.clone());
         deliver(&outbox, &wfes, true).await;
-        assert_eq!(lock(&sink.stored).len(), 39 * 4);
+        assert_eq!(sink.stored.lock().len(), 39 * 4);
         let set_aside = outbox.delivery(&wfes[number]).rejected;
-        let all = happened::types(&wfes[number]);
+        let all = audit::types(&wfes[number]);
         assert_eq!(set_aside, Some((all, why.to_owned())), "{name}");
         assert_eq!(outbox.delivery(&wfes[8]).rejected, None);
     }
@@ -253,11 +264,11 @@ async fn br_audit_005_an_event_that_is_refused_is_set_aside_alone() {
 #[tokio::test(start_paused = true)]
 async fn br_audit_005_a_sink_that_fails_on_everything_is_an_outage_and_nothing_is_set_aside() {
     let sink = Arc::new(Sink::default());
-    lock(&sink.faults).extend([Fault::Fails; 200]);
+    sink.faults.lock().extend([Fault::Fails; 200]);
     let (outbox, mut hears) = outbox(sink.clone());
     let wfes = [skipped("a"), skipped("b")];
     deliver(&outbox, &wfes, true).await;
-    assert_eq!(lock(&sink.stored).len(), 2);
+    assert_eq!(sink.stored.lock().len(), 2);
     for _ in 0..4 {
         hears
             .next()
@@ -282,5 +293,5 @@ async fn br_audit_005_one_that_is_let_go_or_gone_is_not_waited_for() {
     outbox.offer(&abandoned, EnumSet::empty());
     outbox.abandon(&abandoned);
     deliver(&outbox, &[skipped("a")], true).await;
-    assert_eq!(lock(&sink.stored).len(), 1);
+    assert_eq!(sink.stored.lock().len(), 1);
 }

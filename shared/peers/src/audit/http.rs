@@ -18,11 +18,11 @@ use serde_json::Value;
 use thiserror::Error;
 use url::Url;
 use wfe_model::audit::{AuditEvent, Identity};
-use wfe_model::rules::cut;
+use wfe_model::text::cut;
 
 use super::trail::Known;
 use super::{AuditSink, NotRecorded, TrailEvent, Unasked};
-use crate::in_full;
+use wfe_model::text::in_full;
 
 /// The server closes a connection without an answer after 30 s, and does not commit after that.
 const DEADLINE: Duration = Duration::from_secs(35);

@@ -16,7 +16,7 @@ use thiserror::Error;
 use wfe_model::workflow::{ReadWorkflow, Workflow, WorkflowError};
 
 use super::{Catalog, CatalogUnavailable};
-use crate::in_full;
+use wfe_model::text::in_full;
 
 /// Why a directory is no catalog.
 #[derive(Debug, Error)]

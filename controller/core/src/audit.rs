@@ -1,0 +1,233 @@
+//! Which audit events a stored status stands for. Pure: the same status gives the same events,
+//! timestamps included, so nothing depends on memory.
+
+use std::collections::BTreeMap;
+
+use enumset::EnumSet;
+use jiff::Timestamp;
+use wfe_model::audit::{
+    AuditEvent, BlockClearedData, ErrorDetails, EventData, EventType, ExecutionData, Outcome,
+    PeerPhase, event_id, moment,
+};
+use wfe_model::workflow_execution::{
+    FailureReason, Phase, WorkflowExecution, WorkflowExecutionStatus,
+};
+
+use crate::names;
+use crate::status::{condition, holds, stored};
+
+const ACTOR: &str = "workflowexecution-controller";
+
+/// What has happened by now, and in which second.
+pub fn seconds(wfe: &WorkflowExecution) -> Vec<(EventType, Timestamp)> {
+    let Some(status) = &wfe.status else {
+        return Vec::new();
+    };
+    let Some(phase) = status.phase.filter(|phase| *phase != Phase::Pending) else {
+        return Vec::new();
+    };
+    let started = status.start_time.as_ref().map(|time| time.0);
+    let skipped = status.skip_details.as_ref().map(|it| it.skipped_at.0);
+    let failed = status.failure_details.as_ref().map(|it| it.failed_at.0);
+    let failed = failed.filter(|_| phase == Phase::Failed);
+    let resolved = holds(wfe, condition::WORKFLOW_RESOLVED);
+    let selected = skipped.or(started).or(failed.filter(|_| resolved));
+    let began = stored(wfe, condition::EXECUTION_RUNNING).filter(|it| it.status == "True");
+    let completed = status.completion_time.as_ref().map(|time| time.0);
+    let cleared = status.block_clearance.as_ref().map(|it| it.cleared_at.0);
+    [
+        (EventType::SelectionCompleted, selected),
+        (
+            EventType::ExecutionStarted,
+            started.filter(|_| status.execution_ref.is_some()),
+        ),
+        (
+            EventType::WorkflowStarted,
+            began.map(|it| it.last_transition_time.0),
+        ),
+        (
+            EventType::WorkflowCompleted,
+            completed.filter(|_| phase == Phase::Succeeded),
+        ),
+        (EventType::WorkflowFailed, failed),
+        (EventType::BlockCleared, cleared),
+    ]
+    .into_iter()
+    .filter_map(|(event_type, at)| Some((event_type, at?)))
+    .collect()
+}
+
+/// What has happened by now.
+pub fn types(wfe: &WorkflowExecution) -> EnumSet<EventType> {
+    seconds(wfe).into_iter().map(|(it, _)| it).collect()
+}
+
+/// What has happened and is not acknowledged in the status.
+pub fn open(wfe: &WorkflowExecution) -> EnumSet<EventType> {
+    let mut open = types(wfe);
+    if is_settled(wfe, condition::AUDIT_RECORDED) {
+        open &= EventType::BlockCleared;
+    }
+    if is_settled(wfe, condition::CLEARANCE_RECORDED) {
+        open -= EventType::BlockCleared;
+    }
+    open
+}
+
+/// Whether a condition says that nothing is left to deliver: all is, or was refused for good.
+pub fn is_settled(wfe: &WorkflowExecution, kind: &str) -> bool {
+    stored(wfe, kind).is_some_and(|it| it.status == "True" || it.reason == "AuditEventRejected")
+}
+
+/// Those of what has happened that are `wanted`, in order.
+pub fn events(wfe: &WorkflowExecution, wanted: EnumSet<EventType>) -> Vec<AuditEvent> {
+    let Some(status) = &wfe.status else {
+        return Vec::new();
+    };
+    let happened = seconds(wfe).into_iter();
+    happened
+        .filter(|(event_type, _)| wanted.contains(*event_type))
+        .map(|(event_type, second)| event(wfe, status, event_type, second))
+        .collect()
+}
+
+fn event(
+    wfe: &WorkflowExecution,
+    status: &WorkflowExecutionStatus,
+    event_type: EventType,
+    second: Timestamp,
+) -> AuditEvent {
+    let (spec, metadata) = (&wfe.spec, &wfe.metadata);
+    let name = metadata.name.clone().unwrap_or_default();
+    let uid = metadata.uid.as_deref().unwrap_or_default();
+    let cleared = status.block_clearance.as_ref();
+    let cleared = cleared.filter(|_| event_type == EventType::BlockCleared);
+    let failed = event_type == EventType::WorkflowFailed
+        || event_type == EventType::SelectionCompleted && status.skip_details.is_some();
+    let event_data = cleared.map(|clearance| {
+        EventData::BlockCleared(BlockClearedData {
+            event_type,
+            workflow_name: name.clone(),
+            clear_reason: clearance.clear_reason.clone(),
+            cleared_at: clearance.cleared_at.0,
+            previous_state: "Blocked".to_owned(),
+            new_state: "Running".to_owned(),
+        })
+    });
+    let event_data = event_data
+        .unwrap_or_else(|| EventData::Execution(Box::new(execution_data(wfe, status, event_type))));
+    let (actor_type, actor_id) = match cleared {
+        Some(clearance) => ("user", clearance.cleared_by.as_str()),
+        None => ("service", ACTOR),
+    };
+    AuditEvent {
+        version: "1.0".to_owned(),
+        event_type,
+        event_timestamp: moment(uid, event_type, second),
+        event_category: event_type.category(),
+        event_action: event_type.action().to_owned(),
+        event_outcome: if failed {
+            Outcome::Failure
+        } else {
+            Outcome::Success
+        },
+        actor_type: actor_type.to_owned(),
+        actor_id: actor_id.to_owned(),
+        resource_type: "WorkflowExecution".to_owned(),
+        resource_id: name.clone(),
+        namespace: metadata.namespace.clone().unwrap_or_default(),
+        correlation_id: spec
+            .remediation_request_ref
+            .as_ref()
+            .map_or(name, |request| request.name.clone()),
+        event_data,
+    }
+}
+
+fn execution_data(
+    wfe: &WorkflowExecution,
+    status: &WorkflowExecutionStatus,
+    event_type: EventType,
+) -> ExecutionData {
+    let (spec, metadata) = (&wfe.spec, &wfe.metadata);
+    let (name, uid) = (metadata.name.as_deref(), metadata.uid.as_deref());
+    let (name, uid) = (name.unwrap_or_default(), uid.unwrap_or_default());
+    let workflow = &spec.workflow_ref;
+    let image = workflow.container_image.as_ref();
+    let (phase, ended) = match event_type {
+        EventType::SelectionCompleted => (PeerPhase::Pending, false),
+        EventType::WorkflowCompleted => (PeerPhase::Completed, true),
+        EventType::WorkflowFailed => (PeerPhase::Failed, true),
+        _ => (PeerPhase::Running, false),
+    };
+    let mut parameters: BTreeMap<_, _> = spec.parameters.clone().into_iter().collect();
+    // Where the peer drops execution_engine, this survives.
+    parameters.insert(
+        "KUBERNAUT_EXECUTION_ENGINE".to_owned(),
+        spec.execution_engine.clone(),
+    );
+    let failure = status.failure_details.as_ref();
+    let failure = failure.filter(|_| event_type == EventType::WorkflowFailed);
+    let skip = status.skip_details.as_ref();
+    let skip = skip.filter(|_| event_type == EventType::SelectionCompleted);
+    let error_details = match (failure, skip) {
+        (Some(failure), _) => Some(explain(
+            &format!("{:?}", failure.reason),
+            &failure.message,
+            may_pass(failure.reason),
+        )),
+        (None, Some(skip)) => Some(explain(&format!("{:?}", skip.reason), &skip.message, true)),
+        (None, None) => None,
+    };
+    // It has the name before it is made, too: the peer wants one.
+    let reference = status.execution_ref.as_ref();
+    let execution_name =
+        reference.map_or_else(|| names::execution_name(name, uid), |it| it.name.clone());
+    ExecutionData {
+        event_type,
+        event_id: event_id(uid, event_type),
+        execution_engine: spec.execution_engine.clone(),
+        workflow_id: workflow.workflow_id.clone(),
+        workflow_version: workflow.version.clone(),
+        workflow_name: workflow.name.clone(),
+        target_resource: spec.target_resource.clone(),
+        phase,
+        container_image: image
+            .or(workflow.bundle_ref.as_ref())
+            .cloned()
+            .unwrap_or_default(),
+        execution_name,
+        started_at: status.start_time.as_ref().map(|time| time.0),
+        completed_at: status
+            .completion_time
+            .as_ref()
+            .map(|time| time.0)
+            .filter(|_| ended),
+        duration: status.duration.clone().filter(|_| ended),
+        parameters,
+        pipelinerun_name: None,
+        failure_reason: failure.map(|it| it.reason.into()),
+        failure_message: failure.map(|it| it.message.clone()),
+        failed_task_name: failure.and_then(|it| it.failed_task_name.clone()),
+        error_details,
+    }
+}
+
+/// Of these the same request may find a better world.
+fn may_pass(reason: FailureReason) -> bool {
+    matches!(
+        reason,
+        FailureReason::ResourceExhausted
+            | FailureReason::ImagePullBackOff
+            | FailureReason::UnsupportedEngine
+    )
+}
+
+fn explain(code: &str, message: &str, retry_possible: bool) -> ErrorDetails {
+    ErrorDetails {
+        message: message.to_owned(),
+        code: code.to_owned(),
+        component: "workflowexecution".to_owned(),
+        retry_possible,
+    }
+}

@@ -1,0 +1,233 @@
+//! What the decisions share: reading the stored status, storing a new one, and how an end is stored.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use wfe_model::duration::ExecutionTimeout;
+use wfe_model::workflow_execution::{
+    ExecutionRef, FailureDetails, FailureReason, Phase, TriState, WorkflowExecution,
+};
+
+use crate::execution::Execution;
+use crate::failure::{Failure, summary};
+use crate::history::{self, Entry, History};
+use crate::names;
+use crate::observed::Observed;
+use crate::status::{Change, condition, holds, time};
+use crate::step::{Effect, Notice, Step};
+
+/// In case the watch that should show a change is behind, or does not select the object any more.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// Why `wfe` is to be cancelled, where it is.
+pub(super) fn cancel_reason(wfe: &WorkflowExecution) -> Option<String> {
+    /// Longer reasons would bury the rest of the status.
+    const LONGEST: usize = 1024;
+    let why = wfe.metadata.annotations.as_ref()?.get(names::CANCEL)?;
+    let why: String = why.trim().chars().take(LONGEST).collect();
+    Some(if why.is_empty() {
+        "no reason was given".to_owned()
+    } else {
+        why
+    })
+}
+
+/// The status as it is, and that a container started, where one did.
+pub(super) fn told_of_start(observed: &Observed, execution: Option<&Execution>) -> Change {
+    let change = Change::of(&observed.wfe, observed.now);
+    match began(observed, execution) {
+        Some(since) if !began_before(observed) => started(change, since),
+        _ => change,
+    }
+}
+
+/// Since when a container of the workflow runs or has run, as far as anybody saw.
+pub(super) fn began(observed: &Observed, execution: Option<&Execution>) -> Option<Timestamp> {
+    execution.and_then(|it| it.began).or(observed.began)
+}
+
+/// Tells once, then `otherwise`.
+pub(super) fn tell_or(observed: &Observed, notice: Notice, otherwise: Step) -> Step {
+    if observed.told.contains(&notice) {
+        otherwise
+    } else {
+        Step::Do(Effect::Tell(notice))
+    }
+}
+
+/// How long it may take.
+pub(super) fn timeout(observed: &Observed) -> Duration {
+    let stored = observed.wfe.spec.execution_config.timeout.as_deref();
+    let parsed = stored.and_then(ExecutionTimeout::parse);
+    parsed.map_or(observed.settings.default_timeout, ExecutionTimeout::get)
+}
+
+/// Stores the status unless it is stored already, then waits.
+pub(super) fn store_or(observed: &Observed, change: Change, wait: Step) -> Step {
+    match change.unless_stored(&observed.wfe) {
+        Some(status) => Step::Do(Effect::Store(Box::new(status))),
+        None => wait,
+    }
+}
+
+/// Whether the stored status says that a container of the workflow runs or has run.
+pub(super) fn began_before(observed: &Observed) -> bool {
+    holds(&observed.wfe, condition::EXECUTION_RUNNING)
+}
+
+pub(super) fn store(change: Change) -> Effect {
+    Effect::Store(Box::new(change.into_status()))
+}
+
+/// The final status of a failure.
+pub(super) fn fail(
+    observed: &Observed,
+    change: Change,
+    failure: &Failure,
+    at: Timestamp,
+) -> Change {
+    let wfe = &observed.wfe;
+    let started = wfe
+        .status
+        .as_ref()
+        .and_then(|status| status.start_time.clone());
+    let reference = wfe.execution_ref();
+    let ran = started.as_ref().map(|started| elapsed(started.0, at));
+    let log =
+        reference.map(|it| format!("-n {} {}/{}", it.namespace, it.kind.to_lowercase(), it.name));
+    let details = FailureDetails {
+        reason: failure.reason,
+        message: failure.message.clone(),
+        failed_task_index: None,
+        failed_task_name: None,
+        failed_step_name: None,
+        exit_code: failure.exit_code,
+        failed_at: time(at),
+        execution_time_before_failure: ran.clone(),
+        natural_language_summary: summary(
+            failure,
+            &wfe.spec.workflow_ref.workflow_id,
+            &wfe.spec.target_resource,
+            log.as_deref(),
+        ),
+        was_execution_failure: failure.was_execution_failure,
+    };
+    let ended = reference.is_some();
+    let failures = counts(failure, &change).then(|| past(observed, None).failures() + 1);
+    let limits = &observed.settings.limits;
+    let allowed = failures.filter(|failures| *failures < limits.max_consecutive_failures);
+    let change = change.with(|status| {
+        status.phase = Some(Phase::Failed);
+        status.completion_time = Some(time(at));
+        status.duration = ran;
+        status.failure_details = Some(details);
+        status.consecutive_failures = failures.and_then(|it| i32::try_from(it).ok());
+        status.next_allowed_execution =
+            allowed.map(|failures| time(history::next_allowed(time(at).0, failures, limits)));
+    });
+    let change = if ended {
+        let reason = match failure.reason {
+            FailureReason::TaskFailed => "TaskFailed",
+            FailureReason::DeadlineExceeded => "DeadlineExceeded",
+            FailureReason::OOMKilled => "OOMKilled",
+            FailureReason::ExecutionDeleted => "ExecutionDeleted",
+            FailureReason::Cancelled => "Cancelled",
+            _ => "ExecutionFailed",
+        };
+        change.condition(
+            condition::EXECUTION_COMPLETE,
+            TriState::False,
+            reason,
+            &failure.message,
+        )
+    } else {
+        change
+    };
+    let change = change.condition(
+        condition::READY,
+        TriState::False,
+        "NotReady",
+        &failure.message,
+    );
+    pending_audit(observed, change)
+}
+
+/// Whether a failure says something about the target, not just about this request (BR-WE-012).
+pub(super) fn counts(failure: &Failure, change: &Change) -> bool {
+    let own = [
+        FailureReason::Cancelled,
+        FailureReason::ServiceAccountNotAllowed,
+    ];
+    let misfit = change
+        .stored(condition::WORKFLOW_RESOLVED)
+        .is_some_and(|it| it.status == "False");
+    !(failure.was_execution_failure || own.contains(&failure.reason) || misfit)
+}
+
+/// Events of a final status are delivered next.
+pub(super) fn pending_audit(observed: &Observed, change: Change) -> Change {
+    let (reason, message) = undelivered(observed);
+    let kind = condition::AUDIT_RECORDED;
+    change.condition(kind, TriState::False, reason, &message)
+}
+
+pub(super) fn elapsed(from: Timestamp, to: Timestamp) -> String {
+    let elapsed = to.duration_since(from);
+    wfe_model::duration::format(std::time::Duration::try_from(elapsed).unwrap_or_default())
+}
+
+/// Why audit events are not delivered: reason and message of the condition.
+pub(super) fn undelivered(observed: &Observed) -> (&'static str, String) {
+    match &observed.audit.outage {
+        None => (
+            "AuditPending",
+            "audit events are being delivered".to_owned(),
+        ),
+        Some(why) => (
+            "AuditSinkUnavailable",
+            format!(
+                "audit events wait until the sink takes them; it did not at {}: {why}",
+                time(observed.now).0
+            ),
+        ),
+    }
+}
+
+/// Deletes it once in a pass, then waits for the watch to show it.
+pub(super) fn delete(observed: &Observed, reference: &ExecutionRef) -> Step {
+    if observed.answers.deleted {
+        return Step::Wait(observed.now + LOOK_AGAIN);
+    }
+    Step::Do(Effect::Delete(reference.clone()))
+}
+
+/// The target's past: without this one, but for its `own` entry, where it has one already.
+pub(super) fn past(observed: &Observed, own: Option<&Entry>) -> History {
+    let records = observed.target_lock.records();
+    let others = records.filter(|record| record.uid != observed.source.uid);
+    let others = others.cloned();
+    let objects = observed.neighbours.iter().map(AsRef::as_ref);
+    History::of(objects, others.chain(own.cloned()))
+}
+
+/// The catalog has the workflow.
+pub(super) fn resolved(change: Change) -> Change {
+    let message = "the workflow is in the catalog and the request fits it";
+    change.condition(
+        condition::WORKFLOW_RESOLVED,
+        TriState::True,
+        "Resolved",
+        message,
+    )
+}
+
+/// Says that a container started.
+pub(super) fn started(change: Change, since: Timestamp) -> Change {
+    change.condition_since(
+        condition::EXECUTION_RUNNING,
+        TriState::True,
+        "ExecutionStarted",
+        "the workflow's container has started",
+        since,
+    )
+}

@@ -1,0 +1,203 @@
+use std::sync::Arc;
+
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use super::super::decide;
+use super::super::tests::{name, now, other, ready, stores, wfe};
+use super::*;
+use crate::lock::{self, TargetLock};
+use crate::status::holds;
+
+/// Another one on the target.
+fn neighbour(uid: &str, created: &str, status: Value) -> Arc<WorkflowExecution> {
+    let mut wfe = wfe(status);
+    wfe.metadata.name = Some(uid.to_owned());
+    wfe.metadata.uid = Some(uid.to_owned());
+    wfe.metadata.creation_timestamp = Some(time(created.parse().expect("a timestamp")));
+    Arc::new(wfe)
+}
+
+fn ended(ending: &Value) -> Arc<WorkflowExecution> {
+    let mut status = json!({
+        "completionTime": "2026-01-01T11:59:00Z",
+        "executionRef": { "apiVersion": "batch/v1", "kind": "Job", "name": "j", "namespace": "n", "uid": "j" },
+    });
+    for (key, value) in ending.as_object().expect("an object") {
+        status[key] = value.clone();
+    }
+    neighbour("before", "2026-01-01T11:50:00Z", status)
+}
+
+fn failed(ran: bool, failures: Option<i32>) -> Arc<WorkflowExecution> {
+    ended(&json!({
+        "phase": "Failed", "consecutiveFailures": failures,
+        "failureDetails": { "reason": "TaskFailed", "message": "", "failedAt": "2026-01-01T11:59:00Z", "naturalLanguageSummary": "", "wasExecutionFailure": ran },
+    }))
+}
+
+/// One that is about to take the lock, and wants to wait, or not.
+fn before(waits: bool, change: impl FnOnce(&mut Observed)) -> Observed {
+    let mut observed = ready();
+    (observed.lock, observed.answers.lock_taken) = (Lock::Free, false);
+    if waits {
+        let config = &mut Arc::make_mut(&mut observed.wfe).spec.execution_config;
+        config.when_blocked = Some("Wait".to_owned());
+    }
+    change(&mut observed);
+    observed
+}
+
+#[rstest]
+#[case::busy(|it: &mut Observed| it.lock = Lock::Held(other()), SkipReason::ResourceBusy, None)]
+#[case::somebodys_pod(|it: &mut Observed| it.others_alive = Some(other()), SkipReason::ResourceBusy, None)]
+#[case::runs_without_its_lease(|it: &mut Observed| it.neighbours = vec![neighbour("before", "2026-01-01T11:50:00Z", json!({ "phase": "Running" }))], SkipReason::ResourceBusy, None)]
+#[case::failed_midway(|it: &mut Observed| it.neighbours = vec![failed(true, None)], SkipReason::PreviousExecutionFailed, None)]
+#[case::exhausted(|it: &mut Observed| it.neighbours = vec![failed(false, Some(5))], SkipReason::ExhaustedRetries, None)]
+#[case::backs_off(|it: &mut Observed| it.neighbours = vec![failed(false, Some(2))], SkipReason::BackoffActive, Some("2026-01-01T12:01:00Z"))]
+#[case::cools_down(|it: &mut Observed| it.neighbours = vec![ended(&json!({ "phase": "Succeeded" }))], SkipReason::RecentlyRemediated, Some("2026-01-01T12:04:00Z"))]
+fn br_we_009_010_012_013_what_is_in_the_way_is_said_with_who_and_until_when(
+    #[case] obstacle: impl Fn(&mut Observed),
+    #[case] reason: SkipReason,
+    #[case] until: Option<&str>,
+) {
+    let skipped = stores(&before(false, &obstacle));
+    let details = skipped
+        .status
+        .and_then(|status| status.skip_details)
+        .expect("details");
+    assert_eq!(details.reason, reason);
+    assert_eq!(
+        details.retry_at.map(|it| it.0.to_string()).as_deref(),
+        until
+    );
+    let who = details.conflicting_workflow.map(|it| it.name);
+    let who = who
+        .or(details.recent_remediation.map(|it| it.name))
+        .expect("who");
+    assert!(["before", "other"].contains(&who.as_str()), "{who}");
+
+    let person = [
+        SkipReason::PreviousExecutionFailed,
+        SkipReason::ExhaustedRetries,
+    ];
+    let mut waits = before(true, &obstacle);
+    let first = stores(&waits);
+    if person.contains(&reason) {
+        assert_eq!(
+            first.phase(),
+            Some(Phase::Skipped),
+            "waiting would not help"
+        );
+        return;
+    }
+    assert_eq!(first.phase(), Some(Phase::Pending));
+    assert_eq!(
+        stored(&first, condition::BLOCKED).map(|it| it.reason.as_str()),
+        Some(reason_word(reason))
+    );
+    waits.wfe = Arc::new(first);
+    let wait = format!("wait until {}", until.unwrap_or("2026-01-01T12:28:00Z"));
+    assert_eq!(name(&decide(&waits)), wait, "said once");
+}
+
+#[test]
+fn br_we_009_while_paused_everybody_waits() {
+    for waits in [false, true] {
+        let paused = stores(&before(waits, |it| it.paused = true));
+        assert_eq!(paused.phase(), Some(Phase::Pending));
+        assert_eq!(
+            stored(&paused, condition::BLOCKED).map(|it| it.reason.as_str()),
+            Some("Paused")
+        );
+    }
+}
+
+#[test]
+fn br_we_009_of_those_that_wait_and_may_run_the_oldest_goes_first() {
+    let blocked = json!({ "phase": "Pending", "conditions": [{ "type": "Blocked", "status": "True", "reason": "ResourceBusy", "message": "", "lastTransitionTime": "2026-01-01T11:57:00Z" }] });
+    // This one was created at 11:58.
+    let with = |neighbours: &[Arc<WorkflowExecution>], waits| {
+        let neighbours = neighbours.to_vec();
+        name(&decide(&before(waits, |it| it.neighbours = neighbours)))
+    };
+    let older = neighbour("older", "2026-01-01T11:57:00Z", blocked.clone());
+    let younger = neighbour("younger", "2026-01-01T11:59:00Z", blocked.clone());
+    assert_eq!(with(std::slice::from_ref(&younger), true), "take lock");
+    assert_eq!(
+        with(&[younger, older.clone()], true),
+        "store status",
+        "it waits"
+    );
+    let behind = stores(&before(false, |it| it.neighbours = vec![older.clone()]));
+    assert_eq!(
+        behind.phase(),
+        Some(Phase::Skipped),
+        "a newcomer behind it finds the target busy"
+    );
+
+    // One that cannot run itself holds up nobody.
+    let mut stuck = blocked.clone();
+    stuck["conditions"].as_array_mut().expect("a list").push(json!({ "type": "DependenciesReady", "status": "Unknown", "reason": "ReadFailed", "message": "", "lastTransitionTime": "2026-01-01T11:57:00Z" }));
+    assert_eq!(
+        with(&[neighbour("older", "2026-01-01T11:57:00Z", stuck)], true),
+        "take lock"
+    );
+    let cools_down = vec![older, ended(&json!({ "phase": "Succeeded" }))];
+    let mut another = before(true, |it| it.neighbours = cools_down);
+    Arc::make_mut(&mut another.neighbours[1])
+        .spec
+        .workflow_ref
+        .workflow_id = "x".to_owned();
+    Arc::make_mut(&mut another.neighbours[0])
+        .spec
+        .workflow_ref
+        .workflow_id = "x".to_owned();
+    assert_eq!(
+        name(&decide(&another)),
+        "take lock",
+        "the older one still cools down"
+    );
+}
+
+#[test]
+fn br_we_009_a_lock_is_given_back_when_its_record_knows_better() {
+    let record = Entry::of(&failed(true, None)).expect("an entry");
+    let mut observed = ready();
+    let lease = lock::taken(lock::new("n", &"abc".into()), &observed.source, now());
+    let freed = lock::freed(lease, Some(&record), now());
+    let held = lock::taken(freed, &observed.source, now());
+    observed.target_lock = TargetLock::from(Some(Arc::new(held)));
+    assert_eq!(
+        name(&decide(&observed)),
+        "free lock",
+        "taken in this pass: nothing was made"
+    );
+    observed.answers.lock_taken = false;
+    observed.answers.execution = Some(None);
+    assert_eq!(
+        name(&decide(&observed)),
+        "free lock",
+        "what an earlier attempt may have created never starts"
+    );
+}
+
+#[test]
+fn br_we_009_one_that_is_older_than_its_timeout_does_not_start_any_more() {
+    let mut observed = before(true, |it| it.lock = Lock::Held(other()));
+    observed.wfe = Arc::new(stores(&observed));
+    observed.now = now() + std::time::Duration::from_mins(28);
+    let skipped = stores(&observed);
+    let details = skipped
+        .status
+        .as_ref()
+        .and_then(|status| status.skip_details.clone());
+    let details = details.expect("details");
+    assert_eq!(details.reason, SkipReason::StartDeadlineExceeded);
+    assert!(
+        details.message.contains("is being worked on"),
+        "{}",
+        details.message
+    );
+    assert!(holds(&skipped, condition::BLOCKED));
+}

@@ -1,0 +1,873 @@
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use enumset::EnumSet;
+use jiff::Timestamp;
+use rstest::rstest;
+use serde_json::{Value, json};
+use wfe_model::FINALIZER;
+use wfe_model::audit::EventType;
+use wfe_model::dependencies::{
+    Dependency, DependencyKind, DependencyProblem, ServiceAccountAnswer,
+};
+use wfe_model::workflow::Workflow;
+use wfe_model::workflow_execution::{
+    BlockClearance, ClearMethod, ExecutionRef, FailureReason, Phase, SkipReason, WorkflowExecution,
+};
+
+use super::decide;
+use crate::audit;
+use crate::execution::{Created, Execution, Facts, Progress, Refusal, Remains, Source, Waiting};
+use crate::history::Limits;
+use crate::lock::{Lock, TargetLock};
+use crate::names;
+use crate::observed::Delivery;
+use crate::observed::{Answers, Known, Observed, Settings};
+use crate::status::{condition, time};
+use crate::status::{holds, stored};
+use crate::step::{Effect, Notice, Step};
+
+const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+/// Of [`wfe`]: created at 11:58, the timeout is 30 minutes.
+const START_DEADLINE: &str = "wait until 2026-01-01T12:28:00Z";
+/// Of [`running`]: started at 11:59.
+const START_TIMEOUT: &str = "wait until 2026-01-01T12:04:00Z";
+
+fn workflow() -> Workflow {
+    let yaml = format!(
+        "metadata: {{workflowId: w, version: '1'}}\nexecution: {{engine: job, bundle: 'r.io/w@sha256:{HEX}'}}\ndependencies: {{secrets: [{{name: s}}]}}\n"
+    );
+    Workflow::read("w.yaml", &yaml).expect("right").workflow
+}
+
+pub(super) fn wfe(status: Value) -> WorkflowExecution {
+    let mut wfe: WorkflowExecution = serde_json::from_value(json!({
+        "apiVersion": "kubernaut.ai/v1alpha1", "kind": "WorkflowExecution",
+        "metadata": { "name": "a", "namespace": "prod", "uid": "u", "generation": 1, "finalizers": [FINALIZER], "creationTimestamp": "2026-01-01T11:58:00Z" },
+        "spec": {
+            "executionEngine": "job", "targetResource": "prod/Deployment/web",
+            "workflowRef": { "workflowId": "w", "version": "1", "containerImage": format!("r.io/w@sha256:{HEX}") },
+        },
+    }))
+    .expect("a WorkflowExecution");
+    wfe.status = serde_json::from_value(status).expect("a status");
+    wfe
+}
+
+pub(super) fn now() -> Timestamp {
+    "2026-01-01T12:00:00Z".parse().expect("a timestamp")
+}
+
+/// Accepted, with every answer given, the lock taken: one step before the create.
+pub(super) fn ready() -> Observed {
+    Observed {
+        now: now(),
+        wfe: Arc::new(wfe(json!(null))),
+        source: Source {
+            namespace: "prod".to_owned(),
+            name: "a".to_owned(),
+            uid: "u".to_owned(),
+        },
+        execution: None,
+        pods_alive: false,
+        began: None,
+        others_alive: None,
+        lock: Lock::Ours,
+        target_lock: TargetLock::default(),
+        neighbours: Vec::new(),
+        paused: false,
+        namespace_ending: false,
+        told: HashSet::new(),
+        engine_installed: true,
+        audit: Delivery::default(),
+        answers: Answers {
+            target: Some(Known::Yes(None)),
+            catalog: Some(Known::Yes(Some(Arc::new(workflow())))),
+            service_account: Some(Known::Yes(ServiceAccountAnswer::Allowed)),
+            dependencies: Some(Known::Yes(Vec::new())),
+            lock_taken: true,
+            ..Answers::default()
+        },
+        settings: Arc::new(Settings {
+            execution_namespace: "kubernaut-workflows".to_owned(),
+            default_timeout: Duration::from_mins(30),
+            default_service_account: "runner".to_owned(),
+            retention: Duration::from_mins(10),
+            retention_failed: Duration::from_hours(24),
+            start_timeout: Duration::from_mins(5),
+            limits: Limits {
+                cooldown: Duration::from_mins(5),
+                backoff_base: Duration::from_mins(1),
+                backoff_max: Duration::from_mins(10),
+                max_consecutive_failures: 5,
+            },
+        }),
+    }
+}
+
+fn with(change: impl FnOnce(&mut Observed)) -> Observed {
+    let mut observed = ready();
+    change(&mut observed);
+    observed
+}
+
+pub(super) fn execution(progress: Progress) -> Execution {
+    Execution {
+        reference: ExecutionRef {
+            kind: "Job".to_owned(),
+            name: "a-1".to_owned(),
+            namespace: "kubernaut-workflows".to_owned(),
+            uid: "j".to_owned(),
+            ..ExecutionRef::default()
+        },
+        source_uid: Some("u".to_owned()),
+        created: Some(now()),
+        deleting: false,
+        held: false,
+        began: None,
+        progress,
+    }
+}
+
+fn active() -> Execution {
+    execution(Progress::Active { waiting: None })
+}
+
+fn running() -> Observed {
+    with(|it| {
+        let reference = active().reference;
+        it.wfe = Arc::new(wfe(
+            json!({ "phase": "Running", "startTime": "2026-01-01T11:59:00Z", "executionRef": reference }),
+        ));
+        it.execution = Some(active());
+        // Its Events have nothing to say.
+        it.answers = Answers {
+            complaint: Some(None),
+            ..Answers::default()
+        };
+    })
+}
+
+fn finished(phase: &str) -> Observed {
+    with(|it| {
+        it.wfe = Arc::new(wfe(json!({
+            "phase": phase, "completionTime": "2026-01-01T11:59:00Z", "executionRef": active().reference,
+            "conditions": [{ "type": "AuditRecorded", "status": "True", "reason": "AuditSucceeded", "message": "", "lastTransitionTime": "2026-01-01T11:59:00Z" }],
+        })));
+        it.lock = Lock::Free;
+        it.answers = Answers::default();
+    })
+}
+
+pub(super) fn name(step: &Step) -> String {
+    match step {
+        Step::Ask(question) => format!("ask {question:?}")
+            .split(['(', ' '])
+            .take(2)
+            .collect::<Vec<_>>()
+            .join(" "),
+        Step::Do(effect) => effect.name().to_owned(),
+        Step::Wait(until) => format!("wait until {until}"),
+        Step::Done => "done".to_owned(),
+    }
+}
+
+/// The status that would be stored.
+pub(super) fn stores(observed: &Observed) -> WorkflowExecution {
+    let Step::Do(Effect::Store(status)) = decide(observed) else {
+        panic!("no status is stored: {:?}", decide(observed))
+    };
+    WorkflowExecution {
+        status: Some(*status),
+        ..observed.wfe.as_ref().clone()
+    }
+}
+
+pub(super) fn other() -> Source {
+    Source {
+        namespace: "prod".to_owned(),
+        name: "other".to_owned(),
+        uid: "o".to_owned(),
+    }
+}
+
+fn held() -> Lock {
+    Lock::Held(other())
+}
+
+#[rstest]
+#[case(|it: &mut Observed| Arc::make_mut(&mut it.wfe).metadata.finalizers = None, "add finalizer")]
+#[case(|it: &mut Observed| it.answers.target = None, "ask TargetKind")]
+#[case(|it: &mut Observed| it.answers.catalog = None, "ask Workflow")]
+#[case(|it: &mut Observed| it.answers.service_account = None, "ask ServiceAccount")]
+#[case(|it: &mut Observed| it.answers.dependencies = None, "ask Dependencies")]
+#[case(|it: &mut Observed| it.lock = Lock::Free, "take lock")]
+#[case(|it: &mut Observed| { it.lock = Lock::Free; it.answers.lock_lost = true; }, "ask Lock")]
+#[case(|it: &mut Observed| it.others_alive = Some(other()), START_DEADLINE)]
+#[case(|_: &mut Observed| (), "create execution")]
+#[case(|it: &mut Observed| it.answers.created = Some(Created::Ours(Box::new(active()))), "store status")]
+#[case(|it: &mut Observed| it.execution = Some(active()), "store status")]
+fn br_we_014_a_pending_one_takes_its_steps_in_order(
+    #[case] change: impl FnOnce(&mut Observed),
+    #[case] step: &str,
+) {
+    assert_eq!(name(&decide(&with(change))), step);
+}
+
+#[test]
+fn br_we_009_nothing_is_created_without_the_lock() {
+    for lock in [Lock::Free, held()] {
+        assert_ne!(
+            name(&decide(&with(|it| it.lock = lock))),
+            "create execution"
+        );
+    }
+}
+
+#[test]
+fn br_we_014_an_execution_of_an_earlier_try_is_adopted_whatever_the_catalog_says_now() {
+    let adopted = stores(&with(|it| {
+        it.answers = Answers::default();
+        it.execution = Some(active());
+    }));
+    assert_eq!(adopted.phase(), Some(Phase::Running));
+    assert!(holds(&adopted, condition::EXECUTION_CREATED));
+}
+
+#[rstest]
+#[case(|it: &mut Observed| it.answers.catalog = Some(Known::Not("down".to_owned())), condition::WORKFLOW_RESOLVED, "CatalogUnavailable")]
+#[case(|it: &mut Observed| it.answers.dependencies = Some(Known::Not("down".to_owned())), condition::DEPENDENCIES_READY, "ReadFailed")]
+#[case(|it: &mut Observed| it.answers.service_account = Some(Known::Not("down".to_owned())), condition::DEPENDENCIES_READY, "ReadFailed")]
+fn br_we_001_what_cannot_be_asked_is_said_once_and_asked_again(
+    #[case] change: impl FnOnce(&mut Observed),
+    #[case] kind: &str,
+    #[case] reason: &str,
+) {
+    let mut observed = with(change);
+    let said = stores(&observed);
+    let condition = stored(&said, kind).expect("said");
+    assert_eq!(
+        (condition.status.as_str(), condition.reason.as_str()),
+        ("Unknown", reason)
+    );
+    assert_eq!(said.phase(), Some(Phase::Pending));
+    observed.wfe = Arc::new(said);
+    assert!(
+        matches!(decide(&observed), Step::Wait(_)),
+        "nothing new to say"
+    );
+}
+
+#[rstest]
+#[case(|it: &mut Observed| it.answers.catalog = Some(Known::Yes(None)), FailureReason::ConfigurationError)]
+#[case(|it: &mut Observed| it.engine_installed = false, FailureReason::UnsupportedEngine)]
+#[case(|it: &mut Observed| it.answers.service_account = Some(Known::Yes(ServiceAccountAnswer::NotLabelled)), FailureReason::ServiceAccountNotAllowed)]
+#[case(|it: &mut Observed| it.answers.dependencies = Some(Known::Yes(vec![DependencyProblem::Empty { dependency: Dependency { kind: DependencyKind::Secret, name: "s".to_owned() }, namespace: "n".to_owned() }])), FailureReason::ConfigurationError)]
+#[case(|it: &mut Observed| Arc::make_mut(&mut it.wfe).spec.target_resource = "web".to_owned(), FailureReason::ConfigurationError)]
+#[case(|it: &mut Observed| it.answers.created = Some(Created::NameTaken), FailureReason::ConfigurationError)]
+#[case(|it: &mut Observed| it.answers.created = Some(Created::Refused { refusal: Refusal::Rights, message: "no".to_owned() }), FailureReason::Forbidden)]
+fn br_we_012_what_cannot_run_fails_before_execution(
+    #[case] change: impl FnOnce(&mut Observed),
+    #[case] reason: FailureReason,
+) {
+    let failed = stores(&with(change));
+    let details = failed
+        .status
+        .as_ref()
+        .and_then(|status| status.failure_details.clone())
+        .expect("details");
+    assert_eq!(
+        (
+            failed.phase(),
+            details.reason,
+            details.was_execution_failure
+        ),
+        (Some(Phase::Failed), reason, false)
+    );
+}
+
+#[test]
+fn br_we_009_a_busy_target_skips_or_waits() {
+    let skipped = stores(&with(|it| it.lock = held()));
+    assert_eq!(
+        skipped
+            .status
+            .as_ref()
+            .and_then(|status| status.skip_details.as_ref())
+            .map(|it| it.reason),
+        Some(SkipReason::ResourceBusy)
+    );
+    let mut waits = with(|it| {
+        it.lock = held();
+        Arc::make_mut(&mut it.wfe)
+            .spec
+            .execution_config
+            .when_blocked = Some("Wait".to_owned());
+    });
+    let waiting = stores(&waits);
+    assert_eq!(waiting.phase(), Some(Phase::Pending));
+    waits.wfe = Arc::new(waiting);
+    assert_eq!(
+        name(&decide(&waits)),
+        START_DEADLINE,
+        "the Lease is the sign"
+    );
+}
+
+#[test]
+fn br_we_003_a_running_one_is_followed_to_its_end() {
+    assert_eq!(
+        name(&decide(&running())),
+        START_TIMEOUT,
+        "nothing has changed"
+    );
+    let mut began = running();
+    began.execution = Some(Execution {
+        began: Some(now()),
+        ..active()
+    });
+    let said = stores(&began);
+    assert!(holds(&said, condition::EXECUTION_RUNNING));
+    began.wfe = Arc::new(said);
+    assert_eq!(
+        name(&decide(&began)),
+        "wait until 2026-01-01T12:31:00Z",
+        "said once"
+    );
+    began.execution = Some(Execution {
+        began: Some(now()),
+        ..execution(Progress::Succeeded { at: Some(now()) })
+    });
+    let ended = stores(&began);
+    assert_eq!(ended.phase(), Some(Phase::Succeeded));
+    assert_eq!(
+        ended.status.and_then(|status| status.duration).as_deref(),
+        Some("1m")
+    );
+}
+
+#[test]
+fn br_we_003_a_waiting_fact_is_stored_once_and_outlives_the_pod() {
+    let waiting = |reason: &str| {
+        Some(crate::execution::Waiting {
+            reason: reason.to_owned(),
+            message: "why".to_owned(),
+        })
+    };
+    let mut observed = running();
+    observed.execution = Some(execution(Progress::Active {
+        waiting: waiting("ErrImagePull"),
+    }));
+    let said = stores(&observed);
+    assert_eq!(
+        stored(&said, condition::EXECUTION_RUNNING).map(|it| it.reason.as_str()),
+        Some("Waiting")
+    );
+    observed.wfe = Arc::new(said);
+    observed.execution = Some(execution(Progress::Active {
+        waiting: waiting("ImagePullBackOff"),
+    }));
+    assert_eq!(
+        name(&decide(&observed)),
+        START_TIMEOUT,
+        "the same in other words"
+    );
+    let facts = Facts {
+        reason: Some("DeadlineExceeded".to_owned()),
+        ..Facts::default()
+    };
+    observed.execution = Some(execution(Progress::Failed {
+        at: Some(now()),
+        facts,
+    }));
+    assert_eq!(
+        name(&decide(&observed)),
+        "ask Execution",
+        "its pod may say more"
+    );
+    observed.answers.execution = Some(observed.execution.clone());
+    let details = stores(&observed)
+        .status
+        .and_then(|status| status.failure_details)
+        .expect("details");
+    assert_eq!(
+        (details.reason, details.was_execution_failure),
+        (FailureReason::ImagePullBackOff, false)
+    );
+}
+
+#[test]
+fn br_we_003_absence_is_not_believed_from_the_cache() {
+    let missing = |read| {
+        let mut observed = running();
+        observed.execution = None;
+        observed.answers.execution = read;
+        observed
+    };
+    assert_eq!(name(&decide(&missing(None))), "ask Execution");
+    assert_eq!(
+        name(&decide(&missing(Some(Some(active()))))),
+        "wait until 2026-01-01T12:00:05Z",
+        "followed without the cache"
+    );
+    let other = Execution {
+        reference: ExecutionRef {
+            uid: "another".to_owned(),
+            ..active().reference
+        },
+        ..active()
+    };
+    for read in [None, Some(other)] {
+        let details = stores(&missing(Some(read)))
+            .status
+            .and_then(|status| status.failure_details)
+            .expect("details");
+        assert_eq!(
+            (details.reason, details.was_execution_failure),
+            (FailureReason::ExecutionDeleted, true)
+        );
+    }
+}
+
+#[rstest]
+#[case(|it: &mut Observed| { it.lock = Lock::Ours; it.pods_alive = true; }, "wait until 2026-01-01T12:01:00Z")]
+#[case(|it: &mut Observed| it.lock = Lock::Ours, "ask Remains")]
+#[case(|it: &mut Observed| { it.lock = Lock::Ours; it.answers.remains = Some(Remains::Nothing); }, "free lock")]
+#[case(|it: &mut Observed| it.execution = Some(active()), "ask Execution")]
+#[case(|it: &mut Observed| { it.execution = Some(active()); it.answers.execution = Some(Some(active())); }, "delete execution")]
+#[case(|it: &mut Observed| it.execution = Some(execution(Progress::Succeeded { at: None })), "wait until 2026-01-01T12:09:00Z")]
+#[case(|it: &mut Observed| { it.execution = Some(execution(Progress::Succeeded { at: None })); it.now = now() + Duration::from_mins(9); }, "delete execution")]
+#[case(|_: &mut Observed| (), "done")]
+fn br_we_009_after_the_end_the_target_is_freed_and_the_execution_kept_for_a_while(
+    #[case] change: impl FnOnce(&mut Observed),
+    #[case] step: &str,
+) {
+    let mut observed = finished("Succeeded");
+    change(&mut observed);
+    assert_eq!(name(&decide(&observed)), step);
+}
+
+/// BR-WE-009: a create that is committed late only makes a suspended object.
+#[test]
+fn finished_without_execution_frees_lock_at_once() {
+    let mut observed = finished("Skipped");
+    let status = Arc::make_mut(&mut observed.wfe).status.as_mut();
+    status.expect("a status").execution_ref = None;
+    observed.lock = Lock::Ours;
+    assert_eq!(name(&decide(&observed)), "ask Remains");
+    observed.answers.remains = Some(Remains::Nothing);
+    assert_eq!(name(&decide(&observed)), "free lock");
+}
+
+/// BR-WE-009: only the object that is stored as the execution is started, once, under the lock.
+#[test]
+fn held_execution_is_started_when_stored_and_locked() {
+    let held = || Execution {
+        held: true,
+        ..active()
+    };
+    let mut observed = running();
+    observed.execution = Some(held());
+    assert_eq!(name(&decide(&observed)), "start execution");
+    observed.answers.started = true;
+    assert_eq!(name(&decide(&observed)), START_TIMEOUT, "once in a pass");
+    observed.answers.started = false;
+    observed.lock = Lock::Free;
+    assert_eq!(name(&decide(&observed)), "take lock");
+    observed.lock = Lock::Held(other());
+    assert_eq!(
+        name(&decide(&observed)),
+        START_TIMEOUT,
+        "never beside another holder"
+    );
+
+    observed.lock = Lock::Ours;
+    let mut late = held();
+    late.reference.uid = "late".to_owned();
+    observed.execution = Some(late.clone());
+    assert_eq!(name(&decide(&observed)), "ask Execution", "another object");
+    observed.answers.execution = Some(Some(late));
+    assert_eq!(stores(&observed).phase(), Some(Phase::Failed));
+
+    let mut created = with(|it| it.answers.created = Some(Created::Ours(Box::new(held()))));
+    created.wfe = Arc::new(stores(&created));
+    assert_eq!(
+        name(&decide(&created)),
+        "start execution",
+        "in the same pass"
+    );
+}
+
+#[test]
+fn br_we_003_that_nothing_started_in_time_takes_the_api_servers_word() {
+    let mut observed = running();
+    observed.now = now() + Duration::from_mins(4);
+    assert_eq!(name(&decide(&observed)), "ask Execution");
+    let began = Execution {
+        began: Some(now()),
+        ..active()
+    };
+    observed.answers.execution = Some(Some(began));
+    assert!(
+        holds(&stores(&observed), condition::EXECUTION_RUNNING),
+        "it did start"
+    );
+
+    observed.answers.execution = Some(Some(active()));
+    observed.wfe = Arc::new(stores(&observed));
+    assert_eq!(
+        name(&decide(&observed)),
+        "delete execution",
+        "it is said, then done"
+    );
+    (observed.execution, observed.answers.execution) = (None, Some(None));
+    assert_eq!(name(&decide(&observed)), "ask Remains");
+    observed.answers.remains = Some(Remains::Nothing);
+    let details = |observed: &Observed| {
+        let failed = stores(observed)
+            .status
+            .and_then(|status| status.failure_details);
+        failed.map(|it| (it.reason, it.was_execution_failure))
+    };
+    let deadline = FailureReason::DeadlineExceeded;
+    assert_eq!(details(&observed), Some((deadline, false)));
+    observed.began = Some(now());
+    assert_eq!(
+        details(&observed),
+        Some((deadline, true)),
+        "it started while it was deleted"
+    );
+}
+
+#[test]
+fn br_we_003_what_takes_too_long_is_told_once() {
+    let mut observed = running();
+    observed.execution = Some(Execution {
+        began: Some(now()),
+        ..active()
+    });
+    observed.wfe = Arc::new(stores(&observed));
+    observed.now = now() + Duration::from_mins(32);
+    assert_eq!(name(&decide(&observed)), "tell");
+    observed.told.insert(Notice::Overdue);
+    assert_eq!(name(&decide(&observed)), "done");
+
+    let mut ended = finished("Failed");
+    (ended.lock, ended.pods_alive) = (Lock::Ours, true);
+    ended.now = now() + Duration::from_mins(2);
+    assert_eq!(name(&decide(&ended)), "tell");
+    ended.told.insert(Notice::PodRemains);
+    assert_eq!(name(&decide(&ended)), "done", "the lock is kept");
+}
+
+#[test]
+fn br_we_013_a_failed_execution_is_kept_longer() {
+    let mut observed = finished("Failed");
+    observed.execution = Some(execution(Progress::Failed {
+        at: None,
+        facts: Facts::default(),
+    }));
+    assert_eq!(name(&decide(&observed)), "wait until 2026-01-02T11:59:00Z");
+}
+
+#[test]
+fn br_we_012_what_does_not_start_and_does_not_say_why_has_its_events_asked_once_it_is_slow() {
+    let mut observed = running();
+    let status = Arc::make_mut(&mut observed.wfe)
+        .status
+        .as_mut()
+        .expect("a status");
+    status.start_time = Some(time(now() - Duration::from_secs(9)));
+    assert_eq!(name(&decide(&observed)), "wait until 2026-01-01T12:00:01Z");
+    observed.now += Duration::from_secs(1);
+    observed.answers = Answers::default();
+    assert!(name(&decide(&observed)).starts_with("ask Complaint"));
+    observed.answers.complaint = Some(None);
+    assert_eq!(
+        name(&decide(&observed)),
+        "wait until 2026-01-01T12:04:51Z",
+        "it is just slow"
+    );
+    let waiting = Waiting {
+        reason: "FailedMount".to_owned(),
+        message: "no such secret".to_owned(),
+    };
+    observed.answers.complaint = Some(Some(waiting));
+    let said = stores(&observed);
+    let running = stored(&said, condition::EXECUTION_RUNNING).expect("a condition");
+    assert_eq!(
+        (running.reason.as_str(), running.message.as_str()),
+        ("Waiting", "FailedMount: no such secret")
+    );
+    observed.wfe = Arc::new(said);
+    observed.answers = Answers::default();
+    assert!(
+        name(&decide(&observed)).starts_with("wait"),
+        "known, also to another process"
+    );
+}
+
+#[test]
+fn br_we_012_a_pod_that_is_taken_away_is_stored_as_soon_as_it_is_seen() {
+    let mut observed = running();
+    let waiting = Waiting {
+        reason: "DeletionByTaintManager".to_owned(),
+        message: "its node is lost".to_owned(),
+    };
+    let mut taken = execution(Progress::Active {
+        waiting: Some(waiting),
+    });
+    taken.began = Some(now());
+    observed.execution = Some(taken);
+    let said = stores(&observed);
+    assert!(holds(&said, condition::EXECUTION_RUNNING), "it had begun");
+    observed.wfe = Arc::new(said);
+    assert!(name(&decide(&observed)).starts_with("wait"), "said once");
+    observed.execution = Some(execution(Progress::Failed {
+        at: None,
+        facts: Facts::default(),
+    }));
+    observed.answers.execution = Some(observed.execution.clone());
+    let failed = stores(&observed);
+    let details = failed
+        .status
+        .and_then(|it| it.failure_details)
+        .expect("details");
+    assert_eq!(
+        (details.reason, details.was_execution_failure),
+        (FailureReason::ResourceExhausted, true)
+    );
+}
+
+#[test]
+fn br_audit_005_a_sink_that_is_down_holds_up_nothing_but_the_end_of_a_deletion() {
+    let mut observed = running();
+    observed.audit.waiting = EventType::SelectionCompleted.into();
+    assert_eq!(
+        name(&decide(&observed)),
+        "deliver audit events",
+        "first of all"
+    );
+    observed.audit.queued = true;
+    let undisturbed = running();
+    assert_eq!(name(&decide(&observed)), name(&decide(&undisturbed)));
+    observed.audit.outage = Some("down".to_owned());
+    observed.execution = Some(execution(Progress::Succeeded { at: Some(now()) }));
+    let mut ended = observed.clone();
+    ended.wfe = Arc::new(stores(&observed));
+    assert_eq!(ended.wfe.phase(), Some(Phase::Succeeded));
+    let recorded = stored(&ended.wfe, condition::AUDIT_RECORDED).expect("a condition");
+    assert_eq!(recorded.reason, "AuditSinkUnavailable");
+    assert!(recorded.message.ends_with(": down"), "{}", recorded.message);
+    ended.lock = Lock::Free;
+    ended.audit.outage = Some("slow".to_owned());
+    assert!(
+        matches!(decide(&ended), Step::Wait(_)),
+        "said once, and its Job is not kept for it"
+    );
+
+    Arc::make_mut(&mut ended.wfe).metadata.deletion_timestamp = Some(time(now()));
+    ended.execution = None;
+    ended.answers.recorded = true;
+    assert_eq!(name(&decide(&ended)), "done", "it waits");
+    let metadata = &mut Arc::make_mut(&mut ended.wfe).metadata;
+    metadata.annotations = Some([(names::ABANDON_AUDIT.to_owned(), "lost".to_owned())].into());
+    assert!(matches!(
+        decide(&ended),
+        Step::Do(Effect::Tell(Notice::AuditAbandoned))
+    ));
+    ended.told.insert(Notice::AuditAbandoned);
+    ended.answers.remains = Some(Remains::Nothing);
+    assert_eq!(name(&decide(&ended)), "remove finalizer");
+}
+
+#[test]
+fn br_audit_005_an_end_is_acknowledged_once_and_a_clearing_for_itself() {
+    let mut ended = finished("Failed");
+    Arc::make_mut(&mut ended.wfe)
+        .status
+        .as_mut()
+        .expect("a status")
+        .conditions
+        .clear();
+    let acknowledged = stores(&ended);
+    assert!(holds(&acknowledged, condition::AUDIT_RECORDED));
+    assert!(stored(&acknowledged, condition::CLEARANCE_RECORDED).is_none());
+    ended.wfe = Arc::new(acknowledged);
+    assert_eq!(name(&decide(&ended)), "done");
+
+    let status = Arc::make_mut(&mut ended.wfe)
+        .status
+        .as_mut()
+        .expect("a status");
+    status.block_clearance = Some(BlockClearance {
+        cleared_by: "jane".to_owned(),
+        cleared_by_uid: None,
+        cleared_at: time(now()),
+        clear_reason: "looked at it".to_owned(),
+        clear_method: ClearMethod::KubernetesAdmissionWebhook,
+    });
+    assert_eq!(audit::open(&ended.wfe), EventType::BlockCleared);
+    ended.audit.waiting = EventType::BlockCleared.into();
+    ended.audit.queued = true;
+    assert_eq!(
+        name(&decide(&ended)),
+        "done",
+        "it will be there in a moment"
+    );
+    ended.audit.outage = Some("down".to_owned());
+    let waits = stores(&ended);
+    let reason = |wfe: &WorkflowExecution, kind| stored(wfe, kind).map(|it| it.reason.clone());
+    assert_eq!(
+        reason(&waits, condition::CLEARANCE_RECORDED).as_deref(),
+        Some("AuditSinkUnavailable")
+    );
+    assert!(holds(&waits, condition::AUDIT_RECORDED), "that is done");
+    ended.wfe = Arc::new(waits);
+    assert_eq!(name(&decide(&ended)), "done", "said once");
+    ended.audit.waiting = EnumSet::empty();
+    ended.audit.rejected = Some((EventType::BlockCleared.into(), "too long".to_owned()));
+    let refused = stores(&ended);
+    assert_eq!(
+        reason(&refused, condition::CLEARANCE_RECORDED).as_deref(),
+        Some("AuditEventRejected")
+    );
+    assert!(audit::open(&refused).is_empty(), "set aside for good");
+}
+
+#[test]
+fn br_we_014_a_deleted_one_is_cancelled_cleaned_up_and_let_go() {
+    let delete = |observed: &mut Observed| {
+        Arc::make_mut(&mut observed.wfe).metadata.deletion_timestamp = Some(time(now()));
+    };
+    let mut observed = running();
+    delete(&mut observed);
+    observed.answers.execution = Some(Some(active()));
+    let cancelled = stores(&observed);
+    let details = cancelled
+        .status
+        .as_ref()
+        .and_then(|status| status.failure_details.clone())
+        .expect("details");
+    assert_eq!(
+        (details.reason, details.was_execution_failure),
+        (FailureReason::Cancelled, false)
+    );
+
+    let mut steps = Vec::new();
+    let mut observed = finished("Failed");
+    delete(&mut observed);
+    (observed.execution, observed.lock, observed.pods_alive) = (Some(active()), Lock::Ours, true);
+    observed.answers.execution = Some(Some(active()));
+    steps.push(name(&decide(&observed)));
+    observed.execution = None;
+    steps.push(name(&decide(&observed)));
+    observed.pods_alive = false;
+    observed.answers.remains = Some(Remains::Nothing);
+    observed.answers.recorded = true;
+    steps.push(name(&decide(&observed)));
+    observed.lock = Lock::Free;
+    steps.push(name(&decide(&observed)));
+    Arc::make_mut(&mut observed.wfe).metadata.finalizers = None;
+    steps.push(name(&decide(&observed)));
+    assert_eq!(
+        steps,
+        [
+            "delete execution",
+            "wait until 2026-01-01T12:01:00Z",
+            "free lock",
+            "remove finalizer",
+            "done"
+        ]
+    );
+}
+
+/// BR-WE-014: what an earlier attempt created and did not start has never run.
+#[test]
+fn pending_with_held_execution_is_decided_anew() {
+    let mut observed = with(|it| {
+        it.answers = Answers::default();
+        it.execution = Some(Execution {
+            held: true,
+            ..active()
+        });
+    });
+    assert_eq!(name(&decide(&observed)), "ask TargetKind");
+    observed.answers = ready().answers;
+    assert_eq!(
+        name(&decide(&observed)),
+        "create execution",
+        "it will be adopted"
+    );
+    Arc::make_mut(&mut observed.wfe).metadata.deletion_timestamp = Some(time(now()));
+    let details = stores(&observed).status.and_then(|it| it.failure_details);
+    let details = details.expect("details");
+    assert_eq!(
+        (details.reason, details.was_execution_failure),
+        (FailureReason::Cancelled, false)
+    );
+}
+
+#[test]
+fn br_we_003_what_has_ended_by_itself_is_not_called_cancelled() {
+    let mut observed = running();
+    Arc::make_mut(&mut observed.wfe).metadata.deletion_timestamp = Some(time(now()));
+    // The cache may be behind.
+    assert_eq!(name(&decide(&observed)), "ask Execution");
+    observed.answers.execution = Some(Some(execution(Progress::Succeeded { at: Some(now()) })));
+    assert_eq!(stores(&observed).phase(), Some(Phase::Succeeded));
+}
+
+#[test]
+fn br_we_009_a_lock_is_freed_only_when_the_api_server_says_that_nothing_is_left() {
+    let ended = |lock, deleted: bool, remains, deleted_now| {
+        let mut observed = finished("Failed");
+        let wfe = Arc::make_mut(&mut observed.wfe);
+        wfe.status.as_mut().expect("a status").execution_ref = Some(active().reference);
+        wfe.metadata.deletion_timestamp = deleted.then(|| time(now()));
+        observed.lock = lock;
+        observed.answers = Answers {
+            remains,
+            deleted: deleted_now,
+            recorded: true,
+            ..Answers::default()
+        };
+        name(&decide(&observed))
+    };
+    for (lock, deleted, last) in [
+        (Lock::Ours, false, "free lock"),
+        (Lock::Free, true, "remove finalizer"),
+    ] {
+        assert_eq!(ended(lock.clone(), deleted, None, false), "ask Remains");
+        assert_eq!(
+            ended(lock.clone(), deleted, Some(Remains::Alive), false),
+            "delete execution"
+        );
+        assert_eq!(
+            ended(lock.clone(), deleted, Some(Remains::Alive), true),
+            "wait until 2026-01-01T12:00:05Z",
+            "once in a pass"
+        );
+        assert_eq!(ended(lock, deleted, Some(Remains::Nothing), false), last);
+    }
+    assert_eq!(
+        ended(Lock::Ours, false, Some(Remains::Ended), false),
+        "free lock",
+        "it is kept as evidence"
+    );
+    assert_eq!(
+        ended(Lock::Free, true, Some(Remains::Ended), false),
+        "delete execution"
+    );
+}
+
+#[test]
+fn br_audit_005_a_failure_after_the_workflow_was_found_has_its_selection_reported() {
+    let failed = stores(&with(|it| it.engine_installed = false));
+    let both = EventType::SelectionCompleted | EventType::WorkflowFailed;
+    assert_eq!(audit::types(&failed), both);
+    let unknown = stores(&with(|it| it.answers.catalog = Some(Known::Yes(None))));
+    assert_eq!(audit::types(&unknown), EventType::WorkflowFailed);
+}

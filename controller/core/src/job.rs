@@ -1,0 +1,8 @@
+//! Engine `job`: one container in a Kubernetes Job.
+
+pub mod build;
+pub mod prune;
+pub mod read;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,248 @@
+//! A plan becomes a Job. Pure, and cannot fail.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::batch::v1::{Job, JobSpec};
+use k8s_openapi::api::core::v1::{
+    Capabilities, ConfigMapVolumeSource, Container, EmptyDirVolumeSource, EnvVar,
+    PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile,
+    SecretVolumeSource, SecurityContext, Volume, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::Resource;
+use wfe_model::workflow::{Dependencies, Resources};
+use wfe_model::workflow_execution::WorkflowExecution;
+
+use crate::execution::Plan;
+use crate::names;
+
+/// The one container.
+pub const CONTAINER: &str = "workflow";
+/// Who workflows run as where the catalog says nothing: nobody in particular, but not root.
+const DEFAULT_USER: i64 = 65_532;
+/// Requests and limits where the catalog says nothing.
+const DEFAULT_RESOURCES: [(&str, &str, &str); 2] =
+    [("cpu", "50m", "1"), ("memory", "64Mi", "512Mi")];
+
+/// The Job of a plan.
+pub fn build(plan: &Plan) -> Job {
+    let user = plan.valid.workflow.run_as_user.unwrap_or(DEFAULT_USER);
+    let labels = labels(plan);
+    Job {
+        metadata: ObjectMeta {
+            name: Some(plan.name.clone()),
+            namespace: Some(plan.namespace.clone()),
+            labels: Some(labels.clone()),
+            annotations: Some(annotations(plan)),
+            owner_references: owner(plan).map(|owner| vec![owner]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(JobSpec {
+            active_deadline_seconds: i64::try_from(plan.timeout.as_secs()).ok(),
+            backoff_limit: Some(0),
+            completions: Some(1),
+            parallelism: Some(1),
+            // Started when it is stored that this very Job is the execution.
+            suspend: Some(true),
+            // A second pod never runs beside one that is still ending.
+            pod_replacement_policy: Some("Failed".to_owned()),
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta {
+                    labels: Some(labels),
+                    annotations: Some(BTreeMap::from([source_annotation(plan)])),
+                    ..ObjectMeta::default()
+                }),
+                spec: Some(pod(plan, user)),
+            },
+            ..JobSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn pod(plan: &Plan, user: i64) -> PodSpec {
+    let (volumes, mounts) = volumes(&plan.valid.workflow.dependencies);
+    PodSpec {
+        restart_policy: Some("Never".to_owned()),
+        service_account_name: Some(plan.service_account.clone()),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(user),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                localhost_profile: None,
+            }),
+            ..PodSecurityContext::default()
+        }),
+        containers: vec![Container {
+            name: CONTAINER.to_owned(),
+            image: Some(plan.valid.image.to_string()),
+            env: Some(environment(plan)),
+            resources: Some(resources(plan.valid.workflow.resources.as_ref())),
+            security_context: Some(SecurityContext {
+                allow_privilege_escalation: Some(false),
+                capabilities: Some(Capabilities {
+                    drop: Some(vec!["ALL".to_owned()]),
+                    add: None,
+                }),
+                read_only_root_filesystem: Some(true),
+                ..SecurityContext::default()
+            }),
+            volume_mounts: Some(mounts),
+            ..Container::default()
+        }],
+        volumes: Some(volumes),
+        ..PodSpec::default()
+    }
+}
+
+fn labels(plan: &Plan) -> BTreeMap<String, String> {
+    let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    BTreeMap::from([
+        label(names::MANAGED_BY, names::MANAGER),
+        label(
+            names::WORKFLOW_EXECUTION,
+            &names::label_value(&plan.source.name),
+        ),
+        label(names::WORKFLOW_EXECUTION_UID, &plan.source.uid),
+        label(names::EXECUTION_ENGINE, plan.valid.workflow.engine.as_str()),
+        label(names::TARGET_HASH, plan.target_hash.as_str()),
+        label(names::SOURCE_NAMESPACE, &plan.source.namespace),
+    ])
+}
+
+fn annotations(plan: &Plan) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        source_annotation(plan),
+        (
+            names::TARGET_RESOURCE.to_owned(),
+            plan.valid.spec.target.to_string(),
+        ),
+        (
+            names::WORKFLOW_ID.to_owned(),
+            plan.valid.spec.workflow_id.clone(),
+        ),
+    ])
+}
+
+/// The full name: labels are cut.
+fn source_annotation(plan: &Plan) -> (String, String) {
+    let source = format!("{}/{}", plan.source.namespace, plan.source.name);
+    (names::WORKFLOW_EXECUTION.to_owned(), source)
+}
+
+/// Only within one namespace: across, the garbage collector would delete the Job.
+fn owner(plan: &Plan) -> Option<OwnerReference> {
+    (plan.source.namespace == plan.namespace).then(|| OwnerReference {
+        api_version: WorkflowExecution::api_version(&()).into_owned(),
+        kind: WorkflowExecution::kind(&()).into_owned(),
+        name: plan.source.name.clone(),
+        uid: plan.source.uid.clone(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    })
+}
+
+fn environment(plan: &Plan) -> Vec<EnvVar> {
+    let source = format!("{}/{}", plan.source.namespace, plan.source.name);
+    let request = plan.valid.spec.remediation_request.as_ref();
+    let ours = [
+        Some(("TARGET_RESOURCE", plan.valid.spec.target.to_string())),
+        Some(("KUBERNAUT_WORKFLOW_EXECUTION", source)),
+        request.map(|request| ("KUBERNAUT_REMEDIATION_REQUEST", request.name.clone())),
+    ];
+    let ours = ours
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| (name.to_owned(), value));
+    let theirs = plan.valid.parameters.clone();
+    ours.chain(theirs)
+        .map(|(name, value)| EnvVar {
+            name,
+            // The kubelet would expand $(NAME); $$ is a plain $.
+            value: Some(value.replace('$', "$$")),
+            value_from: None,
+        })
+        .collect()
+}
+
+fn resources(declared: Option<&Resources>) -> ResourceRequirements {
+    let amounts = |map: &BTreeMap<String, String>| {
+        let amounts = map
+            .iter()
+            .map(|(name, amount)| (name.clone(), Quantity(amount.clone())));
+        Some(amounts.collect::<BTreeMap<_, _>>()).filter(|amounts| !amounts.is_empty())
+    };
+    let quantity = |name: &str, amount: &str| (name.to_owned(), Quantity(amount.to_owned()));
+    match declared {
+        Some(declared) => ResourceRequirements {
+            requests: amounts(&declared.requests),
+            limits: amounts(&declared.limits),
+            claims: None,
+        },
+        None => ResourceRequirements {
+            requests: Some(
+                DEFAULT_RESOURCES
+                    .iter()
+                    .map(|(name, request, _)| quantity(name, request))
+                    .collect(),
+            ),
+            limits: Some(
+                DEFAULT_RESOURCES
+                    .iter()
+                    .map(|(name, _, limit)| quantity(name, limit))
+                    .collect(),
+            ),
+            claims: None,
+        },
+    }
+}
+
+fn volumes(dependencies: &Dependencies) -> (Vec<Volume>, Vec<VolumeMount>) {
+    let mut volumes = vec![Volume {
+        name: "tmp".to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource::default()),
+        ..Volume::default()
+    }];
+    let mut mounts = vec![VolumeMount {
+        name: "tmp".to_owned(),
+        mount_path: "/tmp".to_owned(),
+        ..VolumeMount::default()
+    }];
+    let mut mount = |volume: &Volume, path: String| {
+        mounts.push(VolumeMount {
+            name: volume.name.clone(),
+            mount_path: path,
+            read_only: Some(true),
+            ..VolumeMount::default()
+        });
+    };
+    for name in &dependencies.secrets {
+        let source = SecretVolumeSource {
+            secret_name: Some(name.clone()),
+            ..SecretVolumeSource::default()
+        };
+        let volume = Volume {
+            name: names::volume_name("secret", name),
+            secret: Some(source),
+            ..Volume::default()
+        };
+        mount(&volume, format!("/run/kubernaut/secrets/{name}"));
+        volumes.push(volume);
+    }
+    for name in &dependencies.config_maps {
+        let source = ConfigMapVolumeSource {
+            name: name.clone(),
+            ..ConfigMapVolumeSource::default()
+        };
+        let volume = Volume {
+            name: names::volume_name("configmap", name),
+            config_map: Some(source),
+            ..Volume::default()
+        };
+        mount(&volume, format!("/run/kubernaut/configmaps/{name}"));
+        volumes.push(volume);
+    }
+    (volumes, mounts)
+}

@@ -1,0 +1,293 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::List;
+use k8s_openapi::api::core::v1::{Event, Pod};
+use rstest::rstest;
+use serde_json::{Value, json};
+use wfe_model::rules;
+use wfe_model::workflow::Workflow;
+use wfe_model::workflow_execution::FailureReason;
+
+use super::build::build;
+use super::prune;
+use super::read::{read, startup_diagnosis};
+use crate::execution::{Execution, Plan, Progress, Source};
+use crate::failure::judge;
+
+const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+fn plan(namespace: &str) -> Plan {
+    let yaml = format!(
+        "metadata: {{workflowId: restart, version: 1.0.0}}
+execution: {{engine: job, bundle: 'r.io/w/restart:v1@sha256:{HEX}', runAsUser: 1000, resources: {{requests: {{cpu: 50m}}, limits: {{memory: 128Mi}}}}}}
+dependencies: {{secrets: [{{name: registry}}], configMaps: [{{name: limits.v1}}]}}
+parameters:
+- {{name: TEXT, type: string}}
+- {{name: ADDED, type: integer, default: 3}}
+"
+    );
+    let read = Workflow::read("restart.yaml", &yaml).expect("right");
+    let workflow = Arc::new(read.workflow);
+    let spec = rules::read(json!({
+        "executionEngine": "job",
+        "workflowRef": { "workflowId": "restart", "version": "1.0.0", "containerImage": format!("r.io/w/restart@sha256:{HEX}") },
+        "targetResource": "prod/Deployment/web",
+        "parameters": { "TEXT": "$(TARGET_RESOURCE) $HOME" },
+        "remediationRequestRef": { "name": "rr-1" },
+    }))
+    .expect("a spec");
+    Plan {
+        name: "we-1-0a1b2c3d".to_owned(),
+        namespace: "kubernaut-workflows".to_owned(),
+        source: Source {
+            namespace: namespace.to_owned(),
+            name: "we-1".to_owned(),
+            uid: "uid-1".to_owned(),
+        },
+        target_hash: "abc".into(),
+        valid: rules::validate(&spec, rules::check(&spec), &workflow).expect("valid"),
+        timeout: Duration::from_mins(30),
+        service_account: "runner".to_owned(),
+    }
+}
+
+#[test]
+fn br_we_014_the_job_is_exactly_this() {
+    let labels = json!({
+        "app.kubernetes.io/managed-by": "wfe-controller",
+        "kubernaut.ai/workflow-execution": "we-1",
+        "kubernaut.ai/workflow-execution-uid": "uid-1",
+        "kubernaut.ai/execution-engine": "job",
+        "kubernaut.ai/target-hash": "abc",
+        "kubernaut.ai/source-namespace": "prod",
+    });
+    let volume = volume_of("limits.v1");
+    let expected = json!({
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": "we-1-0a1b2c3d",
+            "namespace": "kubernaut-workflows",
+            "labels": labels,
+            "annotations": {
+                "kubernaut.ai/workflow-execution": "prod/we-1",
+                "kubernaut.ai/target-resource": "prod/Deployment/web",
+                "kubernaut.ai/workflow-id": "restart",
+            },
+        },
+        "spec": {
+            "activeDeadlineSeconds": 1800,
+            "backoffLimit": 0,
+            "completions": 1,
+            "parallelism": 1,
+            "podReplacementPolicy": "Failed",
+            "suspend": true,
+            "template": {
+                "metadata": { "labels": labels, "annotations": { "kubernaut.ai/workflow-execution": "prod/we-1" } },
+                "spec": {
+                    "restartPolicy": "Never",
+                    "serviceAccountName": "runner",
+                    "securityContext": { "runAsNonRoot": true, "runAsUser": 1000, "seccompProfile": { "type": "RuntimeDefault" } },
+                    "containers": [{
+                        "name": "workflow",
+                        "image": format!("r.io/w/restart@sha256:{HEX}"),
+                        "env": [
+                            { "name": "TARGET_RESOURCE", "value": "prod/Deployment/web" },
+                            { "name": "KUBERNAUT_WORKFLOW_EXECUTION", "value": "prod/we-1" },
+                            { "name": "KUBERNAUT_REMEDIATION_REQUEST", "value": "rr-1" },
+                            { "name": "ADDED", "value": "3" },
+                            { "name": "TEXT", "value": "$$(TARGET_RESOURCE) $$HOME" },
+                        ],
+                        "resources": { "requests": { "cpu": "50m" }, "limits": { "memory": "128Mi" } },
+                        "securityContext": {
+                            "allowPrivilegeEscalation": false,
+                            "capabilities": { "drop": ["ALL"] },
+                            "readOnlyRootFilesystem": true,
+                        },
+                        "volumeMounts": [
+                            { "name": "tmp", "mountPath": "/tmp" },
+                            { "name": "secret-registry", "mountPath": "/run/kubernaut/secrets/registry", "readOnly": true },
+                            { "name": volume, "mountPath": "/run/kubernaut/configmaps/limits.v1", "readOnly": true },
+                        ],
+                    }],
+                    "volumes": [
+                        { "name": "tmp", "emptyDir": {} },
+                        { "name": "secret-registry", "secret": { "secretName": "registry" } },
+                        { "name": volume, "configMap": { "name": "limits.v1" } },
+                    ],
+                },
+            },
+        },
+    });
+    assert_eq!(
+        serde_json::to_value(build(&plan("prod"))).expect("JSON"),
+        expected
+    );
+}
+
+fn volume_of(config_map: &str) -> String {
+    crate::names::volume_name("configmap", config_map)
+}
+
+#[test]
+fn br_we_014_a_job_in_the_same_namespace_is_owned() {
+    let owned: Value = serde_json::to_value(build(&plan("kubernaut-workflows"))).expect("JSON");
+    assert_eq!(
+        owned["metadata"]["ownerReferences"],
+        json!([{
+            "apiVersion": "kubernaut.ai/v1alpha1", "kind": "WorkflowExecution", "name": "we-1", "uid": "uid-1",
+            "controller": true, "blockOwnerDeletion": true,
+        }])
+    );
+}
+
+/// A real object, as a cluster gave it; its container has another name than ours.
+fn fixture<K: serde::de::DeserializeOwned>(name: &str) -> K {
+    let path = format!("{}/testdata/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(&path).expect("a fixture");
+    serde_json::from_str(&text.replace("\"name\": \"main\"", "\"name\": \"workflow\""))
+        .expect("an object")
+}
+
+/// What is read from real objects as the watches keep them.
+fn state(name: &str, pod: Option<&str>) -> Execution {
+    let kept = |pod: &&str| {
+        let mut pod: Pod = fixture(&format!("pod-{pod}"));
+        prune::pod(&mut pod);
+        Arc::new(pod)
+    };
+    let pods: Vec<_> = pod.iter().map(kept).collect();
+    let mut job = fixture(&format!("job-{name}"));
+    prune::job(&mut job);
+    read(&job, &pods)
+}
+
+/// Made by hand after the API's documentation: nobody lost a node for it.
+fn taken_away(reason: &str, started: bool) -> Execution {
+    let mut pod: Pod = fixture(if started {
+        "pod-fail3"
+    } else {
+        "pod-unschedulable.waiting"
+    });
+    let status = pod.status.as_mut().expect("a status");
+    let condition =
+        json!({ "type": "DisruptionTarget", "status": "True", "reason": reason, "message": "why" });
+    let condition = serde_json::from_value(condition).expect("a condition");
+    status.conditions.get_or_insert_default().push(condition);
+    prune::pod(&mut pod);
+    read(&fixture("job-fail3"), &[Arc::new(pod)])
+}
+
+#[rstest]
+fn br_we_012_a_pod_that_was_evicted_or_lost_its_node_failed_for_the_cluster(
+    #[values(
+        "EvictionByEvictionAPI",
+        "DeletionByTaintManager",
+        "TerminationByKubelet",
+        "PreemptionByScheduler",
+        "DeletionByPodGC"
+    )]
+    reason: &str,
+    #[values(true, false)] started: bool,
+) {
+    let execution = taken_away(reason, started);
+    let Progress::Failed { facts, .. } = execution.progress else {
+        panic!("{execution:?}")
+    };
+    let failure = judge(&facts, execution.began.is_some(), None);
+    assert_eq!(failure.reason, FailureReason::ResourceExhausted);
+    assert_eq!(failure.was_execution_failure, started);
+    assert_eq!(failure.message, format!("{reason}: why"));
+}
+
+#[test]
+fn br_we_012_what_only_events_tell_is_found_in_them() {
+    let list = |name: &str| fixture::<List<Event>>(name).items;
+    let mounts = startup_diagnosis(&list("events-nosecret.waiting")).expect("a complaint");
+    assert_eq!(mounts.reason, "FailedMount");
+    assert!(
+        mounts.message.contains("secret \"missing\" not found"),
+        "{}",
+        mounts.message
+    );
+    assert_eq!(startup_diagnosis(&list("events-ok")), None);
+    let refused = |message: &str| {
+        let event = Event {
+            reason: Some("FailedCreate".to_owned()),
+            message: Some(message.to_owned()),
+            ..Event::default()
+        };
+        startup_diagnosis(&[event]).expect("a complaint").reason
+    };
+    assert_eq!(
+        refused("Error creating: pods \"a\" is forbidden: exceeded quota: q"),
+        "QuotaExceeded"
+    );
+    assert_eq!(
+        refused("Error creating: pods \"a\" is forbidden: violates PodSecurity"),
+        "FailedCreate"
+    );
+}
+
+#[test]
+fn br_we_003_a_complete_job_has_succeeded_by_its_own_account() {
+    let execution = state("ok", Some("ok"));
+    let Progress::Succeeded { at: Some(at) } = execution.progress else {
+        panic!("{execution:?}")
+    };
+    assert_eq!(at.to_string(), "2026-11-23T11:19:56Z");
+    assert!(execution.began.is_some());
+}
+
+#[rstest]
+#[case("noimage.waiting", Some("ErrImagePull"))]
+#[case("unschedulable.waiting", Some("Unschedulable"))]
+#[case("envnosecret.waiting", Some("CreateContainerConfigError"))]
+fn br_we_003_what_keeps_a_pod_from_starting_is_seen(
+    #[case] name: &str,
+    #[case] reason: Option<&str>,
+) {
+    let execution = state(name, Some(name));
+    let Progress::Active { waiting } = execution.progress else {
+        panic!("{execution:?}")
+    };
+    assert_eq!(
+        waiting.as_ref().map(|waiting| waiting.reason.as_str()),
+        reason
+    );
+    assert_eq!(execution.began, None);
+}
+
+#[rstest]
+#[case("fail3", Some("fail3"), FailureReason::TaskFailed, Some(3), true)]
+#[case("oom", Some("oom"), FailureReason::OOMKilled, Some(137), true)]
+#[case(
+    "badcmd",
+    Some("badcmd"),
+    FailureReason::ConfigurationError,
+    Some(128),
+    false
+)]
+#[case("deadline", None, FailureReason::DeadlineExceeded, None, true)]
+fn br_we_012_real_failures_have_their_reason(
+    #[case] job: &str,
+    #[case] pod: Option<&str>,
+    #[case] reason: FailureReason,
+    #[case] exit_code: Option<i32>,
+    #[case] was_execution_failure: bool,
+) {
+    let execution = state(job, pod);
+    let Progress::Failed { at: Some(_), facts } = execution.progress else {
+        panic!("{execution:?}")
+    };
+    let failure = judge(&facts, execution.began.is_some(), None);
+    assert_eq!(
+        (
+            failure.reason,
+            failure.exit_code,
+            failure.was_execution_failure
+        ),
+        (reason, exit_code, was_execution_failure)
+    );
+}

@@ -1,0 +1,300 @@
+//! The lock of a target: one Lease for all engines (BR-WE-009).
+//!
+//! Taken by create, or by replace with the resourceVersion it was seen free at; freed by a replace
+//! that takes the holder out and leaves a record of what was executed. A 409 means that somebody
+//! else was faster, or that the cache is behind: it is looked at again.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::execution::Source;
+use crate::history::{Entry, Limits};
+use crate::names::{
+    self, LAST_EXECUTION, MANAGED_BY, MANAGER, PAST_EXECUTIONS, TARGET_HASH, TargetHash,
+};
+
+/// More records than a target can need within the times of the rules; each has some 300 bytes.
+const MOST_PAST: usize = 32;
+
+/// How a lock stands, for one WorkflowExecution.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Lock {
+    /// Nobody holds it.
+    Free,
+    /// This one holds it.
+    Ours,
+    /// Another one does.
+    Held(Source),
+}
+
+/// A target's lock as it was seen: the Lease, parsed once.
+#[derive(Clone, Debug, Default)]
+pub struct TargetLock {
+    /// None where the target has no Lease yet.
+    pub lease: Option<Arc<Lease>>,
+    /// Who holds it.
+    pub holder: Option<Source>,
+    last: Option<Entry>,
+    past: Vec<Entry>,
+}
+
+impl From<Option<Arc<Lease>>> for TargetLock {
+    fn from(lease: Option<Arc<Lease>>) -> Self {
+        let seen = lease.as_deref();
+        Self {
+            holder: seen.and_then(holder),
+            last: seen.and_then(|lease| read(lease, LAST_EXECUTION)),
+            past: seen.map(past).unwrap_or_default(),
+            lease,
+        }
+    }
+}
+
+impl TargetLock {
+    /// How it stands for `source`.
+    pub fn state(&self, source: &Source) -> Lock {
+        match &self.holder {
+            None => Lock::Free,
+            Some(holder) if holder == source => Lock::Ours,
+            Some(holder) => Lock::Held(holder.clone()),
+        }
+    }
+
+    /// What it says of those that may be gone.
+    pub fn records(&self) -> impl Iterator<Item = &Entry> {
+        self.past.iter().chain(&self.last)
+    }
+
+    /// Whether it remembers `entry` as it is now: the record of the last execution does not count, the
+    /// next one takes its place.
+    pub fn remembers(&self, entry: &Entry) -> bool {
+        self.past.contains(entry)
+    }
+}
+
+/// Who holds it.
+pub fn holder(lease: &Lease) -> Option<Source> {
+    let text = lease
+        .spec
+        .as_ref()?
+        .holder_identity
+        .as_deref()
+        .filter(|text| !text.is_empty())?;
+    let parts: Vec<_> = text.split('/').collect();
+    Some(match parts.as_slice() {
+        [namespace, name, uid] => Source {
+            namespace: (*namespace).to_owned(),
+            name: (*name).to_owned(),
+            uid: (*uid).to_owned(),
+        },
+        // Somebody has written it by hand: it is theirs.
+        _ => Source {
+            namespace: String::new(),
+            name: text.to_owned(),
+            uid: text.to_owned(),
+        },
+    })
+}
+
+/// The Lease of a target that has none yet; nobody holds it.
+pub fn new(namespace: &str, target: &TargetHash) -> Lease {
+    Lease {
+        metadata: ObjectMeta {
+            name: Some(names::lock_name(target)),
+            namespace: Some(namespace.to_owned()),
+            labels: Some(BTreeMap::from([
+                (MANAGED_BY.to_owned(), MANAGER.to_owned()),
+                (TARGET_HASH.to_owned(), target.as_str().to_owned()),
+            ])),
+            ..ObjectMeta::default()
+        },
+        spec: None,
+    }
+}
+
+/// `free` with `source` as its holder; or taken again by its holder, for another try.
+pub fn taken(free: Lease, source: &Source, now: Timestamp) -> Lease {
+    let mut lease = free;
+    let spec = lease.spec.get_or_insert_with(LeaseSpec::default);
+    let holder = format!("{}/{}/{}", source.namespace, source.name, source.uid);
+    if spec.holder_identity.as_ref() != Some(&holder) {
+        spec.lease_transitions = Some(spec.lease_transitions.unwrap_or_default().saturating_add(1));
+    }
+    spec.holder_identity = Some(holder);
+    spec.acquire_time = Some(MicroTime(now));
+    spec.renew_time = Some(MicroTime(now));
+    lease
+}
+
+/// `held` without a holder, with the record of what it was held for.
+pub fn freed(held: Lease, record: Option<&Entry>, now: Timestamp) -> Lease {
+    let mut lease = held;
+    if let Some(spec) = &mut lease.spec {
+        spec.holder_identity = None;
+        spec.acquire_time = None;
+        spec.renew_time = Some(MicroTime(now));
+    }
+    let last: Option<Entry> = read(&lease, LAST_EXECUTION);
+    let newer =
+        |entry: &&Entry| last.is_none_or(|last| last.completion_time <= entry.completion_time);
+    if let Some(entry) = record.filter(newer) {
+        annotate(&mut lease, LAST_EXECUTION, entry);
+    }
+    lease
+}
+
+/// `lease` with a record of one that is about to go, whoever holds it. Of older records those stay
+/// that still say something.
+pub fn recorded(lease: Lease, entry: &Entry, limits: &Limits, now: Timestamp) -> Lease {
+    let mut lease = lease;
+    lease.spec.get_or_insert_default().renew_time = Some(MicroTime(now));
+    let mut past = past(&lease);
+    past.retain(|it| it.uid != entry.uid && it.matters(now, limits));
+    past.push(entry.clone());
+    past.sort_by_key(|it| Reverse(it.completion_time));
+    past.truncate(MOST_PAST);
+    annotate(&mut lease, PAST_EXECUTIONS, &past);
+    lease
+}
+
+fn past(lease: &Lease) -> Vec<Entry> {
+    read(lease, PAST_EXECUTIONS).unwrap_or_default()
+}
+
+/// When it was last written: taken, freed, or given a record.
+pub fn last_used(lease: &Lease) -> Option<Timestamp> {
+    let renewed = lease
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.renew_time.as_ref());
+    let created = lease.metadata.creation_timestamp.as_ref();
+    renewed.map(|time| time.0).or(created.map(|time| time.0))
+}
+
+fn annotate(lease: &mut Lease, name: &str, value: &impl Serialize) {
+    if let Ok(text) = serde_json::to_string(value) {
+        let annotations = lease.metadata.annotations.get_or_insert_default();
+        annotations.insert(name.to_owned(), text);
+    }
+}
+
+/// None where it cannot be read, too: then the objects are all the history there is.
+fn read<T: DeserializeOwned>(lease: &Lease, name: &str) -> Option<T> {
+    let text = lease.metadata.annotations.as_ref()?.get(name)?;
+    serde_json::from_str(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::history::Outcome;
+
+    fn seen(lease: &Lease) -> TargetLock {
+        TargetLock::from(Some(Arc::new(lease.clone())))
+    }
+
+    fn source(name: &str) -> Source {
+        Source {
+            namespace: "prod".to_owned(),
+            name: name.to_owned(),
+            uid: format!("uid-{name}"),
+        }
+    }
+
+    #[test]
+    fn br_we_009_a_lock_is_free_ours_or_somebody_elses() {
+        let now = Timestamp::UNIX_EPOCH;
+        assert_eq!(TargetLock::default().state(&source("a")), Lock::Free);
+        let lease = taken(new("kubernaut-workflows", &"abc".into()), &source("a"), now);
+        assert_eq!(lease.metadata.name.as_deref(), Some("wfe-target-abc"));
+        assert_eq!(seen(&lease).state(&source("a")), Lock::Ours);
+        assert_eq!(seen(&lease).state(&source("b")), Lock::Held(source("a")));
+        let free = freed(lease, None, now);
+        assert_eq!(seen(&free).state(&source("b")), Lock::Free);
+        let again = taken(free, &source("b"), now);
+        assert_eq!(seen(&again).state(&source("b")), Lock::Ours);
+        assert_eq!(again.spec.and_then(|spec| spec.lease_transitions), Some(2));
+    }
+
+    fn entry(name: &str, second: i64) -> Entry {
+        Entry {
+            uid: format!("uid-{name}"),
+            namespace: "prod".to_owned(),
+            name: name.to_owned(),
+            workflow_id: "w".to_owned(),
+            outcome: Outcome::Succeeded,
+            was_execution_failure: false,
+            cleared: false,
+            completion_time: Timestamp::from_second(second).expect("a timestamp"),
+            consecutive_failures: 0,
+            cleared_at: None,
+        }
+    }
+
+    #[test]
+    fn br_we_009_a_lock_remembers_the_last_execution_and_those_that_are_gone() {
+        let limits = Limits {
+            cooldown: Duration::from_secs(100),
+            backoff_base: Duration::ZERO,
+            backoff_max: Duration::ZERO,
+            max_consecutive_failures: 5,
+        };
+        let at = |second| Timestamp::from_second(second).expect("a timestamp");
+        let names = |lease: &Lease| -> Vec<String> {
+            seen(lease).records().map(|it| it.name.clone()).collect()
+        };
+        assert!(TargetLock::default().records().next().is_none());
+        let held = taken(new("n", &"abc".into()), &source("a"), at(0));
+        let lease = freed(held, Some(&entry("a", 10)), at(10));
+        let lease = recorded(lease, &entry("b", 20), &limits, at(30));
+        assert_eq!(names(&lease), ["b", "a"]);
+        assert!(
+            !seen(&lease).remembers(&entry("a", 10)),
+            "the next execution takes its place"
+        );
+        assert!(seen(&lease).remembers(&entry("b", 20)));
+        let cleared = Entry {
+            cleared: true,
+            ..entry("b", 20)
+        };
+        assert!(!seen(&lease).remembers(&cleared), "it was cleared since");
+        let lease = recorded(lease, &cleared, &limits, at(40));
+        assert_eq!(names(&lease), ["b", "a"], "once");
+        let lease = recorded(lease, &entry("c", 110), &limits, at(121));
+        assert_eq!(
+            names(&lease),
+            ["c", "a"],
+            "what says nothing any more is dropped"
+        );
+        assert_eq!(last_used(&lease), Some(at(121)));
+    }
+
+    #[test]
+    fn br_we_009_a_record_that_cannot_be_read_is_none() {
+        let mut lease = new("n", &"abc".into());
+        lease.metadata.annotations = Some(BTreeMap::from([(
+            LAST_EXECUTION.to_owned(),
+            "{".to_owned(),
+        )]));
+        assert!(seen(&lease).records().next().is_none());
+    }
+
+    #[test]
+    fn br_we_009_a_namesake_with_another_uid_is_somebody_else() {
+        let lease = taken(new("n", &"abc".into()), &source("a"), Timestamp::UNIX_EPOCH);
+        let reborn = Source {
+            uid: "other".to_owned(),
+            ..source("a")
+        };
+        assert_eq!(seen(&lease).state(&reborn), Lock::Held(source("a")));
+    }
+}

@@ -1,0 +1,92 @@
+//! Gathers what a decision may look at: from caches and own writes, without a request.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use kube::runtime::reflector::ObjectRef;
+use wfe_core::execution::Source;
+use wfe_core::lock::{Lock, TargetLock};
+use wfe_core::names::{self, Uid};
+use wfe_core::observed::{Answers, Observed, Settings};
+use wfe_model::workflow::Engine;
+use wfe_model::workflow_execution::WorkflowExecution;
+
+use super::notified::Notified;
+use crate::audit::outbox::Outbox;
+use crate::executor::Executors;
+use crate::view::View;
+use crate::watches::target_of;
+
+/// Everything that is looked at.
+pub struct Observer {
+    view: Arc<View>,
+    executors: Executors,
+    outbox: Arc<Outbox>,
+    notified: Arc<Notified>,
+    settings: Arc<Settings>,
+}
+
+impl Observer {
+    /// Looks at nothing yet.
+    pub fn new(
+        view: Arc<View>,
+        executors: Executors,
+        outbox: Arc<Outbox>,
+        notified: Arc<Notified>,
+        settings: Arc<Settings>,
+    ) -> Self {
+        Self {
+            view,
+            executors,
+            outbox,
+            notified,
+            settings,
+        }
+    }
+
+    /// What is known now; none when the object is gone, or another one of that name.
+    pub fn observe(&self, cached: &WorkflowExecution, answers: &Answers) -> Option<Observed> {
+        let wfe = self.view.newest(&ObjectRef::from_obj(cached))?;
+        let wfe = (wfe.uid() == cached.uid()).then_some(wfe)?;
+        let seen = self.view.caches();
+        let source = Source::of(&wfe);
+        let uid = Uid::from(source.uid.as_str());
+        let executor = Engine::parse(&wfe.spec.execution_engine);
+        let executor = executor.and_then(|engine| self.executors.of(engine));
+        let name = names::execution_name(&source.name, &source.uid);
+        // An invalid target has neither lock nor neighbours.
+        let target = target_of(&wfe);
+        let target_lock = match (&answers.lease, &target) {
+            (Some(read), _) => TargetLock::from(read.clone()),
+            (None, Some(target)) => self.view.lock(target),
+            (None, None) => TargetLock::default(),
+        };
+        let lock = target
+            .as_ref()
+            .map_or(Lock::Free, |_| target_lock.state(&source));
+        let neighbours = target.as_ref().map(|it| self.view.neighbours(it, &wfe));
+        let others_alive = target.as_ref();
+        let others_alive =
+            others_alive.and_then(|target| self.executors.others_alive(target, &source.uid));
+        Some(Observed {
+            now: Timestamp::now(),
+            execution: executor.and_then(|it| it.status(&name, &uid)),
+            pods_alive: self.executors.has_live_pod(&uid),
+            began: seen.began(&uid),
+            others_alive,
+            lock,
+            target_lock,
+            neighbours: neighbours.unwrap_or_default(),
+            paused: seen.is_paused(&self.settings.execution_namespace),
+            namespace_ending: seen.is_ending(&source.namespace),
+            told: self.notified.of(&source.uid),
+            engine_installed: executor.is_some(),
+            audit: self.outbox.delivery(&wfe),
+            source,
+            wfe,
+            answers: answers.clone(),
+            settings: self.settings.clone(),
+        })
+    }
+}

@@ -1,0 +1,119 @@
+//! What the watches have seen of WorkflowExecutions, locks and namespaces.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::ResourceExt;
+use kube::core::PartialObjectMeta;
+use kube::runtime::reflector::store::WriterDropped;
+use kube::runtime::reflector::{ObjectRef, Store};
+use tokio::sync::Notify;
+use wfe_core::names::{PAUSED, TargetHash, Uid, lock_name};
+use wfe_model::target::Target;
+use wfe_model::workflow_execution::WorkflowExecution;
+
+use super::began::Began;
+use super::follow::Cache;
+use super::index::Key;
+
+/// What the watches have seen.
+#[derive(Clone)]
+pub struct Caches {
+    pub(super) workflow_executions: Cache<WorkflowExecution>,
+    pub(super) leases: Cache<Lease>,
+    pub(super) namespaces: Cache<PartialObjectMeta<Namespace>>,
+    pub(super) began: Began,
+    /// Notified when something may have been left by a WorkflowExecution that is gone.
+    pub(super) orphaned: Arc<Notify>,
+    pub(super) execution_namespace: String,
+}
+
+impl Caches {
+    /// Until every cache has been filled once.
+    pub async fn synced(&self) -> Result<(), WriterDropped> {
+        self.workflow_executions.synced().await?;
+        self.leases.synced().await?;
+        self.namespaces.synced().await
+    }
+
+    /// Until something may have been left by a WorkflowExecution that is gone.
+    pub async fn orphaned(&self) {
+        self.orphaned.notified().await;
+    }
+
+    /// The store of WorkflowExecutions.
+    pub fn store(&self) -> Store<WorkflowExecution> {
+        self.workflow_executions.store()
+    }
+
+    /// Every lock.
+    pub fn locks(&self) -> Vec<Arc<Lease>> {
+        self.leases.all()
+    }
+
+    /// Every WorkflowExecution.
+    pub fn workflow_executions(&self) -> Vec<Arc<WorkflowExecution>> {
+        self.workflow_executions.all()
+    }
+
+    /// The WorkflowExecution of this name.
+    pub fn workflow_execution(
+        &self,
+        reference: &ObjectRef<WorkflowExecution>,
+    ) -> Option<Arc<WorkflowExecution>> {
+        self.workflow_executions.get(reference)
+    }
+
+    /// Whether there is a WorkflowExecution with this uid.
+    pub fn knows(&self, uid: &Uid) -> bool {
+        let key = Key::Uid(uid.clone());
+        !self.workflow_executions.references(&key).is_empty()
+    }
+
+    /// The WorkflowExecutions on a target.
+    pub fn on_target(&self, target: &TargetHash) -> Vec<Arc<WorkflowExecution>> {
+        self.workflow_executions.with(&Key::Target(target.clone()))
+    }
+
+    /// The lock of a target.
+    pub fn lock_of(&self, target: &TargetHash) -> Option<Arc<Lease>> {
+        let reference = ObjectRef::new(&lock_name(target)).within(&self.execution_namespace);
+        self.leases.get(&reference)
+    }
+
+    /// Since when the workflow of a WorkflowExecution runs or has run.
+    pub fn began(&self, uid: &Uid) -> Option<jiff::Timestamp> {
+        self.began.of(uid)
+    }
+
+    /// Whether a namespace says that nothing new starts there.
+    pub fn is_paused(&self, namespace: &str) -> bool {
+        let namespace = self.namespaces.get(&ObjectRef::new(namespace));
+        namespace.is_some_and(|it| it.annotations().get(PAUSED).is_some_and(|it| it == "true"))
+    }
+
+    /// Whether a namespace is being deleted, as far as was seen.
+    pub fn is_ending(&self, namespace: &str) -> bool {
+        let namespace = self.namespaces.get(&ObjectRef::new(namespace));
+        namespace.is_some_and(|it| it.metadata.deletion_timestamp.is_some())
+    }
+
+    /// Whether a namespace exists and is not being deleted.
+    pub fn is_there(&self, namespace: &str) -> bool {
+        let namespace = self.namespaces.get(&ObjectRef::new(namespace));
+        namespace.is_some_and(|it| it.metadata.deletion_timestamp.is_none())
+    }
+}
+
+/// What a WorkflowExecution is found by.
+pub(super) fn wfe_keys(wfe: &WorkflowExecution) -> Vec<Key> {
+    let uid = wfe.uid().map(|uid| Key::Uid(uid.as_str().into()));
+    let target = target_of(wfe).map(Key::Target);
+    uid.into_iter().chain(target).collect()
+}
+
+/// The target that a WorkflowExecution names; an invalid one is none.
+pub fn target_of(wfe: &WorkflowExecution) -> Option<TargetHash> {
+    Target::parse(&wfe.spec.target_resource).map(|target| TargetHash::of(&target))
+}
