@@ -12,8 +12,9 @@ use wfe_model::workflow_execution::{Phase, WorkflowExecution};
 use wfe_peers::client;
 
 use wfe_core::audit;
+use wfe_core::condition::ConditionType;
 use wfe_core::history::Entry;
-use wfe_core::status::{condition, stored};
+use wfe_core::status::stored;
 
 /// Takes the finalizer off every WorkflowExecution of `namespace`, and says what that gives up.
 pub async fn release(namespace: &str, out: &mut impl Write) -> Result<()> {
@@ -66,7 +67,10 @@ fn given_up(wfe: &WorkflowExecution) -> String {
     if Entry::of(wfe).is_some_and(|entry| entry.blocks()) {
         lost.push("its block can be forgotten".to_owned());
     }
-    let kinds = [condition::AUDIT_RECORDED, condition::CLEARANCE_RECORDED];
+    let kinds = [
+        ConditionType::AuditRecorded,
+        ConditionType::ClearanceRecorded,
+    ];
     let refused = |kind| stored(wfe, kind).is_some_and(|it| it.reason == "AuditEventRejected");
     let open = !audit::open(wfe).is_empty() || kinds.into_iter().any(refused);
     if wfe.phase() == Some(Phase::Running) || open {

@@ -10,11 +10,12 @@ use wfe_model::audit::{
     PeerPhase, event_id, moment,
 };
 use wfe_model::workflow_execution::{
-    FailureReason, Phase, WorkflowExecution, WorkflowExecutionStatus,
+    FailureReason, Phase, TriState, WorkflowExecution, WorkflowExecutionStatus,
 };
 
+use crate::condition::{ConditionType, Reason};
 use crate::names;
-use crate::status::{condition, holds, stored};
+use crate::status::{holds, stored};
 
 const ACTOR: &str = "workflowexecution-controller";
 
@@ -30,9 +31,10 @@ pub fn seconds(wfe: &WorkflowExecution) -> Vec<(EventType, Timestamp)> {
     let skipped = status.skip_details.as_ref().map(|it| it.skipped_at.0);
     let failed = status.failure_details.as_ref().map(|it| it.failed_at.0);
     let failed = failed.filter(|_| phase == Phase::Failed);
-    let resolved = holds(wfe, condition::WORKFLOW_RESOLVED);
+    let resolved = holds(wfe, ConditionType::WorkflowResolved);
     let selected = skipped.or(started).or(failed.filter(|_| resolved));
-    let began = stored(wfe, condition::EXECUTION_RUNNING).filter(|it| it.status == "True");
+    let began = stored(wfe, ConditionType::ExecutionRunning)
+        .filter(|it| it.status == TriState::True.as_str());
     let completed = status.completion_time.as_ref().map(|time| time.0);
     let cleared = status.block_clearance.as_ref().map(|it| it.cleared_at.0);
     [
@@ -65,18 +67,20 @@ pub fn types(wfe: &WorkflowExecution) -> EnumSet<EventType> {
 /// What has happened and is not acknowledged in the status.
 pub fn open(wfe: &WorkflowExecution) -> EnumSet<EventType> {
     let mut open = types(wfe);
-    if is_settled(wfe, condition::AUDIT_RECORDED) {
+    if is_settled(wfe, ConditionType::AuditRecorded) {
         open &= EventType::BlockCleared;
     }
-    if is_settled(wfe, condition::CLEARANCE_RECORDED) {
+    if is_settled(wfe, ConditionType::ClearanceRecorded) {
         open -= EventType::BlockCleared;
     }
     open
 }
 
 /// Whether a condition says that nothing is left to deliver: all is, or was refused for good.
-pub fn is_settled(wfe: &WorkflowExecution, kind: &str) -> bool {
-    stored(wfe, kind).is_some_and(|it| it.status == "True" || it.reason == "AuditEventRejected")
+pub fn is_settled(wfe: &WorkflowExecution, kind: ConditionType) -> bool {
+    stored(wfe, kind).is_some_and(|it| {
+        it.status == TriState::True.as_str() || it.reason == Reason::AuditEventRejected.as_str()
+    })
 }
 
 /// Those of what has happened that are `wanted`, in order.

@@ -24,7 +24,7 @@ pub fn decide(observed: &Observed) -> Step {
         .flatten()
         .any(|it| it == FINALIZER);
     let deleted = metadata.deletion_timestamp.is_some();
-    if observed.answers.let_go {
+    if observed.answers.finalizer_removed {
         return Step::Done;
     }
     if !has_finalizer {

@@ -1,11 +1,13 @@
 //! Engine-neutral view of a Job or PipelineRun: what it is made from, where it stands, what is left
 //! of it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
+use strum::{EnumString, IntoStaticStr};
 use wfe_model::rules::ValidatedSpec;
 use wfe_model::workflow_execution::{ExecutionRef, FailureReason, WorkflowExecution};
 
@@ -23,7 +25,7 @@ pub struct Plan {
     /// Of the target.
     pub target_hash: TargetHash,
     /// What may run.
-    pub valid: ValidatedSpec,
+    pub valid: Arc<ValidatedSpec>,
     /// How long it may take.
     pub timeout: Duration,
     /// Who it runs as.
@@ -120,12 +122,46 @@ pub enum Progress {
     },
 }
 
-/// Why a pod does not start, or is taken away.
+/// Why an execution does not start, or is taken away. The engine's reader assigns it; its name is
+/// stored in `executionStatus.reason`, so it is known after a restart.
+#[derive(Clone, Copy, Debug, EnumString, Eq, IntoStaticStr, PartialEq)]
+#[cfg_attr(test, derive(strum::EnumIter))]
+pub enum Cause {
+    /// The image cannot be pulled.
+    ImageNotPulled,
+    /// The container cannot be created or started as it is configured.
+    ContainerConfigInvalid,
+    /// A volume cannot be mounted.
+    VolumeNotMounted,
+    /// No node has room for the pod.
+    Unschedulable,
+    /// The quota of the namespace has no room for the pod.
+    QuotaExceeded,
+    /// Another admission plugin refuses the pod.
+    PodRefused,
+    /// The node refuses the pod that was bound to it.
+    NodeRejected,
+    /// The cluster takes the pod away: eviction, preemption, a lost node.
+    Disrupted,
+    /// No container started within the start timeout, for a reason that is not known.
+    NotStarted,
+    /// None of the above.
+    Other,
+}
+
+impl Cause {
+    /// As in `executionStatus.reason`.
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+}
+
+/// What keeps an execution from starting, or takes it away.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Waiting {
-    /// The pod's word: `ImagePullBackOff`, `Unschedulable`.
-    pub reason: String,
-    /// The pod's sentence.
+    /// The class.
+    pub cause: Cause,
+    /// Word and sentence of the pod or Event, as `ImagePullBackOff: Back-off pulling image "x"`.
     pub message: String,
 }
 
@@ -136,6 +172,8 @@ pub struct Facts {
     pub reason: Option<String>,
     /// The object's sentence.
     pub message: Option<String>,
+    /// Whether the object ended because it was over its deadline.
+    pub over_deadline: bool,
     /// How the workflow's container ended, if it did.
     pub container: Option<ContainerEnd>,
     /// Why it did not start, or was taken away, as last seen.
@@ -147,11 +185,11 @@ pub struct Facts {
 pub struct ContainerEnd {
     /// Exit code.
     pub exit_code: i32,
-    /// The kubelet's reason: `OOMKilled`, `Error`, `StartError`.
-    pub reason: Option<String>,
+    /// Whether it was killed because it used more memory than its limit.
+    pub oom_killed: bool,
     /// What the container wrote to its termination log.
     pub message: Option<String>,
-    /// Whether it ever ran (a container that could not be started says 1970).
+    /// Whether it ever ran.
     pub started: bool,
 }
 

@@ -5,7 +5,7 @@
 
 use wfe_model::workflow_execution::FailureReason;
 
-use crate::execution::{Facts, Waiting};
+use crate::execution::{Cause, Facts, Waiting};
 
 /// What a failure is.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,14 +25,14 @@ pub struct Failure {
 /// its pods.
 pub fn judge(facts: &Facts, began: bool, waited: Option<&Waiting>) -> Failure {
     let end = facts.container.as_ref();
-    let over_deadline = facts.reason.as_deref() == Some("DeadlineExceeded");
+    let over_deadline = facts.over_deadline;
     let said = || {
         facts
             .message
             .clone()
             .unwrap_or_else(|| "the execution failed without a message".to_owned())
     };
-    if let Some(end) = end.filter(|end| end.reason.as_deref() == Some("OOMKilled")) {
+    if let Some(end) = end.filter(|end| end.oom_killed) {
         return Failure {
             reason: FailureReason::OOMKilled,
             message: "the container used more memory than its limit and was killed".to_owned(),
@@ -42,10 +42,10 @@ pub fn judge(facts: &Facts, began: bool, waited: Option<&Waiting>) -> Failure {
     }
     // Whoever loses its node or makes room has an exit code, too.
     let taken = facts.waiting.as_ref().or(waited);
-    if let Some(taken) = taken.filter(|it| is_disruption(&it.reason)) {
+    if let Some(taken) = taken.filter(|it| it.cause == Cause::Disrupted) {
         return Failure {
             reason: FailureReason::ResourceExhausted,
-            message: format!("{}: {}", taken.reason, taken.message),
+            message: taken.message.clone(),
             exit_code: None,
             was_execution_failure: began || end.is_some_and(|end| end.started),
         };
@@ -88,8 +88,8 @@ pub fn judge(facts: &Facts, began: bool, waited: Option<&Waiting>) -> Failure {
     }
     if let Some(waiting) = facts.waiting.as_ref().or(waited).filter(|_| !began) {
         return Failure {
-            reason: reason_of_waiting(&waiting.reason),
-            message: format!("{}: {}", waiting.reason, waiting.message),
+            reason: waiting.cause.into(),
+            message: waiting.message.clone(),
             exit_code: None,
             was_execution_failure: false,
         };
@@ -107,75 +107,35 @@ pub fn judge(facts: &Facts, began: bool, waited: Option<&Waiting>) -> Failure {
     }
 }
 
-/// The word of an execution that did not start in time, and nobody can say why.
-pub const NOT_STARTED: &str = "NotStarted";
-
-/// An execution that was given up, since no container started in time; for the reason that was
-/// stored then. `ran`: one did start, while it was being deleted.
+/// An execution that was given up, since no container started in time; for the cause that was stored
+/// then. `ran`: a container did start, while the execution was being deleted.
 pub fn never_started(waited: Option<Waiting>, ran: bool) -> Failure {
-    let (reason, message) = match waited {
-        Some(waited) if waited.reason == NOT_STARTED => {
-            (FailureReason::DeadlineExceeded, waited.message)
-        }
-        Some(waited) => {
-            let message = format!("{}: {}", waited.reason, waited.message);
-            (reason_of_waiting(&waited.reason), message)
-        }
-        None => (
-            FailureReason::DeadlineExceeded,
-            "no container started in time".to_owned(),
-        ),
-    };
+    let waited = waited.unwrap_or_else(|| Waiting {
+        cause: Cause::NotStarted,
+        message: "no container started in time".to_owned(),
+    });
     Failure {
-        reason,
-        message,
+        reason: waited.cause.into(),
+        message: waited.message,
         exit_code: None,
         was_execution_failure: ran,
     }
 }
 
-/// The Job's Event for a pod that it could not make.
-pub const FAILED_CREATE: &str = "FailedCreate";
-/// The same, for the quota of the namespace.
-pub const QUOTA_EXCEEDED: &str = "QuotaExceeded";
-
-/// Whether a pod's word says that the cluster takes it away (reasons of the condition
-/// `DisruptionTarget`).
-pub fn is_disruption(reason: &str) -> bool {
-    matches!(
-        reason,
-        "PreemptionByScheduler"
-            | "DeletionByTaintManager"
-            | "EvictionByEvictionAPI"
-            | "DeletionByPodGC"
-            | "TerminationByKubelet"
-    )
-}
-
-/// Whether a pod's word says that its node has no place for it.
-fn is_turned_away(reason: &str) -> bool {
-    reason.starts_with("OutOf")
-        || matches!(
-            reason,
-            "NodeAffinity" | "UnexpectedAdmissionError" | "Evicted"
-        )
-}
-
-fn reason_of_waiting(reason: &str) -> FailureReason {
-    match reason {
-        reason if is_disruption(reason) || is_turned_away(reason) => {
-            FailureReason::ResourceExhausted
+/// The class of failure of an execution that never started, or was taken away.
+impl From<Cause> for FailureReason {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::ImageNotPulled => Self::ImagePullBackOff,
+            Cause::ContainerConfigInvalid | Cause::VolumeNotMounted => Self::ConfigurationError,
+            Cause::Unschedulable
+            | Cause::QuotaExceeded
+            | Cause::NodeRejected
+            | Cause::Disrupted => Self::ResourceExhausted,
+            Cause::PodRefused => Self::Forbidden,
+            Cause::NotStarted => Self::DeadlineExceeded,
+            Cause::Other => Self::Unknown,
         }
-        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" => FailureReason::ImagePullBackOff,
-        "CreateContainerConfigError"
-        | "CreateContainerError"
-        | "RunContainerError"
-        | "FailedMount"
-        | "FailedAttachVolume" => FailureReason::ConfigurationError,
-        "Unschedulable" | QUOTA_EXCEEDED => FailureReason::ResourceExhausted,
-        FAILED_CREATE => FailureReason::Forbidden,
-        NOT_STARTED => FailureReason::DeadlineExceeded,
-        _ => FailureReason::Unknown,
     }
 }
 
@@ -249,20 +209,25 @@ mod tests {
     use super::*;
     use crate::execution::ContainerEnd;
 
-    fn facts(reason: &str, container: Option<(i32, &str, bool)>, waiting: Option<&str>) -> Facts {
+    fn facts(reason: &str, container: Option<(i32, &str, bool)>, waiting: Option<Cause>) -> Facts {
         Facts {
             reason: Some(reason.to_owned()),
             message: Some("the Job's own words".to_owned()),
+            over_deadline: reason == "DeadlineExceeded",
             container: container.map(|(exit_code, reason, started)| ContainerEnd {
                 exit_code,
-                reason: Some(reason.to_owned()),
+                oom_killed: reason == "OOMKilled",
                 message: None,
                 started,
             }),
-            waiting: waiting.map(|reason| Waiting {
-                reason: reason.to_owned(),
-                message: "why".to_owned(),
-            }),
+            waiting: waiting.map(why),
+        }
+    }
+
+    fn why(cause: Cause) -> Waiting {
+        Waiting {
+            cause,
+            message: "why".to_owned(),
         }
     }
 
@@ -279,21 +244,21 @@ mod tests {
     )]
     #[case(facts("DeadlineExceeded", Some((143, "Error", true)), None), true, FailureReason::DeadlineExceeded, None, true)]
     #[case(
-        facts("DeadlineExceeded", None, Some("ImagePullBackOff")),
+        facts("DeadlineExceeded", None, Some(Cause::ImageNotPulled)),
         false,
         FailureReason::ImagePullBackOff,
         None,
         false
     )]
     #[case(
-        facts("DeadlineExceeded", None, Some("Unschedulable")),
+        facts("DeadlineExceeded", None, Some(Cause::Unschedulable)),
         false,
         FailureReason::ResourceExhausted,
         None,
         false
     )]
     #[case(
-        facts("DeadlineExceeded", None, Some("CreateContainerConfigError")),
+        facts("DeadlineExceeded", None, Some(Cause::ContainerConfigInvalid)),
         false,
         FailureReason::ConfigurationError,
         None,
@@ -332,20 +297,17 @@ mod tests {
     #[rstest]
     fn br_we_012_what_an_operator_reads_agrees_with_whether_it_ran(
         #[values(
-            "ErrImagePull",
-            "FailedMount",
-            "FailedCreate",
-            "Unschedulable",
-            "SomethingNew",
-            NOT_STARTED
+            Cause::ImageNotPulled,
+            Cause::VolumeNotMounted,
+            Cause::PodRefused,
+            Cause::Unschedulable,
+            Cause::Other,
+            Cause::NotStarted
         )]
-        reason: &str,
+        cause: Cause,
         #[values(true, false)] ran: bool,
     ) {
-        let waited = Waiting {
-            reason: reason.to_owned(),
-            message: "why".to_owned(),
-        };
+        let waited = why(cause);
         let failure = never_started(Some(waited), ran);
         let summary = summary(&failure, "w", "a/B/c", None);
         assert_eq!(summary.contains("Nothing ran"), !ran, "{summary}");
@@ -371,10 +333,7 @@ mod tests {
 
     #[test]
     fn br_we_012_a_stored_disruption_outlives_the_pod_and_what_the_container_said() {
-        let evicted = Waiting {
-            reason: "EvictionByEvictionAPI".to_owned(),
-            message: "evicting".to_owned(),
-        };
+        let evicted = why(Cause::Disrupted);
         let killed = facts("BackoffLimitExceeded", Some((137, "Error", true)), None);
         let failure = judge(&killed, true, Some(&evicted));
         assert_eq!(
@@ -388,8 +347,8 @@ mod tests {
     #[test]
     fn br_we_012_a_stored_waiting_fact_outlives_the_pod() {
         let waited = Waiting {
-            reason: "ErrImagePull".to_owned(),
-            message: "not found".to_owned(),
+            cause: Cause::ImageNotPulled,
+            message: "ErrImagePull: not found".to_owned(),
         };
         let failure = judge(&facts("DeadlineExceeded", None, None), false, Some(&waited));
         assert_eq!(

@@ -5,10 +5,11 @@
 //!
 //! [`observed`] is everything a decision may look at, [`decide`] says the next [`step`]. [`execution`]
 //! is the engine-neutral view of a Job or PipelineRun, [`job`] what is special to Jobs. [`lock`],
-//! [`history`] and [`failure`] have the rules, [`status`] changes a status, [`audit`] derives events
+//! [`history`] and [`failure`] have the rules, [`status`] changes a status, [`condition`] names its conditions, [`audit`] derives events
 //! from a stored one.
 
 pub mod audit;
+pub mod condition;
 pub mod decide;
 pub mod execution;
 pub mod failure;

@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use wfe_model::audit::EventType;
 use wfe_model::dependencies::{DependencyProblem, ServiceAccountAnswer};
-use wfe_model::rules::Violation;
+use wfe_model::rules::{self, ValidatedSpec, Violation};
 use wfe_model::workflow::Workflow;
-use wfe_model::workflow_execution::WorkflowExecution;
+use wfe_model::workflow_execution::{WorkflowExecution, WorkflowExecutionSpec};
 
 use crate::execution::{Created, Execution, Remains, Source, Waiting};
 use crate::history::Limits;
@@ -49,7 +49,7 @@ pub struct Observed {
     /// Whether the object's namespace is being deleted.
     pub namespace_ending: bool,
     /// What was told already.
-    pub told: HashSet<Notice>,
+    pub notified: HashSet<Notice>,
     /// Whether the engine's kind is served.
     pub engine_installed: bool,
     /// How the delivery of its audit events stands.
@@ -97,17 +97,17 @@ pub struct Settings {
 #[derive(Clone, Debug, Default)]
 pub struct Answers {
     /// What is wrong with the target, if anything.
-    pub target: Option<Known<Option<Violation>>>,
-    /// The catalog's word.
-    pub catalog: Option<Known<Option<Arc<Workflow>>>>,
+    pub target: Option<Answer<Option<Violation>>>,
+    /// What the catalog says of the request.
+    pub workflow: Option<Answer<Resolution>>,
     /// Whether the ServiceAccount may run workflows.
-    pub service_account: Option<Known<ServiceAccountAnswer>>,
+    pub service_account: Option<Answer<ServiceAccountAnswer>>,
     /// What is wrong with the dependencies.
-    pub dependencies: Option<Known<Vec<DependencyProblem>>>,
+    pub dependencies: Option<Answer<Vec<DependencyProblem>>>,
     /// The execution, uncached.
     pub execution: Option<Option<Execution>>,
     /// What the execution's Events say of why it does not start.
-    pub complaint: Option<Option<Waiting>>,
+    pub startup_diagnosis: Option<Option<Waiting>>,
     /// What came of the create.
     pub created: Option<Created>,
     /// The execution was started in this very pass: the cache will show it.
@@ -123,7 +123,7 @@ pub struct Answers {
     /// The lock as it was then read, until it is written.
     pub lease: Option<Option<Arc<Lease>>>,
     /// The finalizer was taken off: the object is not ours any more, whatever the cache shows.
-    pub let_go: bool,
+    pub finalizer_removed: bool,
     /// Its end is on record, or there is no place for records any more.
     pub recorded: bool,
 }
@@ -135,13 +135,25 @@ impl Answers {
     }
 }
 
-/// An answer, or why there is none: never to be taken for "no".
+/// What was asked, or why there is no answer: never to be taken for "no".
 #[derive(Clone, Debug)]
-pub enum Known<T> {
+pub enum Answer<T> {
     /// The answer.
-    Yes(T),
-    /// Nothing is known.
-    Not(String),
+    Known(T),
+    /// Nothing is known, for this reason.
+    Unavailable(String),
+}
+
+/// What the rules and the catalog say of a request: what may run, or every violation.
+pub type Resolution = Result<Arc<ValidatedSpec>, Vec<Violation>>;
+
+/// Validates a request against the catalog's entry, once for each answer of the catalog.
+pub fn resolve(spec: &WorkflowExecutionSpec, workflow: Option<&Arc<Workflow>>) -> Resolution {
+    let Some(workflow) = workflow else {
+        let workflow_id = spec.workflow_ref.workflow_id.clone();
+        return Err(vec![Violation::WorkflowNotFound { workflow_id }]);
+    };
+    rules::validate(spec, rules::check(spec), workflow).map(Arc::new)
 }
 
 impl Observed {

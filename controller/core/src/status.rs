@@ -2,31 +2,10 @@
 
 use std::time::Duration;
 
+use crate::condition::{ConditionType, Reason};
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use wfe_model::workflow_execution::{TriState, WorkflowExecution, WorkflowExecutionStatus};
-
-/// Types of conditions.
-pub mod condition {
-    /// The workflow was found and the request fits it.
-    pub const WORKFLOW_RESOLVED: &str = "WorkflowResolved";
-    /// Secrets and ConfigMaps are there.
-    pub const DEPENDENCIES_READY: &str = "DependenciesReady";
-    /// The Job or PipelineRun exists.
-    pub const EXECUTION_CREATED: &str = "ExecutionCreated";
-    /// A container of the workflow runs or has run.
-    pub const EXECUTION_RUNNING: &str = "ExecutionRunning";
-    /// The execution has ended.
-    pub const EXECUTION_COMPLETE: &str = "ExecutionComplete";
-    /// Something is in the way.
-    pub const BLOCKED: &str = "Blocked";
-    /// Every audit event up to the end was delivered.
-    pub const AUDIT_RECORDED: &str = "AuditRecorded";
-    /// That somebody cleared its block was delivered, too: this happens after the end, or never.
-    pub const CLEARANCE_RECORDED: &str = "ClearanceRecorded";
-    /// It ended well.
-    pub const READY: &str = "Ready";
-}
 
 /// A status on its way to the API server.
 #[derive(Clone, Debug)]
@@ -50,7 +29,13 @@ impl Change {
 
     /// Sets a condition, since now unless it was so already.
     #[must_use]
-    pub fn condition(self, kind: &str, truth: TriState, reason: &str, message: &str) -> Self {
+    pub fn condition(
+        self,
+        kind: ConditionType,
+        truth: TriState,
+        reason: Reason,
+        message: &str,
+    ) -> Self {
         let now = self.now.0;
         self.condition_since(kind, truth, reason, message, now)
     }
@@ -59,22 +44,22 @@ impl Change {
     #[must_use]
     pub fn condition_since(
         mut self,
-        kind: &str,
+        kind: ConditionType,
         truth: TriState,
-        reason: &str,
+        reason: Reason,
         message: &str,
         since: Timestamp,
     ) -> Self {
         let conditions = &mut self.status.conditions;
         let before = conditions
             .iter()
-            .position(|it| it.type_ == kind)
+            .position(|it| it.type_ == kind.as_str())
             .map(|index| conditions.remove(index));
         let unchanged = before.filter(|it| it.status == truth.as_str());
         conditions.push(Condition {
-            type_: kind.to_owned(),
+            type_: kind.as_str().to_owned(),
             status: truth.as_str().to_owned(),
-            reason: reason.to_owned(),
+            reason: reason.as_str().to_owned(),
             message: message.to_owned(),
             observed_generation: self.generation,
             last_transition_time: unchanged
@@ -85,8 +70,11 @@ impl Change {
     }
 
     /// A condition as it is now.
-    pub fn stored(&self, kind: &str) -> Option<&Condition> {
-        self.status.conditions.iter().find(|it| it.type_ == kind)
+    pub fn stored(&self, kind: ConditionType) -> Option<&Condition> {
+        self.status
+            .conditions
+            .iter()
+            .find(|it| it.type_ == kind.as_str())
     }
 
     /// Changes whatever else.
@@ -121,15 +109,15 @@ pub fn after(moment: Timestamp, span: Duration) -> Timestamp {
 }
 
 /// A condition of the stored status.
-pub fn stored<'a>(wfe: &'a WorkflowExecution, kind: &str) -> Option<&'a Condition> {
+pub fn stored(wfe: &WorkflowExecution, kind: ConditionType) -> Option<&Condition> {
     wfe.status
         .as_ref()?
         .conditions
         .iter()
-        .find(|it| it.type_ == kind)
+        .find(|it| it.type_ == kind.as_str())
 }
 
 /// Whether a condition of the stored status is True.
-pub fn holds(wfe: &WorkflowExecution, kind: &str) -> bool {
-    stored(wfe, kind).is_some_and(|it| it.status == "True")
+pub fn holds(wfe: &WorkflowExecution, kind: ConditionType) -> bool {
+    stored(wfe, kind).is_some_and(|it| it.status == TriState::True.as_str())
 }

@@ -35,7 +35,7 @@ pub enum Question {
     /// The execution, uncached.
     Execution,
     /// What its Events say of an execution that does not start.
-    Complaint(ExecutionRef),
+    StartupDiagnosis(ExecutionRef),
     /// What is left of the execution, uncached.
     Remains,
     /// The target's lock, uncached.

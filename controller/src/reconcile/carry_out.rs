@@ -11,11 +11,11 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use thiserror::Error;
 use wfe_core::audit;
+use wfe_core::condition::ConditionType;
 use wfe_core::history::Entry;
 use wfe_core::lock;
 use wfe_core::names::{self, TargetHash, Uid};
-use wfe_core::observed::{Answers, Known, Observed, Settings};
-use wfe_core::status::condition;
+use wfe_core::observed::{Answer, Answers, Observed, Settings, resolve};
 use wfe_core::step::{Effect, Notice, Question};
 use wfe_model::FINALIZER;
 use wfe_model::text::in_full;
@@ -152,7 +152,9 @@ impl Actions {
                 answers.target = Some(known(self.kinds.misfit(&target).await));
             }
             Question::Workflow(workflow_id) => {
-                answers.catalog = Some(known(self.catalog.lookup(&workflow_id).await));
+                let found = self.catalog.lookup(&workflow_id).await;
+                let spec = &observed.wfe.spec;
+                answers.workflow = Some(known(found.map(|it| resolve(spec, it.as_ref()))));
             }
             Question::ServiceAccount(name) => {
                 answers.service_account =
@@ -165,11 +167,11 @@ impl Actions {
                 let name = observed.execution_name();
                 answers.execution = Some(self.backend(&observed.wfe)?.read(&name).await?);
             }
-            Question::Complaint(reference) => {
+            Question::StartupDiagnosis(reference) => {
                 let backend = self.backend(&observed.wfe)?;
                 let uid = Uid::from(observed.source.uid.as_str());
                 let diagnosis = backend.startup_diagnosis(&reference, &uid);
-                answers.complaint = Some(diagnosis.await?);
+                answers.startup_diagnosis = Some(diagnosis.await?);
             }
             Question::Remains => {
                 let name = observed.execution_name();
@@ -210,12 +212,12 @@ impl Actions {
         self.schema.permits(|wfe| self.api(wfe)).await?;
         match effect {
             Effect::AddFinalizer => {
-                answers.let_go = !self.add_finalizer(wfe).await?;
+                answers.finalizer_removed = !self.add_finalizer(wfe).await?;
                 Ok(())
             }
             Effect::RemoveFinalizer => {
                 self.remove_finalizer(wfe).await?;
-                answers.let_go = true;
+                answers.finalizer_removed = true;
                 Ok(())
             }
             Effect::TakeLock => {
@@ -359,7 +361,7 @@ impl Actions {
         self.view.wrote(written.clone());
         let new = audit::types(&written) - audit::types(wfe);
         self.outbox.offer(&written, new);
-        let reported = |wfe| audit::is_settled(wfe, condition::CLEARANCE_RECORDED);
+        let reported = |wfe| audit::is_settled(wfe, ConditionType::ClearanceRecorded);
         if reported(&written) && !reported(wfe) {
             self.metrics.block_cleared();
         }
@@ -395,8 +397,8 @@ impl Actions {
     }
 }
 
-fn known<T, E: std::error::Error>(answer: Result<T, E>) -> Known<T> {
-    answer.map_or_else(|error| Known::Not(in_full(&error)), Known::Yes)
+fn known<T, E: std::error::Error>(answer: Result<T, E>) -> Answer<T> {
+    answer.map_or_else(|error| Answer::Unavailable(in_full(&error)), Answer::Known)
 }
 
 /// No step about a lock is decided for an invalid target.

@@ -80,7 +80,7 @@ impl Observer {
             neighbours: neighbours.unwrap_or_default(),
             paused: seen.is_paused(&self.settings.execution_namespace),
             namespace_ending: seen.is_ending(&source.namespace),
-            told: self.notified.of(&source.uid),
+            notified: self.notified.of(&source.uid),
             engine_installed: executor.is_some(),
             audit: self.outbox.delivery(&wfe),
             source,

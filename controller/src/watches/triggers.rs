@@ -12,9 +12,9 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::{WatchStreamExt, controller::ReconcileRequest};
 use kube::{Api, Client, Resource, ResourceExt};
+use wfe_core::condition::ConditionType;
 use wfe_core::lock;
 use wfe_core::names::TargetHash;
-use wfe_core::status::condition;
 use wfe_model::workflow_execution::{Phase, TriState, WorkflowExecution};
 
 use super::began::Began;
@@ -120,7 +120,7 @@ impl Caches {
         let mut concerned = vec![ObjectRef::from_obj(wfe)];
         let ends = wfe.phase().is_some_and(Phase::is_final);
         let unknown = |it: &Condition| {
-            it.status == TriState::Unknown.as_str() && it.type_ != condition::READY
+            it.status == TriState::Unknown.as_str() && it.type_ != ConditionType::Ready.as_str()
         };
         let stuck = wfe
             .status

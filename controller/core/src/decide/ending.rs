@@ -8,12 +8,13 @@ use wfe_model::workflow_execution::{
     ExecutionRef, FailureDetails, FailureReason, Phase, TriState, WorkflowExecution,
 };
 
+use crate::condition::{ConditionType, Reason};
 use crate::execution::Execution;
 use crate::failure::{Failure, summary};
 use crate::history::{self, Entry, History};
 use crate::names;
 use crate::observed::Observed;
-use crate::status::{Change, condition, holds, time};
+use crate::status::{Change, holds, time};
 use crate::step::{Effect, Notice, Step};
 
 /// In case the watch that should show a change is behind, or does not select the object any more.
@@ -48,7 +49,7 @@ pub(super) fn began(observed: &Observed, execution: Option<&Execution>) -> Optio
 
 /// Tells once, then `otherwise`.
 pub(super) fn tell_or(observed: &Observed, notice: Notice, otherwise: Step) -> Step {
-    if observed.told.contains(&notice) {
+    if observed.notified.contains(&notice) {
         otherwise
     } else {
         Step::Do(Effect::Tell(notice))
@@ -72,7 +73,7 @@ pub(super) fn store_or(observed: &Observed, change: Change, wait: Step) -> Step 
 
 /// Whether the stored status says that a container of the workflow runs or has run.
 pub(super) fn began_before(observed: &Observed) -> bool {
-    holds(&observed.wfe, condition::EXECUTION_RUNNING)
+    holds(&observed.wfe, ConditionType::ExecutionRunning)
 }
 
 pub(super) fn store(change: Change) -> Effect {
@@ -126,27 +127,19 @@ pub(super) fn fail(
             allowed.map(|failures| time(history::next_allowed(time(at).0, failures, limits)));
     });
     let change = if ended {
-        let reason = match failure.reason {
-            FailureReason::TaskFailed => "TaskFailed",
-            FailureReason::DeadlineExceeded => "DeadlineExceeded",
-            FailureReason::OOMKilled => "OOMKilled",
-            FailureReason::ExecutionDeleted => "ExecutionDeleted",
-            FailureReason::Cancelled => "Cancelled",
-            _ => "ExecutionFailed",
-        };
         change.condition(
-            condition::EXECUTION_COMPLETE,
+            ConditionType::ExecutionComplete,
             TriState::False,
-            reason,
+            failure.reason.into(),
             &failure.message,
         )
     } else {
         change
     };
     let change = change.condition(
-        condition::READY,
+        ConditionType::Ready,
         TriState::False,
-        "NotReady",
+        Reason::NotReady,
         &failure.message,
     );
     pending_audit(observed, change)
@@ -159,15 +152,15 @@ pub(super) fn counts(failure: &Failure, change: &Change) -> bool {
         FailureReason::ServiceAccountNotAllowed,
     ];
     let misfit = change
-        .stored(condition::WORKFLOW_RESOLVED)
-        .is_some_and(|it| it.status == "False");
+        .stored(ConditionType::WorkflowResolved)
+        .is_some_and(|it| it.status == TriState::False.as_str());
     !(failure.was_execution_failure || own.contains(&failure.reason) || misfit)
 }
 
 /// Events of a final status are delivered next.
 pub(super) fn pending_audit(observed: &Observed, change: Change) -> Change {
     let (reason, message) = undelivered(observed);
-    let kind = condition::AUDIT_RECORDED;
+    let kind = ConditionType::AuditRecorded;
     change.condition(kind, TriState::False, reason, &message)
 }
 
@@ -177,14 +170,14 @@ pub(super) fn elapsed(from: Timestamp, to: Timestamp) -> String {
 }
 
 /// Why audit events are not delivered: reason and message of the condition.
-pub(super) fn undelivered(observed: &Observed) -> (&'static str, String) {
+pub(super) fn undelivered(observed: &Observed) -> (Reason, String) {
     match &observed.audit.outage {
         None => (
-            "AuditPending",
+            Reason::AuditPending,
             "audit events are being delivered".to_owned(),
         ),
         Some(why) => (
-            "AuditSinkUnavailable",
+            Reason::AuditSinkUnavailable,
             format!(
                 "audit events wait until the sink takes them; it did not at {}: {why}",
                 time(observed.now).0
@@ -214,9 +207,9 @@ pub(super) fn past(observed: &Observed, own: Option<&Entry>) -> History {
 pub(super) fn resolved(change: Change) -> Change {
     let message = "the workflow is in the catalog and the request fits it";
     change.condition(
-        condition::WORKFLOW_RESOLVED,
+        ConditionType::WorkflowResolved,
         TriState::True,
-        "Resolved",
+        Reason::Resolved,
         message,
     )
 }
@@ -224,9 +217,9 @@ pub(super) fn resolved(change: Change) -> Change {
 /// Says that a container started.
 pub(super) fn started(change: Change, since: Timestamp) -> Change {
     change.condition_since(
-        condition::EXECUTION_RUNNING,
+        ConditionType::ExecutionRunning,
         TriState::True,
-        "ExecutionStarted",
+        Reason::ExecutionStarted,
         "the workflow's container has started",
         since,
     )

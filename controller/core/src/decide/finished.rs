@@ -10,13 +10,14 @@ use wfe_model::workflow_execution::{Phase, TriState};
 
 use super::ending::{LOOK_AGAIN, delete, fail, past, started, store, tell_or, undelivered};
 use crate::audit;
+use crate::condition::{ConditionType, Reason};
 use crate::execution::{Execution, Remains};
 use crate::failure::Failure;
 use crate::history::{Entry, Obstacle};
 use crate::lock::Lock;
 use crate::names;
 use crate::observed::Observed;
-use crate::status::{Change, after, condition, stored};
+use crate::status::{Change, after, stored};
 use crate::step::{Effect, Notice, Question, Step};
 
 /// A pod that is alive so long after the end is on a node that nobody reaches.
@@ -76,10 +77,10 @@ fn end_what_runs(observed: &Observed) -> Option<Step> {
 fn acknowledge(observed: &Observed) -> Option<Step> {
     let status = observed.wfe.status.as_ref()?;
     let cleared = status.block_clearance.as_ref();
-    let clearance = cleared.map(|_| condition::CLEARANCE_RECORDED);
-    let kinds = std::iter::once(condition::AUDIT_RECORDED).chain(clearance);
+    let clearance = cleared.map(|_| ConditionType::ClearanceRecorded);
+    let kinds = std::iter::once(ConditionType::AuditRecorded).chain(clearance);
     let open: Vec<_> = kinds
-        .filter(|kind| !audit::is_settled(&observed.wfe, kind))
+        .filter(|kind| !audit::is_settled(&observed.wfe, *kind))
         .collect();
     if open.is_empty() {
         return None;
@@ -93,15 +94,15 @@ fn acknowledge(observed: &Observed) -> Option<Step> {
 }
 
 /// Says of the events that belong to a condition whether they are delivered.
-fn said(observed: &Observed, change: Change, kind: &str) -> Change {
+fn said(observed: &Observed, change: Change, kind: ConditionType) -> Change {
     let mut events = EnumSet::only(EventType::BlockCleared);
-    if kind == condition::AUDIT_RECORDED {
+    if kind == ConditionType::AuditRecorded {
         events = !events;
     }
     if !observed.audit.waiting.is_disjoint(events) {
         let (reason, message) = undelivered(observed);
         // Said once: what the sink answers may change with each try. And only what lasts.
-        let known = stored(&observed.wfe, kind).is_some_and(|it| it.reason == reason);
+        let known = stored(&observed.wfe, kind).is_some_and(|it| it.reason == reason.as_str());
         return if known || observed.audit.outage.is_none() {
             change
         } else {
@@ -113,10 +114,10 @@ fn said(observed: &Observed, change: Change, kind: &str) -> Change {
     if let Some((rejected, why)) = rejected {
         let names: Vec<_> = (*rejected & events).iter().map(EventType::as_str).collect();
         let message = format!("the sink does not take {}: {why}", names.join(", "));
-        return change.condition(kind, TriState::False, "AuditEventRejected", &message);
+        return change.condition(kind, TriState::False, Reason::AuditEventRejected, &message);
     }
     let message = "every audit event was delivered";
-    change.condition(kind, TriState::True, "AuditSucceeded", message)
+    change.condition(kind, TriState::True, Reason::AuditSucceeded, message)
 }
 
 /// Frees the lock when nothing can be alive any more. An execution that has ended by itself says so;
@@ -207,7 +208,7 @@ fn let_go(observed: &Observed) -> Step {
             return Step::Done;
         }
         let notice = Notice::AuditAbandoned;
-        if !observed.told.contains(&notice) {
+        if !observed.notified.contains(&notice) {
             return Step::Do(Effect::Tell(notice));
         }
     }

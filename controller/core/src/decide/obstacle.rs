@@ -11,12 +11,13 @@ use wfe_model::workflow_execution::{
 };
 
 use super::ending::{cancel_reason, past, pending_audit, resolved, store, store_or};
+use crate::condition::{ConditionType, Reason};
 use crate::execution::Source;
 use crate::history::{self, Entry, History, Outcome};
 use crate::lock::Lock;
 use crate::names::{self, TargetHash};
 use crate::observed::Observed;
-use crate::status::{Change, condition, stored, time};
+use crate::status::{Change, stored, time};
 use crate::step::{Effect, Step};
 
 /// What is in the way.
@@ -90,14 +91,15 @@ fn ahead(observed: &Observed, history: &History) -> Option<Source> {
 
 /// Whether a request waits for nothing but its turn, or will as soon as it has been looked at.
 fn waits(wfe: &WorkflowExecution) -> bool {
-    let is = |kind: &str, truth: &str| stored(wfe, kind).is_some_and(|it| it.status == truth);
+    let is =
+        |kind, truth: TriState| stored(wfe, kind).is_some_and(|it| it.status == truth.as_str());
     let patient = wfe.spec.execution_config.when_blocked.as_deref() == Some("Wait");
     wfe.phase().is_none_or(|phase| phase == Phase::Pending)
         && wfe.metadata.deletion_timestamp.is_none()
         && cancel_reason(wfe).is_none()
-        && (patient || is(condition::BLOCKED, "True"))
-        && !is(condition::WORKFLOW_RESOLVED, "Unknown")
-        && !is(condition::DEPENDENCIES_READY, "Unknown")
+        && (patient || is(ConditionType::Blocked, TriState::True))
+        && !is(ConditionType::WorkflowResolved, TriState::Unknown)
+        && !is(ConditionType::DependenciesReady, TriState::Unknown)
 }
 
 /// What comes of it. A lock that was taken before the obstacle was seen is given back first.
@@ -117,7 +119,7 @@ pub(super) fn blocked(observed: &Observed, checked: &CheckedSpec, obstacle: &Obs
                 observed.settings.execution_namespace,
                 names::PAUSED
             );
-            wait(observed, "Paused", &message, Step::Done)
+            wait(observed, Reason::Paused, &message, Step::Done)
         }
         Obstacle::Busy(_) if waits => {
             // Who that is changes with each that goes before: the lock says it, and a status write
@@ -127,7 +129,7 @@ pub(super) fn blocked(observed: &Observed, checked: &CheckedSpec, obstacle: &Obs
                 "{} is being worked on: this one runs as soon as it may, the oldest first; the holder of Lease {}/{lock} is at work",
                 checked.target, observed.settings.execution_namespace
             );
-            wait(observed, "ResourceBusy", &message, Step::Done)
+            wait(observed, Reason::ResourceBusy, &message, Step::Done)
         }
         Obstacle::Busy(who) => {
             let message = format!(
@@ -186,7 +188,7 @@ fn by_history(
         }
     };
     if let Some(until) = until.filter(|_| waits) {
-        return wait(observed, reason_word(reason), &message, Step::Wait(until));
+        return wait(observed, reason.into(), &message, Step::Wait(until));
     }
     let recent = recent(
         observed,
@@ -206,17 +208,6 @@ fn rounded_up(moment: Timestamp) -> Time {
         return time(floor.0 + std::time::Duration::from_secs(1));
     }
     floor
-}
-
-fn reason_word(reason: SkipReason) -> &'static str {
-    match reason {
-        SkipReason::ResourceBusy => "ResourceBusy",
-        SkipReason::PreviousExecutionFailed => "PreviousExecutionFailed",
-        SkipReason::ExhaustedRetries => "ExhaustedRetries",
-        SkipReason::BackoffActive => "BackoffActive",
-        SkipReason::RecentlyRemediated => "RecentlyRemediated",
-        SkipReason::StartDeadlineExceeded => "StartDeadlineExceeded",
-    }
 }
 
 fn named(entry: &Entry) -> String {
@@ -264,14 +255,15 @@ fn recent(observed: &Observed, entry: &Entry, until: Option<Timestamp>) -> Recen
 }
 
 /// Stays Pending, and says why.
-fn wait(observed: &Observed, reason: &str, message: &str, then: Step) -> Step {
+fn wait(observed: &Observed, reason: Reason, message: &str, then: Step) -> Step {
     let change = resolved(Change::of(&observed.wfe, observed.now))
-        .condition(condition::BLOCKED, TriState::True, reason, message)
+        .condition(ConditionType::Blocked, TriState::True, reason, message)
         .with(|status| {
             status.phase = Some(Phase::Pending);
             // What could not be read before is read again when it may run.
             let unknown = |it: &Condition| {
-                it.type_ == condition::DEPENDENCIES_READY && it.status == "Unknown"
+                it.type_ == ConditionType::DependenciesReady.as_str()
+                    && it.status == TriState::Unknown.as_str()
             };
             status.conditions.retain(|it| !unknown(it));
         });
@@ -281,13 +273,13 @@ fn wait(observed: &Observed, reason: &str, message: &str, then: Step) -> Step {
 /// Ends as Skipped, after its own time was up.
 pub(super) fn too_late(observed: &Observed, timeout: std::time::Duration) -> Step {
     let in_the_way = [
-        (condition::BLOCKED, "True"),
-        (condition::WORKFLOW_RESOLVED, "Unknown"),
-        (condition::DEPENDENCIES_READY, "Unknown"),
+        (ConditionType::Blocked, TriState::True),
+        (ConditionType::WorkflowResolved, TriState::Unknown),
+        (ConditionType::DependenciesReady, TriState::Unknown),
     ];
-    let found = in_the_way
-        .iter()
-        .find_map(|(kind, truth)| stored(&observed.wfe, kind).filter(|it| it.status == *truth));
+    let found = in_the_way.iter().find_map(|(kind, truth)| {
+        stored(&observed.wfe, *kind).filter(|it| it.status == truth.as_str())
+    });
     let why = found.map_or_else(
         || "the controller did not see it in time".to_owned(),
         |it| it.message.clone(),
@@ -325,12 +317,17 @@ fn skipped(
 ) -> Step {
     let change = change
         .condition(
-            condition::BLOCKED,
+            ConditionType::Blocked,
             TriState::True,
-            reason_word(reason),
+            reason.into(),
             &message,
         )
-        .condition(condition::READY, TriState::False, "NotReady", &message);
+        .condition(
+            ConditionType::Ready,
+            TriState::False,
+            Reason::NotReady,
+            &message,
+        );
     let mut details = SkipDetails {
         reason,
         message,

@@ -11,12 +11,13 @@ use wfe_model::workflow_execution::{FailureReason, Phase, TriState};
 
 use super::ending::{fail, resolved, store, store_or, timeout};
 use super::obstacle;
+use crate::condition::{ConditionType, Reason};
 use crate::execution::{Created, Execution, Plan, Refusal};
 use crate::failure::Failure;
 use crate::lock::Lock;
 use crate::names::TargetHash;
-use crate::observed::{Known, Observed};
-use crate::status::{Change, after, condition, holds, stored, time};
+use crate::observed::{Answer, Observed};
+use crate::status::{Change, after, holds, stored, time};
 use crate::step::{Effect, Question, Step};
 
 /// After something could not be asked.
@@ -86,51 +87,49 @@ pub(super) fn made(observed: &Observed) -> Option<Step> {
 }
 
 /// What the catalog says of the request, and the cluster of its target.
-fn resolve(observed: &Observed, checked: &CheckedSpec) -> Result<ValidatedSpec, Box<Step>> {
+fn resolve(observed: &Observed, checked: &CheckedSpec) -> Result<Arc<ValidatedSpec>, Box<Step>> {
     let misfit = match &observed.answers.target {
         None => {
             let question = Question::TargetKind(checked.target.clone());
             return Err(Box::new(Step::Ask(question)));
         }
-        Some(Known::Not(why)) => {
+        Some(Answer::Unavailable(why)) => {
             let message = format!("the target cannot be checked: {why}");
             let change = Change::of(&observed.wfe, observed.now);
-            let kind = condition::WORKFLOW_RESOLVED;
-            let step = unknown(observed, change, kind, "DiscoveryUnavailable", &message);
+            let kind = ConditionType::WorkflowResolved;
+            let step = unknown(
+                observed,
+                change,
+                kind,
+                Reason::DiscoveryUnavailable,
+                &message,
+            );
             return Err(Box::new(step));
         }
-        Some(Known::Yes(misfit)) => misfit,
+        Some(Answer::Known(misfit)) => misfit,
     };
-    let workflow: &Arc<Workflow> = match &observed.answers.catalog {
+    let resolution = match &observed.answers.workflow {
         None => {
             return Err(Box::new(Step::Ask(Question::Workflow(
                 checked.workflow_id.clone(),
             ))));
         }
-        Some(Known::Not(why)) => {
+        Some(Answer::Unavailable(why)) => {
             let message = format!("the workflow catalog cannot be asked: {why}");
             return Err(Box::new(unknown(
                 observed,
                 Change::of(&observed.wfe, observed.now),
-                condition::WORKFLOW_RESOLVED,
-                "CatalogUnavailable",
+                ConditionType::WorkflowResolved,
+                Reason::CatalogUnavailable,
                 &message,
             )));
         }
-        Some(Known::Yes(None)) => {
-            let workflow_id = checked.workflow_id.clone();
-            return Err(Box::new(unresolved(
-                observed,
-                &[Violation::WorkflowNotFound { workflow_id }],
-            )));
-        }
-        Some(Known::Yes(Some(workflow))) => workflow,
+        Some(Answer::Known(resolution)) => resolution,
     };
-    let spec = &observed.wfe.spec;
-    match (rules::validate(spec, Ok(checked.clone()), workflow), misfit) {
-        (Ok(valid), None) => Ok(valid),
-        (valid, misfit) => {
-            let mut violations = valid.err().unwrap_or_default();
+    match (resolution, misfit) {
+        (Ok(valid), None) => Ok(valid.clone()),
+        (resolution, misfit) => {
+            let mut violations = resolution.as_ref().err().cloned().unwrap_or_default();
             violations.extend(misfit.clone());
             Err(Box::new(unresolved(observed, &violations)))
         }
@@ -150,15 +149,15 @@ fn prepare(
         let reason = FailureReason::UnsupportedEngine;
         return Some(refused(observed, reason, message, |change, message| {
             resolved(change).condition(
-                condition::EXECUTION_CREATED,
+                ConditionType::ExecutionCreated,
                 TriState::False,
-                "UnsupportedEngine",
+                Reason::UnsupportedEngine,
                 message,
             )
         }));
     }
     // Who waits has been let in already, and is looked at again when it may run.
-    let waits = holds(&observed.wfe, condition::BLOCKED);
+    let waits = holds(&observed.wfe, ConditionType::Blocked);
     if let Some(step) = (!waits).then(|| check_account(observed, account)).flatten() {
         return Some(step);
     }
@@ -195,8 +194,8 @@ fn prepare(
 fn check_account(observed: &Observed, account: &str) -> Option<Step> {
     match &observed.answers.service_account {
         None => Some(Step::Ask(Question::ServiceAccount(account.to_owned()))),
-        Some(Known::Not(why)) => Some(unread(observed, why)),
-        Some(Known::Yes(answer)) => {
+        Some(Answer::Unavailable(why)) => Some(unread(observed, why)),
+        Some(Answer::Known(answer)) => {
             let message = answer.refusal(account, &observed.settings.execution_namespace)?;
             let reason = FailureReason::ServiceAccountNotAllowed;
             Some(refused(observed, reason, message, |change, _| {
@@ -214,15 +213,15 @@ fn check_dependencies(observed: &Observed, workflow: &Workflow) -> Option<Step> 
                 workflow.dependencies.clone(),
             )));
         }
-        Some(Known::Not(why)) => return Some(unread(observed, why)),
-        Some(Known::Yes(problems)) if problems.is_empty() => return None,
-        Some(Known::Yes(problems)) => problems,
+        Some(Answer::Unavailable(why)) => return Some(unread(observed, why)),
+        Some(Answer::Known(problems)) if problems.is_empty() => return None,
+        Some(Answer::Known(problems)) => problems,
     };
     let missing = |it: &DependencyProblem| matches!(it, DependencyProblem::Missing { .. });
     let word = if problems.iter().any(missing) {
-        "DependencyMissing"
+        Reason::DependencyMissing
     } else {
-        "DependencyEmpty"
+        Reason::DependencyEmpty
     };
     let message = not_ready(problems);
     Some(refused(
@@ -231,7 +230,7 @@ fn check_dependencies(observed: &Observed, workflow: &Workflow) -> Option<Step> 
         message,
         |change, message| {
             resolved(change).condition(
-                condition::DEPENDENCIES_READY,
+                ConditionType::DependenciesReady,
                 TriState::False,
                 word,
                 message,
@@ -240,7 +239,7 @@ fn check_dependencies(observed: &Observed, workflow: &Workflow) -> Option<Step> 
     ))
 }
 
-fn plan(observed: &Observed, valid: ValidatedSpec, service_account: String) -> Plan {
+fn plan(observed: &Observed, valid: Arc<ValidatedSpec>, service_account: String) -> Plan {
     Plan {
         name: observed.execution_name(),
         namespace: observed.settings.execution_namespace.clone(),
@@ -255,17 +254,17 @@ fn plan(observed: &Observed, valid: ValidatedSpec, service_account: String) -> P
 /// The status of one whose execution exists.
 fn created(observed: &Observed, execution: &Execution) -> Change {
     let reference = &execution.reference;
-    let declared = match &observed.answers.catalog {
-        Some(Known::Yes(Some(workflow))) => {
-            !(workflow.dependencies.secrets.is_empty()
-                && workflow.dependencies.config_maps.is_empty())
+    let declared = match &observed.answers.workflow {
+        Some(Answer::Known(Ok(valid))) => {
+            let dependencies = &valid.workflow.dependencies;
+            !(dependencies.secrets.is_empty() && dependencies.config_maps.is_empty())
         }
         _ => true,
     };
     let dependencies = if declared {
-        ("Ready", "everything the workflow depends on is there")
+        (Reason::Ready, "everything the workflow depends on is there")
     } else {
-        ("NoneDeclared", "the workflow depends on nothing")
+        (Reason::NoneDeclared, "the workflow depends on nothing")
     };
     let made = format!(
         "{} {}/{} was created",
@@ -273,21 +272,21 @@ fn created(observed: &Observed, execution: &Execution) -> Change {
     );
     let change = resolved(Change::of(&observed.wfe, observed.now))
         .condition(
-            condition::DEPENDENCIES_READY,
+            ConditionType::DependenciesReady,
             TriState::True,
             dependencies.0,
             dependencies.1,
         )
         .condition(
-            condition::EXECUTION_CREATED,
+            ConditionType::ExecutionCreated,
             TriState::True,
-            "ExecutionCreated",
+            Reason::ExecutionCreated,
             &made,
         )
         .condition(
-            condition::READY,
+            ConditionType::Ready,
             TriState::Unknown,
-            "InProgress",
+            Reason::InProgress,
             "the workflow is running",
         )
         .with(|status| {
@@ -295,11 +294,11 @@ fn created(observed: &Observed, execution: &Execution) -> Change {
             status.start_time = Some(time(execution.created.unwrap_or(observed.now)));
             status.execution_ref = Some(reference.clone());
         });
-    if stored(&observed.wfe, condition::BLOCKED).is_some() {
+    if stored(&observed.wfe, ConditionType::Blocked).is_some() {
         change.condition(
-            condition::BLOCKED,
+            ConditionType::Blocked,
             TriState::False,
-            "Clear",
+            Reason::Clear,
             "nothing is in the way any more",
         )
     } else {
@@ -310,14 +309,16 @@ fn created(observed: &Observed, execution: &Execution) -> Change {
 /// The request breaks a rule.
 fn unresolved(observed: &Observed, violations: &[Violation]) -> Step {
     let sentences: Vec<_> = violations.iter().map(Violation::sentence).collect();
-    let reason = violations.first().map_or("SpecInvalid", condition_reason);
+    let reason = violations
+        .first()
+        .map_or(Reason::SpecInvalid, condition_reason);
     refused(
         observed,
         FailureReason::ConfigurationError,
         sentences.join("; "),
         |change, message| {
             change.condition(
-                condition::WORKFLOW_RESOLVED,
+                ConditionType::WorkflowResolved,
                 TriState::False,
                 reason,
                 message,
@@ -326,19 +327,19 @@ fn unresolved(observed: &Observed, violations: &[Violation]) -> Step {
     )
 }
 
-fn condition_reason(violation: &Violation) -> &'static str {
+fn condition_reason(violation: &Violation) -> Reason {
     match violation {
-        Violation::WorkflowNotFound { .. } => "WorkflowNotFound",
-        Violation::WorkflowNotActive { .. } => "WorkflowNotActive",
-        Violation::VersionMismatch { .. } => "VersionMismatch",
-        Violation::EngineMismatch { .. } => "EngineMismatch",
-        Violation::ImageMismatch { .. } => "ImageMismatch",
+        Violation::WorkflowNotFound { .. } => Reason::WorkflowNotFound,
+        Violation::WorkflowNotActive { .. } => Reason::WorkflowNotActive,
+        Violation::VersionMismatch { .. } => Reason::VersionMismatch,
+        Violation::EngineMismatch { .. } => Reason::EngineMismatch,
+        Violation::ImageMismatch { .. } => Reason::ImageMismatch,
         Violation::TargetInvalid { .. }
         | Violation::TargetKindUnknown { .. }
         | Violation::TargetNamespaceMissing { .. }
-        | Violation::TargetNamespaceForbidden { .. } => "TargetInvalid",
-        Violation::Parameter(_) => "ParametersInvalid",
-        _ => "SpecInvalid",
+        | Violation::TargetNamespaceForbidden { .. } => Reason::TargetInvalid,
+        Violation::Parameter(_) => Reason::ParametersInvalid,
+        _ => Reason::SpecInvalid,
     }
 }
 
@@ -362,16 +363,21 @@ fn refused(
 /// The create was answered with a no.
 fn not_created(observed: &Observed, refusal: Refusal, message: &str) -> Step {
     let word = match refusal {
-        Refusal::Quota => "QuotaExceeded",
-        Refusal::Rights => "RBACDenied",
-        Refusal::Admission | Refusal::Invalid => "ExecutionCreationFailed",
+        Refusal::Quota => Reason::QuotaExceeded,
+        Refusal::Rights => Reason::RBACDenied,
+        Refusal::Admission | Refusal::Invalid => Reason::ExecutionCreationFailed,
     };
     refused(
         observed,
         refusal.reason(),
         message.to_owned(),
         |change, message| {
-            resolved(change).condition(condition::EXECUTION_CREATED, TriState::False, word, message)
+            resolved(change).condition(
+                ConditionType::ExecutionCreated,
+                TriState::False,
+                word,
+                message,
+            )
         },
     )
 }
@@ -382,14 +388,20 @@ fn unread(observed: &Observed, why: &str) -> Step {
     unknown(
         observed,
         change,
-        condition::DEPENDENCIES_READY,
-        "ReadFailed",
+        ConditionType::DependenciesReady,
+        Reason::ReadFailed,
         why,
     )
 }
 
 /// Something could not be asked: said once, asked again.
-fn unknown(observed: &Observed, change: Change, kind: &str, reason: &str, message: &str) -> Step {
+fn unknown(
+    observed: &Observed,
+    change: Change,
+    kind: ConditionType,
+    reason: Reason,
+    message: &str,
+) -> Step {
     let change = change
         .condition(kind, TriState::Unknown, reason, message)
         .with(|status| status.phase = Some(Phase::Pending));

@@ -11,11 +11,12 @@ use super::ending::{
     LOOK_AGAIN, began, began_before, delete, elapsed, fail, pending_audit, started, store,
     store_or, tell_or, timeout, told_of_start,
 };
-use crate::execution::{Created, Execution, Facts, Progress, Remains, Waiting};
+use crate::condition::{ConditionType, Reason};
+use crate::execution::{Cause, Created, Execution, Facts, Progress, Remains, Waiting};
 use crate::failure::{self, Failure};
 use crate::lock::Lock;
 use crate::observed::Observed;
-use crate::status::{Change, after, condition, time};
+use crate::status::{Change, after, stored, time};
 use crate::step::{Effect, Notice, Question, Step};
 
 /// An execution that has not ended so long after its timeout has a backend that does not work.
@@ -79,12 +80,12 @@ fn follow(observed: &Observed, execution: &Execution) -> Step {
                 true,
             )
             .condition(
-                condition::EXECUTION_COMPLETE,
+                ConditionType::ExecutionComplete,
                 TriState::True,
-                "ExecutionSucceeded",
+                Reason::ExecutionSucceeded,
                 message,
             )
-            .condition(condition::READY, TriState::True, "Ready", message)
+            .condition(ConditionType::Ready, TriState::True, Reason::Ready, message)
             .with(|status| {
                 status.phase = Some(Phase::Succeeded);
                 status.completion_time = Some(time(at));
@@ -102,10 +103,10 @@ fn follow(observed: &Observed, execution: &Execution) -> Step {
 fn failed(observed: &Observed, execution: &Execution, facts: &Facts, at: jiff::Timestamp) -> Step {
     let began = began(observed, Some(execution)).is_some() || began_before(observed);
     let known = began || facts.container.is_some() || waited(observed).is_some();
-    if !known && asks_for_complaint(observed, facts.waiting.as_ref()) {
-        return complaint(execution);
+    if !known && lacks_diagnosis(observed, facts.waiting.as_ref()) {
+        return diagnose(execution);
     }
-    let waited = complained(observed).cloned().or_else(|| waited(observed));
+    let waited = diagnosed(observed).cloned().or_else(|| waited(observed));
     let failure = failure::judge(facts, began, waited.as_ref());
     let reason = facts.reason.as_deref().unwrap_or("Failed");
     let change = ran(
@@ -120,11 +121,11 @@ fn failed(observed: &Observed, execution: &Execution, facts: &Facts, at: jiff::T
     Step::Do(store(fail(observed, change, &failure, at)))
 }
 
-/// The waiting fact that was stored, if the last word was one.
+/// What the stored status says of why it does not start, or is taken away.
 fn waited(observed: &Observed) -> Option<Waiting> {
     let summary = observed.wfe.status.as_ref()?.execution_status.as_ref()?;
     Some(Waiting {
-        reason: summary.reason.clone()?,
+        cause: summary.reason.as_deref()?.parse().ok()?,
         message: summary.message.clone().unwrap_or_default(),
     })
 }
@@ -157,7 +158,7 @@ fn active(observed: &Observed, execution: &Execution, waiting: Option<&Waiting>)
         return Step::Do(Effect::Start(execution.reference.clone()));
     }
     let wait = clocks(observed, execution);
-    let taken = waiting.filter(|it| failure::is_disruption(&it.reason));
+    let taken = waiting.filter(|it| it.cause == Cause::Disrupted);
     if let Some(taken) = taken.filter(|it| waited(observed).as_ref() != Some(*it)) {
         return taken_away(observed, execution, taken);
     }
@@ -177,36 +178,20 @@ fn active(observed: &Observed, execution: &Execution, waiting: Option<&Waiting>)
         // The watch of the pods may be behind: that nothing started takes the API server's word.
         return match observed.answers.execution {
             None => Step::Ask(Question::Execution),
-            Some(_) if asks_for_complaint(observed, waiting) => complaint(execution),
-            Some(_) => give_up(observed, waiting.or(complained(observed))),
+            Some(_) if lacks_diagnosis(observed, waiting) => diagnose(execution),
+            Some(_) => give_up(observed, waiting.or(diagnosed(observed))),
         };
-    } else if asks_for_complaint(observed, waiting)
+    } else if lacks_diagnosis(observed, waiting)
         && waited(observed).is_none()
         && slow_at(observed) <= observed.now
     {
-        return complaint(execution);
-    } else if let Some(waiting) = waiting.or(complained(observed)) {
+        return diagnose(execution);
+    } else if let Some(waiting) = waiting.or(diagnosed(observed)) {
         // ErrImagePull and ImagePullBackOff take turns: one of them is enough to know.
-        let known =
-            waited(observed).is_some_and(|before| class(&before.reason) == class(&waiting.reason));
-        if known {
+        if waited(observed).is_some_and(|before| before.cause == waiting.cause) {
             return wait;
         }
-        let message = format!("{}: {}", waiting.reason, waiting.message);
-        change
-            .condition(
-                condition::EXECUTION_RUNNING,
-                TriState::False,
-                "Waiting",
-                &message,
-            )
-            .with(|status| {
-                status.execution_status = Some(summary(
-                    TriState::Unknown,
-                    &waiting.reason,
-                    &waiting.message,
-                ));
-            })
+        not_running(change, Reason::Waiting, waiting)
     } else {
         return wait;
     };
@@ -232,17 +217,17 @@ fn clocks(observed: &Observed, execution: &Execution) -> Step {
 }
 
 /// Whether its pod does not say why it does not start: then the Events are asked.
-fn asks_for_complaint(observed: &Observed, waiting: Option<&Waiting>) -> bool {
-    waiting.is_none() && observed.answers.complaint.is_none()
+fn lacks_diagnosis(observed: &Observed, waiting: Option<&Waiting>) -> bool {
+    waiting.is_none() && observed.answers.startup_diagnosis.is_none()
 }
 
-fn complaint(execution: &Execution) -> Step {
-    Step::Ask(Question::Complaint(execution.reference.clone()))
+fn diagnose(execution: &Execution) -> Step {
+    Step::Ask(Question::StartupDiagnosis(execution.reference.clone()))
 }
 
 /// What the Events said.
-fn complained(observed: &Observed) -> Option<&Waiting> {
-    observed.answers.complaint.as_ref()?.as_ref()
+fn diagnosed(observed: &Observed) -> Option<&Waiting> {
+    observed.answers.startup_diagnosis.as_ref()?.as_ref()
 }
 
 /// The cluster takes its pod away: this is stored as soon as it is seen, the pod will not be there
@@ -250,7 +235,8 @@ fn complained(observed: &Observed) -> Option<&Waiting> {
 fn taken_away(observed: &Observed, execution: &Execution, taken: &Waiting) -> Step {
     let began = began(observed, Some(execution)).is_some();
     let change = Change::of(&observed.wfe, observed.now).with(|status| {
-        status.execution_status = Some(summary(TriState::Unknown, &taken.reason, &taken.message));
+        let (cause, message) = (taken.cause.as_str(), &taken.message);
+        status.execution_status = Some(summary(TriState::Unknown, cause, message));
     });
     Step::Do(store(ran(observed, execution, change, began)))
 }
@@ -272,35 +258,38 @@ fn since_start(observed: &Observed, span: Duration) -> Timestamp {
 }
 
 /// Whether it is stored that the execution did not start in time and is being deleted: without it
-/// nobody could tell that from a deletion by hand.
+/// that could not be told from a deletion by hand.
 fn given_up(observed: &Observed) -> bool {
-    let summary = observed
-        .wfe
-        .status
-        .as_ref()
-        .and_then(|status| status.execution_status.as_ref());
-    summary.is_some_and(|summary| summary.status == TriState::False)
+    let running = stored(&observed.wfe, ConditionType::ExecutionRunning);
+    running.is_some_and(|it| it.reason == Reason::NotStarted.as_str())
 }
 
-/// No container started in time: first it is said why, then the execution is deleted.
+/// No container started in time: first the cause is stored, then the execution is deleted.
 fn give_up(observed: &Observed, waiting: Option<&Waiting>) -> Step {
     let allowed = duration::format(observed.settings.start_timeout);
-    let (reason, why) = match waiting.cloned().or_else(|| waited(observed)) {
-        Some(waiting) => (waiting.reason, format!(": {}", waiting.message)),
-        None => (failure::NOT_STARTED.to_owned(), String::new()),
+    let (cause, why) = match waiting.cloned().or_else(|| waited(observed)) {
+        Some(waiting) => (waiting.cause, format!(": {}", waiting.message)),
+        None => (Cause::NotStarted, String::new()),
     };
     let message = format!("no container started within {allowed}{why}");
-    let change = Change::of(&observed.wfe, observed.now)
+    let change = Change::of(&observed.wfe, observed.now);
+    let waiting = Waiting { cause, message };
+    Step::Do(store(not_running(change, Reason::NotStarted, &waiting)))
+}
+
+/// Says why no container runs.
+fn not_running(change: Change, reason: Reason, waiting: &Waiting) -> Change {
+    let (cause, message) = (waiting.cause.as_str(), &waiting.message);
+    change
         .condition(
-            condition::EXECUTION_RUNNING,
+            ConditionType::ExecutionRunning,
             TriState::False,
-            "Waiting",
-            &message,
+            reason,
+            message,
         )
         .with(|status| {
-            status.execution_status = Some(summary(TriState::False, &reason, &message));
-        });
-    Step::Do(store(change))
+            status.execution_status = Some(summary(TriState::Unknown, cause, message));
+        })
 }
 
 /// The execution that was given up is gone: when its pods are, too, this is the end.
@@ -328,14 +317,6 @@ fn gave_up(observed: &Observed) -> Step {
             };
             Step::Do(store(fail(observed, change, &failure, observed.now)))
         }
-    }
-}
-
-fn class(reason: &str) -> &str {
-    if reason == "ErrImagePull" {
-        "ImagePullBackOff"
-    } else {
-        reason
     }
 }
 

@@ -18,13 +18,16 @@ use wfe_model::workflow_execution::{
 
 use super::decide;
 use crate::audit;
-use crate::execution::{Created, Execution, Facts, Progress, Refusal, Remains, Source, Waiting};
+use crate::condition::ConditionType;
+use crate::execution::{
+    Cause, Created, Execution, Facts, Progress, Refusal, Remains, Source, Waiting,
+};
 use crate::history::Limits;
 use crate::lock::{Lock, TargetLock};
 use crate::names;
 use crate::observed::Delivery;
-use crate::observed::{Answers, Known, Observed, Settings};
-use crate::status::{condition, time};
+use crate::observed::{Answer, Answers, Observed, Settings, resolve};
+use crate::status::time;
 use crate::status::{holds, stored};
 use crate::step::{Effect, Notice, Step};
 
@@ -79,14 +82,17 @@ pub(super) fn ready() -> Observed {
         neighbours: Vec::new(),
         paused: false,
         namespace_ending: false,
-        told: HashSet::new(),
+        notified: HashSet::new(),
         engine_installed: true,
         audit: Delivery::default(),
         answers: Answers {
-            target: Some(Known::Yes(None)),
-            catalog: Some(Known::Yes(Some(Arc::new(workflow())))),
-            service_account: Some(Known::Yes(ServiceAccountAnswer::Allowed)),
-            dependencies: Some(Known::Yes(Vec::new())),
+            target: Some(Answer::Known(None)),
+            workflow: Some(Answer::Known(resolve(
+                &wfe(json!(null)).spec,
+                Some(&Arc::new(workflow())),
+            ))),
+            service_account: Some(Answer::Known(ServiceAccountAnswer::Allowed)),
+            dependencies: Some(Answer::Known(Vec::new())),
             lock_taken: true,
             ..Answers::default()
         },
@@ -144,7 +150,7 @@ fn running() -> Observed {
         it.execution = Some(active());
         // Its Events have nothing to say.
         it.answers = Answers {
-            complaint: Some(None),
+            startup_diagnosis: Some(None),
             ..Answers::default()
         };
     })
@@ -200,7 +206,7 @@ fn held() -> Lock {
 #[rstest]
 #[case(|it: &mut Observed| Arc::make_mut(&mut it.wfe).metadata.finalizers = None, "add finalizer")]
 #[case(|it: &mut Observed| it.answers.target = None, "ask TargetKind")]
-#[case(|it: &mut Observed| it.answers.catalog = None, "ask Workflow")]
+#[case(|it: &mut Observed| it.answers.workflow = None, "ask Workflow")]
 #[case(|it: &mut Observed| it.answers.service_account = None, "ask ServiceAccount")]
 #[case(|it: &mut Observed| it.answers.dependencies = None, "ask Dependencies")]
 #[case(|it: &mut Observed| it.lock = Lock::Free, "take lock")]
@@ -233,16 +239,16 @@ fn br_we_014_an_execution_of_an_earlier_try_is_adopted_whatever_the_catalog_says
         it.execution = Some(active());
     }));
     assert_eq!(adopted.phase(), Some(Phase::Running));
-    assert!(holds(&adopted, condition::EXECUTION_CREATED));
+    assert!(holds(&adopted, ConditionType::ExecutionCreated));
 }
 
 #[rstest]
-#[case(|it: &mut Observed| it.answers.catalog = Some(Known::Not("down".to_owned())), condition::WORKFLOW_RESOLVED, "CatalogUnavailable")]
-#[case(|it: &mut Observed| it.answers.dependencies = Some(Known::Not("down".to_owned())), condition::DEPENDENCIES_READY, "ReadFailed")]
-#[case(|it: &mut Observed| it.answers.service_account = Some(Known::Not("down".to_owned())), condition::DEPENDENCIES_READY, "ReadFailed")]
+#[case(|it: &mut Observed| it.answers.workflow = Some(Answer::Unavailable("down".to_owned())), ConditionType::WorkflowResolved, "CatalogUnavailable")]
+#[case(|it: &mut Observed| it.answers.dependencies = Some(Answer::Unavailable("down".to_owned())), ConditionType::DependenciesReady, "ReadFailed")]
+#[case(|it: &mut Observed| it.answers.service_account = Some(Answer::Unavailable("down".to_owned())), ConditionType::DependenciesReady, "ReadFailed")]
 fn br_we_001_what_cannot_be_asked_is_said_once_and_asked_again(
     #[case] change: impl FnOnce(&mut Observed),
-    #[case] kind: &str,
+    #[case] kind: ConditionType,
     #[case] reason: &str,
 ) {
     let mut observed = with(change);
@@ -261,10 +267,10 @@ fn br_we_001_what_cannot_be_asked_is_said_once_and_asked_again(
 }
 
 #[rstest]
-#[case(|it: &mut Observed| it.answers.catalog = Some(Known::Yes(None)), FailureReason::ConfigurationError)]
+#[case(|it: &mut Observed| it.answers.workflow = Some(Answer::Known(resolve(&it.wfe.spec, None))), FailureReason::ConfigurationError)]
 #[case(|it: &mut Observed| it.engine_installed = false, FailureReason::UnsupportedEngine)]
-#[case(|it: &mut Observed| it.answers.service_account = Some(Known::Yes(ServiceAccountAnswer::NotLabelled)), FailureReason::ServiceAccountNotAllowed)]
-#[case(|it: &mut Observed| it.answers.dependencies = Some(Known::Yes(vec![DependencyProblem::Empty { dependency: Dependency { kind: DependencyKind::Secret, name: "s".to_owned() }, namespace: "n".to_owned() }])), FailureReason::ConfigurationError)]
+#[case(|it: &mut Observed| it.answers.service_account = Some(Answer::Known(ServiceAccountAnswer::NotLabelled)), FailureReason::ServiceAccountNotAllowed)]
+#[case(|it: &mut Observed| it.answers.dependencies = Some(Answer::Known(vec![DependencyProblem::Empty { dependency: Dependency { kind: DependencyKind::Secret, name: "s".to_owned() }, namespace: "n".to_owned() }])), FailureReason::ConfigurationError)]
 #[case(|it: &mut Observed| Arc::make_mut(&mut it.wfe).spec.target_resource = "web".to_owned(), FailureReason::ConfigurationError)]
 #[case(|it: &mut Observed| it.answers.created = Some(Created::NameTaken), FailureReason::ConfigurationError)]
 #[case(|it: &mut Observed| it.answers.created = Some(Created::Refused { refusal: Refusal::Rights, message: "no".to_owned() }), FailureReason::Forbidden)]
@@ -329,7 +335,7 @@ fn br_we_003_a_running_one_is_followed_to_its_end() {
         ..active()
     });
     let said = stores(&began);
-    assert!(holds(&said, condition::EXECUTION_RUNNING));
+    assert!(holds(&said, ConditionType::ExecutionRunning));
     began.wfe = Arc::new(said);
     assert_eq!(
         name(&decide(&began)),
@@ -350,10 +356,10 @@ fn br_we_003_a_running_one_is_followed_to_its_end() {
 
 #[test]
 fn br_we_003_a_waiting_fact_is_stored_once_and_outlives_the_pod() {
-    let waiting = |reason: &str| {
-        Some(crate::execution::Waiting {
-            reason: reason.to_owned(),
-            message: "why".to_owned(),
+    let waiting = |word: &str| {
+        Some(Waiting {
+            cause: Cause::ImageNotPulled,
+            message: format!("{word}: why"),
         })
     };
     let mut observed = running();
@@ -362,7 +368,7 @@ fn br_we_003_a_waiting_fact_is_stored_once_and_outlives_the_pod() {
     }));
     let said = stores(&observed);
     assert_eq!(
-        stored(&said, condition::EXECUTION_RUNNING).map(|it| it.reason.as_str()),
+        stored(&said, ConditionType::ExecutionRunning).map(|it| it.reason.as_str()),
         Some("Waiting")
     );
     observed.wfe = Arc::new(said);
@@ -376,6 +382,7 @@ fn br_we_003_a_waiting_fact_is_stored_once_and_outlives_the_pod() {
     );
     let facts = Facts {
         reason: Some("DeadlineExceeded".to_owned()),
+        over_deadline: true,
         ..Facts::default()
     };
     observed.execution = Some(execution(Progress::Failed {
@@ -511,7 +518,7 @@ fn br_we_003_that_nothing_started_in_time_takes_the_api_servers_word() {
     };
     observed.answers.execution = Some(Some(began));
     assert!(
-        holds(&stores(&observed), condition::EXECUTION_RUNNING),
+        holds(&stores(&observed), ConditionType::ExecutionRunning),
         "it did start"
     );
 
@@ -551,14 +558,14 @@ fn br_we_003_what_takes_too_long_is_told_once() {
     observed.wfe = Arc::new(stores(&observed));
     observed.now = now() + Duration::from_mins(32);
     assert_eq!(name(&decide(&observed)), "tell");
-    observed.told.insert(Notice::Overdue);
+    observed.notified.insert(Notice::Overdue);
     assert_eq!(name(&decide(&observed)), "done");
 
     let mut ended = finished("Failed");
     (ended.lock, ended.pods_alive) = (Lock::Ours, true);
     ended.now = now() + Duration::from_mins(2);
     assert_eq!(name(&decide(&ended)), "tell");
-    ended.told.insert(Notice::PodRemains);
+    ended.notified.insert(Notice::PodRemains);
     assert_eq!(name(&decide(&ended)), "done", "the lock is kept");
 }
 
@@ -583,20 +590,20 @@ fn br_we_012_what_does_not_start_and_does_not_say_why_has_its_events_asked_once_
     assert_eq!(name(&decide(&observed)), "wait until 2026-01-01T12:00:01Z");
     observed.now += Duration::from_secs(1);
     observed.answers = Answers::default();
-    assert!(name(&decide(&observed)).starts_with("ask Complaint"));
-    observed.answers.complaint = Some(None);
+    assert!(name(&decide(&observed)).starts_with("ask StartupDiagnosis"));
+    observed.answers.startup_diagnosis = Some(None);
     assert_eq!(
         name(&decide(&observed)),
         "wait until 2026-01-01T12:04:51Z",
         "it is just slow"
     );
     let waiting = Waiting {
-        reason: "FailedMount".to_owned(),
-        message: "no such secret".to_owned(),
+        cause: Cause::VolumeNotMounted,
+        message: "FailedMount: no such secret".to_owned(),
     };
-    observed.answers.complaint = Some(Some(waiting));
+    observed.answers.startup_diagnosis = Some(Some(waiting));
     let said = stores(&observed);
-    let running = stored(&said, condition::EXECUTION_RUNNING).expect("a condition");
+    let running = stored(&said, ConditionType::ExecutionRunning).expect("a condition");
     assert_eq!(
         (running.reason.as_str(), running.message.as_str()),
         ("Waiting", "FailedMount: no such secret")
@@ -613,8 +620,8 @@ fn br_we_012_what_does_not_start_and_does_not_say_why_has_its_events_asked_once_
 fn br_we_012_a_pod_that_is_taken_away_is_stored_as_soon_as_it_is_seen() {
     let mut observed = running();
     let waiting = Waiting {
-        reason: "DeletionByTaintManager".to_owned(),
-        message: "its node is lost".to_owned(),
+        cause: Cause::Disrupted,
+        message: "DeletionByTaintManager: its node is lost".to_owned(),
     };
     let mut taken = execution(Progress::Active {
         waiting: Some(waiting),
@@ -622,7 +629,10 @@ fn br_we_012_a_pod_that_is_taken_away_is_stored_as_soon_as_it_is_seen() {
     taken.began = Some(now());
     observed.execution = Some(taken);
     let said = stores(&observed);
-    assert!(holds(&said, condition::EXECUTION_RUNNING), "it had begun");
+    assert!(
+        holds(&said, ConditionType::ExecutionRunning),
+        "it had begun"
+    );
     observed.wfe = Arc::new(said);
     assert!(name(&decide(&observed)).starts_with("wait"), "said once");
     observed.execution = Some(execution(Progress::Failed {
@@ -658,7 +668,7 @@ fn br_audit_005_a_sink_that_is_down_holds_up_nothing_but_the_end_of_a_deletion()
     let mut ended = observed.clone();
     ended.wfe = Arc::new(stores(&observed));
     assert_eq!(ended.wfe.phase(), Some(Phase::Succeeded));
-    let recorded = stored(&ended.wfe, condition::AUDIT_RECORDED).expect("a condition");
+    let recorded = stored(&ended.wfe, ConditionType::AuditRecorded).expect("a condition");
     assert_eq!(recorded.reason, "AuditSinkUnavailable");
     assert!(recorded.message.ends_with(": down"), "{}", recorded.message);
     ended.lock = Lock::Free;
@@ -678,7 +688,7 @@ fn br_audit_005_a_sink_that_is_down_holds_up_nothing_but_the_end_of_a_deletion()
         decide(&ended),
         Step::Do(Effect::Tell(Notice::AuditAbandoned))
     ));
-    ended.told.insert(Notice::AuditAbandoned);
+    ended.notified.insert(Notice::AuditAbandoned);
     ended.answers.remains = Some(Remains::Nothing);
     assert_eq!(name(&decide(&ended)), "remove finalizer");
 }
@@ -693,8 +703,8 @@ fn br_audit_005_an_end_is_acknowledged_once_and_a_clearing_for_itself() {
         .conditions
         .clear();
     let acknowledged = stores(&ended);
-    assert!(holds(&acknowledged, condition::AUDIT_RECORDED));
-    assert!(stored(&acknowledged, condition::CLEARANCE_RECORDED).is_none());
+    assert!(holds(&acknowledged, ConditionType::AuditRecorded));
+    assert!(stored(&acknowledged, ConditionType::ClearanceRecorded).is_none());
     ended.wfe = Arc::new(acknowledged);
     assert_eq!(name(&decide(&ended)), "done");
 
@@ -721,17 +731,17 @@ fn br_audit_005_an_end_is_acknowledged_once_and_a_clearing_for_itself() {
     let waits = stores(&ended);
     let reason = |wfe: &WorkflowExecution, kind| stored(wfe, kind).map(|it| it.reason.clone());
     assert_eq!(
-        reason(&waits, condition::CLEARANCE_RECORDED).as_deref(),
+        reason(&waits, ConditionType::ClearanceRecorded).as_deref(),
         Some("AuditSinkUnavailable")
     );
-    assert!(holds(&waits, condition::AUDIT_RECORDED), "that is done");
+    assert!(holds(&waits, ConditionType::AuditRecorded), "that is done");
     ended.wfe = Arc::new(waits);
     assert_eq!(name(&decide(&ended)), "done", "said once");
     ended.audit.waiting = EnumSet::empty();
     ended.audit.rejected = Some((EventType::BlockCleared.into(), "too long".to_owned()));
     let refused = stores(&ended);
     assert_eq!(
-        reason(&refused, condition::CLEARANCE_RECORDED).as_deref(),
+        reason(&refused, ConditionType::ClearanceRecorded).as_deref(),
         Some("AuditEventRejected")
     );
     assert!(audit::open(&refused).is_empty(), "set aside for good");
@@ -868,6 +878,8 @@ fn br_audit_005_a_failure_after_the_workflow_was_found_has_its_selection_reporte
     let failed = stores(&with(|it| it.engine_installed = false));
     let both = EventType::SelectionCompleted | EventType::WorkflowFailed;
     assert_eq!(audit::types(&failed), both);
-    let unknown = stores(&with(|it| it.answers.catalog = Some(Known::Yes(None))));
+    let unknown = stores(&with(|it| {
+        it.answers.workflow = Some(Answer::Known(resolve(&it.wfe.spec, None)));
+    }));
     assert_eq!(audit::types(&unknown), EventType::WorkflowFailed);
 }

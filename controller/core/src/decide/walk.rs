@@ -25,13 +25,14 @@ use wfe_model::workflow_execution::{
 use super::decide;
 use super::ending::cancel_reason;
 use super::tests::{execution, now, other, ready, wfe};
+use crate::condition::ConditionType;
 use crate::execution::{ContainerEnd, Created, Execution, Facts, Progress, Remains, Source};
 use crate::history::History;
 use crate::lock::{self, Lock, TargetLock};
 use crate::names;
-use crate::observed::{Answers, Known, Observed};
+use crate::observed::{Answer, Answers, Observed, resolve};
 use crate::status::time;
-use crate::status::{condition, holds, stored};
+use crate::status::{holds, stored};
 use crate::step::{Effect, Notice, Question, Step};
 
 /// Everything is right, but for what a beginning says.
@@ -306,7 +307,7 @@ impl World {
             lock: self.lock(),
             target_lock: self.target_lock(),
             neighbours: self.neighbours.clone(),
-            told: self.told.clone(),
+            notified: self.told.clone(),
             answers: answers.clone(),
             ..BASE.clone()
         }
@@ -315,12 +316,12 @@ impl World {
     /// Answers as the real world would.
     fn ask(&self, question: &Question, answers: &mut Answers) {
         match question {
-            Question::TargetKind(_) => answers.target = Some(Known::Yes(None)),
+            Question::TargetKind(_) => answers.target = Some(Answer::Known(None)),
             Question::Workflow(_) => {
-                answers.catalog = Some(match self.catalog {
-                    Catalog::Has => BASE.answers.catalog.clone().expect("the workflow"),
-                    Catalog::HasNot => Known::Yes(None),
-                    Catalog::Silent => Known::Not("down".to_owned()),
+                answers.workflow = Some(match self.catalog {
+                    Catalog::Has => BASE.answers.workflow.clone().expect("the workflow"),
+                    Catalog::HasNot => Answer::Known(resolve(&self.wfe.spec, None)),
+                    Catalog::Silent => Answer::Unavailable("down".to_owned()),
                 });
             }
             Question::ServiceAccount(_) => {
@@ -328,8 +329,8 @@ impl World {
                     .service_account
                     .clone_from(&BASE.answers.service_account);
             }
-            Question::Dependencies(_) => answers.dependencies = Some(Known::Yes(Vec::new())),
-            Question::Complaint(_) => answers.complaint = Some(None),
+            Question::Dependencies(_) => answers.dependencies = Some(Answer::Known(Vec::new())),
+            Question::StartupDiagnosis(_) => answers.startup_diagnosis = Some(None),
             Question::Execution => answers.execution = Some(self.job.clone()),
             Question::Remains => {
                 answers.remains = Some(if self.is_alive() {
@@ -358,7 +359,7 @@ impl World {
                     "let go unended"
                 );
                 assert!(
-                    holds(&self.wfe, condition::AUDIT_RECORDED),
+                    holds(&self.wfe, ConditionType::AuditRecorded),
                     "let go unaudited"
                 );
                 // What the caches do not show yet and was never started is left to the sweep.
@@ -369,7 +370,7 @@ impl World {
                 );
                 self.job = None;
                 assert_ne!(self.lock(), Lock::Ours, "let go with the lock");
-                answers.let_go = true;
+                answers.finalizer_removed = true;
                 self.gone = true;
             }
             Effect::TakeLock => {
@@ -569,7 +570,7 @@ impl World {
                 .take()
                 .map(|lease| lock::freed(lease, None, self.now));
         } else if terminal
-            && stored(&self.wfe, condition::BLOCKED).is_none_or(|it| it.status != "True")
+            && stored(&self.wfe, ConditionType::Blocked).is_none_or(|it| it.status != "True")
             && self
                 .wfe
                 .status

@@ -4,31 +4,50 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobCondition};
-use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod, PodCondition};
 use wfe_model::workflow_execution::ExecutionRef;
 
 use super::build::CONTAINER;
-use crate::execution::{ContainerEnd, Execution, Facts, Progress, Waiting};
-use crate::failure::{FAILED_CREATE, QUOTA_EXCEEDED};
+use crate::execution::{Cause, ContainerEnd, Execution, Facts, Progress, Waiting};
 use crate::names::{STARTED, WORKFLOW_EXECUTION_UID};
 
-/// Words of the kubelet that are not just a matter of seconds.
-const STUCK: [&str; 6] = [
-    "ErrImagePull",
-    "ImagePullBackOff",
-    "InvalidImageName",
-    "CreateContainerConfigError",
-    "CreateContainerError",
-    "RunContainerError",
-];
+/// Words of the kubelet about a container that waits, where that is not just a matter of seconds.
+fn stuck(word: &str) -> Option<Cause> {
+    match word {
+        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" => Some(Cause::ImageNotPulled),
+        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
+            Some(Cause::ContainerConfigInvalid)
+        }
+        _ => None,
+    }
+}
 
-/// Reasons of Events about a pod that does not come or start.
-const COMPLAINTS: [&str; 4] = [
-    "FailedMount",
-    "FailedAttachVolume",
-    "FailedCreatePodSandBox",
-    FAILED_CREATE,
-];
+/// Reasons of Events about a pod that is not created or does not start.
+fn complaint(reason: &str, message: &str) -> Option<Cause> {
+    match reason {
+        "FailedMount" | "FailedAttachVolume" => Some(Cause::VolumeNotMounted),
+        "FailedCreate" if message.contains(QUOTA) => Some(Cause::QuotaExceeded),
+        "FailedCreate" => Some(Cause::PodRefused),
+        "FailedCreatePodSandBox" => Some(Cause::Other),
+        _ => None,
+    }
+}
+
+/// Reasons of a pod that the kubelet refuses or evicts.
+fn rejected(reason: &str) -> Cause {
+    match reason {
+        "NodeAffinity" | "UnexpectedAdmissionError" | "Evicted" => Cause::NodeRejected,
+        reason if reason.starts_with("OutOf") => Cause::NodeRejected,
+        _ => Cause::Other,
+    }
+}
+
+fn waiting_for(cause: Cause, word: &str, sentence: &str) -> Waiting {
+    Waiting {
+        cause,
+        message: format!("{word}: {sentence}"),
+    }
+}
 
 /// The Job's Event for a pod that it made.
 const MADE: &str = "SuccessfulCreate";
@@ -65,6 +84,7 @@ pub fn read(job: &Job, pods: &[Arc<Pod>]) -> Execution {
         let facts = Facts {
             reason: failed.reason.clone(),
             message: failed.message.clone(),
+            over_deadline: failed.reason.as_deref() == Some("DeadlineExceeded"),
             container: status.and_then(ended),
             waiting: pod.and_then(|pod| disruption(pod).or_else(|| waiting(pod, status))),
         };
@@ -147,7 +167,7 @@ fn ended(status: &ContainerStatus) -> Option<ContainerEnd> {
     let terminated = status.state.as_ref()?.terminated.as_ref()?;
     Some(ContainerEnd {
         exit_code: terminated.exit_code,
-        reason: terminated.reason.clone(),
+        oom_killed: terminated.reason.as_deref() == Some("OOMKilled"),
         message: terminated
             .message
             .clone()
@@ -166,10 +186,13 @@ fn disruption(pod: &Pod) -> Option<Waiting> {
     let condition = conditions
         .iter()
         .find(|it| it.type_ == "DisruptionTarget" && it.status == "True")?;
-    Some(Waiting {
-        reason: condition.reason.clone().unwrap_or_default(),
-        message: condition.message.clone().unwrap_or_default(),
-    })
+    Some(of_condition(Cause::Disrupted, condition))
+}
+
+fn of_condition(cause: Cause, condition: &PodCondition) -> Waiting {
+    let word = condition.reason.as_deref().unwrap_or_default();
+    let sentence = condition.message.as_deref().unwrap_or_default();
+    waiting_for(cause, word, sentence)
 }
 
 /// Why the kubelet did not take a pod that was bound to its node: there is no container then.
@@ -177,10 +200,9 @@ fn turned_away(pod: &Pod) -> Option<Waiting> {
     let status = pod.status.as_ref()?;
     let no_container = status.container_statuses.as_ref().is_none_or(Vec::is_empty);
     let failed = status.phase.as_deref() == Some("Failed") && no_container;
-    Some(Waiting {
-        reason: status.reason.clone().filter(|_| failed)?,
-        message: status.message.clone().unwrap_or_default(),
-    })
+    let word = status.reason.as_deref().filter(|_| failed)?;
+    let sentence = status.message.as_deref().unwrap_or_default();
+    Some(waiting_for(rejected(word), word, sentence))
 }
 
 /// Why a pod does not come or start, as the newest of its Events, or its Job's, tells.
@@ -194,32 +216,25 @@ pub fn startup_diagnosis(events: &[Event]) -> Option<Waiting> {
         series.or(last).or(event.event_time.as_ref().map(|it| it.0))
     };
     let complaints = events.iter().filter_map(|event| {
-        let message = event.message.clone().unwrap_or_default();
-        let reason = match event.reason.as_deref()? {
-            FAILED_CREATE if message.contains(QUOTA) => QUOTA_EXCEEDED,
-            // It could be made after all.
-            MADE => return Some((at(event), None)),
-            reason => COMPLAINTS.into_iter().find(|it| *it == reason)?,
-        };
-        let reason = reason.to_owned();
-        Some((at(event), Some(Waiting { reason, message })))
+        let reason = event.reason.as_deref()?;
+        // It could be created after all.
+        if reason == MADE {
+            return Some((at(event), None));
+        }
+        let message = event.message.as_deref().unwrap_or_default();
+        let cause = complaint(reason, message)?;
+        Some((at(event), Some(waiting_for(cause, reason, message))))
     });
     complaints.max_by_key(|(at, _)| *at)?.1
 }
 
 fn waiting(pod: &Pod, status: Option<&ContainerStatus>) -> Option<Waiting> {
-    let stuck = status
-        .and_then(|status| status.state.as_ref()?.waiting.as_ref())
-        .filter(|waiting| {
-            waiting
-                .reason
-                .as_deref()
-                .is_some_and(|reason| STUCK.contains(&reason))
-        })
-        .map(|waiting| Waiting {
-            reason: waiting.reason.clone().unwrap_or_default(),
-            message: waiting.message.clone().unwrap_or_default(),
-        });
+    let waiting = status.and_then(|status| status.state.as_ref()?.waiting.as_ref());
+    let stuck = waiting.and_then(|waiting| {
+        let word = waiting.reason.as_deref()?;
+        let sentence = waiting.message.as_deref().unwrap_or_default();
+        Some(waiting_for(stuck(word)?, word, sentence))
+    });
     stuck
         .or_else(|| unschedulable(pod))
         .or_else(|| turned_away(pod))
@@ -232,8 +247,5 @@ fn unschedulable(pod: &Pod) -> Option<Waiting> {
             && it.status == "False"
             && it.reason.as_deref() == Some("Unschedulable")
     })?;
-    Some(Waiting {
-        reason: condition.reason.clone().unwrap_or_default(),
-        message: condition.message.clone().unwrap_or_default(),
-    })
+    Some(of_condition(Cause::Unschedulable, condition))
 }

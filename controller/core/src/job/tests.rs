@@ -12,7 +12,7 @@ use wfe_model::workflow_execution::FailureReason;
 use super::build::build;
 use super::prune;
 use super::read::{read, startup_diagnosis};
-use crate::execution::{Execution, Plan, Progress, Source};
+use crate::execution::{Cause, Execution, Plan, Progress, Source};
 use crate::failure::judge;
 
 const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -46,7 +46,7 @@ parameters:
             uid: "uid-1".to_owned(),
         },
         target_hash: "abc".into(),
-        valid: rules::validate(&spec, rules::check(&spec), &workflow).expect("valid"),
+        valid: Arc::new(rules::validate(&spec, rules::check(&spec), &workflow).expect("valid")),
         timeout: Duration::from_mins(30),
         service_account: "runner".to_owned(),
     }
@@ -205,7 +205,12 @@ fn br_we_012_a_pod_that_was_evicted_or_lost_its_node_failed_for_the_cluster(
 fn br_we_012_what_only_events_tell_is_found_in_them() {
     let list = |name: &str| fixture::<List<Event>>(name).items;
     let mounts = startup_diagnosis(&list("events-nosecret.waiting")).expect("a complaint");
-    assert_eq!(mounts.reason, "FailedMount");
+    assert_eq!(mounts.cause, Cause::VolumeNotMounted);
+    assert!(
+        mounts.message.starts_with("FailedMount: "),
+        "{}",
+        mounts.message
+    );
     assert!(
         mounts.message.contains("secret \"missing\" not found"),
         "{}",
@@ -218,15 +223,15 @@ fn br_we_012_what_only_events_tell_is_found_in_them() {
             message: Some(message.to_owned()),
             ..Event::default()
         };
-        startup_diagnosis(&[event]).expect("a complaint").reason
+        startup_diagnosis(&[event]).expect("a complaint").cause
     };
     assert_eq!(
         refused("Error creating: pods \"a\" is forbidden: exceeded quota: q"),
-        "QuotaExceeded"
+        Cause::QuotaExceeded
     );
     assert_eq!(
         refused("Error creating: pods \"a\" is forbidden: violates PodSecurity"),
-        "FailedCreate"
+        Cause::PodRefused
     );
 }
 
@@ -241,21 +246,18 @@ fn br_we_003_a_complete_job_has_succeeded_by_its_own_account() {
 }
 
 #[rstest]
-#[case("noimage.waiting", Some("ErrImagePull"))]
-#[case("unschedulable.waiting", Some("Unschedulable"))]
-#[case("envnosecret.waiting", Some("CreateContainerConfigError"))]
+#[case("noimage.waiting", Some(Cause::ImageNotPulled))]
+#[case("unschedulable.waiting", Some(Cause::Unschedulable))]
+#[case("envnosecret.waiting", Some(Cause::ContainerConfigInvalid))]
 fn br_we_003_what_keeps_a_pod_from_starting_is_seen(
     #[case] name: &str,
-    #[case] reason: Option<&str>,
+    #[case] reason: Option<Cause>,
 ) {
     let execution = state(name, Some(name));
     let Progress::Active { waiting } = execution.progress else {
         panic!("{execution:?}")
     };
-    assert_eq!(
-        waiting.as_ref().map(|waiting| waiting.reason.as_str()),
-        reason
-    );
+    assert_eq!(waiting.as_ref().map(|waiting| waiting.cause), reason);
     assert_eq!(execution.began, None);
 }
 

@@ -93,8 +93,8 @@ fn br_we_009_010_012_013_what_is_in_the_way_is_said_with_who_and_until_when(
     }
     assert_eq!(first.phase(), Some(Phase::Pending));
     assert_eq!(
-        stored(&first, condition::BLOCKED).map(|it| it.reason.as_str()),
-        Some(reason_word(reason))
+        stored(&first, ConditionType::Blocked).map(|it| it.reason.as_str()),
+        Some(Reason::from(reason).as_str())
     );
     waits.wfe = Arc::new(first);
     let wait = format!("wait until {}", until.unwrap_or("2026-01-01T12:28:00Z"));
@@ -107,7 +107,7 @@ fn br_we_009_while_paused_everybody_waits() {
         let paused = stores(&before(waits, |it| it.paused = true));
         assert_eq!(paused.phase(), Some(Phase::Pending));
         assert_eq!(
-            stored(&paused, condition::BLOCKED).map(|it| it.reason.as_str()),
+            stored(&paused, ConditionType::Blocked).map(|it| it.reason.as_str()),
             Some("Paused")
         );
     }
@@ -199,5 +199,5 @@ fn br_we_009_one_that_is_older_than_its_timeout_does_not_start_any_more() {
         "{}",
         details.message
     );
-    assert!(holds(&skipped, condition::BLOCKED));
+    assert!(holds(&skipped, ConditionType::Blocked));
 }

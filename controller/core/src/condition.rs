@@ -1,0 +1,162 @@
+//! The conditions of a WorkflowExecution: their types and reasons, closed sets that others rely on.
+
+use strum::IntoStaticStr;
+use wfe_model::workflow_execution::{FailureReason, SkipReason};
+
+/// Type of a condition.
+#[derive(Clone, Copy, Debug, Eq, IntoStaticStr, PartialEq)]
+#[cfg_attr(test, derive(strum::EnumIter))]
+pub enum ConditionType {
+    /// The workflow was found and the request fits it.
+    WorkflowResolved,
+    /// The Secrets and ConfigMaps that the workflow depends on exist and are not empty.
+    DependenciesReady,
+    /// The Job or PipelineRun exists.
+    ExecutionCreated,
+    /// A container of the workflow runs or has run.
+    ExecutionRunning,
+    /// The execution has ended.
+    ExecutionComplete,
+    /// Something keeps the execution from starting.
+    Blocked,
+    /// Every audit event up to the end was delivered.
+    AuditRecorded,
+    /// The audit event of a cleared block was delivered.
+    ClearanceRecorded,
+    /// The workflow has succeeded.
+    Ready,
+}
+
+impl ConditionType {
+    /// As in `conditions[].type`.
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+}
+
+/// Reason of a condition, grouped by the type it belongs to.
+#[derive(Clone, Copy, Debug, Eq, IntoStaticStr, PartialEq)]
+#[cfg_attr(test, derive(strum::EnumIter))]
+#[allow(
+    missing_docs,
+    reason = "the names are the documentation: `docs/operations.md` explains them"
+)]
+pub enum Reason {
+    // `WorkflowResolved`
+    Resolved,
+    WorkflowNotFound,
+    WorkflowNotActive,
+    VersionMismatch,
+    EngineMismatch,
+    ImageMismatch,
+    ParametersInvalid,
+    TargetInvalid,
+    SpecInvalid,
+    CatalogUnavailable,
+    DiscoveryUnavailable,
+    // `DependenciesReady`; `Ready` also of `Ready`
+    Ready,
+    NoneDeclared,
+    DependencyMissing,
+    DependencyEmpty,
+    WorkspaceNotDeclared,
+    ReadFailed,
+    // `ExecutionCreated`
+    ExecutionCreated,
+    ExecutionCreationFailed,
+    QuotaExceeded,
+    RBACDenied,
+    UnsupportedEngine,
+    // `ExecutionRunning`
+    ExecutionStarted,
+    Waiting,
+    NotStarted,
+    // `ExecutionComplete`
+    ExecutionSucceeded,
+    ExecutionFailed,
+    TaskFailed,
+    DeadlineExceeded,
+    OOMKilled,
+    ExecutionDeleted,
+    Cancelled,
+    // `Blocked`
+    ResourceBusy,
+    PreviousExecutionFailed,
+    ExhaustedRetries,
+    BackoffActive,
+    RecentlyRemediated,
+    StartDeadlineExceeded,
+    Paused,
+    Clear,
+    // `AuditRecorded`, `ClearanceRecorded`
+    AuditSucceeded,
+    AuditPending,
+    AuditSinkUnavailable,
+    AuditEventRejected,
+    // `Ready`
+    NotReady,
+    InProgress,
+}
+
+impl Reason {
+    /// As in `conditions[].reason`.
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+}
+
+/// A skip blocks for the reason that it names.
+impl From<SkipReason> for Reason {
+    fn from(reason: SkipReason) -> Self {
+        match reason {
+            SkipReason::ResourceBusy => Self::ResourceBusy,
+            SkipReason::PreviousExecutionFailed => Self::PreviousExecutionFailed,
+            SkipReason::ExhaustedRetries => Self::ExhaustedRetries,
+            SkipReason::BackoffActive => Self::BackoffActive,
+            SkipReason::RecentlyRemediated => Self::RecentlyRemediated,
+            SkipReason::StartDeadlineExceeded => Self::StartDeadlineExceeded,
+        }
+    }
+}
+
+/// How an execution ended, as its condition says it.
+impl From<FailureReason> for Reason {
+    fn from(reason: FailureReason) -> Self {
+        match reason {
+            FailureReason::TaskFailed => Self::TaskFailed,
+            FailureReason::DeadlineExceeded => Self::DeadlineExceeded,
+            FailureReason::OOMKilled => Self::OOMKilled,
+            FailureReason::ExecutionDeleted => Self::ExecutionDeleted,
+            FailureReason::Cancelled => Self::Cancelled,
+            _ => Self::ExecutionFailed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use strum::IntoEnumIterator;
+
+    use super::*;
+
+    /// The public contract: a name that changes here breaks whoever reads the conditions.
+    #[test]
+    fn condition_types_and_reasons_are_the_published_ones() {
+        let types: Vec<_> = ConditionType::iter().map(ConditionType::as_str).collect();
+        let published = "WorkflowResolved DependenciesReady ExecutionCreated ExecutionRunning ExecutionComplete Blocked AuditRecorded ClearanceRecorded Ready";
+        assert_eq!(types.join(" "), published);
+        let reasons: Vec<_> = Reason::iter().map(Reason::as_str).collect();
+        let published = "\
+            Resolved WorkflowNotFound WorkflowNotActive VersionMismatch EngineMismatch \
+            ImageMismatch ParametersInvalid TargetInvalid SpecInvalid CatalogUnavailable \
+            DiscoveryUnavailable Ready NoneDeclared DependencyMissing DependencyEmpty \
+            WorkspaceNotDeclared ReadFailed ExecutionCreated ExecutionCreationFailed \
+            QuotaExceeded RBACDenied UnsupportedEngine ExecutionStarted Waiting NotStarted \
+            ExecutionSucceeded ExecutionFailed TaskFailed DeadlineExceeded OOMKilled \
+            ExecutionDeleted Cancelled ResourceBusy PreviousExecutionFailed ExhaustedRetries \
+            BackoffActive RecentlyRemediated StartDeadlineExceeded Paused Clear \
+            AuditSucceeded AuditPending AuditSinkUnavailable AuditEventRejected NotReady \
+            InProgress";
+        assert_eq!(reasons.join(" "), published);
+    }
+}
