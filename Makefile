@@ -1,6 +1,6 @@
 # One target per step; `.ci/run` calls the same ones.
 .DEFAULT_GOAL := help
-.PHONY: help demo build lint generate test unit platform acceptance removal faults bench-webhook shell up down
+.PHONY: help demo build lint generate test unit peers acceptance harness faults bench-webhook shell up down
 
 CLUSTER := target/debug/wfe-cluster
 
@@ -16,7 +16,7 @@ else
 	$(CLUSTER) run -- target/debug/wfe-demo
 endif
 
-test: unit platform acceptance removal ## Run every test (the first time builds a Kubernetes: about 10 minutes)
+test: unit peers acceptance harness ## Run every test (the first time builds a Kubernetes: about 10 minutes)
 
 build: ## Build all binaries and tests
 	cargo build --workspace --all-targets
@@ -35,15 +35,15 @@ generate: ## Write what is generated from the code: the CRDs in the chart
 unit: build ## Run the tests that need no cluster
 	cargo test --workspace --lib --bins
 
-platform: build ## Run the tests of what other services are to us: audit sinks, Data Storage's stand-in
-	cargo test --workspace --test platform
+peers: build ## Run the tests of what other services are to us: audit sinks, Data Storage's stand-in
+	cargo test --workspace --test peers
 
 acceptance: build ## Run the tests on a real cluster
 	$(CLUSTER) run -- cargo test --offline --workspace --test acceptance
 
-removal: build ## Kill clusters at every moment and look at what they leave (ends one that is up)
+harness: build ## Kill clusters at every moment and look at what they leave (ends one that is up)
 	$(CLUSTER) down
-	cargo test --workspace --test removal
+	cargo test --workspace --test harness
 
 faults: build ## Lose requests, answers and watches in every moment of a run, and crash
 	$(CLUSTER) down

@@ -1,0 +1,136 @@
+//! How tests reach the cluster they run in.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::api::PostParams;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
+use serde_json::{Value, json};
+
+use crate::cluster::home::{STATE_VARIABLE, State};
+use crate::cluster::namespace::TestNamespace;
+use crate::cluster::pki::{self, Authority};
+use crate::cluster::registry::Registry;
+
+/// A running cluster, and an administrator's client for it.
+#[derive(Clone)]
+pub struct Cluster {
+    state: State,
+    admin: Client,
+}
+
+impl Cluster {
+    /// The cluster this process runs in.
+    ///
+    /// # Panics
+    /// Without a cluster there is nothing to test: says how to get one.
+    #[expect(clippy::panic, reason = "the one way to fail a test")]
+    pub async fn connect() -> Self {
+        match Self::try_connect().await {
+            Ok(cluster) => cluster,
+            Err(error) => panic!("{error:#}\nthese tests need a cluster: run `make test`"),
+        }
+    }
+
+    async fn try_connect() -> Result<Self> {
+        let file: PathBuf = std::env::var_os(STATE_VARIABLE)
+            .with_context(|| format!("{STATE_VARIABLE} is not set"))?
+            .into();
+        let state = State::read(&file)?
+            .with_context(|| format!("{} is gone: the cluster has ended", file.display()))?;
+        let admin = client(&state.kubeconfig).await?;
+        Ok(Self { state, admin })
+    }
+
+    /// The administrator's client.
+    pub fn admin(&self) -> Client {
+        self.admin.clone()
+    }
+
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.state.kubeconfig.clone()
+    }
+
+    /// A client with a certificate that says `user` and, where given, `group`.
+    pub async fn user(&self, user: &str, group: Option<&str>) -> Result<Client> {
+        let authority = Authority::load(&self.state.ca_certificate, &self.state.ca_key)?;
+        let identity = authority.issue(user, group, &[])?;
+        let kubeconfig =
+            serde_json::from_value(authority.kubeconfig(&self.state.server, &identity))?;
+        client_of(kubeconfig).await
+    }
+
+    /// A client with a fresh token of a ServiceAccount.
+    pub async fn service_account(&self, namespace: &str, name: &str) -> Result<Client> {
+        let kubeconfig = self.service_account_kubeconfig(namespace, name).await?;
+        client_of(serde_json::from_value(kubeconfig)?).await
+    }
+
+    /// A kubeconfig with a fresh token of a ServiceAccount.
+    pub(crate) async fn service_account_kubeconfig(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Value> {
+        let token = self.service_account_token(namespace, name).await?;
+        let ca = std::fs::read_to_string(&self.state.ca_certificate)?;
+        Ok(pki::kubeconfig(
+            &self.state.server,
+            &ca,
+            &json!({ "token": token }),
+        ))
+    }
+
+    /// A fresh token of a ServiceAccount.
+    pub async fn service_account_token(&self, namespace: &str, name: &str) -> Result<String> {
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.admin(), namespace);
+        let request = TokenRequest {
+            spec: TokenRequestSpec {
+                expiration_seconds: Some(3600),
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        let answer = accounts
+            .create_token_request(name, &PostParams::default(), &request)
+            .await?;
+        Ok(answer.status.context("the API server gave no token")?.token)
+    }
+
+    /// The registry of the node.
+    pub fn registry(&self) -> Result<Registry> {
+        let address = self
+            .state
+            .registry
+            .as_deref()
+            .context("this cluster has no node (--api-only)")?;
+        Ok(Registry::at(
+            address,
+            std::env::var_os("PATH").unwrap_or_default(),
+        ))
+    }
+
+    /// A namespace for one test, with a random name that starts with `prefix`; removed when the
+    /// value goes, kept when the test failed.
+    pub async fn namespace(&self, prefix: &str) -> Result<TestNamespace> {
+        TestNamespace::create(self.clone(), prefix).await
+    }
+}
+
+/// A client from a kubeconfig file.
+pub(crate) async fn client(kubeconfig: &Path) -> Result<Client> {
+    client_of(Kubeconfig::read_from(kubeconfig)?).await
+}
+
+async fn client_of(kubeconfig: Kubeconfig) -> Result<Client> {
+    // More than one test may be first: the provider that is there stays.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut config =
+        Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    // A test says itself what it waits for.
+    config.default_retry = false;
+    Ok(Client::try_from(config)?)
+}

@@ -1,0 +1,230 @@
+//! Kubernetes and its companions, built from Go modules that are pinned beside this file.
+//!
+//! A build is kept by the content of its module files: what was built once is never built again,
+//! and another version never meets an old binary.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+
+use crate::cluster::home::Home;
+
+/// A cold build of the largest module takes 6 minutes on two cores.
+const BUILD_DEADLINE: Duration = Duration::from_mins(30);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(15);
+
+/// One Go module and the commands built from it.
+struct Module {
+    name: &'static str,
+    go_mod: &'static str,
+    go_sum: &'static str,
+    /// Name of the one command, where Go would not give it the right one.
+    rename: Option<&'static str>,
+    tags: &'static str,
+    /// The module whose version the commands report, and the variable it is linked into.
+    version: Option<(&'static str, &'static str)>,
+    /// Not needed for the API server alone.
+    node_only: bool,
+}
+
+macro_rules! module {
+    ($name:literal, $($field:ident: $value:expr),* $(,)?) => {
+        Module {
+            name: $name,
+            go_mod: include_str!(concat!("modules/", $name, "/go.mod")),
+            go_sum: include_str!(concat!("modules/", $name, "/go.sum")),
+            $($field: $value),*
+        }
+    };
+}
+
+const MODULES: [Module; 4] = [
+    module!("etcd", rename: Some("etcd"), tags: "", version: None, node_only: false),
+    module!("kubernetes", rename: None, tags: "", node_only: false,
+        version: Some(("k8s.io/kubernetes", "k8s.io/component-base/version.gitVersion"))),
+    module!("containerd", rename: None, node_only: true,
+        tags: "no_btrfs no_devmapper no_zfs no_aufs no_dynamic_plugins",
+        version: Some(("github.com/containerd/containerd/v2", "github.com/containerd/containerd/v2/version.Version"))),
+    module!("crane", rename: None, tags: "", version: None, node_only: true),
+];
+
+/// Builds what is missing; the folders to put in front of `PATH`.
+pub(crate) fn build(home: &Home, api_only: bool) -> Result<Vec<PathBuf>> {
+    MODULES
+        .iter()
+        .filter(|module| !(api_only && module.node_only))
+        .map(|module| module.build(home))
+        .collect()
+}
+
+impl Module {
+    fn build(&self, home: &Home) -> Result<PathBuf> {
+        let done = home.bin().join(format!("{}-{}", self.name, self.key()));
+        if done.is_dir() {
+            return Ok(done);
+        }
+        // The process id keeps builds apart that should not run beside each other, but might.
+        let source = home
+            .bin()
+            .join(format!("building-{}-{}", self.name, std::process::id()));
+        let output = source.join("out");
+        fs::create_dir_all(&output)?;
+        fs::write(source.join("go.mod"), self.go_mod)?;
+        fs::write(source.join("go.sum"), self.go_sum)?;
+        self.compile(
+            &source,
+            &output,
+            &home.log().join(format!("build-{}.log", self.name)),
+        )?;
+        fs::rename(&output, &done)
+            // Another build was faster.
+            .or_else(|error| if done.is_dir() { Ok(()) } else { Err(error) })
+            .with_context(|| format!("move the build to {}", done.display()))?;
+        fs::remove_dir_all(&source)?;
+        Ok(done)
+    }
+
+    /// What a build depends on: module files and flags.
+    fn key(&self) -> String {
+        let mut hash = Sha256::new();
+        for part in [
+            self.go_mod,
+            self.go_sum,
+            self.tags,
+            &self.ldflags(),
+            self.rename.unwrap_or_default(),
+        ] {
+            hash.update(part);
+            hash.update([0]);
+        }
+        hex::encode(hash.finalize()).chars().take(16).collect()
+    }
+
+    fn ldflags(&self) -> String {
+        let Some((module, variable)) = self.version else {
+            return "-s -w".to_owned();
+        };
+        let version = self
+            .go_mod
+            .lines()
+            .find_map(|line| {
+                line.trim()
+                    .trim_start_matches("require ")
+                    .strip_prefix(module)?
+                    .strip_prefix(' ')
+            })
+            .and_then(|rest| rest.split(' ').next())
+            .unwrap_or("unknown");
+        // Kubernetes compares major and minor, too.
+        let mut numbers = version.trim_start_matches('v').split('.');
+        let (major, minor) = (
+            numbers.next().unwrap_or_default(),
+            numbers.next().unwrap_or_default(),
+        );
+        let prefix = variable.trim_end_matches("gitVersion");
+        if prefix == variable {
+            format!("-s -w -X {variable}={version}")
+        } else {
+            format!(
+                "-s -w -X {variable}={version} -X {prefix}gitMajor={major} -X {prefix}gitMinor={minor}"
+            )
+        }
+    }
+
+    fn compile(&self, source: &Path, output: &Path, log: &Path) -> Result<()> {
+        let go = || {
+            let mut go = Command::new("go");
+            go.current_dir(source)
+                .env("CGO_ENABLED", "0")
+                .env("GOFLAGS", "")
+                .env_remove("GOWORK")
+                .stdin(Stdio::null());
+            go
+        };
+        let step = || format!("step build {}", self.name);
+        eprintln!(
+            "building {} (once; later runs take it from the cache)",
+            self.name
+        );
+        let started = Instant::now();
+        let mut target = output.to_path_buf();
+        if let Some(name) = self.rename {
+            target.push(name);
+        }
+        let child = go()
+            .args([
+                "build",
+                "-v",
+                "-trimpath",
+                "-tags",
+                self.tags,
+                "-ldflags",
+                &self.ldflags(),
+                "-o",
+            ])
+            .arg(&target)
+            .arg("tool")
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("{}: start go (is Go installed?)", step()))?;
+        let success = self.follow(child, started, log)?;
+        if !success {
+            bail!("{} failed, see {}", step(), log.display());
+        }
+        eprintln!("built {} in {} s", self.name, started.elapsed().as_secs());
+        Ok(())
+    }
+
+    /// Reports progress until the build ends, or its deadline: whether it succeeded.
+    fn follow(&self, mut child: Child, started: Instant, log: &Path) -> Result<bool> {
+        let stderr = child.stderr.take().context("go has no stderr")?;
+        let (lines, received) = mpsc::channel();
+        let reader = std::thread::spawn(move || {
+            BufReader::new(stderr)
+                .lines()
+                .map_while(Result::ok)
+                .try_for_each(|line| lines.send(line))
+        });
+        let mut log_file =
+            File::create(log).with_context(|| format!("create {}", log.display()))?;
+        let mut done = 0;
+        let mut reported = Instant::now();
+        loop {
+            match received.recv_timeout(PROGRESS_INTERVAL) {
+                Ok(line) => {
+                    writeln!(log_file, "{line}")?;
+                    done += usize::from(!line.starts_with("go: "));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if started.elapsed() > BUILD_DEADLINE {
+                child.kill()?;
+                child.wait()?;
+                bail!(
+                    "step build {} took longer than {} minutes, see {}",
+                    self.name,
+                    BUILD_DEADLINE.as_secs() / 60,
+                    log.display()
+                );
+            }
+            if reported.elapsed() >= PROGRESS_INTERVAL {
+                reported = Instant::now();
+                eprintln!(
+                    "  {}: {done} packages compiled, {} s",
+                    self.name,
+                    started.elapsed().as_secs()
+                );
+            }
+        }
+        let _ = reader.join();
+        Ok(child.wait()?.success())
+    }
+}

@@ -1,0 +1,176 @@
+//! What each subcommand does, from outside.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::cluster::args::{Args, Command};
+use crate::cluster::home::{Home, State};
+use crate::cluster::{binaries, boot, packages, sandbox};
+
+/// A boot takes 10 s on two cores that do nothing else.
+const UP_DEADLINE: Duration = Duration::from_mins(3);
+const DOWN_DEADLINE: Duration = Duration::from_secs(20);
+
+/// Does what the command line says; the exit code is that of the command that was run.
+pub fn execute(args: Args) -> Result<ExitCode> {
+    let home = Home::locate()?;
+    let cluster = Outside {
+        home,
+        api_only: args.api_only,
+    };
+    match args.command {
+        Command::Up => cluster.up(),
+        Command::Down => cluster.down(),
+        Command::Shell => {
+            let shell = std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into());
+            eprintln!("a shell inside the cluster: kubectl is at hand, exit leaves it");
+            cluster.run(vec![shell])
+        }
+        Command::Run { command } => cluster.run(command),
+        Command::Build => {
+            cluster.prepare()?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Serve => cluster.hold(&[]),
+        Command::Inside {
+            supervisor,
+            command,
+        } => boot::inside(&cluster.home, supervisor, cluster.api_only, &command),
+    }
+}
+
+struct Outside {
+    home: Home,
+    api_only: bool,
+}
+
+impl Outside {
+    fn prepare(&self) -> Result<Vec<PathBuf>> {
+        packages::install(&self.home, self.api_only)?;
+        binaries::build(&self.home, self.api_only)
+    }
+
+    fn up(&self) -> Result<ExitCode> {
+        if let Some(state) = self.serving()? {
+            eprintln!("the cluster is up already");
+            self.explain(&state);
+            return Ok(ExitCode::SUCCESS);
+        }
+        self.prepare()?;
+        let mut child = sandbox::start_serving(&self.home, self.api_only)?;
+        let log = self.home.log().join("serve.log");
+        let started = Instant::now();
+        loop {
+            if let Some(state) = State::read(&self.home.state())?.filter(|state| state.serves) {
+                eprintln!(
+                    "the cluster is up after {:.1} s",
+                    started.elapsed().as_secs_f32()
+                );
+                self.explain(&state);
+                return Ok(ExitCode::SUCCESS);
+            }
+            if let Some(status) = child.try_wait()? {
+                bail!(
+                    "the cluster did not start ({status}): {}",
+                    fs::read_to_string(&log).unwrap_or_default().trim()
+                );
+            }
+            if started.elapsed() > UP_DEADLINE {
+                child.kill()?;
+                bail!(
+                    "the cluster is not ready after {} s, see {}",
+                    UP_DEADLINE.as_secs(),
+                    self.home.log().display()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn explain(&self, state: &State) {
+        let parts = if state.registry.is_some() {
+            "a node and a registry"
+        } else {
+            "the API server only"
+        };
+        eprintln!("with {parts}; logs are in {}", self.home.log().display());
+        eprintln!(
+            "`wfe-cluster shell` or `wfe-cluster run -- CMD` use it, `wfe-cluster down` ends it"
+        );
+    }
+
+    fn down(&self) -> Result<ExitCode> {
+        let started = Instant::now();
+        let mut asked = false;
+        // The lock is free when the holder is gone, whatever ended it.
+        let _lock = loop {
+            if let Some(lock) = self.home.lock()? {
+                break lock;
+            }
+            ensure!(
+                started.elapsed() < 2 * DOWN_DEADLINE,
+                "the cluster does not end"
+            );
+            // A holder that is not written down yet, or gone already, is asked for again.
+            if let Ok(holder) = self.home.holder() {
+                if !asked {
+                    asked = kill(Pid::from_raw(holder), Signal::SIGTERM).is_ok();
+                } else if started.elapsed() > DOWN_DEADLINE {
+                    let _ = kill(Pid::from_raw(holder), Signal::SIGKILL);
+                }
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        sandbox::clean_up(&self.home);
+        eprintln!(
+            "{}",
+            if asked {
+                "the cluster is gone"
+            } else {
+                "no cluster was running"
+            }
+        );
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn run(&self, command: Vec<OsString>) -> Result<ExitCode> {
+        if let Some(state) = self.serving()? {
+            ensure!(
+                self.api_only || state.registry.is_some(),
+                "the running cluster has no node: end it with `wfe-cluster down`"
+            );
+            return sandbox::attach(&state, &self.home.state(), &command);
+        }
+        self.prepare()?;
+        self.hold(&[vec!["--".into()], command].concat())
+    }
+
+    /// Boots a cluster and waits for its end.
+    fn hold(&self, arguments: &[OsString]) -> Result<ExitCode> {
+        let Some(_lock) = self.home.lock()? else {
+            bail!(
+                "another cluster is running (process {}): wait for it, or end it with `wfe-cluster down`",
+                self.home.holder()?
+            );
+        };
+        sandbox::clean_up(&self.home);
+        sandbox::enter(&self.home, self.api_only, arguments)
+    }
+
+    /// The cluster that `up` started, if it still runs.
+    fn serving(&self) -> Result<Option<State>> {
+        if let Some(_lock) = self.home.lock()? {
+            // What a dead one has left would be taken for the next one's word.
+            sandbox::clean_up(&self.home);
+            return Ok(None);
+        }
+        Ok(State::read(&self.home.state())?.filter(|state| state.serves))
+    }
+}

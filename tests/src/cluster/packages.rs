@@ -1,0 +1,84 @@
+//! What the node needs from Debian.
+
+use std::fs::File;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::cluster::home::Home;
+
+/// For one run of apt-get, as `timeout` takes it.
+const DEADLINE: &str = "15m";
+/// For `--api-only`.
+const BASE: &[&str] = &["iproute2"];
+/// For the node: runtime, pod network, and the binary that test images are made of.
+const NODE: &[&str] = &[
+    "runc",
+    "containernetworking-plugins",
+    "busybox-static",
+    "nftables",
+    "conntrack",
+    "iproute2",
+    "ca-certificates",
+];
+
+/// Installs what is missing.
+pub(crate) fn install(home: &Home, api_only: bool) -> Result<()> {
+    let wanted = if api_only { BASE } else { NODE };
+    let missing: Vec<_> = wanted
+        .iter()
+        .copied()
+        .filter(|package| !is_installed(package))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "these Debian packages are missing: run `apt-get install {list}` as root"
+    );
+    eprintln!("installing Debian packages: {list}");
+    let log = home.log().join("packages.log");
+    let file = File::create(&log).with_context(|| format!("create {}", log.display()))?;
+    let apt = |arguments: &[&str]| -> Result<()> {
+        let status = Command::new("timeout")
+            .args([DEADLINE, "apt-get"])
+            .args([
+                "-qq",
+                "-o",
+                "DPkg::Lock::Timeout=120",
+                "-o",
+                "Acquire::http::Timeout=60",
+            ])
+            .args(arguments)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file.try_clone()?)
+            .status()
+            .context("start apt-get")?;
+        if !status.success() {
+            bail!(
+                "step packages: apt-get {} failed ({status}), see {}",
+                arguments.join(" "),
+                log.display()
+            );
+        }
+        Ok(())
+    };
+    apt(&["update"])?;
+    apt(&[
+        &["install", "-y", "--no-install-recommends"],
+        missing.as_slice(),
+    ]
+    .concat())
+}
+
+fn is_installed(package: &str) -> bool {
+    Command::new("dpkg-query")
+        .args(["-W", "-f", "${db:Status-Status}", package])
+        .stderr(Stdio::null())
+        .output()
+        .is_ok_and(|output| output.stdout == b"installed")
+}

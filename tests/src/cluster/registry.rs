@@ -1,0 +1,258 @@
+//! The cluster's OCI registry, and images made of static binaries.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use tar::{EntryType, Header};
+
+use crate::cluster::processes::Processes;
+
+/// Of the static binaries that images are made of: this machine's.
+const PLATFORM: &str = if cfg!(target_arch = "aarch64") {
+    "linux/arm64"
+} else {
+    "linux/amd64"
+};
+const BUSYBOX: &str = "/bin/busybox";
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Where the registry of a node listens. The private address is why every client speaks plain HTTP
+/// to it by itself.
+pub(crate) fn address(node: &str) -> String {
+    format!("{node}:5000")
+}
+
+/// A registry that images can be pushed to.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    address: String,
+    path: OsString,
+}
+
+/// What an image consists of: one layer of files, and how it starts.
+#[derive(Debug, Default)]
+pub struct Image {
+    files: Vec<(PathBuf, Content)>,
+    entrypoint: Vec<String>,
+    base: Option<String>,
+}
+
+#[derive(Debug)]
+enum Content {
+    File(PathBuf),
+    Text(String),
+    Link(String),
+    Directory,
+}
+
+impl Image {
+    /// An image without anything.
+    pub fn scratch() -> Self {
+        Self {
+            files: vec![("tmp".into(), Content::Directory)],
+            ..Self::default()
+        }
+    }
+
+    /// On top of an image of the registry: its name, as `busybox:1`.
+    pub fn from(base: &str) -> Self {
+        Self {
+            base: Some(base.to_owned()),
+            ..Self::default()
+        }
+    }
+
+    /// A file of this machine, executable.
+    #[must_use]
+    pub fn file(mut self, path: impl Into<PathBuf>, source: impl Into<PathBuf>) -> Self {
+        self.files
+            .push((relative(path), Content::File(source.into())));
+        self
+    }
+
+    /// A text, executable.
+    #[must_use]
+    pub fn text(mut self, path: impl Into<PathBuf>, text: impl Into<String>) -> Self {
+        self.files
+            .push((relative(path), Content::Text(text.into())));
+        self
+    }
+
+    /// What is started.
+    #[must_use]
+    pub fn entrypoint(mut self, words: &[&str]) -> Self {
+        self.entrypoint = words.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
+    fn link(mut self, path: impl Into<PathBuf>, target: &str) -> Self {
+        self.files
+            .push((relative(path), Content::Link(target.to_owned())));
+        self
+    }
+
+    /// The layer: same files, same bytes, same digest.
+    fn write_layer(&self, layer: &Path) -> Result<()> {
+        let mut archive = tar::Builder::new(File::create(layer)?);
+        for (path, content) in &self.files {
+            let mut header = Header::new_gnu();
+            header.set_mode(if matches!(content, Content::Directory) {
+                0o1777
+            } else {
+                0o755
+            });
+            match content {
+                Content::File(source) => {
+                    let bytes =
+                        fs::read(source).with_context(|| format!("read {}", source.display()))?;
+                    header.set_size(bytes.len() as u64);
+                    archive.append_data(&mut header, path, bytes.as_slice())?;
+                }
+                Content::Text(text) => {
+                    header.set_size(text.len() as u64);
+                    archive.append_data(&mut header, path, text.as_bytes())?;
+                }
+                Content::Link(target) => {
+                    header.set_entry_type(EntryType::Symlink);
+                    header.set_size(0);
+                    archive.append_link(&mut header, path, target)?;
+                }
+                Content::Directory => {
+                    header.set_entry_type(EntryType::Directory);
+                    header.set_size(0);
+                    archive.append_data(&mut header, path, std::io::empty())?;
+                }
+            }
+        }
+        archive.finish()?;
+        Ok(())
+    }
+}
+
+fn relative(path: impl Into<PathBuf>) -> PathBuf {
+    let path = path.into();
+    path.strip_prefix("/")
+        .map(Path::to_path_buf)
+        .unwrap_or(path)
+}
+
+impl Registry {
+    pub(crate) async fn start(processes: &mut Processes, node: &str, run: &Path) -> Result<Self> {
+        let address = address(node);
+        let disk = run.join("registry");
+        fs::create_dir_all(&disk)?;
+        // The program is crane; the name is what its log is found by.
+        processes.start(
+            "crane",
+            [
+                "registry",
+                "serve",
+                "--address",
+                &address,
+                "--disk",
+                &disk.display().to_string(),
+            ],
+        )?;
+        let probe = async || Ok(tokio::net::TcpStream::connect(&address).await.is_ok());
+        processes
+            .wait_until("registry answers", "crane", DEADLINE, probe)
+            .await?;
+        Ok(Self::at(&address, processes.path()))
+    }
+
+    pub(crate) fn at(address: &str, path: OsString) -> Self {
+        Self {
+            address: address.to_owned(),
+            path,
+        }
+    }
+
+    /// `host:port`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The images every cluster has: `busybox:1` with a shell, and the node's `pause:1`.
+    pub(crate) fn push_base_images(&self) -> Result<()> {
+        let applets = Command::new(BUSYBOX)
+            .arg("--list")
+            .output()
+            .context("list busybox's applets")?;
+        let users = "root:x:0:0:root:/root:/bin/sh\nnonroot:x:65532:65532::/tmp:/bin/sh\n";
+        let busybox = Image::scratch()
+            .file("bin/busybox", BUSYBOX)
+            .text("etc/passwd", users);
+        let busybox = String::from_utf8(applets.stdout)?
+            .lines()
+            .filter(|applet| *applet != "busybox")
+            .fold(busybox, |image, applet| {
+                image.link(format!("bin/{applet}"), "busybox")
+            });
+        self.push("busybox:1", &busybox.entrypoint(&["/bin/sh"]))?;
+        let pause = Image::scratch().file("bin/busybox", BUSYBOX).entrypoint(&[
+            "/bin/busybox",
+            "sleep",
+            "2147483647",
+        ]);
+        self.push("pause:1", &pause)?;
+        Ok(())
+    }
+
+    /// Pushes an image as `name`; its reference by digest, `host:port/name@sha256:…`.
+    pub fn push(&self, name: &str, image: &Image) -> Result<String> {
+        let directory = tempfile::tempdir()?;
+        let layer = directory.path().join("layer.tar");
+        image.write_layer(&layer)?;
+        let target = format!("{}/{name}", self.address);
+        let mut append: Vec<OsString> = ["append", "-t", &target, "-f"].map(Into::into).to_vec();
+        append.push(layer.into());
+        if let Some(base) = &image.base {
+            append.extend(["-b".into(), format!("{}/{base}", self.address).into()]);
+        }
+        self.crane(&append)?;
+        let entrypoint = image.entrypoint.join(",");
+        let mut mutate = vec![
+            "mutate",
+            &target,
+            "--set-platform",
+            PLATFORM,
+            "--env",
+            "PATH=/bin",
+            "-t",
+            &target,
+        ];
+        if !image.entrypoint.is_empty() {
+            mutate.extend(["--entrypoint", &entrypoint]);
+        }
+        self.crane(&mutate.into_iter().map(Into::into).collect::<Vec<_>>())?;
+        let digest = self.crane(&["digest".into(), target.clone().into()])?;
+        let (name, _tag) = target
+            .rsplit_once(':')
+            .context("an image's name has a tag")?;
+        ensure!(
+            digest.starts_with("sha256:"),
+            "crane digest said {digest:?}"
+        );
+        Ok(format!("{name}@{digest}"))
+    }
+
+    fn crane(&self, arguments: &[OsString]) -> Result<String> {
+        let output = Command::new("crane")
+            .args(arguments)
+            .env("PATH", &self.path)
+            .stdin(Stdio::null())
+            .output()
+            .context("start crane")?;
+        if !output.status.success() {
+            bail!(
+                "crane {arguments:?}: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    }
+}

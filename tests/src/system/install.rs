@@ -1,0 +1,452 @@
+//! What `helm install` will do, from the chart's own files.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+    ValidatingWebhookConfiguration,
+};
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{
+    ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject,
+};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use wfe_model::workflow_execution::WorkflowExecution;
+
+use super::{Script, System, chart, dry_run};
+use crate::cluster::{Cluster, access, wait};
+
+pub(super) const CONTROLLER: &str = "wfe-controller";
+pub(super) const WEBHOOK: &str = "wfe-webhook";
+const PROBE_INTERVAL: Duration = Duration::from_millis(20);
+const EFFECTIVE_DEADLINE: Duration = Duration::from_secs(20);
+/// On what is in no namespace, with the name of the system's.
+const SYSTEM_LABEL: &str = "wfe-tests/system";
+const RUNNER: &str = "kubernaut-workflow-runner";
+const RUNNER_LABEL: &str = "kubernaut.ai/workflow-runner";
+
+/// The CRD, rights, ServiceAccounts, and the execution namespace as it must be.
+pub(super) async fn all(system: &System) -> Result<()> {
+    crd(&system.cluster).await?;
+    let namespaces: Api<Namespace> = Api::all(system.cluster.admin());
+    let restricted =
+        json!({ "metadata": { "labels": { "pod-security.kubernetes.io/enforce": "restricted" } } });
+    namespaces
+        .patch(
+            system.execution.name(),
+            &PatchParams::default(),
+            &Patch::Merge(restricted),
+        )
+        .await?;
+
+    let accounts = system.execution.api::<ServiceAccount>();
+    for (name, label) in [
+        (CONTROLLER, None),
+        (WEBHOOK, None),
+        (RUNNER, Some((RUNNER_LABEL.to_owned(), "true".to_owned()))),
+    ] {
+        let labels = label.map(|label| BTreeMap::from([label]));
+        let account = ServiceAccount {
+            metadata: ObjectMeta {
+                name: Some(name.to_owned()),
+                labels,
+                ..ObjectMeta::default()
+            },
+            ..ServiceAccount::default()
+        };
+        apply(&accounts, &account).await?;
+    }
+    let (own, execution) = (system.namespace.name(), system.execution.name());
+    cluster_role(
+        system,
+        CONTROLLER,
+        rules("controller-namespace-rules.yaml")?,
+    )
+    .await?;
+    role(
+        system,
+        own,
+        CONTROLLER,
+        rules("controller-cluster-rules.yaml")?,
+    )
+    .await?;
+    role(
+        system,
+        execution,
+        CONTROLLER,
+        rules("controller-rules.yaml")?,
+    )
+    .await?;
+    role(system, execution, WEBHOOK, rules("webhook-rules.yaml")?).await?;
+    policies(system).await
+}
+
+/// The policies, bound to this system's namespace.
+async fn policies(system: &System) -> Result<()> {
+    let text = text("files/policies.yaml")?;
+    let controller = service_account_user(system.execution.name(), CONTROLLER);
+    let policies: Vec<ValidatingAdmissionPolicy> =
+        serde_saphyr::from_str(&text.replace("CONTROLLER", &controller))?;
+    // The first is the last to take effect: it can be tried.
+    for mut policy in policies.into_iter().rev() {
+        let name = format!("{}-{}", policy.name_any(), system.namespace.name());
+        policy.metadata.name = Some(name.clone());
+        let binding: ValidatingAdmissionPolicyBinding = serde_json::from_value(json!({
+            "metadata": { "name": name },
+            "spec": {
+                "policyName": name, "validationActions": ["Deny"],
+                "matchResources": { "namespaceSelector": selector(system) },
+            },
+        }))?;
+        apply_everywhere(system, policy).await?;
+        apply_everywhere(system, binding).await?;
+    }
+    until_policed(system).await
+}
+
+/// Until a user's write of a status is refused.
+async fn until_policed(system: &System) -> Result<()> {
+    let name = "probe";
+    let request = Script::of("probe", format!("r.io/a@sha256:{}", "0".repeat(64)), "");
+    let api = system.namespace.api::<WorkflowExecution>();
+    api.create(&PostParams::default(), &request.request(name, &json!({})))
+        .await?;
+    let dry_run = PatchParams {
+        dry_run: true,
+        ..PatchParams::default()
+    };
+    let patch = Patch::Merge(json!({ "status": { "phase": "Pending" } }));
+    let policed = until_effective("the policies", async || {
+        let refused = api.patch_status(name, &dry_run, &patch).await;
+        Ok(refused.is_err_and(|error| error.to_string().contains("only the controller writes")))
+    });
+    policed.await?;
+    api.delete(name, &DeleteParams::default()).await?;
+    Ok(())
+}
+
+/// The system's namespace alone.
+pub(super) fn selector(system: &System) -> Value {
+    json!({ "matchLabels": { "kubernetes.io/metadata.name": system.namespace.name() } })
+}
+
+/// The CRD as an older release would have it: without `field` in the status. Until it is served so,
+/// which is tried on `probe`.
+pub(super) async fn older_crd(system: &System, field: &str, probe: &str) -> Result<()> {
+    let mut crd: Value = read("crds/kubernaut.ai.yaml")?;
+    let pointer = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties";
+    let properties = crd.pointer_mut(pointer).and_then(Value::as_object_mut);
+    properties
+        .context("the status has a schema")?
+        .remove(field)
+        .context("the field is there")?;
+    let crd: CustomResourceDefinition = serde_json::from_value(crd)?;
+    apply(&Api::all(system.cluster.admin()), &crd).await?;
+    let account = system
+        .cluster
+        .service_account(system.execution.name(), CONTROLLER)
+        .await?;
+    let api: Api<WorkflowExecution> = Api::namespaced(account, system.namespace.name());
+    let mut written = serde_json::to_value(api.get(probe).await?)?;
+    let status = written
+        .pointer_mut("/status")
+        .and_then(Value::as_object_mut);
+    let status = status.context("it has a status")?;
+    status.insert(field.to_owned(), json!("2026-01-01T00:00:00Z"));
+    let written: WorkflowExecution = serde_json::from_value(written)?;
+    until_effective("an older CRD", async || {
+        let stored = api.replace_status(probe, &dry_run(), &written).await?;
+        Ok(serde_json::to_value(stored.status)?.get(field).is_none())
+    })
+    .await
+}
+
+/// The CRD as the chart has it, served.
+pub(super) async fn crd(cluster: &Cluster) -> Result<()> {
+    let crd: CustomResourceDefinition = read("crds/kubernaut.ai.yaml")?;
+    let crds = Api::all(cluster.admin());
+    apply(&crds, &crd).await?;
+    let established = |crd: &CustomResourceDefinition| {
+        let conditions = crd
+            .status
+            .as_ref()
+            .and_then(|status| status.conditions.as_ref());
+        conditions
+            .into_iter()
+            .flatten()
+            .any(|it| it.type_ == "Established" && it.status == "True")
+    };
+    wait::until(
+        &crds,
+        &crd.name_any(),
+        "the CRD is served",
+        EFFECTIVE_DEADLINE,
+        established,
+    )
+    .await
+    .map(drop)
+}
+
+fn rules(file: &str) -> Result<Vec<PolicyRule>> {
+    read(&format!("files/{file}"))
+}
+
+pub(super) fn read<T: DeserializeOwned>(file: &str) -> Result<T> {
+    serde_saphyr::from_str(&text(file)?).with_context(|| format!("read {file}"))
+}
+
+fn text(file: &str) -> Result<String> {
+    let path = chart(file);
+    std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+}
+
+/// A Role with `rules` in `namespace`, bound to a ServiceAccount of the execution namespace.
+async fn role(
+    system: &System,
+    namespace: &str,
+    account: &str,
+    rules: Vec<PolicyRule>,
+) -> Result<()> {
+    role_named(system, namespace, account, account, rules).await
+}
+
+async fn role_named(
+    system: &System,
+    namespace: &str,
+    name: &str,
+    account: &str,
+    rules: Vec<PolicyRule>,
+) -> Result<()> {
+    let metadata = ObjectMeta {
+        name: Some(name.to_owned()),
+        ..ObjectMeta::default()
+    };
+    let role = Role {
+        metadata: metadata.clone(),
+        rules: Some(rules),
+    };
+    let binding = RoleBinding {
+        metadata,
+        role_ref: role_ref("Role", name),
+        subjects: Some(vec![subject(system, account)]),
+    };
+    let client = system.cluster.admin();
+    apply(&Api::namespaced(client.clone(), namespace), &role).await?;
+    apply(&Api::namespaced(client, namespace), &binding).await
+}
+
+fn role_ref(kind: &str, name: &str) -> RoleRef {
+    RoleRef {
+        api_group: "rbac.authorization.k8s.io".to_owned(),
+        kind: kind.to_owned(),
+        name: name.to_owned(),
+    }
+}
+
+/// A ServiceAccount of the execution namespace.
+fn subject(system: &System, account: &str) -> Subject {
+    Subject {
+        kind: "ServiceAccount".to_owned(),
+        name: account.to_owned(),
+        namespace: Some(system.execution.name().to_owned()),
+        api_group: None,
+    }
+}
+
+/// The controller's rights in every namespace.
+pub(super) async fn everywhere(system: &System) -> Result<()> {
+    let mut all = rules("controller-namespace-rules.yaml")?;
+    all.extend(rules("controller-cluster-rules.yaml")?);
+    cluster_role(system, CONTROLLER, all).await
+}
+
+/// The same for the whole cluster; removed with the system.
+async fn cluster_role(system: &System, account: &str, rules: Vec<PolicyRule>) -> Result<()> {
+    let metadata = ObjectMeta {
+        name: Some(configuration_name(system.namespace.name())),
+        ..ObjectMeta::default()
+    };
+    let role = ClusterRole {
+        metadata: metadata.clone(),
+        rules: Some(rules),
+        ..ClusterRole::default()
+    };
+    let binding = ClusterRoleBinding {
+        metadata,
+        role_ref: role_ref("ClusterRole", &configuration_name(system.namespace.name())),
+        subjects: Some(vec![subject(system, account)]),
+    };
+    apply_everywhere(system, role).await?;
+    apply_everywhere(system, binding).await
+}
+
+/// What is in no namespace: it is removed with the system.
+pub(super) async fn apply_everywhere<K>(system: &System, mut object: K) -> Result<()>
+where
+    K: Clone + std::fmt::Debug + DeserializeOwned + Resource<DynamicType = ()> + Serialize,
+{
+    let labels = object.meta_mut().labels.get_or_insert_default();
+    labels.insert(SYSTEM_LABEL.to_owned(), system.namespace.name().to_owned());
+    apply(&Api::all(system.cluster.admin()), &object).await
+}
+
+pub(super) async fn apply<K: Clone + std::fmt::Debug + DeserializeOwned + Resource + Serialize>(
+    api: &Api<K>,
+    object: &K,
+) -> Result<()> {
+    api.patch(
+        &object.name_any(),
+        &PatchParams::apply("wfe-tests").force(),
+        &Patch::Apply(object),
+    )
+    .await?;
+    Ok(())
+}
+
+/// Takes and gives the right to write statuses.
+pub(super) async fn status_right(system: &System, allowed: bool) -> Result<()> {
+    let mut rules = rules("controller-cluster-rules.yaml")?;
+    if !allowed {
+        rules.retain(|rule| {
+            !rule
+                .resources
+                .iter()
+                .flatten()
+                .any(|it| it == "workflowexecutions/status")
+        });
+    }
+    role(system, system.namespace.name(), CONTROLLER, rules).await?;
+    let user = service_account_user(system.execution.name(), CONTROLLER);
+    let namespace = Some(system.namespace.name());
+    let right = system.until_may(&user, "update", "status", namespace, allowed);
+    right.await
+}
+
+/// Takes and gives the right to create Jobs.
+pub(super) async fn job_right(system: &System, allowed: bool) -> Result<()> {
+    let mut rules = rules("controller-rules.yaml")?;
+    if !allowed {
+        let jobs = |rule: &&mut PolicyRule| rule.resources.iter().flatten().any(|it| it == "jobs");
+        let jobs = rules.iter_mut().find(jobs).context("a rule about Jobs")?;
+        jobs.verbs.retain(|it| it != "create");
+    }
+    role(system, system.execution.name(), CONTROLLER, rules).await?;
+    let namespace = system.execution.name();
+    let create =
+        json!({ "group": "batch", "resource": "jobs", "verb": "create", "namespace": namespace });
+    until_may_there(system, create, allowed).await
+}
+
+/// Takes and gives the right that Data Storage asks for.
+pub(super) async fn data_storage_right(system: &System, allowed: bool) -> Result<()> {
+    let rules = if allowed {
+        rules("data-storage-rules.yaml")?
+    } else {
+        Vec::new()
+    };
+    role_named(
+        system,
+        system.execution.name(),
+        "data-storage-client",
+        CONTROLLER,
+        rules,
+    )
+    .await?;
+    let namespace = system.execution.name();
+    let create = json!({ "resource": "services", "name": "data-storage-service", "verb": "create", "namespace": namespace });
+    until_may_there(system, create, allowed).await
+}
+
+/// Until the controller may do what `attributes` say in the execution namespace, or may not.
+async fn until_may_there(system: &System, attributes: Value, allowed: bool) -> Result<()> {
+    let namespace = system.execution.name();
+    let reviews: Api<SubjectAccessReview> = Api::all(system.cluster.admin());
+    let review: SubjectAccessReview = serde_json::from_value(json!({ "spec": {
+        "user": service_account_user(namespace, CONTROLLER), "resourceAttributes": attributes,
+    } }))?;
+    until_effective("a right of the controller", async || {
+        let answer = reviews.create(&PostParams::default(), &review).await?;
+        Ok(answer.status.is_some_and(|it| it.allowed == allowed))
+    })
+    .await
+}
+
+/// A ServiceAccount's name as a user.
+pub(super) fn service_account_user(namespace: &str, name: &str) -> String {
+    format!("system:serviceaccount:{namespace}:{name}")
+}
+
+/// A kubeconfig with a fresh token of a ServiceAccount.
+pub(super) async fn kubeconfig(system: &System, account: &str) -> Result<PathBuf> {
+    let config = system
+        .cluster
+        .service_account_kubeconfig(system.execution.name(), account)
+        .await?;
+    let path = system.path(&format!("{account}.conf"));
+    std::fs::write(&path, config.to_string())?;
+    Ok(path)
+}
+
+/// The API server hears of webhooks and rights by watches of its own: asked again until it has.
+pub async fn until_effective(
+    what: &str,
+    mut effective: impl AsyncFnMut() -> Result<bool>,
+) -> Result<()> {
+    let asking = async {
+        while !effective().await? {
+            tokio::time::sleep(PROBE_INTERVAL).await;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(EFFECTIVE_DEADLINE, asking)
+        .await
+        .with_context(|| format!("the API server does not act on it: {what}"))?
+}
+
+/// Takes away what would outlive the namespaces, or keep them: webhook configurations, finalizers.
+pub(super) fn remove(kubeconfig: &Path, namespace: &str) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let client = access::client(kubeconfig).await?;
+        unmake::<MutatingWebhookConfiguration>(&client, namespace).await?;
+        unmake::<ValidatingWebhookConfiguration>(&client, namespace).await?;
+        unmake::<ValidatingAdmissionPolicyBinding>(&client, namespace).await?;
+        unmake::<ValidatingAdmissionPolicy>(&client, namespace).await?;
+        unmake::<ClusterRoleBinding>(&client, namespace).await?;
+        unmake::<ClusterRole>(&client, namespace).await?;
+        let api: Api<WorkflowExecution> = Api::namespaced(client, namespace);
+        let free = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+        for wfe in api.list(&ListParams::default()).await? {
+            api.patch(&wfe.name_any(), &PatchParams::default(), &free)
+                .await?;
+        }
+        Ok(())
+    })
+}
+
+/// Deletes all of a cluster-scoped kind that a system made.
+async fn unmake<K>(client: &Client, namespace: &str) -> Result<()>
+where
+    K: Clone + std::fmt::Debug + DeserializeOwned + Resource<DynamicType = ()>,
+{
+    let ours = ListParams::default().labels(&format!("{SYSTEM_LABEL}={namespace}"));
+    let (api, delete) = (Api::<K>::all(client.clone()), DeleteParams::default());
+    api.delete_collection(&delete, &ours).await?;
+    Ok(())
+}
+
+pub(super) fn configuration_name(namespace: &str) -> String {
+    format!("wfe-{namespace}")
+}

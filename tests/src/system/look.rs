@@ -1,0 +1,229 @@
+//! What tests look at.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
+use serde_json::{Value, json};
+use wfe_model::audit::{AuditEvent, EventType};
+use wfe_model::workflow_execution::WorkflowExecution;
+
+use super::{Script, System};
+use crate::cluster::wait;
+
+const ENDED_WITHIN: Duration = Duration::from_mins(2);
+const HAPPENS_WITHIN: Duration = Duration::from_secs(30);
+const GONE_WITHIN: Duration = Duration::from_mins(1);
+
+impl System {
+    /// A WorkflowExecution, when it has ended and its audit trail is acknowledged.
+    pub async fn ended(&self, name: &str) -> Result<WorkflowExecution> {
+        let acknowledged =
+            |wfe: &WorkflowExecution| condition(wfe, "AuditRecorded").starts_with("True");
+        let what = "it has ended and is audited";
+        wait::until(
+            &self.namespace.api(),
+            name,
+            what,
+            ENDED_WITHIN,
+            acknowledged,
+        )
+        .await
+    }
+
+    /// Asks for a run of `workflow`, with `spec` merged into the request.
+    pub async fn create(
+        &self,
+        workflow: &Script,
+        name: &str,
+        spec: &Value,
+    ) -> Result<WorkflowExecution> {
+        let request = workflow.request(name, spec);
+        let api = self.namespace.api::<WorkflowExecution>();
+        Ok(api.create(&PostParams::default(), &request).await?)
+    }
+
+    /// A WorkflowExecution, when a condition is `expected`: `status/reason`.
+    pub async fn until(&self, name: &str, kind: &str, expected: &str) -> Result<WorkflowExecution> {
+        let is = |wfe: &WorkflowExecution| condition(wfe, kind) == expected;
+        let what = format!("{kind} is {expected}");
+        wait::until(&self.namespace.api(), name, &what, HAPPENS_WITHIN, is).await
+    }
+
+    /// Has one cancelled, saying why.
+    pub async fn cancel(&self, name: &str, why: &str) -> Result<()> {
+        let patch = json!({ "metadata": { "annotations": { "kubernaut.ai/cancel": why } } });
+        let api = self.namespace.api::<WorkflowExecution>();
+        api.patch(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await?;
+        Ok(())
+    }
+
+    /// Deletes one as a user would who does not wait for the end.
+    pub async fn delete(&self, name: &str) -> Result<()> {
+        let api = self.namespace.api::<WorkflowExecution>();
+        api.delete(name, &DeleteParams::default()).await?;
+        Ok(())
+    }
+
+    /// Until a deleted one is gone.
+    pub async fn gone(&self, name: &str) -> Result<()> {
+        wait::gone(
+            &self.namespace.api::<WorkflowExecution>(),
+            name,
+            GONE_WITHIN,
+        )
+        .await
+    }
+
+    /// Every Job.
+    pub async fn jobs(&self) -> Result<Vec<Job>> {
+        Ok(self
+            .execution
+            .api::<Job>()
+            .list(&ListParams::default())
+            .await?
+            .items)
+    }
+
+    /// Every pod that has not ended.
+    pub async fn live_pods(&self) -> Result<Vec<Pod>> {
+        let mut pods = self
+            .execution
+            .api::<Pod>()
+            .list(&ListParams::default())
+            .await?
+            .items;
+        pods.retain(pod_is_alive);
+        Ok(pods)
+    }
+
+    /// Until no lock is held by this WorkflowExecution.
+    pub async fn unlocked(&self, name: &str) -> Result<()> {
+        let holder = format!("{}/{name}/", self.namespace.name());
+        let leases = self.execution.api::<Lease>();
+        for lease in leases.list(&ListParams::default()).await? {
+            let free = |lease: &Lease| {
+                let held = lease
+                    .spec
+                    .as_ref()
+                    .and_then(|it| it.holder_identity.as_deref());
+                !held.is_some_and(|it| it.starts_with(&holder))
+            };
+            let lock = lease.name_any();
+            wait::until(&leases, &lock, "the lock is free", ENDED_WITHIN, free).await?;
+        }
+        Ok(())
+    }
+
+    /// Who holds a lock.
+    pub async fn holders(&self) -> Result<Vec<String>> {
+        let leases = self
+            .execution
+            .api::<Lease>()
+            .list(&ListParams::default())
+            .await?;
+        let holders = leases
+            .items
+            .into_iter()
+            .filter_map(|it| it.spec?.holder_identity);
+        Ok(holders.filter(|holder| !holder.is_empty()).collect())
+    }
+
+    /// Asks for the block that one left to be cleared, as an administrator.
+    pub async fn clear(&self, name: &str) -> Result<()> {
+        let reason = "looked at the target, it is fine";
+        let status = if self.webhook.is_some() {
+            json!({ "blockClearanceRequest": { "clearReason": reason } })
+        } else {
+            // Nobody stamps it: what the policies let a person write is their own name.
+            let reviews: Api<SelfSubjectReview> = Api::all(self.cluster.admin());
+            let review = SelfSubjectReview::default();
+            let answer = reviews.create(&PostParams::default(), &review).await?;
+            let user = answer
+                .status
+                .and_then(|it| it.user_info)
+                .unwrap_or_default();
+            json!({ "blockClearance": {
+                "clearedBy": user.username, "clearedByUid": user.uid,
+                "clearedAt": Time(Timestamp::now()), "clearReason": reason,
+                "clearMethod": "KubernetesAdmissionWebhook",
+            } })
+        };
+        let patch = Patch::Merge(json!({ "status": status }));
+        let api = self.namespace.api::<WorkflowExecution>();
+        api.patch_status(name, &PatchParams::default(), &patch)
+            .await?;
+        Ok(())
+    }
+
+    /// The audit trail of one WorkflowExecution so far.
+    pub fn trail_of(&self, name: &str) -> Result<Vec<EventType>> {
+        let Some(storage) = &self.data_storage else {
+            return Ok(types(&self.audit_trail()?, name));
+        };
+        let trail = storage.trails()?.remove(name).unwrap_or_default();
+        let types = trail
+            .iter()
+            .map(|it| EventType::named(it).context("one of ours"));
+        types.collect()
+    }
+}
+
+/// For a create that is judged as any, and not stored.
+pub fn dry_run() -> PostParams {
+    PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    }
+}
+
+/// Whether a pod may still do something.
+pub fn pod_is_alive(pod: &Pod) -> bool {
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
+    !matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// Whether a Job has ended, well or not.
+pub fn job_has_ended(job: &Job) -> bool {
+    let conditions = job
+        .status
+        .iter()
+        .flat_map(|it| it.conditions.iter().flatten());
+    conditions
+        .into_iter()
+        .any(|it| ["Complete", "Failed"].contains(&it.type_.as_str()) && it.status == "True")
+}
+
+/// `status/reason` of a condition.
+pub fn condition(wfe: &WorkflowExecution, kind: &str) -> String {
+    stored(wfe, kind).map_or("absent".to_owned(), |it| {
+        format!("{}/{}", it.status, it.reason)
+    })
+}
+
+/// The sentence of a condition; empty where there is none.
+pub fn message(wfe: &WorkflowExecution, kind: &str) -> String {
+    stored(wfe, kind).map_or(String::new(), |it| it.message.clone())
+}
+
+fn stored<'a>(wfe: &'a WorkflowExecution, kind: &str) -> Option<&'a Condition> {
+    let mut conditions = wfe.status.iter().flat_map(|status| &status.conditions);
+    conditions.find(|it| it.type_ == kind)
+}
+
+/// Types of the events about one WorkflowExecution.
+pub fn types(events: &[AuditEvent], name: &str) -> Vec<EventType> {
+    let of = events.iter().filter(|event| event.resource_id == name);
+    of.map(|event| event.event_type).collect()
+}
