@@ -1,13 +1,13 @@
 # One target per step; `.ci/run` calls the same ones.
 .DEFAULT_GOAL := help
-.PHONY: help demo build lint generate test unit peers acceptance harness faults bench-webhook shell up down
+.PHONY: help demo programs build lint generate test unit peers acceptance harness faults bench-webhook shell up down
 
 CLUSTER := target/debug/wfe-cluster
 
 help: ## List the targets
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-14s %s\n", $$1, $$2 }'
 
-demo: build ## See the main job on a new cluster, ending one that is up (KEEP=1 leaves it running)
+demo: programs ## See the main job on a new cluster, ending one that is up (KEEP=1 leaves it running)
 	$(CLUSTER) down
 ifdef KEEP
 	$(CLUSTER) up
@@ -17,6 +17,9 @@ else
 endif
 
 test: unit peers acceptance harness ## Run every test (the first time builds a Kubernetes: about 10 minutes)
+
+programs: ## Build what the demo runs
+	cargo build -p wfe-controller -p wfe-webhook -p wfe-tests --bin wfe-controller --bin wfe-webhook --bin wfe-cluster --bin wfe-demo
 
 build: ## Build all binaries and tests
 	cargo build --workspace --all-targets
@@ -54,10 +57,10 @@ bench-webhook: build ## Measure what the webhook costs (ends a cluster that is u
 	$(CLUSTER) down
 	$(CLUSTER) run --api-only -- target/release/wfe-bench
 
-shell: build ## Open a shell with kubectl in a cluster
+shell: programs ## Open a shell with kubectl in a cluster
 	$(CLUSTER) shell
 
-up: build ## Boot a cluster and leave it running: the tests use it, too
+up: programs ## Boot a cluster and leave it running: the tests use it, too
 	$(CLUSTER) up
 
 down: ## End that cluster

@@ -19,6 +19,8 @@ use crate::cluster::home::Home;
 const BUILD_DEADLINE: Duration = Duration::from_mins(30);
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(15);
 
+const COMPILER_FLAGS: &str = "all=-dwarf=false";
+
 /// One Go module and the commands built from it.
 struct Module {
     name: &'static str,
@@ -97,6 +99,7 @@ impl Module {
             self.go_mod,
             self.go_sum,
             self.tags,
+            COMPILER_FLAGS,
             &self.ldflags(),
             self.rename.unwrap_or_default(),
         ] {
@@ -162,6 +165,9 @@ impl Module {
                 "build",
                 "-v",
                 "-trimpath",
+                // No debug data: a tenth of the compile time.
+                "-gcflags",
+                COMPILER_FLAGS,
                 "-tags",
                 self.tags,
                 "-ldflags",

@@ -9,6 +9,8 @@
     reason = "a test fails by panicking, and so do its helpers"
 )]
 
+mod module_circles;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
