@@ -1,8 +1,8 @@
-//! The serving certificate, read again when its content changes.
+//! The TLS serving certificate, reloaded when the content of its files changes.
 //!
-//! The content is compared, every few seconds: the kubelet swaps a link two directories up, which
-//! a watch on the file sees once at most. A pair that does not fit is reported and the old one
-//! stays.
+//! The files are polled: the kubelet updates a mounted Secret by swapping the `..data` symlink, and
+//! a file watch reports at most the first swap. If the new key does not match the new certificate,
+//! the error is logged and the previous pair stays in use.
 
 use std::fs;
 use std::io;
@@ -20,32 +20,34 @@ use rustls::sign::CertifiedKey;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-/// Two small files; a swap is to be noticed before the old pair is taken away from clients, too.
+/// Short, so that a renewed certificate is served before the previous certificate expires; reading
+/// two small files is cheap.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Why a pair of files is no certificate to serve with.
+/// Why the certificate and key files cannot be loaded.
 #[derive(Debug, Error)]
 pub enum CertificateError {
     /// A file cannot be read.
-    #[error("read {}", path.display())]
+    #[error("cannot read {}", path.display())]
     Read {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// No PEM.
-    #[error("tls.crt or tls.key is no PEM")]
+    /// A file is not PEM.
+    #[error("tls.crt or tls.key is not valid PEM")]
     Pem(#[from] pem::Error),
-    /// No key for this certificate, or none at all.
-    #[error("tls.key does not fit tls.crt")]
-    Pair(#[from] rustls::Error),
-    /// No certificate in the file.
-    #[error("tls.crt has no readable certificate")]
+    /// The private key does not belong to the certificate, or its type is not supported.
+    #[error("tls.key does not match tls.crt")]
+    KeyMismatch(#[from] rustls::Error),
+    /// `tls.crt` contains no X.509 certificate.
+    #[error("tls.crt contains no valid certificate")]
     NoCertificate,
 }
 
-/// A certificate that may be swapped while connections are open: those go on with the old one.
+/// A certificate that can be replaced at run time: new handshakes use the new certificate, open
+/// connections are not affected.
 #[derive(Debug)]
 pub struct ServingCertificate {
     directory: PathBuf,
@@ -53,7 +55,7 @@ pub struct ServingCertificate {
     current: ArcSwap<CertifiedKey>,
 }
 
-/// Both files' bytes.
+/// Bytes of both files, for comparison.
 #[derive(Debug, PartialEq)]
 struct Content {
     certificate: Vec<u8>,
@@ -95,7 +97,7 @@ impl ServingCertificate {
         }))
     }
 
-    /// Looks at the files once; whether another certificate is served now.
+    /// Reads the files once and returns whether the served certificate was replaced.
     pub fn refresh(&self) -> Result<bool, CertificateError> {
         let found = Content::read(&self.directory)?;
         let mut content = self
@@ -110,8 +112,8 @@ impl ServingCertificate {
         Ok(true)
     }
 
-    /// From when until when the certificate is valid, in seconds since 1970.
-    pub fn valid(&self) -> Result<Range<i64>, CertificateError> {
+    /// Validity period (`notBefore..notAfter`) in seconds since the Unix epoch.
+    pub fn validity(&self) -> Result<Range<i64>, CertificateError> {
         let current = self.current.load();
         let first = current
             .cert
@@ -123,15 +125,19 @@ impl ServingCertificate {
         Ok(validity.not_before.timestamp()..validity.not_after.timestamp())
     }
 
-    /// Looks at the files again and again until `stop`; `observe` is called after each look.
-    pub async fn follow(self: Arc<Self>, stop: CancellationToken, observe: impl Fn(&Self)) {
+    /// Polls the files until `stop` is cancelled; calls `observe` after each poll.
+    pub async fn reload_on_change(
+        self: Arc<Self>,
+        stop: CancellationToken,
+        observe: impl Fn(&Self),
+    ) {
         loop {
             match self.refresh() {
-                Ok(true) => tracing::info!("the serving certificate was read again"),
+                Ok(true) => tracing::info!("serving certificate reloaded"),
                 Ok(false) => {}
                 Err(error) => {
                     let cause = std::error::Error::source(&error).map(ToString::to_string);
-                    tracing::error!(%error, cause, "the serving certificate cannot be read again: the old one stays");
+                    tracing::error!(%error, cause, "serving certificate reload failed, keeping the previous certificate");
                 }
             }
             observe(&self);
@@ -153,7 +159,7 @@ impl ResolvesServerCert for ServingCertificate {
 mod tests {
     use super::*;
 
-    fn pair() -> (String, String) {
+    fn key_pair() -> (String, String) {
         let made =
             rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
         (made.cert.pem(), made.signing_key.serialize_pem())
@@ -169,12 +175,12 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_swapped_twice_by_links_as_the_kubelet_does() {
+    fn refresh_symlink_swapped_twice_serves_each_new_certificate() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = |name: &str| directory.path().join(name);
         let swap_to = |name: &str| {
             fs::create_dir(path(name)).expect("made");
-            write(&path(name), &pair());
+            write(&path(name), &key_pair());
             std::os::unix::fs::symlink(name, path("..data_tmp")).expect("linked");
             fs::rename(path("..data_tmp"), path("..data")).expect("swapped");
         };
@@ -183,7 +189,10 @@ mod tests {
             std::os::unix::fs::symlink(Path::new("..data").join(name), path(name)).expect("linked");
         }
         let certificate = ServingCertificate::load(directory.path()).expect("loaded");
-        assert!(!certificate.refresh().expect("read"), "nothing has changed");
+        assert!(
+            !certificate.refresh().expect("read"),
+            "the files are unchanged"
+        );
         for name in ["..2", "..3"] {
             let before = served(&certificate);
             swap_to(name);
@@ -192,27 +201,27 @@ mod tests {
         }
         assert!(
             certificate
-                .valid()
+                .validity()
                 .expect("readable")
                 .contains(&1_700_000_000)
         );
     }
 
     #[test]
-    fn a_key_that_does_not_fit_keeps_the_old_pair_until_it_does() {
+    fn refresh_mismatched_key_keeps_previous_certificate() {
         let directory = tempfile::tempdir().expect("a directory");
-        let (first, second) = (pair(), pair());
+        let (first, second) = (key_pair(), key_pair());
         write(directory.path(), &first);
         let certificate = ServingCertificate::load(directory.path()).expect("loaded");
         let before = served(&certificate);
         write(directory.path(), &(second.0.clone(), first.1));
         assert!(matches!(
             certificate.refresh(),
-            Err(CertificateError::Pair(_))
+            Err(CertificateError::KeyMismatch(_))
         ));
         assert_eq!(served(&certificate), before);
         write(directory.path(), &second);
-        assert!(certificate.refresh().expect("it fits now"));
+        assert!(certificate.refresh().expect("the key matches"));
         fs::write(directory.path().join("tls.key"), "nothing").expect("written");
         assert!(matches!(
             certificate.refresh(),

@@ -1,8 +1,9 @@
-//! Clearing a block (BR-WE-013): a person asks by `status.blockClearanceRequest`, and what is stored
-//! is `status.blockClearance` with who asked, by the API server's word, when, and why.
+//! Clears a block (BR-WE-013): replaces `status.blockClearanceRequest` by `status.blockClearance`,
+//! which records the user from the API server's `userInfo`, the time, and the reason.
 //!
-//! What the CRD's rules and the policies hold without this handler: nothing is stored unstamped,
-//! and what is stored stays.
+//! Without this handler the CRD's CEL rules and the `ValidatingAdmissionPolicy` objects still deny
+//! a stored `blockClearanceRequest`, a `blockClearance` in another user's name, and any change to a
+//! stored `blockClearance`.
 
 use jiff::{SignedDuration, Timestamp};
 use json_patch::jsonptr::PointerBuf;
@@ -18,11 +19,13 @@ use wfe_model::workflow_execution::{
 use crate::refusal::Refusal;
 use crate::review::{Request, UserInfo, Verdict};
 
-/// The API server may ask twice about one write, the second time with the stamp in it.
-const SAME_REVIEW: SignedDuration = SignedDuration::from_secs(10);
+/// Reinvocation: the API server may send the same write again, with the `blockClearance` that this
+/// handler added. A `blockClearance` of the same user is accepted if its `clearedAt` is this close
+/// to the present time.
+const REINVOCATION_WINDOW: SignedDuration = SignedDuration::from_secs(10);
 
 #[derive(Default, Deserialize)]
-struct Parts {
+struct ObjectFields {
     #[serde(default)]
     status: Option<JsonObject<Status>>,
 }
@@ -38,9 +41,9 @@ struct Status {
     block_clearance_request: Option<BlockClearanceRequest>,
 }
 
-/// Judges an update of the status at `now`.
+/// Reviews an update of the status subresource; `now` becomes `clearedAt`.
 pub fn clear(request: &Request<'_>, now: Timestamp) -> Verdict {
-    let status = |parts: Parts| parts.status.unwrap_or_default().0;
+    let status = |object: ObjectFields| object.status.unwrap_or_default().0;
     let stamped = || {
         let (old, new) = (
             request.old_object().map(status)?,
@@ -58,41 +61,41 @@ pub fn clear(request: &Request<'_>, now: Timestamp) -> Verdict {
     }
 }
 
-/// The clearance that is asked for, if one is.
+/// The clearance to store, if `new` requests one. Denies every other change of the clearance.
 fn stamp(
     old: &Status,
     new: &Status,
     user: &UserInfo,
     now: Timestamp,
 ) -> Result<Option<BlockClearance>, Refusal> {
-    let asked = new.block_clearance_request.as_ref();
-    if let Some(there) = &old.block_clearance {
-        if asked.is_none() && new.block_clearance.as_ref() == Some(there) {
+    let requested = new.block_clearance_request.as_ref();
+    if let Some(stored) = &old.block_clearance {
+        if requested.is_none() && new.block_clearance.as_ref() == Some(stored) {
             return Ok(None);
         }
         return Err(Refusal::AlreadyCleared {
-            by: there.cleared_by.clone(),
-            at: there.cleared_at.0.to_string(),
+            by: stored.cleared_by.clone(),
+            at: stored.cleared_at.0.to_string(),
         });
     }
     if let Some(written) = &new.block_clearance {
-        let ours = asked.is_none() && is_stamp(written, user, now);
-        return if ours {
+        let is_reinvocation = requested.is_none() && is_stamp(written, user, now);
+        return if is_reinvocation {
             Ok(None)
         } else {
             Err(Refusal::ClearanceForged)
         };
     }
-    let Some(asked) = asked else {
+    let Some(requested) = requested else {
         return Ok(None);
     };
     if old.phase.as_deref() != Some("Failed") {
-        let phase = old.phase.as_deref().unwrap_or("not begun");
+        let phase = old.phase.as_deref().unwrap_or("unset");
         return Err(Refusal::NothingToClear {
             phase: phase.to_owned(),
         });
     }
-    let reason = asked.clear_reason.trim();
+    let reason = requested.clear_reason.trim();
     let length = reason.chars().count();
     if !(CLEAR_REASON_MIN..=CLEAR_REASON_MAX).contains(&length) {
         let found = reason.chars().take(CLEAR_REASON_MAX).collect();
@@ -107,11 +110,11 @@ fn stamp(
     }))
 }
 
-/// Whether it is what this handler has just answered to the same user.
+/// Whether `written` is the clearance that this handler has just added for the same user.
 fn is_stamp(written: &BlockClearance, user: &UserInfo, now: Timestamp) -> bool {
     let uid = written.cleared_by_uid.as_deref().unwrap_or_default();
     (written.cleared_by.as_str(), uid) == (user.username.as_str(), user.uid.as_str())
-        && now.duration_since(written.cleared_at.0).abs() <= SAME_REVIEW
+        && now.duration_since(written.cleared_at.0).abs() <= REINVOCATION_WINDOW
 }
 
 fn patch(clearance: &BlockClearance) -> Patch {
@@ -145,8 +148,8 @@ mod tests {
         to_raw_value(&json!({ "metadata": { "name": "a" }, "status": status })).expect("JSON")
     }
 
-    /// What ann hears when she makes the one status out of the other.
-    fn judge(old: &Value, new: &Value) -> Verdict {
+    /// The verdict on an update from status `old` to status `new` by user `ann`.
+    fn review_update(old: &Value, new: &Value) -> Verdict {
         let (old, new) = (raw(old), raw(new));
         let request = json!({ "uid": "u", "userInfo": { "username": "ann", "uid": "uid-ann" } });
         let request = request.to_string();
@@ -155,7 +158,7 @@ mod tests {
         clear(&request, now())
     }
 
-    fn asks(reason: &str) -> Value {
+    fn requesting(reason: &str) -> Value {
         json!({ "phase": "Failed", "blockClearanceRequest": { "clearReason": reason } })
     }
 
@@ -165,36 +168,35 @@ mod tests {
         } })
     }
 
+    /// BR-WE-013
     #[test]
-    fn br_we_013_a_request_becomes_who_asked_when_and_why() {
+    fn clear_request_on_failed_execution_is_stamped_with_user_time_and_reason() {
         let failed = json!({ "phase": "Failed", "duration": "1s" });
-        let mut status = asks("  the disk was full, it is not now ");
-        let verdict = judge(&failed, &status);
+        let mut status = requesting("  the disk was full, it is not now ");
+        let verdict = review_update(&failed, &status);
         assert_eq!(verdict.refusals, []);
         let mut object = json!({ "status": status });
-        json_patch::patch(&mut object, &verdict.patch.expect("a patch")).expect("it fits");
+        json_patch::patch(&mut object, &verdict.patch.expect("a patch"))
+            .expect("the patch applies");
         status = object["status"].clone();
         let expected = json!({ "phase": "Failed", "blockClearance": {
             "clearedBy": "ann", "clearedByUid": "uid-ann", "clearedAt": NOW,
             "clearReason": "the disk was full, it is not now", "clearMethod": "KubernetesAdmissionWebhook",
         } });
         assert_eq!(status, expected);
-        let again = judge(&failed, &status);
-        assert_eq!(
-            again,
-            Verdict::allow(),
-            "the second time there is nothing to do"
-        );
+        let again = review_update(&failed, &status);
+        assert_eq!(again, Verdict::allow(), "the reinvocation changes nothing");
     }
 
+    /// BR-WE-013
     #[rstest]
-    #[case::short(json!({ "phase": "Failed" }), asks("ok"), "ClearReason")]
-    #[case::blank(json!({ "phase": "Failed" }), asks(&" ".repeat(20)), "ClearReason")]
-    #[case::long(json!({ "phase": "Failed" }), asks(&"x".repeat(1_025)), "ClearReason")]
+    #[case::short(json!({ "phase": "Failed" }), requesting("ok"), "ClearReason")]
+    #[case::blank(json!({ "phase": "Failed" }), requesting(&" ".repeat(20)), "ClearReason")]
+    #[case::long(json!({ "phase": "Failed" }), requesting(&"x".repeat(1_025)), "ClearReason")]
     #[case::without_reason(json!({ "phase": "Failed" }), json!({ "phase": "Failed", "blockClearanceRequest": {} }), "ClearReason")]
     #[case::succeeded(json!({ "phase": "Succeeded" }), json!({ "phase": "Succeeded", "blockClearanceRequest": { "clearReason": "just because I can" } }), "NothingToClear")]
-    #[case::phase_written_too(json!({ "phase": "Running" }), asks("just because I can"), "NothingToClear")]
-    #[case::not_begun(json!({}), asks("just because I can"), "NothingToClear")]
+    #[case::phase_written_too(json!({ "phase": "Running" }), requesting("just because I can"), "NothingToClear")]
+    #[case::phase_unset(json!({}), requesting("just because I can"), "NothingToClear")]
     #[case::malformed(json!({ "phase": "Failed" }), json!({ "phase": "Failed", "blockClearanceRequest": { "clearReason": 1 } }), "Malformed")]
     #[case::forged(json!({ "phase": "Failed" }), cleared("bob", "uid-bob", NOW), "ClearanceForged")]
     #[case::forged_time(json!({ "phase": "Failed" }), cleared("ann", "uid-ann", "2025-01-01T00:00:00Z"), "ClearanceForged")]
@@ -207,23 +209,27 @@ mod tests {
     #[case::removed(cleared("bob", "", NOW), json!({ "phase": "Failed" }), "AlreadyCleared")]
     #[case::twice(
         cleared("bob", "", NOW),
-        asks("another reason, much better"),
+        requesting("another reason, much better"),
         "AlreadyCleared"
     )]
-    fn br_we_013_what_is_refused(#[case] old: Value, #[case] new: Value, #[case] rule: &str) {
-        let verdict = judge(&old, &new);
+    fn clear_invalid_update_is_denied(#[case] old: Value, #[case] new: Value, #[case] rule: &str) {
+        let verdict = review_update(&old, &new);
         let rules: Vec<_> = verdict.refusals.iter().map(Refusal::rule).collect();
         assert_eq!(rules, [rule], "{}", verdict.message());
         assert_eq!(verdict.patch, None);
     }
 
+    /// BR-WE-013: the controller's own status writes pass.
     #[test]
-    fn br_we_013_what_leaves_the_clearance_alone_is_not_ours() {
+    fn clear_update_without_clearance_change_is_allowed() {
         let mut finished = cleared("bob", "", NOW);
         finished["duration"] = json!("3s");
-        assert_eq!(judge(&cleared("bob", "", NOW), &finished), Verdict::allow());
         assert_eq!(
-            judge(&json!({}), &json!({ "phase": "Running" })),
+            review_update(&cleared("bob", "", NOW), &finished),
+            Verdict::allow()
+        );
+        assert_eq!(
+            review_update(&json!({}), &json!({ "phase": "Running" })),
             Verdict::allow()
         );
     }

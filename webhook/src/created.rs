@@ -1,4 +1,4 @@
-//! What both handlers of a create read of the object.
+//! The fields of a new WorkflowExecution that the mutating and the validating handler read.
 
 use serde::Deserialize;
 use serde_json::Deserializer;
@@ -9,16 +9,16 @@ use wfe_model::workflow_execution::WorkflowExecutionSpec;
 use crate::refusal::Refusal;
 use crate::review::Request;
 
-/// A WorkflowExecution that is not stored yet.
+/// The fields of the object of a CREATE review.
 pub struct Created {
-    /// What is asked for.
+    /// The spec.
     pub spec: WorkflowExecutionSpec,
-    /// What it has already; none where the list is absent.
+    /// `metadata.finalizers`; `None` where the list is absent.
     pub finalizers: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
-struct Parts<'a> {
+struct ObjectFields<'a> {
     metadata: JsonObject<Metadata>,
     #[serde(borrow, default)]
     spec: Option<&'a RawValue>,
@@ -31,9 +31,9 @@ struct Metadata {
 }
 
 impl Created {
-    /// Reads the object, or says where it is not of the shape that it must have.
+    /// Reads the object; the refusal names the first field that does not have the expected type.
     pub fn read(request: &Request<'_>) -> Result<Self, Refusal> {
-        let Parts { metadata, spec } = request.object()?;
+        let ObjectFields { metadata, spec } = request.object()?;
         let JsonObject(metadata) = metadata;
         let spec = spec.map_or("null", RawValue::get);
         let spec = rules::read(&mut Deserializer::from_str(spec)).map_err(Refusal::Spec)?;

@@ -1,8 +1,8 @@
-//! The gate: turns bad WorkflowExecutions away before they are stored, and completes good ones.
+//! Admission webhook: validates WorkflowExecutions and completes them before they are stored.
 //!
-//! [`server`] speaks TLS with a [`certificate`] that may change at any time, [`routes`] takes the
-//! [`review`] out of a request and answers it, [`mutate`], [`validate`] and [`clearance`] decide;
-//! every reason to refuse is a [`refusal`].
+//! [`server`] accepts TLS connections with a reloadable [`certificate`]. [`routes`] reads the
+//! [`review`] from the request body and writes the response. [`mutate`], [`validate`] and
+//! [`clearance`] decide; every reason for a denial is a variant of [`refusal::Refusal`].
 
 pub mod args;
 pub mod certificate;

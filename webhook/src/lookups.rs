@@ -1,6 +1,8 @@
-//! What a review asks of the execution namespace, as seldom as can be: the same question is asked
-//! once however many reviews wait for it, and a good answer is kept for a few seconds. A bad one is
-//! not kept: whoever mends what was missing is not told twice that it is.
+//! Reads Secrets, ConfigMaps and ServiceAccounts of the execution namespace for reviews.
+//!
+//! Concurrent reviews share one read of the same object, and a positive answer is cached for a few
+//! seconds. A negative answer is not cached, so that a retry succeeds as soon as the missing object
+//! is created.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,39 +20,41 @@ use tokio_util::sync::CancellationToken;
 use wfe_model::dependencies::{Dependency, DependencyProblem, RUNNER_LABEL, ServiceAccountAnswer};
 use wfe_peers::dependencies::{DependencyReader, ReadError};
 
-/// How long what was there is taken to be there still; the controller looks again before it runs.
-const KEPT: Duration = Duration::from_secs(3);
-/// Most answers kept.
-const MOST: u64 = 10_000;
+/// How long a positive answer is cached. A stale answer is harmless: the controller reads the
+/// dependencies again before it creates the Job or PipelineRun.
+const ANSWER_TTL: Duration = Duration::from_secs(3);
+/// Bounds the memory of the cache.
+const MAX_CACHED_ANSWERS: u64 = 10_000;
 
 type Account = PartialObjectMeta<ServiceAccount>;
 
-/// Reads in the execution namespace.
+/// Cached reads and a ServiceAccount watch in the execution namespace.
 pub struct Lookups {
     reader: DependencyReader,
     namespace: String,
-    filled: Cache<Dependency, ()>,
-    /// Those that may run workflows, as far as the watch has heard.
+    /// Dependencies that exist and have data.
+    ready_dependencies: Cache<Dependency, ()>,
+    /// The watched ServiceAccounts: those with the label `RUNNER_LABEL`.
     accounts: Store<Account>,
-    /// Whether the watch has heard something since it failed.
-    current: Arc<AtomicBool>,
+    /// Whether the ServiceAccount watch has delivered an event since its last failure.
+    watch_healthy: Arc<AtomicBool>,
 }
 
-/// Why a dependency is not known to be as it must be.
-enum NotFilled {
+/// Why a dependency is not ready.
+enum NotReady {
     Problem(DependencyProblem),
-    Unread(Arc<ReadError>),
+    ReadFailed(Arc<ReadError>),
 }
 
 impl Lookups {
-    /// Reads, and watches ServiceAccounts until `stop`.
+    /// Starts the ServiceAccount watch, which runs until `stop` is cancelled.
     pub fn start(client: &Client, namespace: &str, stop: CancellationToken) -> Self {
         let writer = reflector::store::Writer::<Account>::default();
         let accounts = writer.as_reader();
         let api: Api<Account> = Api::namespaced(client.clone(), namespace);
         let labelled = watcher::Config::default().labels(&format!("{RUNNER_LABEL}=true"));
-        let current = Arc::new(AtomicBool::new(false));
-        let hears = current.clone();
+        let watch_healthy = Arc::new(AtomicBool::new(false));
+        let healthy = watch_healthy.clone();
         let watch = watcher(api, labelled)
             .default_backoff()
             .modify(|account| account.metadata.managed_fields = None)
@@ -58,14 +62,14 @@ impl Lookups {
             .take_until(stop.cancelled_owned())
             .for_each(move |event| {
                 match event {
-                    // A list that is being read says nothing yet.
+                    // The store is replaced only when the initial list is complete (`InitDone`).
                     Ok(Event::Init | Event::InitApply(_)) => {}
                     Ok(Event::InitDone | Event::Apply(_) | Event::Delete(_)) => {
-                        hears.store(true, Ordering::Relaxed);
+                        healthy.store(true, Ordering::Relaxed);
                     }
                     Err(error) => {
-                        hears.store(false, Ordering::Relaxed);
-                        tracing::warn!(%error, "the watch of ServiceAccounts failed and is begun again: meanwhile they are read one by one");
+                        healthy.store(false, Ordering::Relaxed);
+                        tracing::warn!(%error, "watch of ServiceAccounts failed, retrying; reviews read ServiceAccounts one by one until the watch recovers");
                     }
                 }
                 std::future::ready(())
@@ -74,16 +78,16 @@ impl Lookups {
         Self {
             reader: DependencyReader::new(client, namespace),
             namespace: namespace.to_owned(),
-            filled: Cache::builder()
-                .time_to_live(KEPT)
-                .max_capacity(MOST)
+            ready_dependencies: Cache::builder()
+                .time_to_live(ANSWER_TTL)
+                .max_capacity(MAX_CACHED_ANSWERS)
                 .build(),
             accounts,
-            current,
+            watch_healthy,
         }
     }
 
-    /// What is wrong with a dependency, if anything.
+    /// The problem of a dependency: missing or without data. `None` if the dependency is ready.
     pub async fn dependency(
         &self,
         dependency: &Dependency,
@@ -91,25 +95,30 @@ impl Lookups {
         let read = Box::pin(async {
             match self.reader.look(dependency).await {
                 Ok(None) => Ok(()),
-                Ok(Some(problem)) => Err(NotFilled::Problem(problem)),
-                Err(error) => Err(NotFilled::Unread(Arc::new(error))),
+                Ok(Some(problem)) => Err(NotReady::Problem(problem)),
+                Err(error) => Err(NotReady::ReadFailed(Arc::new(error))),
             }
         });
-        let answer = self.filled.try_get_with_by_ref(dependency, read).await;
+        let answer = self
+            .ready_dependencies
+            .try_get_with_by_ref(dependency, read)
+            .await;
         answer.map_or_else(
-            |why: Arc<NotFilled>| match why.as_ref() {
-                NotFilled::Problem(problem) => Ok(Some(problem.clone())),
-                NotFilled::Unread(error) => Err(error.clone()),
+            |why: Arc<NotReady>| match why.as_ref() {
+                NotReady::Problem(problem) => Ok(Some(problem.clone())),
+                NotReady::ReadFailed(error) => Err(error.clone()),
             },
             |()| Ok(None),
         )
     }
 
-    /// Why a ServiceAccount may not run workflows, if so. What the watch has not heard of is read.
+    /// Why a ServiceAccount may not run workflows; `None` if it may. A ServiceAccount that the
+    /// watch has not delivered is read from the API server, since the watch may lag behind a
+    /// create.
     pub async fn account_refusal(&self, name: &str) -> Result<Option<String>, ReadError> {
         let key = ObjectRef::new(name).within(&self.namespace);
-        let heard_of = || self.accounts.get(&key).is_some();
-        let answer = if self.current.load(Ordering::Relaxed) && heard_of() {
+        let is_watched = || self.accounts.get(&key).is_some();
+        let answer = if self.watch_healthy.load(Ordering::Relaxed) && is_watched() {
             ServiceAccountAnswer::Allowed
         } else {
             Box::pin(self.reader.service_account(name)).await?

@@ -1,4 +1,4 @@
-//! `wfe-webhook`: see [`wfe_webhook::args::Args`] for what it can be told.
+//! The program `wfe-webhook`; [`wfe_webhook::args::Args`] has its flags.
 
 use std::process::ExitCode;
 

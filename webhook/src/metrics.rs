@@ -1,4 +1,4 @@
-//! Counters of the webhook.
+//! Prometheus metrics of the webhook.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -31,18 +31,18 @@ struct TurnedAwayLabels {
     code: u16,
 }
 
-/// What is counted.
+/// The metrics; clones share their values.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     reviews: Family<ReviewLabels, Counter>,
     durations: Family<OperationLabels, Histogram>,
     turned_away: Family<TurnedAwayLabels, Counter>,
-    /// When the certificate ends, in seconds since 1970.
+    /// `notAfter` of the serving certificate, in seconds since the Unix epoch.
     pub certificate_expiry: Gauge<f64, AtomicU64>,
 }
 
 impl Metrics {
-    /// Registers everything.
+    /// Registers all metrics.
     pub fn new(registry: &mut Registry) -> Self {
         let metrics = Self {
             reviews: Family::default(),
@@ -54,36 +54,37 @@ impl Metrics {
         };
         registry.register(
             "wfe_webhook_reviews",
-            "Admission reviews answered",
+            "Admission reviews answered, by operation, decision and the first broken rule",
             metrics.reviews.clone(),
         );
         registry.register(
             "wfe_webhook_review_duration_seconds",
-            "Time to answer a review",
+            "Time from the start of the request to the verdict",
             metrics.durations.clone(),
         );
         registry.register(
             "wfe_webhook_turned_away",
-            "Requests that no review was answered to: no review, too large, too slow, no room",
+            "Requests rejected without an AdmissionReview response, by HTTP status code: 400 invalid \
+             review, 408 body too slow, 413 body too large, 429 too many concurrent reviews",
             metrics.turned_away.clone(),
         );
         registry.register(
             "wfe_webhook_certificate_expiry_timestamp_seconds",
-            "When the serving certificate ends",
+            "Expiry of the serving certificate, in seconds since the Unix epoch",
             metrics.certificate_expiry.clone(),
         );
         metrics
     }
 
-    /// Counts one request without an answer.
+    /// Counts a request that was rejected without an `AdmissionReview` response.
     pub fn turned_away(&self, operation: &'static str, code: StatusCode) {
         let code = code.as_u16();
         let labels = TurnedAwayLabels { operation, code };
         self.turned_away.get_or_create(&labels).inc();
     }
 
-    /// Counts one answer.
-    pub fn answered(&self, operation: &'static str, verdict: &Verdict, took: Duration) {
+    /// Counts an answered review and records its duration.
+    pub fn answered(&self, operation: &'static str, verdict: &Verdict, duration: Duration) {
         let (decision, reason) = match verdict.refusals.first() {
             Some(first) => ("deny", first.rule()),
             None if verdict.warnings.is_empty() => ("allow", ""),
@@ -98,6 +99,6 @@ impl Metrics {
             .inc();
         self.durations
             .get_or_create(&OperationLabels { operation })
-            .observe(took.as_secs_f64());
+            .observe(duration.as_secs_f64());
     }
 }

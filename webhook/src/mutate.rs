@@ -1,5 +1,8 @@
-//! The mutating handler: refuses what breaks a static rule, in our words and before the schema
-//! speaks, fills in the digest where that is wanted, and adds the finalizer.
+//! The mutating handler: denies a spec that breaks a static rule, fills in the digest if
+//! configured, and adds the finalizer.
+//!
+//! Static rules are checked here, before the schema validation of the API server, so that one
+//! denial lists every violation, including those that need the workflow catalog.
 
 use std::sync::Arc;
 
@@ -19,19 +22,19 @@ use crate::review::{Request, Verdict};
 use crate::scope::Scope;
 use crate::validate::within;
 
-/// Completes creates.
+/// Reviews and completes CREATE requests.
 pub struct Mutator {
-    /// Where workflows are looked up.
+    /// The workflow catalog.
     pub catalog: Arc<dyn Catalog>,
-    /// What to do about a missing digest.
+    /// Handling of a missing digest.
     pub image_digest: ImageDigest,
-    /// Where requests are run.
+    /// The watched namespaces.
     pub scope: Scope,
 }
 
 impl Mutator {
-    /// Judges and completes a create; what is patched in is there only once, however often this is
-    /// called.
+    /// Reviews a CREATE request and returns the patch that completes the object. Idempotent: a
+    /// reinvocation with the patched object returns an empty patch.
     pub async fn mutate(&self, request: &Request<'_>, deadline: Instant) -> Verdict {
         let created = match Created::read(request) {
             Ok(created) => created,
@@ -45,11 +48,15 @@ impl Mutator {
         let filled = self.fill(&mut spec, deadline).await;
         let violations = match rules::check(&spec) {
             Ok(_) => Vec::new(),
-            Err(violations) => self.with_the_catalogs(violations, &spec, deadline).await,
+            Err(violations) => {
+                self.with_catalog_violations(violations, &spec, deadline)
+                    .await
+            }
         };
-        // Of a reference that could not be completed, one thing is said.
-        let told = filled.is_err();
-        let image_told = |it: &Violation| {
+        // A failed fill already says what is wrong with the reference: drop the violations that
+        // follow from it.
+        let fill_failed = filled.is_err();
+        let follows_from_fill = |it: &Violation| {
             matches!(
                 it,
                 Violation::ImageInvalid { .. }
@@ -59,7 +66,7 @@ impl Mutator {
         };
         let violations = violations
             .into_iter()
-            .filter(|it| !(told && image_told(it)));
+            .filter(|it| !(fill_failed && follows_from_fill(it)));
         refusals.extend(violations.map(Refusal::Spec));
         let filled = filled.unwrap_or_else(|refusal| {
             refusals.push(refusal);
@@ -78,13 +85,13 @@ impl Mutator {
             Some(Filled { field, reference }) => {
                 let digest = reference.split('@').next_back().unwrap_or_default();
                 verdict.warn(&format!(
-                    "spec.{field}: the catalog's {digest} was filled in"
+                    "spec.{field}: {digest} was filled in from the workflow catalog"
                 ))
             }
         }
     }
 
-    /// Completes a reference without a digest by the catalog's, where that is wanted and possible.
+    /// Fills the digest of the catalog entry into a reference without a digest, if configured.
     async fn fill(
         &self,
         spec: &mut WorkflowExecutionSpec,
@@ -97,19 +104,20 @@ impl Mutator {
         match within(deadline, self.catalog.lookup(&workflow_id)).await {
             Ok(Some(workflow)) => rules::fill(spec, &workflow).map_err(Refusal::Spec),
             Ok(None) => Err(Refusal::Spec(Violation::WorkflowNotFound { workflow_id })),
-            // A bundle may go without; the catalog's digest is what will run.
+            // A bundle needs no digest: the controller executes the digest of the catalog entry.
             Err(_) if spec.workflow_ref.container_image.is_none() => Ok(None),
             Err(why) => Err(Refusal::Unavailable {
                 field: "spec.workflowRef.containerImage",
                 why: format!(
-                    "the digest cannot be filled in, because the workflow catalog cannot be asked ({why}): write it, or try again later"
+                    "the image digest cannot be filled in because the workflow catalog is unavailable ({why}): specify the digest, or try again later"
                 ),
             }),
         }
     }
 
-    /// What the catalog would say next is said at once, where it is known.
-    async fn with_the_catalogs(
+    /// Adds the violations of the rules that depend on the catalog entry, so that the user sees all
+    /// violations at once. If the catalog is unavailable, `violations` is returned unchanged.
+    async fn with_catalog_violations(
         &self,
         mut violations: Vec<Violation>,
         spec: &WorkflowExecutionSpec,
@@ -133,7 +141,7 @@ impl Mutator {
     }
 }
 
-/// What is missing, and nothing else.
+/// Sets the filled reference, and adds the finalizer unless it is present.
 fn patch(filled: Option<&Filled>, finalizers: Option<&[String]>) -> Patch {
     let pointer = |path: &str| PointerBuf::from_tokens(path.split('.'));
     let filled = filled.map(|Filled { field, reference }| {

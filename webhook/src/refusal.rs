@@ -1,5 +1,5 @@
-//! Why a request is refused: one variant for each rule that is not the spec's own. A new rule is a
-//! variant here (or in [`Violation`]), its check, and a row in a table test.
+//! Reasons for a denial. A new rule of the spec is a variant of [`Violation`]; any other new rule
+//! is a variant of [`Refusal`]. Both need a check and a row in a table test.
 
 use axum::http::StatusCode;
 use strum::IntoStaticStr;
@@ -8,82 +8,86 @@ use wfe_model::dependencies::DependencyProblem;
 use wfe_model::rules::Violation;
 use wfe_model::workflow_execution::{CLEAR_REASON, NOTHING_TO_CLEAR};
 
-/// One thing that is wrong. Its text says what was found and what is allowed.
+/// A reason why a review is denied. The text says what was found, what is allowed, and what to do;
+/// the variant's name is the metric label `reason`.
 #[derive(Clone, Debug, Error, IntoStaticStr, PartialEq)]
 pub enum Refusal {
-    /// The spec breaks a rule.
+    /// The spec breaks a static rule or a rule of its catalog entry.
     #[error("{0}")]
     Spec(Violation),
-    /// Not even of the shape of a WorkflowExecution.
+    /// A field does not have the type that the WorkflowExecution API gives it.
     #[error("{message}")]
     Malformed {
-        /// Path in the object.
+        /// Path of the field.
         field: String,
-        /// What was expected and found.
+        /// The expected and the found type.
         message: String,
     },
-    /// The workflow cannot run without it.
+    /// A Secret or ConfigMap that the workflow needs is missing or has no data.
     #[error("{0}")]
     Dependency(DependencyProblem),
-    /// Not one that runs workflows.
+    /// The ServiceAccount is missing or lacks the label of workflow runners.
     #[error("{0}")]
     ServiceAccountNotAllowed(String),
-    /// Nobody would run it.
-    #[error("no controller watches namespace {found:?}: use {}", one_of(watched))]
+    /// No controller watches the namespace.
+    #[error(
+        "unsupported value {found:?}: no controller watches this namespace; supported values are {}",
+        quoted(watched)
+    )]
     NamespaceNotWatched {
-        /// The request's.
+        /// Namespace of the request.
         found: String,
-        /// Where it would be run.
+        /// The watched namespaces.
         watched: Vec<String>,
     },
-    /// Nothing blocks.
-    #[error("this one is {phase}: {NOTHING_TO_CLEAR}")]
+    /// A clearance is requested for a WorkflowExecution that is not Failed.
+    #[error("status.phase is {phase}: {NOTHING_TO_CLEAR}")]
     NothingToClear {
-        /// Its phase.
+        /// The stored phase, or `unset`.
         phase: String,
     },
-    /// A reason too short or too long.
-    #[error("{found:?} {CLEAR_REASON}")]
+    /// `clearReason` is too short or too long.
+    #[error("invalid value {found:?}: {CLEAR_REASON}")]
     ClearReason {
-        /// As found.
+        /// The trimmed `clearReason`.
         found: String,
     },
-    /// Once cleared, cleared.
+    /// The stored `blockClearance` would be changed or removed.
     #[error(
-        "{by} cleared it at {at}: who cleared a block, when and why, is never changed or removed"
+        "{by} cleared this block at {at}: who cleared a block, when and why, is never changed or removed; leave status.blockClearance unchanged"
     )]
     AlreadyCleared {
-        /// Who.
+        /// `clearedBy`.
         by: String,
-        /// When.
+        /// `clearedAt`.
         at: String,
     },
-    /// Written by a person.
+    /// The request contains a `blockClearance` that this webhook has not added.
     #[error(
-        "is written by wfe-webhook, which says who asked: write status.blockClearanceRequest instead"
+        "must be set by wfe-webhook, which records the authenticated user: set status.blockClearanceRequest instead"
     )]
     ClearanceForged,
-    /// It is not known.
+    /// A check failed because the catalog or the API server is unavailable.
     #[error("{why}")]
     Unavailable {
-        /// What cannot be judged.
+        /// Path of the field that was not checked.
         field: &'static str,
-        /// What could not be asked, and why.
+        /// The check that failed, and the cause.
         why: String,
     },
-    /// Out of time.
+    /// The review exceeded its deadline.
     #[error("the review took longer than {milliseconds} ms: try again")]
     Timeout {
-        /// The limit.
+        /// The deadline.
         milliseconds: u128,
     },
-    /// A bug.
-    #[error("the webhook failed on this request, see its log: {0}")]
+    /// A handler panicked, with this message.
+    #[error("internal error: {0}: see the log of wfe-webhook")]
     Panicked(String),
 }
 
 impl Refusal {
-    /// The rule's name, for metrics.
+    /// The name of the broken rule, for logs and the metric label `reason`.
     pub fn rule(&self) -> &'static str {
         match self {
             Self::Spec(violation) => violation.into(),
@@ -91,7 +95,7 @@ impl Refusal {
         }
     }
 
-    /// Where it is wrong, as kubectl prints paths.
+    /// Path of the field, in the notation of the API server.
     pub fn field(&self) -> String {
         let field = match self {
             Self::Spec(violation) => return violation.field(),
@@ -108,7 +112,7 @@ impl Refusal {
         field.to_owned()
     }
 
-    /// 422 for an invalid object, 403 for policy, else our own trouble.
+    /// HTTP status code: 422 for an invalid object, 403 for policy, 5xx if the review failed.
     pub fn code(&self) -> StatusCode {
         match self {
             Self::Spec(_)
@@ -127,9 +131,7 @@ impl Refusal {
     }
 }
 
-fn one_of(names: &[String]) -> String {
-    match names {
-        [name] => name.clone(),
-        names => format!("one of {}", names.join(", ")),
-    }
+fn quoted(values: &[String]) -> String {
+    let quoted: Vec<_> = values.iter().map(|value| format!("{value:?}")).collect();
+    quoted.join(", ")
 }

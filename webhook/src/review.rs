@@ -1,7 +1,7 @@
-//! The envelope: `AdmissionReview` in and out (admission.k8s.io/v1).
+//! Request and response of an `AdmissionReview` (admission.k8s.io/v1).
 //!
-//! Own types: the object stays text until a handler reads what it needs of it, so a strange one is
-//! a denial with the right uid, and costs nothing; the patch goes out in base64, as the API says.
+//! This module defines its own types so that the object stays raw JSON until a handler reads the
+//! fields that it needs: a malformed object is a denial with the request's uid, not an HTTP error.
 
 use axum::http::StatusCode;
 use base64::Engine as _;
@@ -15,51 +15,52 @@ use wfe_model::text::{cut, shortened};
 
 use crate::refusal::Refusal;
 
-/// Longest warning the API server passes on whole.
+/// The API server may truncate a warning of more than 256 characters.
 const MAX_WARNING: usize = 256;
-/// Most refusals that are told.
+/// Bounds the size of a response; further refusals are only counted.
 const MAX_CAUSES: usize = 32;
-/// Most characters of one: a value that is shown in part, and its rule.
+/// Characters of one refusal: a value of at most 600 characters (`shortened`) and its rule.
 const MAX_TEXT: usize = 1_200;
-/// The API server's own have 36 characters.
+/// The API server sends UUIDs of 36 characters.
 const MAX_UID: usize = 128;
-/// When an outage is worth another try.
+/// For clients of the API server, when a denial is due to an outage.
 const RETRY_AFTER_SECONDS: u32 = 1;
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
 
-/// Why a body cannot be answered: the API server has been told to send something else.
+/// Why a request body is rejected without a response: a client other than the API server, or wrong
+/// rules in the webhook configuration.
 #[derive(Debug, Error)]
-pub enum NoReview {
-    /// No JSON, or nothing to answer in it.
-    #[error("the body is no AdmissionReview: {0}")]
+pub enum ReviewError {
+    /// The body is not JSON, or lacks a required field.
+    #[error("the request body is not an AdmissionReview: {0}")]
     Unreadable(#[from] serde_json::Error),
-    /// Another API.
+    /// The body is an object of another kind or version.
     #[error(
-        "the body is a {kind:?} of {api_version:?}: this webhook reads an {KIND} of {API_VERSION}"
+        "unsupported kind {kind:?} of apiVersion {api_version:?}: must be kind {KIND:?} of apiVersion {API_VERSION:?}"
     )]
-    Other {
-        /// As found.
+    UnsupportedKind {
+        /// The found `apiVersion`.
         api_version: String,
-        /// As found.
+        /// The found `kind`.
         kind: String,
     },
-    /// Without a uid there is no answer.
-    #[error("the review has no request.uid of at most {MAX_UID} characters")]
-    NoUid,
-    /// Rules of the webhook configuration that do not fit the path.
+    /// The uid, which a response must repeat, is missing or too long.
+    #[error("invalid value for request.uid: must have 1 to {MAX_UID} characters")]
+    InvalidUid,
+    /// The rules of the webhook configuration send another operation or resource to this path.
     #[error(
-        "this path judges {expected}, and was asked about {found}: mend the rules of the webhook configuration"
+        "unsupported request {found:?}: this path supports {expected:?}; correct the rules of the webhook configuration"
     )]
-    NotOurs {
-        /// What the path is for.
+    UnexpectedRequest {
+        /// The operation and resource of this path.
         expected: &'static str,
-        /// What came.
+        /// The operation and resource of the request.
         found: String,
     },
 }
 
-/// What comes in; fields that are not known are ignored.
+/// The request body; unknown fields are ignored.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Review<'a> {
@@ -69,11 +70,11 @@ struct Review<'a> {
     request: JsonObject<Request<'a>>,
 }
 
-/// The question.
+/// `AdmissionReview.request`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Request<'a> {
-    /// To be repeated in the answer.
+    /// Repeated in the response.
     pub uid: String,
     /// CREATE, UPDATE, …
     #[serde(default)]
@@ -82,7 +83,7 @@ pub struct Request<'a> {
     resource: JsonObject<Resource>,
     #[serde(default)]
     sub_resource: Option<String>,
-    /// Name of the object; empty where the API server will make one.
+    /// Name of the object; empty for a create with `generateName`.
     #[serde(default)]
     pub name: String,
     /// Namespace of the object.
@@ -90,10 +91,10 @@ pub struct Request<'a> {
     pub namespace: String,
     #[serde(default)]
     user_info: JsonObject<UserInfo>,
-    /// The object as it would be stored.
+    /// The new object; `None` for DELETE.
     #[serde(borrow, default)]
     pub object: Option<&'a RawValue>,
-    /// The object as it is stored.
+    /// The stored object; `None` for CREATE.
     #[serde(borrow, default)]
     pub old_object: Option<&'a RawValue>,
 }
@@ -105,39 +106,41 @@ struct Resource {
     resource: String,
 }
 
-/// A user of the cluster.
+/// The authenticated user.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct UserInfo {
-    /// The name.
+    /// User name.
     pub username: String,
-    /// Tells one from a later one of the same name; empty where the API server knows none.
+    /// Distinguishes users that had the same name at different times; empty if the authenticator
+    /// gives none.
     pub uid: String,
 }
 
 impl<'a> Request<'a> {
-    /// Reads a review that is about `expected`: operation and resource, as `CREATE workflowexecutions`.
-    pub fn read(body: &'a [u8], expected: &'static str) -> Result<Self, NoReview> {
+    /// Reads a request body. `expected` is the only operation and resource that is accepted, as
+    /// `CREATE workflowexecutions`.
+    pub fn read(body: &'a [u8], expected: &'static str) -> Result<Self, ReviewError> {
         let JsonObject(review) = serde_json::from_slice::<JsonObject<Review>>(body)?;
         if (review.api_version.as_str(), review.kind.as_str()) != (API_VERSION, KIND) {
-            return Err(NoReview::Other {
+            return Err(ReviewError::UnsupportedKind {
                 api_version: shortened(&review.api_version),
                 kind: shortened(&review.kind),
             });
         }
         let JsonObject(request) = review.request;
         if request.uid.is_empty() || request.uid.len() > MAX_UID {
-            return Err(NoReview::NoUid);
+            return Err(ReviewError::InvalidUid);
         }
-        let found = request.subject();
+        let found = request.operation_and_resource();
         if request.resource.0.group == "kubernaut.ai" && found == expected {
             return Ok(request);
         }
         let found = shortened(&found);
-        Err(NoReview::NotOurs { expected, found })
+        Err(ReviewError::UnexpectedRequest { expected, found })
     }
 
-    fn subject(&self) -> String {
+    fn operation_and_resource(&self) -> String {
         let (operation, resource) = (&self.operation, &self.resource.0.resource);
         match self.sub_resource.as_deref().unwrap_or_default() {
             "" => format!("{operation} {resource}"),
@@ -145,17 +148,17 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Who asks, by the API server's word.
+    /// The user that the API server authenticated.
     pub fn user(&self) -> &UserInfo {
         &self.user_info.0
     }
 
-    /// Parts of the object as it would be stored.
+    /// Reads the fields of `T` from the new object.
     pub fn object<T: Deserialize<'a>>(&self) -> Result<T, Refusal> {
         read(self.object)
     }
 
-    /// Parts of the object as it is stored.
+    /// Reads the fields of `T` from the stored object.
     pub fn old_object<T: Deserialize<'a>>(&self) -> Result<T, Refusal> {
         read(self.old_object)
     }
@@ -164,27 +167,27 @@ impl<'a> Request<'a> {
 fn read<'a, T: Deserialize<'a>>(object: Option<&'a RawValue>) -> Result<T, Refusal> {
     let text = object.map_or("null", RawValue::get);
     let read = parse(&mut serde_json::Deserializer::from_str(text));
-    read.map(|JsonObject(parts)| parts)
+    read.map(|JsonObject(fields)| fields)
         .map_err(|Misshapen { path, message }| Refusal::Malformed {
             field: path,
             message,
         })
 }
 
-/// The answer.
+/// The outcome of a review.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Verdict {
-    /// What to change.
+    /// Changes to the object; ignored if the review is denied.
     pub patch: Option<Patch>,
-    /// Why it is refused; it is let in where there is no reason.
+    /// Reasons for the denial; the review is allowed if there are none.
     pub refusals: Vec<Refusal>,
-    /// For the person who asked.
+    /// Warnings that kubectl prints.
     pub warnings: Vec<String>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Answer<'a> {
+struct ReviewResponse<'a> {
     api_version: &'static str,
     kind: &'static str,
     response: Response<'a>,
@@ -229,12 +232,12 @@ struct Cause {
 }
 
 impl Verdict {
-    /// Let in, unchanged.
+    /// Allows the request without changes or warnings.
     pub fn allow() -> Self {
         Self::default()
     }
 
-    /// Refused.
+    /// Denies the request.
     pub fn refuse(refusals: Vec<Refusal>) -> Self {
         Self {
             refusals,
@@ -242,36 +245,36 @@ impl Verdict {
         }
     }
 
-    /// Adds a warning.
+    /// Adds a warning, cut to the supported length.
     #[must_use]
     pub fn warn(mut self, warning: &str) -> Self {
         self.warnings.push(cut(warning, MAX_WARNING));
         self
     }
 
-    /// Every refusal in one line: kubectl shows only this.
+    /// All refusals in one line: kubectl shows only `status.message`, not `status.details`.
     pub fn message(&self) -> String {
-        let told = self.refusals.iter().take(MAX_CAUSES);
-        let told = told.map(|refusal| format!("{}: {}", refusal.field(), text(refusal)));
+        let listed = self.refusals.iter().take(MAX_CAUSES);
+        let listed = listed.map(|refusal| format!("{}: {}", refusal.field(), text(refusal)));
         let more = self.refusals.len().saturating_sub(MAX_CAUSES);
         let more = (more > 0).then(|| format!("and {more} more"));
-        told.chain(more).collect::<Vec<_>>().join("; ")
+        listed.chain(more).collect::<Vec<_>>().join("; ")
     }
 
-    /// The rules that are broken, with their fields: no values.
+    /// The broken rules and their fields, for the log: values may be secret and are left out.
     pub fn rules(&self) -> String {
-        let told = self.refusals.iter().take(MAX_CAUSES);
-        let told = told.map(|refusal| format!("{} {}", refusal.rule(), refusal.field()));
-        told.collect::<Vec<_>>().join(", ")
+        let listed = self.refusals.iter().take(MAX_CAUSES);
+        let listed = listed.map(|refusal| format!("{} {}", refusal.rule(), refusal.field()));
+        listed.collect::<Vec<_>>().join(", ")
     }
 
-    /// The `AdmissionReview` that answers the request `uid`, as JSON.
-    pub fn answer(&self, uid: &str) -> serde_json::Result<Vec<u8>> {
+    /// The `AdmissionReview` response to the request `uid`, as JSON.
+    pub fn response(&self, uid: &str) -> serde_json::Result<Vec<u8>> {
         let allowed = self.refusals.is_empty();
-        // An empty patch is refused by the API server, and one beside a refusal has no use.
+        // The API server rejects an empty patch, and ignores the patch of a denial.
         let patch = self.patch.as_ref().filter(|it| allowed && !it.is_empty());
         let patch = patch.map(serde_json::to_vec).transpose()?;
-        serde_json::to_vec(&Answer {
+        serde_json::to_vec(&ReviewResponse {
             api_version: API_VERSION,
             kind: KIND,
             response: Response {
@@ -286,7 +289,7 @@ impl Verdict {
     }
 
     fn status(&self) -> Option<Status> {
-        // The first kind of trouble speaks for all: an invalid object before policy before ours.
+        // One code for all refusals: an invalid object before policy before a failed review.
         let code = self.refusals.iter().map(Refusal::code);
         let code = code.min_by_key(|code| match *code {
             StatusCode::UNPROCESSABLE_ENTITY => 0,
@@ -309,20 +312,20 @@ impl Verdict {
             message: text(refusal),
             field: refusal.field(),
         });
-        let passes = code != StatusCode::INTERNAL_SERVER_ERROR && code.is_server_error();
+        let is_outage = code != StatusCode::INTERNAL_SERVER_ERROR && code.is_server_error();
         Some(Status {
             code: code.as_u16(),
             reason,
             message: self.message(),
             details: Details {
                 causes: causes.collect(),
-                retry_after_seconds: passes.then_some(RETRY_AFTER_SECONDS),
+                retry_after_seconds: is_outage.then_some(RETRY_AFTER_SECONDS),
             },
         })
     }
 }
 
-/// What is said of one: a value and the rule, of which neither is endless.
+/// The text of a refusal, bounded.
 fn text(refusal: &Refusal) -> String {
     cut(&refusal.to_string(), MAX_TEXT)
 }
@@ -335,7 +338,7 @@ mod tests {
     use super::*;
 
     fn response(verdict: &Verdict) -> Value {
-        let answer = verdict.answer("u1").expect("JSON");
+        let answer = verdict.response("u1").expect("JSON");
         let answer: Value = serde_json::from_slice(&answer).expect("JSON");
         assert_eq!(answer["apiVersion"], "admission.k8s.io/v1");
         assert_eq!(answer["kind"], "AdmissionReview");
@@ -344,13 +347,13 @@ mod tests {
     }
 
     #[test]
-    fn an_allowed_review_repeats_the_uid_and_nothing_else() {
+    fn response_allowed_without_changes_has_only_the_uid() {
         let response = response(&Verdict::allow());
         assert_eq!(response, json!({ "uid": "u1", "allowed": true }));
     }
 
     #[test]
-    fn a_denial_has_code_reason_and_every_cause_in_its_message() {
+    fn response_denied_message_lists_every_cause() {
         let refusals = [Violation::EngineMissing, Violation::ImageMissing].map(Refusal::Spec);
         let response = response(&Verdict::refuse(refusals.to_vec()));
         let status = &response["status"];
@@ -371,9 +374,9 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_object_says_so_before_policy_and_our_own_trouble() {
+    fn response_mixed_refusals_code_prefers_invalid_then_policy_then_outage() {
         let policy = Refusal::ServiceAccountNotAllowed("no".to_owned());
-        let trouble = Refusal::Unavailable {
+        let outage = Refusal::Unavailable {
             field: "spec.workflowRef",
             why: "no answer".to_owned(),
         };
@@ -385,19 +388,19 @@ mod tests {
             code(&[&policy, &Refusal::Spec(Violation::EngineMissing)]),
             422
         );
-        assert_eq!(code(&[&trouble, &policy]), 403);
-        assert_eq!(code(&[&trouble]), 503);
-        let again = &response(&Verdict::refuse(vec![trouble]))["status"]["details"];
-        assert_eq!(again["retryAfterSeconds"], 1);
+        assert_eq!(code(&[&outage, &policy]), 403);
+        assert_eq!(code(&[&outage]), 503);
+        let details = &response(&Verdict::refuse(vec![outage]))["status"]["details"];
+        assert_eq!(details["retryAfterSeconds"], 1);
     }
 
     #[test]
-    fn much_that_is_wrong_is_told_in_part_and_counted() {
-        let missing = |number: usize| Refusal::Malformed {
+    fn message_many_refusals_lists_some_and_counts_the_rest() {
+        let malformed = |number: usize| Refusal::Malformed {
             field: format!("spec.f{number}"),
             message: "x".repeat(10_000),
         };
-        let verdict = Verdict::refuse((0..1_000).map(missing).collect());
+        let verdict = Verdict::refuse((0..1_000).map(malformed).collect());
         let message = verdict.message();
         assert!(message.len() < 32 * 1_300 && message.ends_with("; and 968 more"));
         let causes = response(&verdict)["status"]["details"]["causes"].clone();
@@ -405,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn a_patch_goes_out_in_base64_with_its_type_and_an_empty_one_not_at_all() {
+    fn response_patch_is_base64_and_an_empty_or_denied_patch_is_omitted() {
         let patch: Patch =
             serde_json::from_value(json!([{ "op": "add", "path": "/a", "value": 1 }]))
                 .expect("a patch");
@@ -432,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn a_warning_is_cut_to_what_the_api_server_passes_on() {
+    fn warn_long_text_is_cut_to_256_characters() {
         let warned = Verdict::allow()
             .warn(&"ü".repeat(400))
             .warn(&"a".repeat(256));
@@ -446,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_review_of_ours_is_told_in_a_sentence() {
+    fn read_invalid_review_error_says_what_is_expected() {
         let review = |api_version: &str, request: Value| json!({ "apiVersion": api_version, "kind": "AdmissionReview", "request": request });
         let request = json!({ "uid": "u1", "operation": "CREATE", "resource": { "group": "kubernaut.ai", "version": "v1alpha1", "resource": "workflowexecutions" }, "strange": [1] });
         let changed = |key: &str, value: Value| {
@@ -454,42 +457,48 @@ mod tests {
             request[key] = value;
             review("admission.k8s.io/v1", request)
         };
-        let said = |body: &Value| {
+        let read = |body: &Value| {
             let body = body.to_string();
-            let read = Request::read(body.as_bytes(), "CREATE workflowexecutions");
-            read.map(|it| it.uid).map_err(|error| error.to_string())
+            let request = Request::read(body.as_bytes(), "CREATE workflowexecutions");
+            request.map(|it| it.uid).map_err(|error| error.to_string())
         };
-        assert_eq!(said(&changed("dryRun", json!(true))), Ok("u1".to_owned()));
+        assert_eq!(read(&changed("dryRun", json!(true))), Ok("u1".to_owned()));
         for (body, words) in [
             (
                 json!("text"),
-                "the body is no AdmissionReview: invalid type",
+                "the request body is not an AdmissionReview: invalid type",
             ),
             (
                 review("admission.k8s.io/v1", Value::Null),
-                "the body is no AdmissionReview",
+                "the request body is not an AdmissionReview",
             ),
             (
                 review("admission.k8s.io/v1beta1", request.clone()),
-                "of \"admission.k8s.io/v1beta1\": this webhook reads",
+                "of apiVersion \"admission.k8s.io/v1beta1\": must be kind \"AdmissionReview\"",
             ),
-            (changed("uid", json!("")), "no request.uid"),
-            (changed("uid", json!("u".repeat(129))), "no request.uid"),
+            (
+                changed("uid", json!("")),
+                "request.uid: must have 1 to 128 characters",
+            ),
+            (
+                changed("uid", json!("u".repeat(129))),
+                "request.uid: must have 1 to 128 characters",
+            ),
             (
                 changed("operation", json!("UPDATE")),
-                "judges CREATE workflowexecutions, and was asked about UPDATE workflowexecutions",
+                "\"UPDATE workflowexecutions\": this path supports \"CREATE workflowexecutions\"",
             ),
             (
                 changed("subResource", json!("status")),
-                "about CREATE workflowexecutions/status",
+                "request \"CREATE workflowexecutions/status\"",
             ),
             (
                 changed("resource", json!({ "group": "", "resource": "pods" })),
-                "about CREATE pods: mend the rules",
+                "request \"CREATE pods\": this path supports",
             ),
         ] {
-            let said = said(&body).expect_err(words);
-            assert!(said.contains(words), "{said}");
+            let error = read(&body).expect_err(words);
+            assert!(error.contains(words), "{error}");
         }
     }
 }

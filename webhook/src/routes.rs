@@ -1,5 +1,6 @@
-//! HTTP paths to handlers, with what all of them share: room for the body, a deadline, the
-//! envelope, a span, metrics, and an answer whatever happens.
+//! Routes of the webhook paths, and what all handlers share: the memory budget for request bodies,
+//! the deadline, reading the review and writing the response, the tracing span, metrics, and a
+//! denial when a handler panics or exceeds the deadline.
 
 use std::any::Any;
 use std::fmt::Display;
@@ -25,31 +26,32 @@ use crate::clearance;
 use crate::metrics::Metrics;
 use crate::mutate::Mutator;
 use crate::refusal::Refusal;
-use crate::review::{NoReview, Request, Verdict};
-use crate::server::Judging;
+use crate::review::{Request, ReviewError, Verdict};
+use crate::server::ConnectionHandle;
 use crate::validate::Validator;
 
-/// The API server waits 3 s; what takes longer is answered here, with the uid.
+/// Below the `timeoutSeconds: 3` of the webhook configuration, so that a slow review is denied with
+/// a message instead of a timeout at the API server.
 const DEADLINE: Duration = Duration::from_millis(2_500);
-/// What has not been looked up by then is an outage, and can still be said.
-const LOOKUPS_END_BEFORE: Duration = Duration::from_millis(300);
-/// Of names in logs.
+/// Lookups end this long before the deadline, so that an unfinished lookup can still be reported.
+const LOOKUP_MARGIN: Duration = Duration::from_millis(300);
+/// Longest name of a Kubernetes object; longer names are cut in the log.
 const MAX_NAME: usize = 253;
-/// etcd takes objects of 1.5 MiB; a review has two.
+/// etcd accepts objects of 1.5 MiB; a review contains two, the new and the stored object.
 const MAX_BODY: usize = 3 << 20;
-/// What all reviews at one time may take, in KiB.
-const ROOM: usize = 16 << 10;
-/// How many times its size a body takes when it is read.
-const TAKES: usize = 4;
-/// The least that a review counts for while it is judged, in KiB: as many as `ROOM / LEAST` at one
-/// time.
-const LEAST: usize = 64;
-/// How long a review waits for room.
-const PATIENCE: Duration = Duration::from_millis(500);
-/// The API server sends a body in one go.
+/// Memory for all concurrent reviews.
+const MEMORY_BUDGET_KIB: usize = 16 << 10;
+/// Memory of a parsed review as a multiple of its body size.
+const BODY_OVERHEAD_FACTOR: usize = 4;
+/// Reservation of a small review; bounds the number of concurrent reviews to
+/// `MEMORY_BUDGET_KIB / MIN_RESERVATION_KIB`.
+const MIN_RESERVATION_KIB: usize = 64;
+/// How long a review waits for memory before it is rejected with 429.
+const ADMISSION_WAIT: Duration = Duration::from_millis(500);
+/// The API server sends a body at once; a slow body comes from another client.
 const BODY_DEADLINE: Duration = Duration::from_secs(1);
 
-/// What is asked.
+/// The review that a path serves.
 #[derive(Clone, Copy, Debug)]
 enum Operation {
     Mutate,
@@ -68,15 +70,15 @@ impl Operation {
         }
     }
 
-    /// What the rules of the webhook configuration must send.
-    fn subject(self) -> &'static str {
+    /// The operation and resource that the rules of the webhook configuration must select.
+    fn operation_and_resource(self) -> &'static str {
         match self {
             Self::Mutate | Self::Validate => "CREATE workflowexecutions",
             Self::ClearBlock => "UPDATE workflowexecutions/status",
         }
     }
 
-    /// In logs and metrics.
+    /// Name in logs and metrics.
     fn label(self) -> &'static str {
         match self {
             Self::Mutate => "mutate",
@@ -86,47 +88,48 @@ impl Operation {
     }
 }
 
-/// Judges reviews.
-pub struct Gate {
+/// Serves admission reviews.
+pub struct ReviewService {
     mutator: Mutator,
     validator: Validator,
     metrics: Metrics,
-    room: Semaphore,
+    /// One permit per KiB.
+    memory_budget: Semaphore,
 }
 
-impl Gate {
-    /// With all its room.
+impl ReviewService {
+    /// Creates the service; its whole memory budget is free.
     pub fn new(mutator: Mutator, validator: Validator, metrics: Metrics) -> Self {
         Self {
             mutator,
             validator,
             metrics,
-            room: Semaphore::new(ROOM),
+            memory_budget: Semaphore::new(MEMORY_BUDGET_KIB),
         }
     }
 
-    /// The paths of the webhook configurations.
+    /// The router for the paths in the webhook configurations.
     pub fn routes(self) -> Router {
-        let gate = Arc::new(self);
+        let service = Arc::new(self);
         Operation::ALL
             .into_iter()
             .fold(Router::new(), |routes, operation| {
-                let handler = async move |State(gate): State<Arc<Self>>,
-                                          judging: Option<Extension<Judging>>,
+                let handler = async move |State(service): State<Arc<Self>>,
+                                          connection: Option<Extension<ConnectionHandle>>,
                                           body: Body| {
-                    gate.answer(operation, judging, body).await
+                    service.respond(operation, connection, body).await
                 };
-                routes.route(operation.path(), post(handler).with_state(gate.clone()))
+                routes.route(operation.path(), post(handler).with_state(service.clone()))
             })
     }
 
-    async fn judge(
+    async fn review(
         &self,
         operation: Operation,
         request: &Request<'_>,
         deadline: Instant,
     ) -> Verdict {
-        let lookups_end = deadline - LOOKUPS_END_BEFORE;
+        let lookups_end = deadline - LOOKUP_MARGIN;
         match operation {
             Operation::Mutate => self.mutator.mutate(request, lookups_end).await,
             Operation::Validate => self.validator.validate(request, lookups_end).await,
@@ -134,85 +137,93 @@ impl Gate {
         }
     }
 
-    /// Reads the question, has it judged within the deadline, and answers it.
-    async fn answer(
+    /// Reads a request, reviews it within the deadline, and returns the HTTP response.
+    async fn respond(
         &self,
         operation: Operation,
-        judging: Option<Extension<Judging>>,
+        connection: Option<Extension<ConnectionHandle>>,
         body: Body,
     ) -> Response {
         let started = Instant::now();
-        let answered = async {
-            let (_room, body) = self.read(body).await?;
-            let _judging = judging.map(|Extension(judging)| judging.begin());
-            let request = Request::read(&body, operation.subject())?;
+        let response = async {
+            let (_reservation, body) = self.read_body(body).await?;
+            let _busy = connection.map(|Extension(connection)| connection.mark_busy());
+            let request = Request::read(&body, operation.operation_and_resource())?;
             let deadline = started + DEADLINE;
-            let verdict = self.decide(operation, &request, deadline).await;
+            let verdict = self.review_within(operation, &request, deadline).await;
             self.metrics
                 .answered(operation.label(), &verdict, started.elapsed());
-            let answer = verdict.answer(&request.uid)?;
-            Ok(([(header::CONTENT_TYPE, "application/json")], answer).into_response())
+            let body = verdict.response(&request.uid)?;
+            Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
         };
-        answered.await.unwrap_or_else(|NoAnswer { code, message }| {
-            let operation = operation.label();
-            let code_number = code.as_u16();
-            tracing::warn!(
-                operation,
-                code = code_number,
-                why = message,
-                "no review was answered"
-            );
-            self.metrics.turned_away(operation, code);
-            let again =
-                (code == StatusCode::TOO_MANY_REQUESTS).then_some([(header::RETRY_AFTER, "1")]);
-            (code, again, message).into_response()
-        })
+        response
+            .await
+            .unwrap_or_else(|HttpError { code, message }| {
+                let operation = operation.label();
+                let code_number = code.as_u16();
+                tracing::warn!(
+                    operation,
+                    code = code_number,
+                    reason = message,
+                    "request rejected without a review"
+                );
+                self.metrics.turned_away(operation, code);
+                let retry_after =
+                    (code == StatusCode::TOO_MANY_REQUESTS).then_some([(header::RETRY_AFTER, "1")]);
+                (code, retry_after, message).into_response()
+            })
     }
 
-    /// The body, within its deadline. What has come takes room, not what is announced: who sends
-    /// slowly keeps nobody out.
-    async fn read(&self, mut body: Body) -> Result<(SemaphorePermit<'_>, Vec<u8>), NoAnswer> {
+    /// Reads the body within its deadline and reserves memory for the received bytes. The announced
+    /// `Content-Length` reserves nothing, so that slow clients cannot use up the budget.
+    async fn read_body(&self, mut body: Body) -> Result<(SemaphorePermit<'_>, Vec<u8>), HttpError> {
         if body.size_hint().lower() > MAX_BODY as u64 {
             return Err(too_large());
         }
         let reading = async {
-            let (mut room, mut bytes) = (self.room(1).await?, Vec::new());
+            let (mut reservation, mut bytes) = (self.reserve(1).await?, Vec::new());
             while let Some(frame) = body.frame().await {
-                let frame = frame.map_err(NoAnswer::bad_request)?;
+                let frame = frame.map_err(HttpError::bad_request)?;
                 let data = frame.data_ref().map_or(&[][..], |data| data);
                 if bytes.len() + data.len() > MAX_BODY {
                     return Err(too_large());
                 }
                 bytes.extend_from_slice(data);
-                // Without waiting: two that hold half of their room each would wait for ever.
-                let more = ((TAKES * bytes.len()) >> 10).saturating_sub(room.num_permits());
+                // Without waiting: reviews that each hold a part of the budget would deadlock.
+                let needed = (BODY_OVERHEAD_FACTOR * bytes.len()) >> 10;
+                let more = needed.saturating_sub(reservation.num_permits());
                 let more = u32::try_from(more).unwrap_or(u32::MAX);
-                room.merge(self.room.try_acquire_many(more).map_err(|_| no_room())?);
+                let more = self.memory_budget.try_acquire_many(more);
+                reservation.merge(more.map_err(|_| too_many_reviews())?);
             }
-            let more = LEAST.saturating_sub(room.num_permits());
-            room.merge(self.room(more).await?);
-            Ok((room, bytes))
+            let more = MIN_RESERVATION_KIB.saturating_sub(reservation.num_permits());
+            reservation.merge(self.reserve(more).await?);
+            Ok((reservation, bytes))
         };
-        let late = |_| NoAnswer {
+        let timed_out = |_| HttpError {
             code: StatusCode::REQUEST_TIMEOUT,
             message: format!(
-                "the body did not come within {} ms",
+                "the request body was not received within {} ms: try again",
                 BODY_DEADLINE.as_millis()
             ),
         };
         let read = tokio::time::timeout(BODY_DEADLINE, reading).await;
-        read.map_err(late)?
+        read.map_err(timed_out)?
     }
 
-    /// So much, in a while.
-    async fn room(&self, kib: usize) -> Result<SemaphorePermit<'_>, NoAnswer> {
+    /// Reserves memory; waits at most `ADMISSION_WAIT`.
+    async fn reserve(&self, kib: usize) -> Result<SemaphorePermit<'_>, HttpError> {
         let kib = u32::try_from(kib).unwrap_or(u32::MAX);
-        let acquired = tokio::time::timeout(PATIENCE, self.room.acquire_many(kib)).await;
-        acquired.ok().and_then(Result::ok).ok_or_else(no_room)
+        let acquired =
+            tokio::time::timeout(ADMISSION_WAIT, self.memory_budget.acquire_many(kib)).await;
+        acquired
+            .ok()
+            .and_then(Result::ok)
+            .ok_or_else(too_many_reviews)
     }
 
-    /// The verdict, also where the handler takes too long or fails.
-    async fn decide(
+    /// Reviews a request; a handler that panics or exceeds `deadline` results in a denial.
+    async fn review_within(
         &self,
         operation: Operation,
         request: &Request<'_>,
@@ -222,26 +233,26 @@ impl Gate {
             "review",
             operation = operation.label(),
             uid = request.uid,
-            // Whoever reaches the port can send anything.
+            // Cut, since any client that reaches the port can send names of any length.
             namespace = cut(&request.namespace, MAX_NAME),
             name = cut(&request.name, MAX_NAME),
             user = cut(&request.user().username, MAX_NAME),
         );
-        let judged = AssertUnwindSafe(self.judge(operation, request, deadline)).catch_unwind();
+        let review = AssertUnwindSafe(self.review(operation, request, deadline)).catch_unwind();
         async {
-            let verdict = match tokio::time::timeout_at(deadline, judged).await {
+            let verdict = match tokio::time::timeout_at(deadline, review).await {
                 Ok(Ok(verdict)) => verdict,
-                Ok(Err(panic)) => Verdict::refuse(vec![Refusal::Panicked(message_of(&*panic))]),
+                Ok(Err(panic)) => Verdict::refuse(vec![Refusal::Panicked(panic_message(&*panic))]),
                 Err(_) => Verdict::refuse(vec![Refusal::Timeout {
                     milliseconds: DEADLINE.as_millis(),
                 }]),
             };
             if verdict.refusals.is_empty() {
-                tracing::debug!("allowed");
+                tracing::debug!("review allowed");
             } else {
-                // Values may be secret: they are told to who sent them.
-                tracing::info!(rules = verdict.rules(), "denied");
-                tracing::debug!(answer = verdict.message(), "denied");
+                // The full message quotes values, which may be secret: debug level only.
+                tracing::info!(rules = verdict.rules(), "review denied");
+                tracing::debug!(message_to_user = verdict.message(), "review denied");
             }
             verdict
         }
@@ -250,14 +261,14 @@ impl Gate {
     }
 }
 
-/// What the API server hears where there is no review to answer, or no room for one. It repeats
-/// a 429 with `Retry-After`, within its deadline.
-struct NoAnswer {
+/// The HTTP response to a request that is not reviewed. The API server repeats a request after a
+/// 429 with `Retry-After`, within its timeout for the webhook.
+struct HttpError {
     code: StatusCode,
     message: String,
 }
 
-impl NoAnswer {
+impl HttpError {
     fn bad_request(error: impl Display) -> Self {
         Self {
             code: StatusCode::BAD_REQUEST,
@@ -266,13 +277,13 @@ impl NoAnswer {
     }
 }
 
-impl From<NoReview> for NoAnswer {
-    fn from(error: NoReview) -> Self {
+impl From<ReviewError> for HttpError {
+    fn from(error: ReviewError) -> Self {
         Self::bad_request(error)
     }
 }
 
-impl From<serde_json::Error> for NoAnswer {
+impl From<serde_json::Error> for HttpError {
     fn from(error: serde_json::Error) -> Self {
         Self {
             code: StatusCode::INTERNAL_SERVER_ERROR,
@@ -281,24 +292,24 @@ impl From<serde_json::Error> for NoAnswer {
     }
 }
 
-fn no_room() -> NoAnswer {
-    NoAnswer {
+fn too_many_reviews() -> HttpError {
+    HttpError {
         code: StatusCode::TOO_MANY_REQUESTS,
-        message: "too many reviews at one time: try again".to_owned(),
+        message: "too many concurrent reviews: try again".to_owned(),
     }
 }
 
-fn too_large() -> NoAnswer {
-    NoAnswer {
+fn too_large() -> HttpError {
+    HttpError {
         code: StatusCode::PAYLOAD_TOO_LARGE,
-        message: format!("a review has at most {} MiB", MAX_BODY >> 20),
+        message: format!("the request body must be at most {} MiB", MAX_BODY >> 20),
     }
 }
 
-fn message_of(panic: &(dyn Any + Send)) -> String {
+fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|&text| text.to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-    text.unwrap_or_else(|| "it panicked".to_owned())
+    text.unwrap_or_else(|| "panic without a message".to_owned())
 }
 
 #[cfg(test)]

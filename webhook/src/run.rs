@@ -1,4 +1,4 @@
-//! The wiring.
+//! Builds the webhook from its arguments and runs it.
 
 use std::sync::Arc;
 
@@ -18,18 +18,19 @@ use crate::certificate::ServingCertificate;
 use crate::lookups::Lookups;
 use crate::metrics::Metrics;
 use crate::mutate::Mutator;
-use crate::routes::Gate;
+use crate::routes::ReviewService;
 use crate::scope::Scope;
 use crate::server::{self, Limits};
 use crate::validate::Validator;
 
-const CERTIFICATE_VALID: &str = "certificate valid";
-const NOT_LEAVING: &str = "not shutting down";
+/// Readiness checks, named in the response of `/readyz` while they fail.
+const CERTIFICATE_VALID: &str = "certificate-valid";
+const NOT_SHUTTING_DOWN: &str = "not-shutting-down";
 
-/// Serves admission reviews until a signal.
+/// Serves admission reviews until SIGTERM or SIGINT.
 pub async fn run(args: Args) -> Result<()> {
     let stop = shutdown::on_signal()?;
-    let ended = CancellationToken::new();
+    let serving_ended = CancellationToken::new();
     let certificate = ServingCertificate::load(&args.cert_dir).context("--cert-dir")?;
     let client = client::connect().await?;
     let catalog = DirectoryCatalog::open(&args.catalog_dir).context("--catalog-dir")?;
@@ -43,26 +44,28 @@ pub async fn run(args: Args) -> Result<()> {
     let validator = Validator {
         catalog,
         kinds: ServedKinds::new(&client),
-        lookups: Lookups::start(&client, &args.execution_namespace, ended.clone()),
+        lookups: Lookups::start(&client, &args.execution_namespace, serving_ended.clone()),
         default_service_account: args.default_service_account,
         on_outage: args.on_catalog_outage,
         scope,
     };
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
-    let readiness = Readiness::of(&[CERTIFICATE_VALID, NOT_LEAVING]);
+    let readiness = Readiness::of(&[CERTIFICATE_VALID, NOT_SHUTTING_DOWN]);
 
     let listener = TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("--listen {}", args.listen))?;
-    let endpoints = args.process.serve(readiness.clone(), registry, &ended);
+    let endpoints = args
+        .process
+        .serve(readiness.clone(), registry, &serving_ended);
     endpoints.await?;
-    readiness.set(NOT_LEAVING, true);
+    readiness.set(NOT_SHUTTING_DOWN, true);
     tokio::spawn({
         let (stop, readiness) = (stop.clone(), readiness.clone());
         async move {
             stop.cancelled().await;
-            readiness.set(NOT_LEAVING, false);
+            readiness.set(NOT_SHUTTING_DOWN, false);
         }
     });
     let observe = {
@@ -71,22 +74,26 @@ pub async fn run(args: Args) -> Result<()> {
             observe_certificate(certificate, &metrics, &readiness);
         }
     };
-    tokio::spawn(certificate.clone().follow(stop.clone(), observe));
+    tokio::spawn(certificate.clone().reload_on_change(stop.clone(), observe));
     tracing::info!(address = %args.listen, "serving admission reviews");
-    let routes = Gate::new(mutator, validator, metrics).routes();
+    let routes = ReviewService::new(mutator, validator, metrics).routes();
     let limits = Limits::default();
     server::serve(listener, server::tls(certificate), routes, limits, stop).await;
-    ended.cancel();
-    tracing::info!("done");
+    serving_ended.cancel();
+    tracing::info!("shutdown complete");
     Ok(())
 }
 
 fn observe_certificate(certificate: &ServingCertificate, metrics: &Metrics, readiness: &Readiness) {
-    let valid = certificate.valid().unwrap_or(0..0);
+    // A certificate that cannot be parsed counts as expired.
+    let validity = certificate.validity().unwrap_or(0..0);
     let now = Timestamp::now().as_second();
-    #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit")]
-    metrics.certificate_expiry.set(valid.end as f64);
-    readiness.set(CERTIFICATE_VALID, valid.contains(&now));
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "seconds since the Unix epoch fit into 52 bits"
+    )]
+    metrics.certificate_expiry.set(validity.end as f64);
+    readiness.set(CERTIFICATE_VALID, validity.contains(&now));
 }
 
 #[cfg(test)]
@@ -100,7 +107,7 @@ mod tests {
 
     use super::*;
 
-    /// What `/readyz` and the metric say with a certificate of these years.
+    /// Status of `/readyz`, and the metrics, with a certificate valid from one year until another.
     async fn observed(from: i32, until: i32) -> (StatusCode, String) {
         let directory = tempfile::tempdir().expect("a directory");
         let key = KeyPair::generate().expect("a key");
@@ -117,14 +124,14 @@ mod tests {
         let readiness = Readiness::of(&[CERTIFICATE_VALID]);
         observe_certificate(&certificate, &metrics, &readiness);
         let request = Request::get("/readyz").body(Body::empty());
-        let answer = health(readiness).oneshot(request.expect("a request")).await;
+        let response = health(readiness).oneshot(request.expect("a request")).await;
         let mut text = String::new();
         encode(&mut text, &registry).expect("metrics");
-        (answer.expect("an answer").status(), text)
+        (response.expect("a response").status(), text)
     }
 
     #[tokio::test]
-    async fn only_a_certificate_that_is_valid_now_is_ready_and_its_end_is_told() {
+    async fn readiness_invalid_certificate_is_unready_and_expiry_is_exported() {
         assert_eq!(observed(2020, 2999).await.0, StatusCode::OK);
         assert_eq!(
             observed(2998, 2999).await.0,

@@ -1,19 +1,19 @@
-//! Where WorkflowExecutions are run: one in a namespace that no controller watches would wait for
-//! ever, with a finalizer that nobody takes off.
+//! The namespaces that a controller watches. A WorkflowExecution in another namespace is denied: no
+//! controller would run it or remove its finalizer.
 
 use crate::refusal::Refusal;
 
-/// The namespaces that a controller watches; all, where none is named.
+/// The namespaces that a controller watches; an empty list means all namespaces.
 #[derive(Clone, Debug, Default)]
 pub struct Scope(Vec<String>);
 
 impl Scope {
-    /// These; all, where there are none.
+    /// Watches `namespaces`; an empty list means all namespaces.
     pub fn of(namespaces: Vec<String>) -> Self {
         Self(namespaces)
     }
 
-    /// Why nothing is run in `namespace`; empty where something is.
+    /// The reason to deny a WorkflowExecution in `namespace`; empty if the namespace is watched.
     pub fn refusal(&self, namespace: &str) -> Vec<Refusal> {
         let watched = self.0.is_empty() || self.0.iter().any(|it| it == namespace);
         let refusal = (!watched).then(|| Refusal::NamespaceNotWatched {
@@ -28,14 +28,15 @@ impl Scope {
 mod tests {
     use super::*;
 
+    /// BR-WE-001
     #[test]
-    fn br_we_001_only_where_a_controller_watches() {
+    fn refusal_unwatched_namespace_names_the_watched_ones() {
         let scope = Scope::of(vec!["prod".to_owned(), "test".to_owned()]);
         assert_eq!(scope.refusal("prod"), []);
-        let [refusal] = scope.refusal("dev").try_into().expect("one");
+        let [refusal] = scope.refusal("dev").try_into().expect("one refusal");
         assert_eq!(
             refusal.to_string(),
-            "no controller watches namespace \"dev\": use one of prod, test"
+            "unsupported value \"dev\": no controller watches this namespace; supported values are \"prod\", \"test\""
         );
         assert_eq!(Scope::default().refusal("dev"), []);
     }

@@ -1,9 +1,10 @@
-//! The TLS accept loop, for clients that mean no harm and for those that do.
+//! The TLS server: accepts connections and serves HTTP/1.1 and HTTP/2 on them, with bounds that
+//! hold against hostile clients.
 //!
-//! A handshake runs in its connection's own task. The number of connections is bounded: when all
-//! are taken, the one that has done nothing for the longest time makes room, so that neither
-//! half-open nor slow nor idle ones keep the API server out. On shutdown clients are told to go
-//! elsewhere while they are still served.
+//! Each handshake runs in the task of its connection. The number of connections is limited: at the
+//! limit, a new connection evicts the one that has been idle longest, so that half-open, slow and
+//! idle connections cannot lock out the API server. During shutdown, requests are still served
+//! while clients are asked to reconnect (`Connection: close`, GOAWAY).
 
 mod connections;
 
@@ -26,41 +27,43 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-pub use self::connections::Judging;
+pub use self::connections::ConnectionHandle;
 use self::connections::{Connections, Entry};
 use crate::certificate::ServingCertificate;
 
-/// After an accept that failed (no file descriptors left), so that the loop does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Connections that are told about their end, beyond those that are served.
-const FAREWELLS: usize = 32;
-/// All headers of a request.
+/// Delay after a failed accept (no file descriptors left), so that the loop does not spin.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
+/// Evicted connections that may finish their graceful shutdown although their slot is taken again;
+/// further ones are dropped at once, which bounds the file descriptors under attack.
+const MAX_GRACEFUL_EVICTIONS: usize = 32;
+/// Bytes of all headers of a request.
 const MAX_HEADERS: u32 = 16 << 10;
-/// Requests at one time on one HTTP/2 connection.
+/// Concurrent requests on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 32;
-/// How much of a body may be on its way before it is asked for.
-const WINDOW: u32 = 64 << 10;
-/// How soon another connection is asked to make room, where all were busy.
-const MAKE_ROOM_AGAIN: Duration = Duration::from_millis(20);
-/// An HTTP/2 peer that is gone is noticed by these.
+/// HTTP/2 flow control: bytes of a body that are buffered before a handler reads them.
+const FLOW_CONTROL_WINDOW: u32 = 64 << 10;
+/// Delay until the next eviction is tried, when all connections are busy or have not closed yet.
+const EVICTION_RETRY_DELAY: Duration = Duration::from_millis(20);
+/// HTTP/2 pings detect a peer that has vanished without closing its connection.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
-const PING_DEADLINE: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How much and how long.
+/// Limits on connections and their phases.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at one time.
+    /// Concurrent connections.
     pub connections: usize,
-    /// From the accept to the end of the handshake.
+    /// Longest time from the accept to the end of the TLS handshake.
     pub handshake: Duration,
-    /// From the handshake to the first request's headers.
+    /// Longest time from the handshake to the headers of the first request.
     pub first_request: Duration,
-    /// Between two requests; clients of the API server's kind keep connections for 90 s, and
-    /// should be the ones to close.
+    /// Longest time between two requests. Above the 90 s after which the API server's HTTP client
+    /// closes an idle connection: if the server closed first, a request could be lost.
     pub idle: Duration,
-    /// From the signal to the end of accepting: until the last client knows where else to go.
+    /// How long new connections are still accepted after the shutdown signal: until every node has
+    /// removed this pod from the Service's endpoints.
     pub lame_duck: Duration,
-    /// For the connections that are left then.
+    /// How long the remaining connections may finish their requests after that.
     pub drain: Duration,
 }
 
@@ -77,7 +80,7 @@ impl Default for Limits {
     }
 }
 
-/// TLS 1.2 and 1.3 with whatever certificate is current.
+/// TLS 1.2 and 1.3; each handshake uses the current certificate.
 pub fn tls(certificate: Arc<ServingCertificate>) -> ServerConfig {
     let mut config = ServerConfig::builder()
         .with_no_client_auth()
@@ -86,39 +89,40 @@ pub fn tls(certificate: Arc<ServingCertificate>) -> ServerConfig {
     config
 }
 
-/// What every connection needs.
+/// State shared by all connections.
 struct Server {
     acceptor: TlsAcceptor,
     http: Builder<TokioExecutor>,
     routes: Router,
     limits: Limits,
-    farewells: Semaphore,
-    /// Clients are to go elsewhere.
-    leaving: CancellationToken,
-    /// Nobody is served any more.
-    ended: CancellationToken,
+    graceful_evictions: Semaphore,
+    /// Cancelled at the shutdown signal: clients are asked to reconnect.
+    shutting_down: CancellationToken,
+    /// Cancelled after `Limits::lame_duck`: connections are closed.
+    draining: CancellationToken,
 }
 
-/// Serves until some seconds after `leaving`, then lets open requests finish.
+/// Serves until `limits.lame_duck` after `shutting_down` is cancelled, then waits up to
+/// `limits.drain` for open requests.
 pub async fn serve(
     listener: TcpListener,
     tls: ServerConfig,
     routes: Router,
     limits: Limits,
-    leaving: CancellationToken,
+    shutting_down: CancellationToken,
 ) {
     let server = Arc::new(Server {
         acceptor: TlsAcceptor::from(Arc::new(tls)),
         http: http(limits),
         routes,
         limits,
-        farewells: Semaphore::new(FAREWELLS),
-        leaving,
-        ended: CancellationToken::new(),
+        graceful_evictions: Semaphore::new(MAX_GRACEFUL_EVICTIONS),
+        shutting_down,
+        draining: CancellationToken::new(),
     });
     let slots = Arc::new(Semaphore::new(limits.connections));
     let lame_duck = async {
-        server.leaving.cancelled().await;
+        server.shutting_down.cancelled().await;
         tokio::time::sleep(limits.lame_duck).await;
     };
     tokio::select! {
@@ -126,11 +130,11 @@ pub async fn serve(
         () = lame_duck => {}
     }
     drop(listener);
-    server.ended.cancel();
+    server.draining.cancel();
     let all = u32::try_from(limits.connections).unwrap_or(u32::MAX);
     let drained = tokio::time::timeout(limits.drain, slots.acquire_many(all));
     if drained.await.is_err() {
-        tracing::warn!("some connections did not end in time");
+        tracing::warn!("connections still open after the drain timeout");
     }
 }
 
@@ -139,34 +143,34 @@ fn http(limits: Limits) -> Builder<TokioExecutor> {
     http.http1()
         .timer(TokioTimer::new())
         .max_buf_size(MAX_HEADERS as usize)
-        // It runs between requests, too.
+        // hyper applies this timeout between requests as well, so it must not be below `idle`.
         .header_read_timeout(limits.idle);
     http.http2()
         .timer(TokioTimer::new())
         .max_header_list_size(MAX_HEADERS)
         .max_concurrent_streams(MAX_STREAMS)
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW)
+        .initial_stream_window_size(FLOW_CONTROL_WINDOW)
+        .initial_connection_window_size(FLOW_CONTROL_WINDOW)
         .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_DEADLINE);
+        .keep_alive_timeout(PING_TIMEOUT);
     http
 }
 
-/// For ever: each connection gets a slot, if need be that of one that does nothing.
+/// Accepts connections and spawns a task for each. Never returns.
 async fn accept(listener: &TcpListener, server: &Arc<Server>, slots: &Arc<Semaphore>) {
     let connections = Connections::default();
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                tracing::warn!(%error, "accept failed, retrying");
+                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 continue;
             }
         };
-        // Answers are small, and several may be on their way on one connection.
+        // Responses are small: Nagle's algorithm would delay concurrent ones on a connection.
         if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a connection was gone at once");
+            tracing::debug!(%error, "setting TCP_NODELAY failed, connection dropped");
             continue;
         }
         let slot = take_slot(slots, &connections).await;
@@ -175,29 +179,40 @@ async fn accept(listener: &TcpListener, server: &Arc<Server>, slots: &Arc<Semaph
     }
 }
 
-/// A slot, if need be that of a connection that does nothing. When all are busy, new ones wait in the
-/// kernel's queue: a request has a deadline.
+/// Takes a connection slot; evicts the longest idle connection if there is none. When all
+/// connections are busy, new ones wait in the kernel's accept queue: busy ones become idle within
+/// the deadline of their reviews.
 async fn take_slot(slots: &Arc<Semaphore>, connections: &Connections) -> OwnedSemaphorePermit {
     loop {
         if slots.available_permits() == 0 {
-            connections.close_longest_idle();
+            connections.evict_longest_idle();
         }
-        let freed = tokio::time::timeout(MAKE_ROOM_AGAIN, slots.clone().acquire_owned());
-        if let Ok(Ok(slot)) = freed.await {
+        let acquired = tokio::time::timeout(EVICTION_RETRY_DELAY, slots.clone().acquire_owned());
+        if let Ok(Ok(slot)) = acquired.await {
             return slot;
         }
     }
 }
 
-/// Why a connection is ended from here.
+/// Why the server closes a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum End {
-    /// Another one needs its slot.
-    MakesRoom,
-    /// It has been idle for too long.
+enum CloseReason {
+    /// A new connection needs the slot.
+    Evicted,
+    /// The connection exceeded the time limit of its phase.
     Idle,
-    /// The process ends.
+    /// The process shuts down.
     Shutdown,
+}
+
+impl CloseReason {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Evicted => "evicted",
+            Self::Idle => "idle",
+            Self::Shutdown => "shutdown",
+        }
+    }
 }
 
 impl Server {
@@ -212,75 +227,80 @@ impl Server {
             stream = tokio::time::timeout(self.limits.handshake, handshake) => match stream {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
-                Err(_) => return tracing::debug!("TLS handshake took too long"),
+                Err(_) => return tracing::debug!("TLS handshake timed out"),
             },
-            () = entry.evicted() => return tracing::debug!("TLS handshake made room"),
-            () = self.ended.cancelled() => return,
+            () = entry.evicted() => return tracing::debug!("TLS handshake aborted, connection evicted"),
+            () = self.draining.cancelled() => return,
         };
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2".as_slice());
-        entry.shook_hands();
+        entry.handshake_done();
         let service = {
             let (server, entry) = (self.clone(), entry.clone());
-            service_fn(move |request| server.clone().answer(entry.clone(), request))
+            service_fn(move |request| server.clone().serve_request(entry.clone(), request))
         };
         let mut serving = pin!(self.http.serve_connection(TokioIo::new(stream), service));
-        let end = tokio::select! {
-            result = serving.as_mut() => return note(result),
-            end = self.end(&entry, is_http2) => end,
+        let reason = tokio::select! {
+            result = serving.as_mut() => return log_error(result),
+            reason = self.close_reason(&entry, is_http2) => reason,
         };
-        tracing::debug!(?end, "a connection is closed");
+        tracing::debug!(reason = reason.as_str(), "closing connection");
         serving.as_mut().graceful_shutdown();
-        if end == End::MakesRoom {
-            // The slot is needed now; a few may say goodbye, an attacker's many may not.
+        if reason == CloseReason::Evicted {
+            // Free the slot now. A busy connection finishes its requests in any case.
             drop(slot);
-            let farewell = self.farewells.try_acquire();
-            if farewell.is_err() && !entry.is_busy() {
+            let graceful = self.graceful_evictions.try_acquire();
+            if graceful.is_err() && !entry.is_busy() {
                 return;
             }
             let _ = tokio::time::timeout(self.limits.drain, serving).await;
             return;
         }
         if let Ok(result) = tokio::time::timeout(self.limits.drain, serving).await {
-            note(result);
+            log_error(result);
         }
         drop(slot);
     }
 
-    async fn answer(
+    async fn serve_request(
         self: Arc<Self>,
         entry: Arc<Entry>,
         mut request: Request<Incoming>,
     ) -> Result<Response<Body>, Infallible> {
-        entry.used();
-        request.extensions_mut().insert(Judging(entry.clone()));
+        entry.mark_used();
+        request
+            .extensions_mut()
+            .insert(ConnectionHandle(entry.clone()));
         let is_http2 = request.version() == Version::HTTP_2;
         let Ok(mut response) = self.routes.clone().oneshot(request).await;
-        if self.leaving.is_cancelled() && !is_http2 {
+        if self.shutting_down.is_cancelled() && !is_http2 {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }
-        entry.used();
+        entry.mark_used();
         Ok(response)
     }
 
-    /// Until there is a reason to end the connection. HTTP/2 has a way to say so between requests,
-    /// once the first has come: before, the client is cut off. An HTTP/1.1 client hears it with
-    /// its next answer, lest it lose a request that it is just sending.
-    async fn end(&self, entry: &Entry, is_http2: bool) -> End {
-        let told = async {
-            self.leaving.cancelled().await;
-            entry.asked().await;
+    /// Waits until there is a reason to close the connection.
+    ///
+    /// During shutdown an HTTP/2 connection gets a GOAWAY as soon as it has had a request: the
+    /// client then repeats what the server has not accepted. Before the first request hyper would
+    /// cut the connection instead. An HTTP/1.1 connection is closed with its next response
+    /// (`Connection: close`): closing it between requests could lose a request in flight.
+    async fn close_reason(&self, entry: &Entry, is_http2: bool) -> CloseReason {
+        let goaway = async {
+            self.shutting_down.cancelled().await;
+            entry.first_request().await;
         };
-        let mut told = pin!(told);
+        let mut goaway = pin!(goaway);
         loop {
-            let quiet_until = entry.quiet_until(&self.limits);
+            let idle_deadline = entry.idle_deadline(&self.limits);
             tokio::select! {
-                () = entry.evicted() => return End::MakesRoom,
-                () = told.as_mut(), if is_http2 => return End::Shutdown,
-                () = self.ended.cancelled() => return End::Shutdown,
-                () = tokio::time::sleep_until(quiet_until) => {
-                    if entry.quiet_until(&self.limits) <= quiet_until {
-                        return End::Idle;
+                () = entry.evicted() => return CloseReason::Evicted,
+                () = goaway.as_mut(), if is_http2 => return CloseReason::Shutdown,
+                () = self.draining.cancelled() => return CloseReason::Shutdown,
+                () = tokio::time::sleep_until(idle_deadline) => {
+                    if entry.idle_deadline(&self.limits) <= idle_deadline {
+                        return CloseReason::Idle;
                     }
                 }
             }
@@ -288,9 +308,9 @@ impl Server {
     }
 }
 
-fn note(result: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
+fn log_error(result: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
     if let Err(error) = result {
-        tracing::debug!(error, "a connection ended");
+        tracing::debug!(error, "connection failed");
     }
 }
 

@@ -1,5 +1,6 @@
-//! The validating handler: all static rules again, and what takes a look-up: the catalog, the
-//! target's kind, the ServiceAccount, the dependencies. All that is wrong is said together.
+//! The validating handler: repeats the static rules, then runs the checks that need a lookup:
+//! catalog entry, kind of the target, engine, ServiceAccount, dependencies. One denial lists every
+//! failed check.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -20,32 +21,32 @@ use crate::refusal::Refusal;
 use crate::review::{Request, Verdict};
 use crate::scope::Scope;
 
-/// Judges creates.
+/// Reviews CREATE requests.
 pub struct Validator {
-    /// Where workflows are looked up.
+    /// The workflow catalog.
     pub catalog: Arc<dyn Catalog>,
-    /// What the cluster serves.
+    /// The kinds that the API server serves.
     pub kinds: ServedKinds,
     /// Reads in the execution namespace.
     pub lookups: Lookups,
-    /// Who runs what names nobody.
+    /// ServiceAccount of a spec without `executionConfig.serviceAccountName`.
     pub default_service_account: String,
-    /// What to do when something cannot be asked.
+    /// Handling of a check that an outage prevents.
     pub on_outage: OnOutage,
-    /// Where requests are run.
+    /// The watched namespaces.
     pub scope: Scope,
 }
 
-/// What is wrong with a dependency, if anything is known.
-type Looked = Result<Option<DependencyProblem>, String>;
+/// The problem of a dependency, or why the dependency could not be read.
+type DependencyResult = Result<Option<DependencyProblem>, String>;
 
-/// What has come out so far.
+/// Results of the checks.
 #[derive(Default)]
 struct Findings {
     refusals: Vec<Refusal>,
-    /// What could not be asked, and about which field.
+    /// Checks that an outage prevented: path of the field, and the cause.
     outages: Vec<(&'static str, String)>,
-    /// What who asks should know.
+    /// Remarks about an allowed spec, returned as warnings.
     remarks: Vec<String>,
 }
 
@@ -54,16 +55,21 @@ impl Findings {
         self.refusals.extend(refusals);
     }
 
-    /// What was found, or why nothing was.
-    fn take<T>(&mut self, field: &'static str, what: &str, answer: Result<T, String>) -> Option<T> {
-        let outage = |why| self.outages.push((field, format!("{what} ({why})")));
-        answer.map_err(outage).ok()
+    /// Returns what a check found; records an outage if the check could not run.
+    fn record<T>(
+        &mut self,
+        field: &'static str,
+        check: &str,
+        result: Result<T, String>,
+    ) -> Option<T> {
+        let outage = |why| self.outages.push((field, format!("{check} ({why})")));
+        result.map_err(outage).ok()
     }
 }
 
 impl Validator {
-    /// Judges a create. Changes nothing, so a dry run gets the same answer.
-    /// Look-ups are made side by side, until `deadline`.
+    /// Reviews a CREATE request. Has no side effects, so a dry run gets the same verdict. Lookups
+    /// run concurrently until `deadline`.
     pub async fn validate(&self, request: &Request<'_>, deadline: Instant) -> Verdict {
         let spec = match Created::read(request) {
             Ok(created) => created.spec,
@@ -80,16 +86,16 @@ impl Validator {
         let engine = checked.requested.engine();
         let account = checked.service_account.as_ref();
         let account = account.unwrap_or(&self.default_service_account);
-        let (workflow, misfit, lacking, account) = tokio::join!(
+        let (workflow, kind_violation, engine_violation, account) = tokio::join!(
             self.workflow(&checked, deadline),
             within(deadline, self.kinds.misfit(&checked.target)),
             within(deadline, self.kinds.lacks(engine)),
             self.lookups.account_refusal(account),
         );
 
-        let workflow = findings.take(
+        let workflow = findings.record(
             "spec.workflowRef.workflowId",
-            "the workflow catalog cannot be asked",
+            "the workflow catalog is unavailable",
             workflow,
         );
         match workflow {
@@ -101,11 +107,11 @@ impl Validator {
                     }
                     Err(violations) => findings.refuse(violations.into_iter().map(Refusal::Spec)),
                 }
-                for answer in dependencies {
-                    let problem = findings.take(
+                for result in dependencies {
+                    let problem = findings.record(
                         "spec.workflowRef.workflowId",
                         "a dependency cannot be checked",
-                        answer,
+                        result,
                     );
                     findings.refuse(problem.flatten().map(Refusal::Dependency));
                 }
@@ -115,19 +121,19 @@ impl Validator {
             })]),
             None => {}
         }
-        let misfit = findings.take(
+        let kind_violation = findings.record(
             "spec.targetResource",
-            "the target's kind cannot be checked",
-            misfit,
+            "the kind of the target cannot be checked",
+            kind_violation,
         );
-        findings.refuse(misfit.flatten().map(Refusal::Spec));
-        let lacking = findings.take(
+        findings.refuse(kind_violation.flatten().map(Refusal::Spec));
+        let engine_violation = findings.record(
             "spec.executionEngine",
             "the engine cannot be checked",
-            lacking,
+            engine_violation,
         );
-        findings.refuse(lacking.flatten().map(Refusal::Spec));
-        let account = findings.take(
+        findings.refuse(engine_violation.flatten().map(Refusal::Spec));
+        let account = findings.record(
             "spec.executionConfig.serviceAccountName",
             "the ServiceAccount cannot be checked",
             account.map_err(|error| in_full(&error)),
@@ -136,28 +142,28 @@ impl Validator {
         self.verdict(findings)
     }
 
-    /// The workflow, and what is wrong with each thing that it needs.
+    /// The catalog entry, and the state of each of its dependencies.
     async fn workflow(
         &self,
         checked: &CheckedSpec,
         deadline: Instant,
-    ) -> Result<Option<(Arc<Workflow>, Vec<Looked>)>, String> {
-        let asked = self.catalog.lookup(&checked.workflow_id);
-        let Some(workflow) = within(deadline, asked).await? else {
+    ) -> Result<Option<(Arc<Workflow>, Vec<DependencyResult>)>, String> {
+        let lookup = self.catalog.lookup(&checked.workflow_id);
+        let Some(workflow) = within(deadline, lookup).await? else {
             return Ok(None);
         };
         let each = dependencies::each(&workflow.dependencies);
-        // Each read has a deadline of its own: it goes on for others when one review gives up.
-        let looks = each.map(async |dependency| self.lookups.dependency(&dependency).await);
-        let looked = join_all(looks).await.into_iter();
-        let looked = looked
-            .map(|answer| answer.map_err(|error| in_full(&error)))
+        // Not bounded by `deadline`: concurrent reviews share a read, which has its own timeout.
+        let reads = each.map(async |dependency| self.lookups.dependency(&dependency).await);
+        let results = join_all(reads).await.into_iter();
+        let results = results
+            .map(|result| result.map_err(|error| in_full(&error)))
             .collect();
-        Ok(Some((workflow, looked)))
+        Ok(Some((workflow, results)))
     }
 
-    /// What is known to be wrong is refused; what could not be checked, the controller checks
-    /// before anything runs.
+    /// Denies if a check found a problem. If an outage prevented a check, `on_outage` decides: the
+    /// controller repeats every check before it creates a Job or PipelineRun.
     fn verdict(&self, findings: Findings) -> Verdict {
         let Findings {
             refusals,
@@ -165,7 +171,7 @@ impl Validator {
             remarks,
         } = findings;
         for (field, outage) in &outages {
-            tracing::warn!(field, outage, "a review could not be completed");
+            tracing::warn!(field, outage, "check skipped because of an outage");
         }
         if !refusals.is_empty() {
             return Verdict::refuse(refusals);
@@ -176,20 +182,22 @@ impl Validator {
             return Verdict::refuse(unavailable.collect());
         }
         let unchecked = outages.into_iter().map(|(_, outage)| {
-            format!("{outage}: not checked yet, the controller will before it runs")
+            format!(
+                "{outage}: not checked yet; the controller checks it before it runs the workflow"
+            )
         });
         let warnings = remarks.into_iter().chain(unchecked);
         warnings.fold(Verdict::allow(), |verdict, warning| verdict.warn(&warning))
     }
 }
 
-/// What is asked, or in words why it is not known.
+/// The result of `lookup`, or the text of its error, or of a missed `deadline`.
 pub async fn within<T, E: Error>(
     deadline: Instant,
-    asked: impl Future<Output = Result<T, E>>,
+    lookup: impl Future<Output = Result<T, E>>,
 ) -> Result<T, String> {
-    match tokio::time::timeout_at(deadline, asked).await {
-        Ok(answer) => answer.map_err(|error| in_full(&error)),
-        Err(_) => Err("no answer in time".to_owned()),
+    match tokio::time::timeout_at(deadline, lookup).await {
+        Ok(result) => result.map_err(|error| in_full(&error)),
+        Err(_) => Err("no response before the deadline".to_owned()),
     }
 }

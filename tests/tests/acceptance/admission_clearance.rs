@@ -130,7 +130,7 @@ async fn br_we_013_a_block_is_cleared_by_who_asks_once_and_for_good_with_the_web
     stage.block("first").await;
     let phase = json!({ "phase": "Pending" });
     let others = "only the controller writes the status of a WorkflowExecution";
-    let forged = "is written by wfe-webhook, which says who asked: write status.blockClearanceRequest instead";
+    let forged = "must be set by wfe-webhook, which records the authenticated user: set status.blockClearanceRequest instead";
     let nothing = "only a Failed WorkflowExecution blocks its target: there is nothing to clear";
     let reason = "must say in 10 to 1024 characters what was found and done";
     stage

@@ -87,7 +87,7 @@ async fn br_we_001_no_review_is_lost_while_certificate_and_process_are_replaced(
         for times in 1..=3 {
             system.renew_certificate().expect("written");
             let webhook = system.webhook.as_ref().expect("one runs");
-            let read = webhook.logged("the serving certificate was read again", times, SECONDS_30);
+            let read = webhook.logged("serving certificate reloaded", times, SECONDS_30);
             read.await.expect("it is noticed");
         }
         system.replace_webhook(&service).await.expect("replaced");

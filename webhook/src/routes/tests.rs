@@ -1,4 +1,4 @@
-//! Reviews through the routes, with an API server that is a function and a catalog that is a map.
+//! Reviews through the HTTP routes, with an in-process API server and catalog.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,23 +28,23 @@ use crate::scope::Scope;
 
 const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
-/// A catalog of one workflow, of one that it cannot be asked for, and of two that are its bugs.
-struct Shelf;
+/// A catalog with the workflow `restart`; other ids make the lookup fail, panic or never return.
+struct FakeCatalog;
 
-impl Catalog for Shelf {
+impl Catalog for FakeCatalog {
     fn lookup<'a>(
         &'a self,
         workflow_id: &'a str,
     ) -> BoxFuture<'a, Result<Option<Arc<Workflow>>, CatalogUnavailable>> {
         let unavailable = || CatalogUnavailable {
-            reason: "it is closed".to_owned(),
+            reason: "connection refused".to_owned(),
         };
         Box::pin(async move {
             match workflow_id {
                 "restart" => Ok(Some(restart())),
-                "closed" => Err(unavailable()),
-                "a bug of the catalog" => panic!("the shelf fell over"),
-                "an endless catalog" => std::future::pending().await,
+                "unavailable" => Err(unavailable()),
+                "panics" => panic!("lookup panicked"),
+                "never returns" => std::future::pending().await,
                 _ => Ok(None),
             }
         })
@@ -59,19 +59,19 @@ dependencies: {{secrets: [{{name: token}}], configMaps: [{{name: settings}}]}}
 parameters: [{{name: REPLICAS, type: integer}}]
 "
     );
-    let read = Workflow::read("restart.yaml", &yaml).expect("right");
+    let read = Workflow::read("restart.yaml", &yaml).expect("a valid entry");
     Arc::new(read.workflow)
 }
 
-/// What there is in the execution namespace, and how often it was asked for a Secret.
+/// An API server with objects in the execution namespace; counts the reads of Secrets.
 #[derive(Clone, Default)]
-struct Cluster {
-    /// Names of Secrets that are not there.
-    absent: Arc<std::sync::Mutex<Vec<&'static str>>>,
+struct FakeApiServer {
+    /// Names of Secrets that do not exist.
+    missing_secrets: Arc<std::sync::Mutex<Vec<&'static str>>>,
     secrets_read: Arc<AtomicUsize>,
 }
 
-impl Cluster {
+impl FakeApiServer {
     fn answer(&self, path: &str) -> (u16, Value) {
         let kind = |group: &str, kind: &str, scope: &str| {
             json!({ "metadata": { "name": group }, "versions": [{ "version": "v1", "freshness": "Current", "resources": [{
@@ -96,12 +96,16 @@ impl Cluster {
                 let list = json!({ "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": { "resourceVersion": "1" }, "items": [account] });
                 (200, list)
             }
-            // The watch has heard of it: who reads it anyway does not get it.
+            // Delivered by the watch: a review that reads it anyway fails.
             (folder, "watched") if folder.ends_with("/serviceaccounts") => (500, json!({})),
             (folder, name) if folder.ends_with("/secrets") => {
                 self.secrets_read.fetch_add(1, Ordering::Relaxed);
-                let absent = self.absent.lock().expect("whole").contains(&name);
-                if absent { missing } else { (200, found) }
+                let is_missing = self
+                    .missing_secrets
+                    .lock()
+                    .expect("not poisoned")
+                    .contains(&name);
+                if is_missing { missing } else { (200, found) }
             }
             (folder, "stranger") if folder.ends_with("/serviceaccounts") => missing,
             _ => (200, found),
@@ -109,57 +113,57 @@ impl Cluster {
     }
 
     fn client(&self) -> Client {
-        let cluster = self.clone();
+        let server = self.clone();
         let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
             let watches = request
                 .uri()
                 .query()
                 .is_some_and(|it| it.contains("watch=true"));
-            let (code, body) = cluster.answer(request.uri().path());
+            let (code, body) = server.answer(request.uri().path());
             async move {
                 if watches {
                     std::future::pending::<()>().await;
                 }
-                // The others that wait for the same answer get to wait.
+                // Lets concurrent reviews join this read.
                 tokio::task::yield_now().await;
                 let body = kube::client::Body::from(body.to_string().into_bytes());
                 Ok::<_, Infallible>(
                     http::Response::builder()
                         .status(code)
                         .body(body)
-                        .expect("one"),
+                        .expect("a response"),
                 )
             }
         });
         Client::new(service, "run")
     }
 
-    /// Routes with the flags that a test is about.
+    /// Routes with these values of the flags.
     fn routes(&self, image_digest: ImageDigest, on_outage: OnOutage) -> Router {
         let client = self.client();
         let scope = Scope::of(vec!["prod".to_owned()]);
         let mutator = Mutator {
-            catalog: Arc::new(Shelf),
+            catalog: Arc::new(FakeCatalog),
             image_digest,
             scope: scope.clone(),
         };
         let validator = Validator {
-            catalog: Arc::new(Shelf),
+            catalog: Arc::new(FakeCatalog),
             kinds: ServedKinds::new(&client),
             lookups: Lookups::start(&client, "run", CancellationToken::new()),
             default_service_account: "runner".to_owned(),
             on_outage,
             scope,
         };
-        Gate::new(mutator, validator, Metrics::new(&mut Registry::default())).routes()
+        ReviewService::new(mutator, validator, Metrics::new(&mut Registry::default())).routes()
     }
 }
 
-fn plain() -> Router {
-    Cluster::default().routes(ImageDigest::Require, OnOutage::Allow)
+fn default_routes() -> Router {
+    FakeApiServer::default().routes(ImageDigest::Require, OnOutage::Allow)
 }
 
-fn good() -> Value {
+fn valid_execution() -> Value {
     json!({ "apiVersion": "kubernaut.ai/v1alpha1", "kind": "WorkflowExecution", "metadata": { "name": "a", "namespace": "prod" }, "spec": {
         "executionEngine": "job",
         "workflowRef": { "workflowId": "restart", "version": "1.0.0", "containerImage": format!("r.io/w/restart:v1@sha256:{HEX}") },
@@ -176,8 +180,8 @@ fn review(object: &Value) -> Value {
     } })
 }
 
-fn changed(pointer: &str, value: Value) -> Value {
-    let mut object = good();
+fn with_field(pointer: &str, value: Value) -> Value {
+    let mut object = valid_execution();
     let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
     let parent = object.pointer_mut(parent).expect("a parent");
     parent[key] = value;
@@ -193,7 +197,7 @@ async fn post(routes: &Router, path: &str, body: impl Into<Body>) -> (StatusCode
     (status, body.to_vec())
 }
 
-async fn ask(routes: &Router, path: &str, object: &Value) -> Value {
+async fn send_review(routes: &Router, path: &str, object: &Value) -> Value {
     let (status, body) = post(routes, path, review(object).to_string()).await;
     assert_eq!(status, StatusCode::OK, "{}", String::from_utf8_lossy(&body));
     let answer: Value = serde_json::from_slice(&body).expect("JSON");
@@ -212,7 +216,7 @@ fn patched(object: &Value, response: &Value) -> Value {
         .expect("base64");
     let patch: Patch = serde_json::from_slice(&patch).expect("a patch");
     let mut object = object.clone();
-    json_patch::patch(&mut object, &patch).expect("it fits");
+    json_patch::patch(&mut object, &patch).expect("the patch applies");
     object
 }
 
@@ -220,18 +224,19 @@ fn message(response: &Value) -> &str {
     response["status"]["message"].as_str().unwrap_or_default()
 }
 
+/// BR-WE-001
 #[rstest]
 #[case::absent(Value::Null)]
 #[case::empty(json!([]))]
 #[case::others(json!(["other"]))]
 #[tokio::test]
-async fn br_we_001_a_good_one_gets_the_finalizer_once_and_nothing_else(#[case] present: Value) {
-    let routes = plain();
-    let mut object = good();
+async fn mutate_valid_object_gets_only_the_finalizer_and_only_once(#[case] present: Value) {
+    let routes = default_routes();
+    let mut object = valid_execution();
     if !present.is_null() {
         object["metadata"]["finalizers"] = present;
     }
-    let patched = patched(&object, &ask(&routes, MUTATE, &object).await);
+    let patched = patched(&object, &send_review(&routes, MUTATE, &object).await);
     let finalizers = patched["metadata"]["finalizers"]
         .as_array()
         .expect("a list");
@@ -245,13 +250,14 @@ async fn br_we_001_a_good_one_gets_the_finalizer_once_and_nothing_else(#[case] p
     assert_eq!(patched["spec"], object["spec"]);
     let allowed = json!({ "uid": "u1", "allowed": true });
     assert_eq!(
-        ask(&routes, MUTATE, &patched).await,
+        send_review(&routes, MUTATE, &patched).await,
         allowed,
-        "the second time"
+        "the reinvocation changes nothing"
     );
-    assert_eq!(ask(&routes, VALIDATE, &patched).await, allowed);
+    assert_eq!(send_review(&routes, VALIDATE, &patched).await, allowed);
 }
 
+/// BR-WE-001
 #[rstest]
 #[case("/spec/executionEngine", json!("ansible"), "spec.executionEngine: \"ansible\" is no engine: use job or tekton")]
 #[case("/spec/executionEngine", json!([]), "spec.executionEngine: invalid type: sequence, expected a string")]
@@ -259,51 +265,57 @@ async fn br_we_001_a_good_one_gets_the_finalizer_once_and_nothing_else(#[case] p
 #[case("/metadata/finalizers", json!(1), "metadata.finalizers: invalid type: integer `1`, expected a sequence")]
 #[case("/spec/workflowRef/containerImage", json!("r.io/w/restart:v1"), "must be registry/repository[:tag]@sha256:<64 lower-case hex digits>")]
 #[tokio::test]
-async fn br_we_001_what_the_rules_refuse_both_handlers_refuse_in_the_same_words(
+async fn static_violation_is_denied_alike_by_mutate_and_validate(
     #[case] pointer: &str,
     #[case] value: Value,
-    #[case] says: &str,
+    #[case] expected: &str,
 ) {
-    let routes = plain();
+    let routes = default_routes();
     for path in [MUTATE, VALIDATE] {
-        let response = ask(&routes, path, &changed(pointer, value.clone())).await;
+        let response = send_review(&routes, path, &with_field(pointer, value.clone())).await;
         assert_eq!(response["allowed"], false);
         assert_eq!(response["status"]["code"], 422);
-        assert!(message(&response).contains(says), "{path}: {response}");
+        assert!(message(&response).contains(expected), "{path}: {response}");
     }
 }
 
+/// BR-WE-001
 #[tokio::test]
-async fn br_we_001_what_breaks_a_rule_hears_of_the_catalogs_word_too() {
-    let mut object = changed("/spec/targetResource", json!("web"));
+async fn mutate_static_violation_lists_catalog_violations_too() {
+    let mut object = with_field("/spec/targetResource", json!("web"));
     object["spec"]["workflowRef"]["version"] = json!("2.0.0");
     object["spec"]["parameters"]["REPLICAS"] = json!("many");
-    let response = ask(&plain(), MUTATE, &object).await;
-    for says in [
+    let response = send_review(&default_routes(), MUTATE, &object).await;
+    for expected in [
         "spec.targetResource: \"web\"",
         "use \"1.0.0\"",
         "\"many\" is no integer",
     ] {
-        assert!(message(&response).contains(says), "{response}");
+        assert!(message(&response).contains(expected), "{response}");
     }
 }
 
+/// BR-WE-001
 #[tokio::test]
-async fn br_we_001_everything_that_takes_a_look_up_is_said_together() {
-    let cluster = Cluster::default();
-    cluster.absent.lock().expect("whole").push("token");
-    let routes = cluster.routes(ImageDigest::Require, OnOutage::Allow);
-    let mut object = changed("/spec/targetResource", json!("prod/Gadget/web"));
+async fn validate_several_failed_lookups_are_denied_together() {
+    let server = FakeApiServer::default();
+    server
+        .missing_secrets
+        .lock()
+        .expect("not poisoned")
+        .push("token");
+    let routes = server.routes(ImageDigest::Require, OnOutage::Allow);
+    let mut object = with_field("/spec/targetResource", json!("prod/Gadget/web"));
     object["spec"]["executionConfig"] = json!({ "serviceAccountName": "stranger" });
     object["spec"]["parameters"]["REPLICAS"] = json!("many");
-    let response = ask(&routes, VALIDATE, &object).await;
-    for says in [
+    let response = send_review(&routes, VALIDATE, &object).await;
+    for expected in [
         "spec.parameters[REPLICAS]: the value \"many\" is no integer",
         "spec.targetResource: \"prod/Gadget/web\": \"Gadget\" is not the Kind of a resource",
         "spec.executionConfig.serviceAccountName: the ServiceAccount \"stranger\" in namespace run does not exist",
         "spec.workflowRef.workflowId: the workflow needs the Secret \"token\", which does not exist in namespace run: create it",
     ] {
-        assert!(message(&response).contains(says), "{response}");
+        assert!(message(&response).contains(expected), "{response}");
     }
     let causes = response["status"]["details"]["causes"]
         .as_array()
@@ -311,93 +323,106 @@ async fn br_we_001_everything_that_takes_a_look_up_is_said_together() {
     assert_eq!(causes.len(), 4);
 }
 
+/// BR-WE-001
 #[rstest]
 #[case("/spec/workflowRef/workflowId", json!("nowhere"), 422, "\"nowhere\" is not in the workflow catalog")]
 #[case("/spec/executionConfig", json!({ "serviceAccountName": "stranger" }), 403, "use one with the label")]
 #[tokio::test]
-async fn br_we_001_policy_is_told_from_an_invalid_object(
+async fn validate_policy_is_403_and_invalid_object_is_422(
     #[case] pointer: &str,
     #[case] value: Value,
     #[case] code: u16,
-    #[case] says: &str,
+    #[case] expected: &str,
 ) {
-    let response = ask(&plain(), VALIDATE, &changed(pointer, value)).await;
+    let response = send_review(&default_routes(), VALIDATE, &with_field(pointer, value)).await;
     assert_eq!(response["status"]["code"], code);
-    assert!(message(&response).contains(says), "{response}");
+    assert!(message(&response).contains(expected), "{response}");
 }
 
+/// BR-WE-001
 #[tokio::test]
-async fn br_we_001_a_namespace_that_nobody_watches_is_refused_and_gets_no_finalizer() {
-    let mut review = review(&good());
+async fn unwatched_namespace_is_denied_and_gets_no_finalizer() {
+    let mut review = review(&valid_execution());
     review["request"]["namespace"] = json!("dev");
     for path in [MUTATE, VALIDATE] {
-        let (_, body) = post(&plain(), path, review.to_string()).await;
+        let (_, body) = post(&default_routes(), path, review.to_string()).await;
         let answer: Value = serde_json::from_slice(&body).expect("JSON");
         let response = &answer["response"];
         assert_eq!(response["status"]["code"], 403);
-        assert!(message(response).contains("no controller watches namespace \"dev\": use prod"));
+        let expected = "unsupported value \"dev\": no controller watches this namespace; supported values are \"prod\"";
+        assert!(message(response).contains(expected), "{response}");
         assert!(response.get("patch").is_none());
     }
 }
 
+/// BR-WE-001
 #[tokio::test]
-async fn br_we_001_a_service_account_that_the_watch_has_heard_of_is_not_read() {
-    let routes = plain();
-    let mut object = good();
+async fn validate_watched_service_account_is_not_read() {
+    let routes = default_routes();
+    let mut object = valid_execution();
     object["spec"]["executionConfig"] = json!({ "serviceAccountName": "watched" });
-    let known = async {
+    let until_watched = async {
         loop {
-            let response = ask(&routes, VALIDATE, &object).await;
+            let response = send_review(&routes, VALIDATE, &object).await;
             assert_eq!(response["allowed"], true);
             if response.get("warnings").is_none() {
                 break;
             }
         }
     };
-    let waited = tokio::time::timeout(Duration::from_secs(30), known).await;
-    waited.expect("the watch's list is there soon");
+    let waited = tokio::time::timeout(Duration::from_secs(30), until_watched).await;
+    waited.expect("the watch delivers its list");
 }
 
+/// BR-WE-002
 #[tokio::test]
-async fn br_we_002_an_engine_that_is_not_installed_is_refused() {
-    let mut object = changed("/spec/executionEngine", json!("tekton"));
+async fn validate_engine_not_installed_is_denied() {
+    let mut object = with_field("/spec/executionEngine", json!("tekton"));
     object["spec"]["workflowRef"] =
         json!({ "workflowId": "restart", "version": "1.0.0", "bundleRef": "oci://r.io/w/restart" });
-    let response = ask(&plain(), VALIDATE, &object).await;
-    let says = "spec.executionEngine: executionEngine tekton cannot run: this cluster serves no PipelineRun of tekton.dev/v1";
-    assert!(message(&response).contains(says), "{response}");
+    let response = send_review(&default_routes(), VALIDATE, &object).await;
+    let expected = "spec.executionEngine: executionEngine tekton cannot run: this cluster serves no PipelineRun of tekton.dev/v1";
+    assert!(message(&response).contains(expected), "{response}");
 }
 
+/// BR-WE-014
 #[tokio::test]
-async fn br_we_014_fill_completes_a_tag_with_the_catalogs_digest_before_the_schema_looks() {
-    let routes = Cluster::default().routes(ImageDigest::Fill, OnOutage::Allow);
-    let object = changed(
+async fn fill_image_without_digest_gets_the_catalog_digest() {
+    let routes = FakeApiServer::default().routes(ImageDigest::Fill, OnOutage::Allow);
+    let object = with_field(
         "/spec/workflowRef/containerImage",
         json!("r.io/w/restart:v1"),
     );
-    let response = ask(&routes, MUTATE, &object).await;
+    let response = send_review(&routes, MUTATE, &object).await;
     let pinned = format!("r.io/w/restart:v1@sha256:{HEX}");
     let warning = response["warnings"][0].as_str().expect("a warning");
-    assert!(warning.contains(&format!("the catalog's sha256:{HEX} was filled in")));
+    assert!(warning.contains(&format!(
+        "sha256:{HEX} was filled in from the workflow catalog"
+    )));
     let patched = patched(&object, &response);
     assert_eq!(patched["spec"]["workflowRef"]["containerImage"], pinned);
     assert_eq!(
-        ask(&routes, MUTATE, &patched).await,
+        send_review(&routes, MUTATE, &patched).await,
         json!({ "uid": "u1", "allowed": true })
     );
-    assert_eq!(ask(&routes, VALIDATE, &patched).await["allowed"], true);
+    assert_eq!(
+        send_review(&routes, VALIDATE, &patched).await["allowed"],
+        true
+    );
 }
 
+/// BR-WE-014
 #[tokio::test]
-async fn br_we_014_a_bundle_may_go_without_a_digest_while_the_catalog_is_away() {
-    let routes = Cluster::default().routes(ImageDigest::Fill, OnOutage::Allow);
-    let mut object = changed("/spec/executionEngine", json!("tekton"));
+async fn fill_bundle_during_catalog_outage_is_unchanged() {
+    let routes = FakeApiServer::default().routes(ImageDigest::Fill, OnOutage::Allow);
+    let mut object = with_field("/spec/executionEngine", json!("tekton"));
     object["spec"]["workflowRef"] =
-        json!({ "workflowId": "closed", "version": "1", "bundleRef": "oci://r.io/b:v1" });
-    let patched = patched(&object, &ask(&routes, MUTATE, &object).await);
+        json!({ "workflowId": "unavailable", "version": "1", "bundleRef": "oci://r.io/b:v1" });
+    let patched = patched(&object, &send_review(&routes, MUTATE, &object).await);
     assert_eq!(patched["spec"], object["spec"]);
 }
 
+/// BR-WE-014
 #[rstest]
 #[case::another_repository(
     "restart",
@@ -424,39 +449,40 @@ async fn br_we_014_a_bundle_may_go_without_a_digest_while_the_catalog_is_away() 
     "\"nowhere\" is not in the workflow catalog"
 )]
 #[case::outage(
-    "closed",
+    "unavailable",
     "r.io/w/restart:v1",
     503,
-    "the digest cannot be filled in, because the workflow catalog cannot be asked (it is closed): write it, or try again later"
+    "the image digest cannot be filled in because the workflow catalog is unavailable (connection refused): specify the digest, or try again later"
 )]
 #[tokio::test]
-async fn br_we_014_fill_refuses_what_it_cannot_complete(
+async fn fill_unresolvable_image_is_denied_with_one_cause(
     #[case] workflow: &str,
     #[case] image: &str,
     #[case] code: u16,
-    #[case] says: &str,
+    #[case] expected: &str,
 ) {
-    let routes = Cluster::default().routes(ImageDigest::Fill, OnOutage::Allow);
-    let mut object = changed("/spec/workflowRef/containerImage", json!(image));
+    let routes = FakeApiServer::default().routes(ImageDigest::Fill, OnOutage::Allow);
+    let mut object = with_field("/spec/workflowRef/containerImage", json!(image));
     object["spec"]["workflowRef"]["workflowId"] = json!(workflow);
-    let mut response = ask(&routes, MUTATE, &object).await;
+    let mut response = send_review(&routes, MUTATE, &object).await;
     if response["allowed"] == true {
-        response = ask(&routes, VALIDATE, &object).await;
+        response = send_review(&routes, VALIDATE, &object).await;
     }
     assert_eq!(response["status"]["code"], code, "{response}");
-    assert!(message(&response).contains(says), "{response}");
+    assert!(message(&response).contains(expected), "{response}");
     let causes = response["status"]["details"]["causes"]
         .as_array()
         .expect("causes");
-    assert_eq!(causes.len(), 1, "said once: {response}");
+    assert_eq!(causes.len(), 1, "one cause: {response}");
 }
 
+/// BR-WE-001
 #[tokio::test]
-async fn br_we_001_an_outage_is_a_warning_or_a_refusal() {
-    let object = changed("/spec/workflowRef/workflowId", json!("closed"));
-    let cluster = Cluster::default();
-    let allowed = ask(
-        &cluster.routes(ImageDigest::Require, OnOutage::Allow),
+async fn catalog_outage_is_a_warning_or_a_denial_by_flag() {
+    let object = with_field("/spec/workflowRef/workflowId", json!("unavailable"));
+    let server = FakeApiServer::default();
+    let allowed = send_review(
+        &server.routes(ImageDigest::Require, OnOutage::Allow),
         VALIDATE,
         &object,
     )
@@ -465,11 +491,11 @@ async fn br_we_001_an_outage_is_a_warning_or_a_refusal() {
     assert_eq!(
         allowed["warnings"],
         json!([
-            "the workflow catalog cannot be asked (it is closed): not checked yet, the controller will before it runs"
+            "the workflow catalog is unavailable (connection refused): not checked yet; the controller checks it before it runs the workflow"
         ])
     );
-    let denied = ask(
-        &cluster.routes(ImageDigest::Require, OnOutage::Deny),
+    let denied = send_review(
+        &server.routes(ImageDigest::Require, OnOutage::Deny),
         VALIDATE,
         &object,
     )
@@ -478,59 +504,65 @@ async fn br_we_001_an_outage_is_a_warning_or_a_refusal() {
     assert_eq!(denied["status"]["details"]["retryAfterSeconds"], 1);
 }
 
+/// BR-WE-001
 #[tokio::test(start_paused = true)]
-async fn br_we_001_a_catalog_that_does_not_answer_is_an_outage_within_the_deadline() {
-    let object = changed("/spec/workflowRef/workflowId", json!("an endless catalog"));
-    let response = ask(&plain(), VALIDATE, &object).await;
+async fn catalog_without_response_is_an_outage_within_the_deadline() {
+    let object = with_field("/spec/workflowRef/workflowId", json!("never returns"));
+    let response = send_review(&default_routes(), VALIDATE, &object).await;
     let warning = response["warnings"][0].as_str().expect("a warning");
-    assert!(warning.contains("(no answer in time)"), "{warning}");
-    let fill = Cluster::default().routes(ImageDigest::Fill, OnOutage::Allow);
+    assert!(
+        warning.contains("(no response before the deadline)"),
+        "{warning}"
+    );
+    let fill = FakeApiServer::default().routes(ImageDigest::Fill, OnOutage::Allow);
     let mut object = object;
     object["spec"]["workflowRef"]["containerImage"] = json!("r.io/w/restart:v1");
-    let response = ask(&fill, MUTATE, &object).await;
+    let response = send_review(&fill, MUTATE, &object).await;
     assert_eq!(response["status"]["reason"], "ServiceUnavailable");
 }
 
 #[tokio::test]
-async fn a_panic_is_an_answer_with_the_uid() {
-    let object = changed(
-        "/spec/workflowRef/workflowId",
-        json!("a bug of the catalog"),
-    );
-    let routes = plain();
-    let response = ask(&routes, VALIDATE, &object).await;
+async fn handler_panic_is_a_denial_with_the_uid() {
+    let object = with_field("/spec/workflowRef/workflowId", json!("panics"));
+    let routes = default_routes();
+    let response = send_review(&routes, VALIDATE, &object).await;
     assert_eq!(response["status"]["code"], 500);
-    assert!(
-        message(&response).contains("the shelf fell over"),
-        "{response}"
+    assert!(message(&response).contains("lookup panicked"), "{response}");
+    assert_eq!(
+        send_review(&routes, VALIDATE, &valid_execution()).await["allowed"],
+        true
     );
-    assert_eq!(ask(&routes, VALIDATE, &good()).await["allowed"], true);
 }
 
+/// BR-WE-014
 #[tokio::test]
-async fn br_we_014_the_same_question_is_asked_once_and_a_bad_answer_is_not_kept() {
-    let cluster = Cluster::default();
-    let routes = cluster.routes(ImageDigest::Require, OnOutage::Allow);
-    let reads = || cluster.secrets_read.load(Ordering::Relaxed);
-    cluster.absent.lock().expect("whole").push("token");
-    let object = good();
-    let answers = join_all((0..50).map(|_| ask(&routes, VALIDATE, &object))).await;
+async fn secret_lookup_is_shared_and_only_a_positive_answer_is_cached() {
+    let server = FakeApiServer::default();
+    let routes = server.routes(ImageDigest::Require, OnOutage::Allow);
+    let reads = || server.secrets_read.load(Ordering::Relaxed);
+    server
+        .missing_secrets
+        .lock()
+        .expect("not poisoned")
+        .push("token");
+    let object = valid_execution();
+    let answers = join_all((0..50).map(|_| send_review(&routes, VALIDATE, &object))).await;
     assert!(answers.iter().all(|it| it["allowed"] == false));
-    assert_eq!(reads(), 1, "50 reviews wait for one answer");
-    cluster.absent.lock().expect("whole").clear();
+    assert_eq!(reads(), 1, "50 reviews share one read");
+    server.missing_secrets.lock().expect("not poisoned").clear();
     for _ in 0..3 {
         assert_eq!(
-            ask(&routes, VALIDATE, &good()).await["allowed"],
+            send_review(&routes, VALIDATE, &valid_execution()).await["allowed"],
             true,
-            "it was mended"
+            "the missing Secret was created"
         );
     }
-    assert_eq!(reads(), 2, "a good answer is kept");
+    assert_eq!(reads(), 2, "a positive answer is cached");
 }
 
 #[tokio::test]
-async fn what_is_no_review_is_400_and_what_is_too_large_413() {
-    let routes = plain();
+async fn body_not_a_review_is_400_and_too_large_is_413() {
+    let routes = default_routes();
     for body in [
         "",
         "text",
@@ -538,34 +570,37 @@ async fn what_is_no_review_is_400_and_what_is_too_large_413() {
         "[1]",
         "{\"apiVersion\":\"admission.k8s.io/v1\"}",
     ] {
-        let (status, said) = post(&routes, MUTATE, body).await;
+        let (status, text) = post(&routes, MUTATE, body).await;
         assert_eq!(status, StatusCode::BAD_REQUEST);
-        assert!(String::from_utf8_lossy(&said).starts_with("the body is no AdmissionReview: "));
+        assert!(
+            String::from_utf8_lossy(&text)
+                .starts_with("the request body is not an AdmissionReview: ")
+        );
     }
-    let (status, said) = post(&routes, MUTATE, vec![b' '; MAX_BODY + 1]).await;
+    let (status, text) = post(&routes, MUTATE, vec![b' '; MAX_BODY + 1]).await;
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
-    assert_eq!(said, b"a review has at most 3 MiB");
+    assert_eq!(text, b"the request body must be at most 3 MiB");
     let chunks = futures::stream::iter((0..4).map(|_| Ok::<_, Infallible>(vec![b' '; 1 << 20])));
     let (status, _) = post(&routes, MUTATE, Body::from_stream(chunks)).await;
     assert_eq!(
         status,
         StatusCode::PAYLOAD_TOO_LARGE,
-        "without being told the length"
+        "without a content-length"
     );
 }
 
-/// What has come of a body when its sender falls silent.
+/// A body of which only the first `size` bytes arrive.
 fn unfinished(size: usize) -> Body {
-    let come = futures::stream::iter([Ok::<_, Infallible>(vec![b' '; size])]);
-    Body::from_stream(come.chain(futures::stream::pending()))
+    let received = futures::stream::iter([Ok::<_, Infallible>(vec![b' '; size])]);
+    Body::from_stream(received.chain(futures::stream::pending()))
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_does_not_come_is_given_up_and_keeps_nobody_out() {
-    let routes = plain();
+async fn slow_bodies_time_out_and_do_not_block_other_reviews() {
+    let routes = default_routes();
     let silent = join_all((0..1_000).map(|_| post(&routes, MUTATE, unfinished(10))));
-    let object = good();
-    let (silent, allowed) = tokio::join!(silent, ask(&routes, MUTATE, &object));
+    let object = valid_execution();
+    let (silent, allowed) = tokio::join!(silent, send_review(&routes, MUTATE, &object));
     assert_eq!(allowed["allowed"], true);
     assert!(
         silent
@@ -575,12 +610,17 @@ async fn a_body_that_does_not_come_is_given_up_and_keeps_nobody_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_review_without_room_is_told_to_come_again() {
-    let routes = plain();
-    // All room but for the last KiB.
-    let sizes = [MAX_BODY, ROOM / TAKES * 1_024 - MAX_BODY - 1_024, MAX_BODY];
+async fn review_beyond_memory_budget_is_429_with_retry_after() {
+    let routes = default_routes();
+    // The first two bodies leave 4 KiB of the budget.
+    let sizes = [
+        MAX_BODY,
+        MEMORY_BUDGET_KIB / BODY_OVERHEAD_FACTOR * 1_024 - MAX_BODY - 1_024,
+        MAX_BODY,
+    ];
     let large = join_all(sizes.map(|size| post(&routes, MUTATE, unfinished(size))));
-    let request = http::Request::post(MUTATE).body(Body::from(review(&good()).to_string()));
+    let request =
+        http::Request::post(MUTATE).body(Body::from(review(&valid_execution()).to_string()));
     let answer = routes.clone().oneshot(request.expect("a request"));
     let (large, answer) = tokio::join!(large, answer);
     let answer = answer.expect("an answer");
@@ -589,9 +629,9 @@ async fn a_review_without_room_is_told_to_come_again() {
     let statuses: Vec<_> = large.iter().map(|(status, _)| status.as_u16()).collect();
     assert_eq!(statuses, [408, 408, 429]);
     assert_eq!(
-        ask(&routes, MUTATE, &good()).await["allowed"],
+        send_review(&routes, MUTATE, &valid_execution()).await["allowed"],
         true,
-        "room again"
+        "the memory is free again"
     );
 }
 
@@ -620,9 +660,9 @@ fn pointers(value: &Value, at: &str, all: &mut Vec<String>) {
     }
 }
 
-/// A review with one thing in it replaced by anything.
+/// A valid review in which one value is replaced by arbitrary JSON.
 fn any_review() -> impl Strategy<Value = Value> {
-    let mut object = good();
+    let mut object = valid_execution();
     object["status"] = json!({ "phase": "Failed", "blockClearanceRequest": { "clearReason": "looked at it well" } });
     object["spec"]["executionConfig"] =
         json!({ "timeout": "5m", "serviceAccountName": "runner", "whenBlocked": "Wait" });
@@ -642,18 +682,19 @@ fn any_review() -> impl Strategy<Value = Value> {
         let mut review = review.clone();
         *review
             .pointer_mut(index.get::<String>(all))
-            .expect("one of them") = value;
+            .expect("an existing pointer") = value;
         review
     })
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
+    /// BR-WE-001
     #[test]
-    fn br_we_001_no_json_in_any_field_breaks_the_gate_or_gets_past_it(review in any_review()) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("one");
+    fn any_json_in_any_field_is_rejected_or_valid(review in any_review()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
-            let routes = Cluster::default().routes(ImageDigest::Fill, OnOutage::Deny);
+            let routes = FakeApiServer::default().routes(ImageDigest::Fill, OnOutage::Deny);
             for operation in Operation::ALL {
                 let (status, body) = post(&routes, operation.path(), review.to_string()).await;
                 prop_assert!([StatusCode::OK, StatusCode::BAD_REQUEST].contains(&status), "{status}");
@@ -673,11 +714,11 @@ proptest! {
                 match operation {
                     Operation::Mutate => {
                         let object = if response.get("patch").is_some() { patched(object, response) } else { object.clone() };
-                        let spec = rules::read(&object["spec"]).expect("of the shape");
+                        let spec = rules::read(&object["spec"]).expect("a readable spec");
                         prop_assert!(rules::check(&spec).is_ok());
                     }
                     Operation::Validate => {
-                        let spec = rules::read(&object["spec"]).expect("of the shape");
+                        let spec = rules::read(&object["spec"]).expect("a readable spec");
                         prop_assert!(rules::validate(&spec, rules::check(&spec), &restart()).is_ok());
                         prop_assert_eq!(&spec.target_resource.to_lowercase(), "prod/deployment/web");
                         prop_assert_eq!(&review["request"]["namespace"], "prod");

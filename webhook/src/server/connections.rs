@@ -1,4 +1,4 @@
-//! Which connections are open, and which of them has done nothing for the longest time.
+//! Registry of the open connections, from which the longest idle one is evicted.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,30 +8,31 @@ use tokio_util::sync::CancellationToken;
 
 use super::Limits;
 
-/// All that are open.
+/// The open connections.
 #[derive(Clone, Default)]
 pub(super) struct Connections(Arc<Mutex<Open>>);
 
 #[derive(Default)]
 struct Open {
-    last: u64,
+    last_number: u64,
     by_number: HashMap<u64, Connection>,
 }
 
 struct Connection {
-    /// Requests that are being answered.
+    /// Requests that handlers are reviewing.
     busy: usize,
     stage: Stage,
-    /// Since when it is what it is.
-    since: Instant,
+    /// Time of the last change of `busy` or `stage`.
+    changed: Instant,
     evicted: CancellationToken,
 }
 
 #[derive(Clone, Copy)]
 enum Stage {
     Handshake,
-    /// After the handshake, before the first request.
-    New,
+    /// The handshake is done, no request has arrived.
+    Established,
+    /// At least one request has arrived.
     Used,
 }
 
@@ -40,16 +41,16 @@ impl Connections {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One more.
+    /// Registers a connection until the returned entry is dropped.
     pub(super) fn open(&self) -> Entry {
         let evicted = CancellationToken::new();
         let mut open = self.lock();
-        open.last += 1;
-        let number = open.last;
+        open.last_number += 1;
+        let number = open.last_number;
         let connection = Connection {
             busy: 0,
             stage: Stage::Handshake,
-            since: Instant::now(),
+            changed: Instant::now(),
             evicted: evicted.clone(),
         };
         open.by_number.insert(number, connection);
@@ -57,52 +58,52 @@ impl Connections {
             connections: self.clone(),
             number,
             evicted,
-            asked: CancellationToken::new(),
+            first_request: CancellationToken::new(),
         }
     }
 
-    /// Ends the one that has been idle longest; none where all are busy.
-    pub(super) fn close_longest_idle(&self) {
+    /// Evicts the connection that has been idle longest; does nothing if all are busy.
+    pub(super) fn evict_longest_idle(&self) {
         let open = self.lock();
         let connections = open.by_number.values();
         let idle = connections.filter(|it| it.busy == 0 && !it.evicted.is_cancelled());
-        if let Some(longest) = idle.min_by_key(|it| it.since) {
+        if let Some(longest) = idle.min_by_key(|it| it.changed) {
             longest.evicted.cancel();
         }
     }
 }
 
-/// One of them, until the value goes.
+/// A registered connection; dropping the entry removes it from the registry.
 pub struct Entry {
     connections: Connections,
     number: u64,
     evicted: CancellationToken,
-    asked: CancellationToken,
+    first_request: CancellationToken,
 }
 
 impl Entry {
-    /// When another one needs its place.
+    /// Completes when this connection is evicted.
     pub(super) async fn evicted(&self) {
         self.evicted.cancelled().await;
     }
 
-    /// The handshake is done.
-    pub(super) fn shook_hands(&self) {
-        self.change(|it| it.stage = Stage::New);
+    /// Records the end of the TLS handshake.
+    pub(super) fn handshake_done(&self) {
+        self.change(|it| it.stage = Stage::Established);
     }
 
-    /// When the first request has come.
-    pub(super) async fn asked(&self) {
-        self.asked.cancelled().await;
+    /// Completes when the first request has arrived.
+    pub(super) async fn first_request(&self) {
+        self.first_request.cancelled().await;
     }
 
-    /// A request has come, or was answered.
-    pub(super) fn used(&self) {
-        self.asked.cancel();
+    /// Records that a request has arrived or was answered.
+    pub(super) fn mark_used(&self) {
+        self.first_request.cancel();
         self.change(|it| it.stage = Stage::Used);
     }
 
-    /// Whether a request is being answered.
+    /// Whether a handler is reviewing a request of this connection.
     pub(super) fn is_busy(&self) -> bool {
         let open = self.connections.lock();
         open.by_number
@@ -110,16 +111,16 @@ impl Entry {
             .is_some_and(|it| it.busy > 0)
     }
 
-    /// Until when it may go on doing nothing.
-    pub(super) fn quiet_until(&self, limits: &Limits) -> Instant {
+    /// When the connection is closed unless a request arrives or is answered before.
+    pub(super) fn idle_deadline(&self, limits: &Limits) -> Instant {
         let open = self.connections.lock();
         let idle = Instant::now() + limits.idle;
         let connection = open.by_number.get(&self.number);
         connection.filter(|it| it.busy == 0).map_or(idle, |it| {
-            it.since
+            it.changed
                 + match it.stage {
                     Stage::Handshake => limits.handshake,
-                    Stage::New => limits.first_request,
+                    Stage::Established => limits.first_request,
                     Stage::Used => limits.idle,
                 }
         })
@@ -128,7 +129,7 @@ impl Entry {
     fn change(&self, change: impl FnOnce(&mut Connection)) {
         if let Some(connection) = self.connections.lock().by_number.get_mut(&self.number) {
             change(connection);
-            connection.since = Instant::now();
+            connection.changed = Instant::now();
         }
     }
 }
@@ -139,23 +140,23 @@ impl Drop for Entry {
     }
 }
 
-/// How a handler says that its request has come whole: until the value goes, its connection makes
-/// room for nobody.
+/// Request extension by which a handler protects its connection from eviction once the request body
+/// is complete. A connection with an incomplete body can be evicted, since its client may be slow.
 #[derive(Clone)]
-pub struct Judging(pub(super) Arc<Entry>);
+pub struct ConnectionHandle(pub(super) Arc<Entry>);
 
-impl Judging {
-    /// From now on.
-    pub fn begin(self) -> Busy {
+impl ConnectionHandle {
+    /// Marks the connection as busy until the returned guard is dropped.
+    pub fn mark_busy(self) -> BusyGuard {
         self.0.change(|it| it.busy += 1);
-        Busy(self.0)
+        BusyGuard(self.0)
     }
 }
 
-/// A request that is being judged.
-pub struct Busy(Arc<Entry>);
+/// Keeps a connection from being evicted.
+pub struct BusyGuard(Arc<Entry>);
 
-impl Drop for Busy {
+impl Drop for BusyGuard {
     fn drop(&mut self) {
         self.0.change(|it| it.busy = it.busy.saturating_sub(1));
     }
@@ -166,7 +167,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_one_that_did_nothing_for_longest_makes_room_and_a_busy_one_never() {
+    async fn evict_longest_idle_goes_by_idle_time_and_spares_busy_connections() {
         let second = std::time::Duration::from_secs(1);
         let connections = Connections::default();
         let mut entries = Vec::new();
@@ -174,20 +175,20 @@ mod tests {
             entries.push(Arc::new(connections.open()));
             tokio::time::advance(second).await;
         }
-        let [answering, half_open, used, last] = entries.as_slice() else {
-            unreachable!("four");
+        let [busy, half_open, used, newest] = entries.as_slice() else {
+            unreachable!("four entries");
         };
-        let busy = Judging(answering.clone()).begin();
-        used.used();
-        for next in [half_open, last, used] {
+        let guard = ConnectionHandle(busy.clone()).mark_busy();
+        used.mark_used();
+        for next in [half_open, newest, used] {
             assert!(!next.evicted.is_cancelled());
-            connections.close_longest_idle();
+            connections.evict_longest_idle();
             assert!(next.evicted.is_cancelled());
         }
-        connections.close_longest_idle();
-        assert!(!answering.evicted.is_cancelled());
-        drop(busy);
-        connections.close_longest_idle();
-        assert!(answering.evicted.is_cancelled());
+        connections.evict_longest_idle();
+        assert!(!busy.evicted.is_cancelled());
+        drop(guard);
+        connections.evict_longest_idle();
+        assert!(busy.evicted.is_cancelled());
     }
 }

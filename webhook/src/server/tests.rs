@@ -18,23 +18,23 @@ use tokio_rustls::client::TlsStream;
 
 use super::*;
 
-/// For what must happen; nothing here takes so long.
+/// Generous limit for events that must happen, so that a slow machine does not fail a test.
 const DEADLINE: Duration = Duration::from_secs(30);
 const HOST: &str = "localhost";
 
-struct Served {
+struct TestServer {
     address: SocketAddr,
     roots: Arc<RootCertStore>,
-    leaving: CancellationToken,
-    /// Lets `/wait` answer.
-    answer: Arc<Notify>,
-    /// `/wait` was asked.
-    asked: Arc<Notify>,
+    shutting_down: CancellationToken,
+    /// Lets one request to `/wait` finish.
+    release: Arc<Notify>,
+    /// Signals that a request to `/wait` has arrived.
+    arrived: Arc<Notify>,
     serving: JoinHandle<()>,
     _files: TempDir,
 }
 
-async fn start(limits: Limits) -> Served {
+async fn start(limits: Limits) -> TestServer {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let files = tempfile::tempdir().expect("a directory");
     let made = rcgen::generate_simple_self_signed([HOST.to_owned()]).expect("a certificate");
@@ -45,13 +45,13 @@ async fn start(limits: Limits) -> Served {
     let root = CertificateDer::from_pem_slice(made.cert.pem().as_bytes()).expect("PEM");
     roots.add(root).expect("a root");
 
-    let (answer, asked) = <(Arc<Notify>, Arc<Notify>)>::default();
+    let (release, arrived) = <(Arc<Notify>, Arc<Notify>)>::default();
     let wait = {
-        let (answer, asked) = (answer.clone(), asked.clone());
-        async move |Extension(judging): Extension<Judging>| {
-            let _busy = judging.begin();
-            asked.notify_one();
-            answer.notified().await;
+        let (release, arrived) = (release.clone(), arrived.clone());
+        async move |Extension(connection): Extension<ConnectionHandle>| {
+            let _busy = connection.mark_busy();
+            arrived.notify_one();
+            release.notified().await;
             "waited"
         }
     };
@@ -60,22 +60,22 @@ async fn start(limits: Limits) -> Served {
         .route("/wait", get(wait));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = listener.local_addr().expect("an address");
-    let leaving = CancellationToken::new();
+    let shutting_down = CancellationToken::new();
     let tls = tls(ServingCertificate::load(files.path()).expect("loaded"));
-    let serving = tokio::spawn(serve(listener, tls, routes, limits, leaving.clone()));
-    Served {
+    let serving = tokio::spawn(serve(listener, tls, routes, limits, shutting_down.clone()));
+    TestServer {
         address,
         roots: Arc::new(roots),
-        leaving,
-        answer,
-        asked,
+        shutting_down,
+        release,
+        arrived,
         serving,
         _files: files,
     }
 }
 
-impl Served {
-    async fn silent(&self) -> TcpStream {
+impl TestServer {
+    async fn tcp(&self) -> TcpStream {
         TcpStream::connect(self.address).await.expect("connected")
     }
 
@@ -90,7 +90,7 @@ impl Served {
         config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
         let name = ServerName::try_from(HOST).expect("a name");
         let connector = TlsConnector::from(Arc::new(config));
-        let handshake = connector.connect(name, self.silent().await);
+        let handshake = connector.connect(name, self.tcp().await);
         within(handshake).await.expect("a handshake")
     }
 
@@ -109,11 +109,11 @@ impl Served {
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
     let waited = tokio::time::timeout(DEADLINE, future).await;
-    waited.expect("it happens within the deadline")
+    waited.expect("done before the deadline")
 }
 
-/// One request on a connection that goes on: the whole answer, as text.
-async fn ask(stream: &mut TlsStream<TcpStream>) -> String {
+/// Sends a request on a keep-alive connection and returns the whole response.
+async fn get_root(stream: &mut TlsStream<TcpStream>) -> String {
     let request = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
     stream.write_all(request).await.expect("sent");
     let mut answer = Vec::new();
@@ -124,7 +124,7 @@ async fn ask(stream: &mut TlsStream<TcpStream>) -> String {
     String::from_utf8(answer).expect("text")
 }
 
-/// Until the other side ends the connection: a reset is an end, too.
+/// Waits until the server closes the connection, by FIN or by reset.
 async fn closed(stream: &mut (impl AsyncReadExt + Unpin)) {
     let _ = within(stream.read_to_end(&mut Vec::new())).await;
 }
@@ -135,18 +135,18 @@ fn request(path: &str) -> Request<Empty<Bytes>> {
 }
 
 #[tokio::test]
-async fn both_versions_of_tls_and_of_http_are_spoken() {
-    let served = start(Limits::default()).await;
+async fn serve_tls12_and_tls13_with_http1_and_http2_responds() {
+    let server = start(Limits::default()).await;
     for version in [&TLS12, &TLS13] {
-        let mut stream = served.connect(version, "http/1.1").await;
+        let mut stream = server.connect(version, "http/1.1").await;
         for _ in 0..2 {
             assert!(
-                ask(&mut stream).await.starts_with("HTTP/1.1 200"),
-                "kept alive"
+                get_root(&mut stream).await.starts_with("HTTP/1.1 200"),
+                "the connection is kept alive"
             );
         }
         let mut sender = {
-            let stream = TokioIo::new(served.connect(version, "h2").await);
+            let stream = TokioIo::new(server.connect(version, "h2").await);
             let handshake = http2::handshake::<_, _, Empty<Bytes>>(TokioExecutor::new(), stream);
             let (sender, connection) = within(handshake).await.expect("HTTP/2");
             tokio::spawn(connection);
@@ -160,86 +160,86 @@ async fn both_versions_of_tls_and_of_http_are_spoken() {
 }
 
 #[tokio::test]
-async fn who_does_nothing_makes_room_for_who_asks() {
-    let served = start(Limits {
+async fn new_connection_at_the_limit_evicts_the_longest_idle() {
+    let server = start(Limits {
         connections: 4,
         ..Limits::default()
     })
     .await;
-    let mut working = served.http1().await;
-    ask(&mut working).await;
+    let mut working = server.http1().await;
+    get_root(&mut working).await;
     let mut silent = Vec::new();
     for round in 0..20 {
-        silent.push(served.silent().await);
-        // It is never the longest idle one.
+        silent.push(server.tcp().await);
+        // `working` is never the longest idle connection, so it is not evicted.
         assert!(
-            ask(&mut working).await.starts_with("HTTP/1.1 200"),
+            get_root(&mut working).await.starts_with("HTTP/1.1 200"),
             "{round}"
         );
     }
-    let mut another = served.http1().await;
-    assert!(ask(&mut another).await.starts_with("HTTP/1.1 200"));
+    let mut another = server.http1().await;
+    assert!(get_root(&mut another).await.starts_with("HTTP/1.1 200"));
     for stream in silent.iter_mut().take(16) {
         closed(stream).await;
     }
 }
 
 #[tokio::test]
-async fn who_was_busy_makes_room_as_soon_as_it_is_not() {
-    let served = start(Limits {
+async fn new_connection_when_all_are_busy_waits_until_one_is_idle() {
+    let server = start(Limits {
         connections: 2,
         ..Limits::default()
     })
     .await;
     let mut busy = Vec::new();
     for _ in 0..2 {
-        let mut stream = served.http1().await;
+        let mut stream = server.http1().await;
         let request = b"GET /wait HTTP/1.1\r\nhost: localhost\r\n\r\n";
         stream.write_all(request).await.expect("sent");
-        within(served.asked.notified()).await;
+        within(server.arrived.notified()).await;
         busy.push(stream);
     }
     let another = async {
-        let mut stream = served.http1().await;
-        ask(&mut stream).await
+        let mut stream = server.http1().await;
+        get_root(&mut stream).await
     };
     let answer = async {
         tokio::task::yield_now().await;
-        served.answer.notify_one();
-        served.answer.notify_one();
+        server.release.notify_one();
+        server.release.notify_one();
     };
     let (answered, ()) = tokio::join!(another, answer);
     assert!(answered.starts_with("HTTP/1.1 200"));
     drop(busy);
 }
 
-/// So short that it is over within the deadline; the others are not.
+/// A limit that expires well before `DEADLINE`.
 const SHORT: Duration = Duration::from_secs(1);
 
 #[tokio::test]
-async fn a_handshake_that_does_not_come_is_closed() {
-    let served = start(Limits {
+async fn connection_without_handshake_is_closed() {
+    let server = start(Limits {
         handshake: SHORT,
         ..Limits::default()
     })
     .await;
-    let mut garbage = served.silent().await;
+    let mut garbage = server.tcp().await;
     garbage
         .write_all(b"GET / HTTP/1.1\r\n\r\n")
         .await
         .expect("sent");
     closed(&mut garbage).await;
-    closed(&mut served.silent().await).await;
+    closed(&mut server.tcp().await).await;
 }
 
 #[tokio::test]
-async fn a_request_that_does_not_come_is_closed() {
-    let served = start(Limits {
+async fn connection_without_first_request_is_closed() {
+    let server = start(Limits {
         first_request: SHORT,
         ..Limits::default()
     })
     .await;
-    let mut slow = served.http1().await;
+    let mut slow = server.http1().await;
     slow.write_all(b"GET / HTTP/1.1\r\nhost: ")
         .await
         .expect("sent");
@@ -247,48 +247,48 @@ async fn a_request_that_does_not_come_is_closed() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_not_used_any_more_is_closed() {
-    let served = start(Limits {
+async fn connection_idle_after_a_request_is_closed() {
+    let server = start(Limits {
         idle: SHORT,
         ..Limits::default()
     })
     .await;
-    let mut idle = served.http1().await;
-    ask(&mut idle).await;
+    let mut idle = server.http1().await;
+    get_root(&mut idle).await;
     closed(&mut idle).await;
 }
 
 #[tokio::test]
-async fn at_the_end_clients_are_told_to_go_and_served_until_they_have() {
-    let served = start(Limits {
+async fn shutdown_serves_requests_and_asks_clients_to_reconnect() {
+    let server = start(Limits {
         lame_duck: Duration::from_secs(3),
         ..Limits::default()
     })
     .await;
-    let mut kept = served.http1().await;
-    assert!(!ask(&mut kept).await.contains("connection: close"));
-    let mut streams = served.http2().await;
+    let mut kept = server.http1().await;
+    assert!(!get_root(&mut kept).await.contains("connection: close"));
+    let mut streams = server.http2().await;
     let open = tokio::spawn(streams.send_request(request("/wait")));
-    within(served.asked.notified()).await;
+    within(server.arrived.notified()).await;
 
-    served.leaving.cancel();
-    let mut fresh = served.http2().await;
+    server.shutting_down.cancel();
+    let mut fresh = server.http2().await;
     let answer = within(fresh.send_request(request("/"))).await;
-    assert!(answer.is_ok(), "a new one is not cut off: {answer:?}");
-    assert!(ask(&mut kept).await.contains("connection: close"));
+    assert!(answer.is_ok(), "a new connection is served: {answer:?}");
+    assert!(get_root(&mut kept).await.contains("connection: close"));
     closed(&mut kept).await;
-    let mut late = served.http1().await;
+    let mut late = server.http1().await;
     assert!(
-        ask(&mut late).await.contains("connection: close"),
+        get_root(&mut late).await.contains("connection: close"),
         "still served"
     );
-    served.answer.notify_one();
+    server.release.notify_one();
     let answer = within(open).await.expect("joined").expect("an answer");
     let body = answer.into_body().collect().await.expect("a body");
     assert_eq!(
         body.to_bytes(),
         "waited",
-        "what was asked before is answered"
+        "a request from before the shutdown is served"
     );
     within(async {
         while streams.ready().await.is_ok() {
@@ -296,6 +296,6 @@ async fn at_the_end_clients_are_told_to_go_and_served_until_they_have() {
         }
     })
     .await;
-    within(served.serving).await.expect("it ends");
-    assert!(TcpStream::connect(served.address).await.is_err());
+    within(server.serving).await.expect("the server stops");
+    assert!(TcpStream::connect(server.address).await.is_err());
 }
