@@ -7,6 +7,7 @@
 //! while clients are asked to reconnect (`Connection: close`, GOAWAY).
 
 mod connections;
+mod limits;
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -29,6 +30,7 @@ use tower::ServiceExt;
 
 pub use self::connections::ConnectionHandle;
 use self::connections::{Connections, Entry};
+pub use self::limits::Limits;
 use crate::certificate::ServingCertificate;
 
 /// Delay after a failed accept (no file descriptors left), so that the loop does not spin.
@@ -47,38 +49,6 @@ const EVICTION_RETRY_DELAY: Duration = Duration::from_millis(20);
 /// HTTP/2 pings detect a peer that has vanished without closing its connection.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Limits on connections and their phases.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Concurrent connections.
-    pub connections: usize,
-    /// Longest time from the accept to the end of the TLS handshake.
-    pub handshake: Duration,
-    /// Longest time from the handshake to the headers of the first request.
-    pub first_request: Duration,
-    /// Longest time between two requests. Above the 90 s after which the API server's HTTP client
-    /// closes an idle connection: if the server closed first, a request could be lost.
-    pub idle: Duration,
-    /// How long new connections are still accepted after the shutdown signal: until every node has
-    /// removed this pod from the Service's endpoints.
-    pub lame_duck: Duration,
-    /// How long the remaining connections may finish their requests after that.
-    pub drain: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections: 256,
-            handshake: Duration::from_secs(5),
-            first_request: Duration::from_secs(10),
-            idle: Duration::from_mins(2),
-            lame_duck: Duration::from_secs(5),
-            drain: Duration::from_secs(5),
-        }
-    }
-}
 
 /// TLS 1.2 and 1.3; each handshake uses the current certificate.
 pub fn tls(certificate: Arc<ServingCertificate>) -> ServerConfig {

@@ -84,7 +84,7 @@ pub struct Execution {
     pub created: Option<Timestamp>,
     /// Whether somebody has deleted it already.
     pub deleting: bool,
-    /// Whether it was created and not started yet: nothing of it runs until [`Executor::start`].
+    /// Whether it was created and not started yet: nothing of it runs yet.
     pub held: bool,
     /// Since when a container of the workflow runs or has run.
     pub began: Option<Timestamp>,
