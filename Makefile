@@ -1,8 +1,9 @@
 # One target per step; `.ci/run` calls the same ones.
 .DEFAULT_GOAL := help
-.PHONY: help demo programs build lint generate test unit peers acceptance harness faults bench-webhook shell up down
+.PHONY: help demo programs build lint deny generate test unit peers acceptance harness faults bench-webhook shell up down
 
 CLUSTER := target/debug/wfe-cluster
+MACHETE := target/tools/bin/cargo-machete
 
 help: ## List the targets
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-14s %s\n", $$1, $$2 }'
@@ -24,12 +25,22 @@ programs: ## Build what the demo runs
 build: ## Build all binaries and tests
 	cargo build --workspace --all-targets
 
-lint: ## Check format, lints and dependency rules
+lint: $(MACHETE) ## Check format, lints, documentation, dependencies and module structure
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy -p wfe-model -- -D warnings
 	cargo clippy -p wfe-core -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --quiet
 	./tests/dependencies.sh
+	$(MACHETE)
+	cargo test --quiet -p wfe-tests --test harness module_circles
+
+# Finds unused dependencies.
+$(MACHETE):
+	cargo install --quiet --locked --version 0.9.2 --root target/tools cargo-machete
+
+deny: ## Check licences, bans and sources of all dependencies (needs cargo-deny)
+	cargo deny check bans licenses sources
 
 generate: ## Write what is generated from the code: the CRDs in the chart
 	cargo build --workspace
