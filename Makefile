@@ -33,7 +33,7 @@ lint: $(MACHETE) ## Check format, lints, documentation, dependencies and module 
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --quiet
 	./tests/dependencies.sh
 	$(MACHETE)
-	cargo test --quiet -p wfe-tests --test harness module_circles
+	cargo test --quiet -p wfe-tests --test harness -- module_circles messages_document
 
 # Finds unused dependencies.
 $(MACHETE):
@@ -42,9 +42,10 @@ $(MACHETE):
 deny: ## Check licences, bans and sources of all dependencies (needs cargo-deny)
 	cargo deny check bans licenses sources
 
-generate: ## Write what is generated from the code: the CRDs in the chart
-	cargo build --workspace
+generate: ## Write what is generated from the code: the CRDs in the chart, docs/messages.md
+	cargo build -p wfe-controller
 	target/debug/wfe-controller crds > charts/workflow-execution/crds/kubernaut.ai.yaml
+	WFE_WRITE_MESSAGES=1 cargo test --quiet -p wfe-tests --test harness messages_document
 
 unit: build ## Run the tests that need no cluster
 	cargo test --workspace --lib --bins

@@ -9,6 +9,7 @@
     reason = "a test fails by panicking, and so do its helpers"
 )]
 
+mod messages;
 mod module_circles;
 
 use std::collections::BTreeSet;
