@@ -1,6 +1,7 @@
 //! What the watches have seen of WorkflowExecutions, locks and namespaces.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Namespace;
@@ -24,6 +25,8 @@ pub struct Caches {
     pub(super) leases: Cache<Lease>,
     pub(super) namespaces: Cache<PartialObjectMeta<Namespace>>,
     pub(super) began: Began,
+    /// Whether the WorkflowExecutions were listed once: before that, an unknown uid says nothing.
+    pub(super) listed: Arc<AtomicBool>,
     /// Notified when something may have been left by a WorkflowExecution that is gone.
     pub(super) orphaned: Arc<Notify>,
     pub(super) execution_namespace: String,

@@ -1,6 +1,7 @@
 //! Starts the watches, and says of each change which WorkflowExecutions it may matter to.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
@@ -61,6 +62,7 @@ pub fn start(
         leases,
         namespaces,
         began,
+        listed: Arc::default(),
         orphaned: Arc::default(),
         execution_namespace: execution_namespace.to_owned(),
     };
@@ -68,7 +70,13 @@ pub fn start(
     let locks = locks.map(|touched| touched.map(|it| it.map(|lease| Made::of(&lease))));
     let triggers = stream::select_all([
         requests
-            .map(move |it| own.concerned(it, |wfe, gone| own.by_request(&wfe, gone)))
+            .map(move |it| {
+                if matches!(it, Ok(Touched::All)) {
+                    own.began.retain(|uid| own.knows(uid));
+                    own.listed.store(true, Ordering::Release);
+                }
+                own.concerned(it, |wfe, gone| own.by_request(&wfe, gone))
+            })
             .boxed(),
         around
             .map(move |it| others.concerned(it, |namespace, _| others.by_namespace(&namespace)))
@@ -102,7 +110,6 @@ impl Caches {
             Touched::One { object, gone } => one(*object, gone),
             Touched::All => {
                 let all = self.workflow_executions.all();
-                self.began.retain(|uid| self.knows(uid));
                 all.iter()
                     .map(|wfe| ObjectRef::from_obj(wfe.as_ref()))
                     .collect()
@@ -168,7 +175,7 @@ impl Caches {
         let mut concerned = Vec::new();
         if let Some(uid) = &made.uid {
             concerned = self.workflow_executions.references(&Key::Uid(uid.clone()));
-            if concerned.is_empty() {
+            if concerned.is_empty() && self.listed.load(Ordering::Acquire) {
                 // Created after its WorkflowExecution had vanished.
                 self.began.forget(uid);
                 self.orphaned.notify_one();
