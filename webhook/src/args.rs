@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
-use wfe_process::ProcessArgs;
+use wfe_process::{ExecutionArgs, ProcessArgs};
 
 /// Admission webhook that validates WorkflowExecutions and completes them before they are stored.
 #[derive(Debug, Parser)]
@@ -19,23 +19,9 @@ pub struct Args {
     /// Namespace that a controller watches for WorkflowExecutions; repeatable, default all.
     #[arg(long, env = "WFE_WATCH_NAMESPACE", value_delimiter = ',')]
     pub watch_namespace: Vec<String>,
-    /// Namespace in which the Jobs and PipelineRuns of workflows run.
-    #[arg(
-        long,
-        env = "WFE_EXECUTION_NAMESPACE",
-        default_value = "kubernaut-workflows"
-    )]
-    pub execution_namespace: String,
-    /// Directory of the workflow catalog: one YAML file per workflow (a mounted ConfigMap).
-    #[arg(long, env = "WFE_CATALOG_DIR")]
-    pub catalog_dir: PathBuf,
-    /// ServiceAccount of WorkflowExecutions without executionConfig.serviceAccountName.
-    #[arg(
-        long,
-        env = "WFE_DEFAULT_SERVICE_ACCOUNT",
-        default_value = "kubernaut-workflow-runner"
-    )]
-    pub default_service_account: String,
+    /// What is executed, and where.
+    #[command(flatten)]
+    pub execution: ExecutionArgs,
     /// Handling of an image without a digest: deny the request, or fill in the digest from the
     /// workflow catalog.
     #[arg(long, env = "WFE_IMAGE_DIGEST", value_enum, default_value_t = ImageDigest::Require)]

@@ -51,7 +51,7 @@ pub enum CertificateError {
 #[derive(Debug)]
 pub struct ServingCertificate {
     directory: PathBuf,
-    content: std::sync::Mutex<Content>,
+    content: parking_lot::Mutex<Content>,
     current: ArcSwap<CertifiedKey>,
 }
 
@@ -100,10 +100,7 @@ impl ServingCertificate {
     /// Reads the files once and returns whether the served certificate was replaced.
     pub fn refresh(&self) -> Result<bool, CertificateError> {
         let found = Content::read(&self.directory)?;
-        let mut content = self
-            .content
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut content = self.content.lock();
         if *content == found {
             return Ok(false);
         }

@@ -82,12 +82,9 @@ impl Mutator {
         };
         match filled {
             None => verdict,
-            Some(Filled { field, reference }) => {
-                let digest = reference.split('@').next_back().unwrap_or_default();
-                verdict.warn(&format!(
-                    "spec.{field}: {digest} was filled in from the workflow catalog"
-                ))
-            }
+            Some(Filled { field, digest, .. }) => verdict.warn(&format!(
+                "spec.{field}: {digest} was filled in from the workflow catalog"
+            )),
         }
     }
 
@@ -144,12 +141,16 @@ impl Mutator {
 /// Sets the filled reference, and adds the finalizer unless it is present.
 fn patch(filled: Option<&Filled>, finalizers: Option<&[String]>) -> Patch {
     let pointer = |path: &str| PointerBuf::from_tokens(path.split('.'));
-    let filled = filled.map(|Filled { field, reference }| {
-        PatchOperation::Replace(ReplaceOperation {
-            path: pointer(&format!("spec.{field}")),
-            value: json!(reference),
-        })
-    });
+    let filled = filled.map(
+        |Filled {
+             field, reference, ..
+         }| {
+            PatchOperation::Replace(ReplaceOperation {
+                path: pointer(&format!("spec.{field}")),
+                value: json!(reference),
+            })
+        },
+    );
     let add = |path, value| {
         let path = pointer(path);
         Some(PatchOperation::Add(AddOperation { path, value }))

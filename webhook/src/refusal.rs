@@ -6,7 +6,7 @@ use strum::IntoStaticStr;
 use thiserror::Error;
 use wfe_model::dependencies::DependencyProblem;
 use wfe_model::rules::Violation;
-use wfe_model::workflow_execution::{CLEAR_REASON, NOTHING_TO_CLEAR};
+use wfe_model::workflow_execution::{CLEAR_REASON, CLEARANCE_IMMUTABLE, NOTHING_TO_CLEAR};
 
 /// A reason why a review is denied. The text says what was found, what is allowed, and what to do;
 /// the variant's name is the metric label `reason`.
@@ -54,7 +54,7 @@ pub enum Refusal {
     },
     /// The stored `blockClearance` would be changed or removed.
     #[error(
-        "{by} cleared this block at {at}: who cleared a block, when and why, is never changed or removed; leave status.blockClearance unchanged"
+        "{by} cleared this block at {at}: {CLEARANCE_IMMUTABLE}: leave status.blockClearance unchanged"
     )]
     AlreadyCleared {
         /// `clearedBy`.

@@ -33,7 +33,7 @@ pub async fn run(args: Args) -> Result<()> {
     let serving_ended = CancellationToken::new();
     let certificate = ServingCertificate::load(&args.cert_dir).context("--cert-dir")?;
     let client = client::connect().await?;
-    let catalog = DirectoryCatalog::open(&args.catalog_dir).context("--catalog-dir")?;
+    let catalog = DirectoryCatalog::open(&args.execution.catalog_dir).context("--catalog-dir")?;
     let catalog: Arc<dyn Catalog> = Arc::new(catalog);
     let scope = Scope::of(args.watch_namespace);
     let mutator = Mutator {
@@ -44,8 +44,12 @@ pub async fn run(args: Args) -> Result<()> {
     let validator = Validator {
         catalog,
         kinds: ServedKinds::new(&client),
-        lookups: Lookups::start(&client, &args.execution_namespace, serving_ended.clone()),
-        default_service_account: args.default_service_account,
+        lookups: Lookups::start(
+            &client,
+            &args.execution.execution_namespace,
+            serving_ended.clone(),
+        ),
+        default_service_account: args.execution.default_service_account,
         on_outage: args.on_catalog_outage,
         scope,
     };

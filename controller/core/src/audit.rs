@@ -176,11 +176,11 @@ fn execution_data(
     let skip = skip.filter(|_| event_type == EventType::SelectionCompleted);
     let error_details = match (failure, skip) {
         (Some(failure), _) => Some(explain(
-            &format!("{:?}", failure.reason),
+            failure.reason.as_str(),
             &failure.message,
             may_pass(failure.reason),
         )),
-        (None, Some(skip)) => Some(explain(&format!("{:?}", skip.reason), &skip.message, true)),
+        (None, Some(skip)) => Some(explain(skip.reason.as_str(), &skip.message, true)),
         (None, None) => None,
     };
     // It has the name before it is made, too: the peer wants one.

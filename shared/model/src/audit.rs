@@ -1,7 +1,7 @@
-//! Audit events as Data Storage takes them: names, order and content.
+//! Audit events in the format of Data Storage.
 //!
-//! Everything in an event is derived from the stored object, timestamps included, so that the
-//! same transition always gives the same event.
+//! All fields of an event, including its timestamp, are derived from the stored WorkflowExecution,
+//! so that deriving an event again gives an identical event.
 
 use std::collections::BTreeMap;
 
@@ -14,31 +14,31 @@ use uuid::Uuid;
 
 use crate::workflow_execution::FailureReason;
 
-/// What happened, in the order in which it happens.
+/// Type of an event, in the order in which the events occur.
 #[derive(Debug, Deserialize, EnumSetType, Hash, Ord, PartialOrd, Serialize)]
 pub enum EventType {
-    /// It left Pending: allowed to run, or skipped.
+    /// The WorkflowExecution left phase Pending.
     #[serde(rename = "workflowexecution.selection.completed")]
     SelectionCompleted,
     /// The Job or PipelineRun was created.
     #[serde(rename = "workflowexecution.execution.started")]
     ExecutionStarted,
-    /// It began to run.
+    /// The workflow began to run.
     #[serde(rename = "workflowexecution.workflow.started")]
     WorkflowStarted,
-    /// It succeeded.
+    /// The workflow succeeded.
     #[serde(rename = "workflowexecution.workflow.completed")]
     WorkflowCompleted,
-    /// It failed, or was cancelled.
+    /// The workflow failed or was cancelled.
     #[serde(rename = "workflowexecution.workflow.failed")]
     WorkflowFailed,
-    /// A block was cleared.
+    /// The block of the target was cleared.
     #[serde(rename = "workflowexecution.block.cleared")]
     BlockCleared,
 }
 
 impl EventType {
-    /// The name on the wire.
+    /// The value of `event_type`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::SelectionCompleted => "workflowexecution.selection.completed",
@@ -50,12 +50,12 @@ impl EventType {
         }
     }
 
-    /// By its name on the wire.
+    /// Parses a value of `event_type`.
     pub fn named(name: &str) -> Option<Self> {
         EnumSet::<Self>::all().iter().find(|it| it.as_str() == name)
     }
 
-    /// `event_action`.
+    /// The value of `event_action`.
     pub fn action(self) -> &'static str {
         match self {
             Self::SelectionCompleted | Self::WorkflowCompleted => "completed",
@@ -65,7 +65,7 @@ impl EventType {
         }
     }
 
-    /// `event_category`.
+    /// The value of `event_category`.
     pub fn category(self) -> Category {
         match self {
             Self::BlockCleared => Category::Webhook,
@@ -74,40 +74,41 @@ impl EventType {
     }
 }
 
-/// The id of an event: one WorkflowExecution has each event once.
+/// Id of an event. A WorkflowExecution has at most one event of each type.
 pub fn event_id(workflow_execution_uid: &str, event_type: EventType) -> Uuid {
     let name = format!("{workflow_execution_uid}/{}", event_type.as_str());
     Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes())
 }
 
-/// The moment of an event whose status says `second`: statuses have whole seconds, which of two
-/// events in one came first is told by microseconds, and so is of which object it is. Without them
-/// a sink could not be asked whether it has the event of a WorkflowExecution, when there was another
-/// one of its name within the same second.
+/// Timestamp of an event whose time in the status is `second`.
+///
+/// Times in a status are whole seconds. The microseconds, which are derived from the uid and the
+/// event type, order the events within a second, and distinguish two WorkflowExecutions that had
+/// the same name within a second: a sink finds an event by its [`Identity`], which has no uid.
 pub fn moment(workflow_execution_uid: &str, event_type: EventType, second: Timestamp) -> Timestamp {
-    /// Leaves room for the types.
-    const OBJECTS: u128 = 999_000;
+    /// Below 10^6, so that adding the event type stays within the second.
+    const UID_OFFSETS: u128 = 999_000;
     let object = Uuid::new_v5(&Uuid::NAMESPACE_OID, workflow_execution_uid.as_bytes());
-    let object = u64::try_from(object.as_u128() % OBJECTS).unwrap_or_default();
+    let object = u64::try_from(object.as_u128() % UID_OFFSETS).unwrap_or_default();
     let offset = Duration::from_micros(object + event_type as u64);
     second.checked_add(offset).unwrap_or(second)
 }
 
-/// By what an event is known again: what every sink keeps of it.
+/// Identity of an event: the fields that every sink stores.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Identity {
-    /// What happened.
+    /// Type of the event.
     pub event_type: String,
-    /// Of the WorkflowExecution.
+    /// Namespace of the WorkflowExecution.
     pub namespace: String,
-    /// Of the WorkflowExecution.
+    /// Name of the WorkflowExecution.
     pub name: String,
-    /// [`moment`].
+    /// Timestamp of the event, see [`moment`].
     pub timestamp: Timestamp,
 }
 
 impl AuditEvent {
-    /// See [`Identity`].
+    /// The identity of this event.
     pub fn identity(&self) -> Identity {
         Identity {
             event_type: self.event_type.as_str().to_owned(),
@@ -118,56 +119,56 @@ impl AuditEvent {
     }
 }
 
-/// Which service's events these are.
+/// Category of an event.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Category {
-    /// The controller's.
+    /// Event of the controller.
     WorkflowExecution,
-    /// The webhook's: the identity in it was stamped at admission.
+    /// Event with a user identity that was recorded at admission.
     Webhook,
 }
 
-/// How it ended.
+/// Outcome of an event.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// Well.
+    /// The action succeeded.
     Success,
-    /// Not well.
+    /// The action failed.
     Failure,
-    /// Not yet.
+    /// The action has not ended.
     Pending,
 }
 
-/// One audit event.
+/// An audit event.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct AuditEvent {
-    /// `1.0`.
+    /// Version of the format, `1.0`.
     pub version: String,
-    /// What happened.
+    /// Type of the event.
     pub event_type: EventType,
-    /// When it happened.
+    /// Time of the event.
     pub event_timestamp: Timestamp,
-    /// Whose event it is.
+    /// Category of the event.
     pub event_category: Category,
-    /// The verb.
+    /// Action, see [`EventType::action`].
     pub event_action: String,
-    /// How it ended.
+    /// Outcome of the action.
     pub event_outcome: Outcome,
     /// `service`, or `user` for a cleared block.
     pub actor_type: String,
-    /// Who did it.
+    /// Name of the service or user.
     pub actor_id: String,
-    /// `WorkflowExecution`.
+    /// Always `WorkflowExecution`.
     pub resource_type: String,
     /// Name of the WorkflowExecution.
     pub resource_id: String,
-    /// Its namespace.
+    /// Namespace of the WorkflowExecution.
     pub namespace: String,
-    /// The RemediationRequest's name, else the WorkflowExecution's.
+    /// Name of the RemediationRequest, or of the WorkflowExecution if it refers to none.
     pub correlation_id: String,
-    /// Details.
+    /// Details that depend on the event type.
     pub event_data: EventData,
 }
 
@@ -175,126 +176,128 @@ pub struct AuditEvent {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum EventData {
-    /// Of a cleared block.
+    /// Details of [`EventType::BlockCleared`].
     BlockCleared(BlockClearedData),
-    /// Of everything else.
+    /// Details of all other event types.
     Execution(Box<ExecutionData>),
 }
 
-/// Details of an execution's event. Absent keys are left out: the peer refuses null.
+/// Details of an event of an execution. Absent values are omitted, because Data Storage rejects
+/// null.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct ExecutionData {
-    /// As outside.
+    /// Type of the event, the same as in [`AuditEvent`].
     pub event_type: EventType,
-    /// [`event_id`].
+    /// Id of the event, see [`event_id`].
     pub event_id: Uuid,
     /// `job` or `tekton`.
     pub execution_engine: String,
-    /// Key in the catalog.
+    /// Id of the workflow in the catalog.
     pub workflow_id: String,
-    /// Version in the catalog.
+    /// Version of the workflow.
     pub workflow_version: String,
-    /// Name in the catalog, where known.
+    /// Name of the workflow, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workflow_name: Option<String>,
-    /// The target as written.
+    /// Target resource as written in the spec.
     pub target_resource: String,
-    /// The peer's word for the phase.
+    /// Phase in the vocabulary of Data Storage.
     pub phase: PeerPhase,
-    /// Image or bundle.
+    /// Image or bundle that runs.
     pub container_image: String,
-    /// Name of the Job or PipelineRun, also where it was not made: the peer wants one.
+    /// Name of the Job or PipelineRun. Data Storage requires it, even if none was created.
     pub execution_name: String,
     /// When the execution was created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
-    /// When it ended.
+    /// When the execution ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completed_at: Option<Timestamp>,
-    /// As `2m30s`.
+    /// Run time, for example `2m30s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration: Option<String>,
-    /// What it was told, and `KUBERNAUT_EXECUTION_ENGINE`.
+    /// Parameters of the spec, and `KUBERNAUT_EXECUTION_ENGINE`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub parameters: BTreeMap<String, String>,
     /// Name of the PipelineRun.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pipelinerun_name: Option<String>,
-    /// The peer's word for the failure.
+    /// Failure reason in the vocabulary of Data Storage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure_reason: Option<PeerFailureReason>,
-    /// What was found.
+    /// Message of the failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure_message: Option<String>,
-    /// Which task failed.
+    /// Name of the failed task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_task_name: Option<String>,
-    /// Our word for the failure.
+    /// Failure or skip reason in the vocabulary of the WorkflowExecution status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_details: Option<ErrorDetails>,
 }
 
-/// Details of a cleared block: exactly these six.
+/// Details of a cleared block. Data Storage accepts exactly these six keys.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct BlockClearedData {
-    /// `workflowexecution.block.cleared`.
+    /// Always [`EventType::BlockCleared`].
     pub event_type: EventType,
-    /// The WorkflowExecution's name (the peer's word for it).
+    /// Name of the WorkflowExecution, despite the name of the key.
     pub workflow_name: String,
-    /// Why.
+    /// Reason given by the user.
     pub clear_reason: String,
-    /// When.
+    /// When the block was cleared.
     pub cleared_at: Timestamp,
-    /// `Blocked`.
+    /// Always `Blocked`.
     pub previous_state: String,
-    /// `Running`.
+    /// Always `Running`.
     pub new_state: String,
 }
 
-/// Our word for a failure; the peer refuses it unless all four are there.
+/// Details of a failure or skip. Data Storage requires all four keys.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct ErrorDetails {
-    /// For people.
+    /// Message of the failure or skip.
     pub message: String,
-    /// A [`FailureReason`] or skip reason.
+    /// A [`FailureReason`] or a
+    /// [`SkipReason`](crate::workflow_execution::SkipReason).
     pub code: String,
-    /// `workflowexecution`.
+    /// Always `workflowexecution`.
     pub component: String,
-    /// Whether the same request may succeed later.
+    /// Whether the same request may succeed if it is repeated later.
     pub retry_possible: bool,
 }
 
-/// The peer's phases.
+/// Phases in the vocabulary of Data Storage.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum PeerPhase {
-    /// Ours too.
+    /// Phase Pending.
     Pending,
-    /// Ours too.
+    /// Phase Running.
     Running,
-    /// Our Succeeded.
+    /// Phase Succeeded.
     Completed,
-    /// Our Failed.
+    /// Phase Failed.
     Failed,
 }
 
-/// The peer's failure reasons.
+/// Failure reasons in the vocabulary of Data Storage.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum PeerFailureReason {
-    /// Ours too.
+    /// [`FailureReason::OOMKilled`].
     OOMKilled,
-    /// Ours too.
+    /// [`FailureReason::DeadlineExceeded`].
     DeadlineExceeded,
-    /// Ours too.
+    /// [`FailureReason::Forbidden`].
     Forbidden,
-    /// Ours too.
+    /// [`FailureReason::ResourceExhausted`].
     ResourceExhausted,
-    /// Ours too.
+    /// [`FailureReason::ConfigurationError`].
     ConfigurationError,
-    /// Ours too.
+    /// [`FailureReason::ImagePullBackOff`].
     ImagePullBackOff,
-    /// Ours too.
+    /// [`FailureReason::TaskFailed`].
     TaskFailed,
-    /// Whatever else.
+    /// Any other [`FailureReason`].
     Unknown,
 }
 

@@ -1,8 +1,8 @@
-//! The CustomResourceDefinition as it is installed.
+//! The CustomResourceDefinition of `WorkflowExecution`, derived from its types.
 //!
-//! Derived from the stored types, then brought into the shape that hand-written definitions have:
-//! what the derive cannot say (required although read leniently) is added, what it says too much
-//! (nullable, null in enums, defaults) is taken out.
+//! The derived schema is corrected in two ways: fields that are required although serde reads them
+//! leniently are added to `required`, and `nullable`, `default` and null enum values, which the
+//! derive emits for `Option` and `#[serde(default)]`, are removed.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
@@ -11,8 +11,8 @@ use kube::CustomResourceExt;
 
 use crate::workflow_execution::WorkflowExecution;
 
-/// Fields that must be there, by the path of the object that has them. In Rust they are read
-/// leniently, so that the rules can report them missing together with everything else.
+/// Required fields, by the path of their parent object. Serde reads them leniently, so that the
+/// rules can report a missing field together with all other violations.
 const REQUIRED: [(&[&str], &[&str]); 3] = [
     (
         &["spec"],
@@ -22,7 +22,7 @@ const REQUIRED: [(&[&str], &[&str]); 3] = [
     (&["spec", "remediationRequestRef"], &["name"]),
 ];
 
-/// The definition of `WorkflowExecution`.
+/// The CustomResourceDefinition of `WorkflowExecution`.
 pub fn workflow_execution() -> CustomResourceDefinition {
     let mut crd = WorkflowExecution::crd();
     for root in crd
@@ -31,7 +31,7 @@ pub fn workflow_execution() -> CustomResourceDefinition {
         .iter_mut()
         .filter_map(|it| it.schema.as_mut()?.open_api_v3_schema.as_mut())
     {
-        tidy(root);
+        remove_derive_artifacts(root);
         for (path, fields) in REQUIRED {
             require(root, path, fields);
         }
@@ -50,11 +50,11 @@ fn require(schema: &mut JSONSchemaProps, path: &[&str], fields: &[&str]) {
     }
 }
 
-/// Takes out, at every depth, what `Option` and `#[serde(default)]` leave in a derived schema.
-fn tidy(schema: &mut JSONSchemaProps) {
+/// Removes, at every depth, what the derive emits for `Option` and `#[serde(default)]`.
+fn remove_derive_artifacts(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
     schema.default = None;
-    // Doc comments are wrapped for the editor; kubectl wraps for the terminal.
+    // Doc comments are wrapped at 100 columns; kubectl wraps for the terminal itself.
     if let Some(description) = &mut schema.description {
         *description = description
             .replace("\n\n", "\0")
@@ -68,11 +68,11 @@ fn tidy(schema: &mut JSONSchemaProps) {
         .properties
         .iter_mut()
         .flat_map(|it| it.values_mut())
-        .for_each(tidy);
+        .for_each(remove_derive_artifacts);
     if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
-        tidy(items);
+        remove_derive_artifacts(items);
     }
     if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
-        tidy(values);
+        remove_derive_artifacts(values);
     }
 }

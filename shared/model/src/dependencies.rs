@@ -1,4 +1,4 @@
-//! What a workflow depends on in the execution namespace, and what is found there.
+//! Dependencies of a workflow in the execution namespace, and the result of checking them.
 
 use std::fmt;
 
@@ -6,10 +6,10 @@ use thiserror::Error;
 
 use crate::workflow::Dependencies;
 
-/// The label a ServiceAccount must carry to run workflows, with the value `true`.
+/// Label, with the value `true`, that a ServiceAccount must have to run workflows.
 pub const RUNNER_LABEL: &str = "kubernaut.ai/workflow-runner";
 
-/// What a workflow can depend on.
+/// Kind of a dependency.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum DependencyKind {
     /// A Secret.
@@ -18,22 +18,32 @@ pub enum DependencyKind {
     ConfigMap,
 }
 
-/// One thing that must be there, and not be empty.
+impl DependencyKind {
+    /// The kind in the Kubernetes API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Secret => "Secret",
+            Self::ConfigMap => "ConfigMap",
+        }
+    }
+}
+
+/// A Secret or ConfigMap that must exist and have data.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Dependency {
-    /// What it is.
+    /// Secret or ConfigMap.
     pub kind: DependencyKind,
-    /// Its name in the execution namespace.
+    /// Name in the execution namespace.
     pub name: String,
 }
 
 impl fmt::Display for Dependency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} {:?}", self.kind, self.name)
+        write!(f, "{} {:?}", self.kind.as_str(), self.name)
     }
 }
 
-/// One by one, Secrets first.
+/// Iterates over all dependencies, Secrets first.
 pub fn each(dependencies: &Dependencies) -> impl Iterator<Item = Dependency> {
     fn of(kind: DependencyKind, names: &[String]) -> impl Iterator<Item = Dependency> {
         let dependency = move |name: &String| Dependency {
@@ -46,27 +56,23 @@ pub fn each(dependencies: &Dependencies) -> impl Iterator<Item = Dependency> {
     secrets.chain(of(DependencyKind::ConfigMap, &dependencies.config_maps))
 }
 
-/// A dependency that is not as it must be.
+/// Why a dependency is not ready.
 #[derive(Clone, Debug, Error, PartialEq)]
 pub enum DependencyProblem {
-    /// Not there.
-    #[error(
-        "the workflow needs the {dependency}, which does not exist in namespace {namespace}: create it"
-    )]
+    /// The object does not exist.
+    #[error("required {dependency} not found in namespace {namespace}: create it")]
     Missing {
-        /// What was looked for.
+        /// The missing object.
         dependency: Dependency,
-        /// Where.
+        /// The execution namespace.
         namespace: String,
     },
-    /// There, with nothing in it.
-    #[error(
-        "the workflow needs the {dependency}, which has no data in namespace {namespace}: fill it"
-    )]
+    /// The object has no data.
+    #[error("required {dependency} in namespace {namespace} has no data: add data to it")]
     Empty {
-        /// What is empty.
+        /// The empty object.
         dependency: Dependency,
-        /// Where it is.
+        /// The execution namespace.
         namespace: String,
     },
 }
@@ -74,30 +80,31 @@ pub enum DependencyProblem {
 /// Whether a ServiceAccount may run workflows.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ServiceAccountAnswer {
-    /// It carries the label.
+    /// The ServiceAccount has [`RUNNER_LABEL`].
     Allowed,
-    /// It does not.
+    /// The ServiceAccount does not have [`RUNNER_LABEL`].
     NotLabelled,
-    /// It does not exist.
+    /// The ServiceAccount does not exist.
     Missing,
 }
 
 impl ServiceAccountAnswer {
-    /// Why `account` may not run workflows; none where it may.
+    /// Why `account` may not run workflows; `None` if it may.
     pub fn refusal(&self, account: &str, namespace: &str) -> Option<String> {
-        let problem = match self {
-            Self::Allowed => return None,
-            Self::NotLabelled => "is not meant for workflows",
-            Self::Missing => "does not exist",
-        };
-        Some(format!(
-            "the ServiceAccount {account:?} in namespace {namespace} {problem}: use one with the label {RUNNER_LABEL}: \"true\""
-        ))
+        match self {
+            Self::Allowed => None,
+            Self::NotLabelled => Some(format!(
+                "ServiceAccount {account:?} in namespace {namespace} must have the label {RUNNER_LABEL}: \"true\": add it or use another ServiceAccount"
+            )),
+            Self::Missing => Some(format!(
+                "ServiceAccount {account:?} not found in namespace {namespace}: create it with the label {RUNNER_LABEL}: \"true\""
+            )),
+        }
     }
 }
 
-/// What keeps a workflow from running, in one line.
+/// All problems in one line.
 pub fn not_ready(problems: &[DependencyProblem]) -> String {
-    let sentences: Vec<_> = problems.iter().map(ToString::to_string).collect();
-    sentences.join("; ")
+    let messages: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    messages.join("; ")
 }

@@ -1,4 +1,4 @@
-//! Durations as the CRD spells them: `90s`, `30m`, `1h30m`.
+//! Durations in the format of the CRD: `90s`, `30m`, `1h30m`.
 
 use std::time::Duration;
 
@@ -8,25 +8,25 @@ use jiff::fmt::friendly::{Designator, Spacing, SpanPrinter};
 use crate::pattern::pattern;
 
 pattern!(
-    /// `executionConfig.timeout`: whole seconds, since a Job's deadline has no finer unit.
+    /// `executionConfig.timeout`, in whole seconds like `activeDeadlineSeconds` of a Job.
     TIMEOUT, 32,
     "^([0-9]{1,5}h([0-9]{1,5}m)?([0-9]{1,5}s)?|[0-9]{1,5}m([0-9]{1,5}s)?|[0-9]{1,5}s)$",
-    "a duration of whole hours, minutes and seconds from 1s to 24h, as 90s, 30m or 1h30m"
+    "a duration of whole hours, minutes and seconds from 1s to 24h, for example 90s, 30m or 1h30m"
 );
 
-/// CEL for the bounds.
+/// CEL condition for the bounds.
 pub(crate) const CEL_BOUNDS: &str =
     "duration(self) >= duration('1s') && duration(self) <= duration('24h')";
 
 const MIN: Duration = Duration::from_secs(1);
 const MAX: Duration = Duration::from_hours(24);
 
-/// How long an execution may take: 1 s to 24 h.
+/// Maximum run time of an execution, from 1 s to 24 h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ExecutionTimeout(Duration);
 
 impl ExecutionTimeout {
-    /// Reads what [`TIMEOUT`] allows; `None` for anything else.
+    /// Parses a text that [`TIMEOUT`] accepts and that is within the bounds.
     pub fn parse(text: &str) -> Option<Self> {
         if !TIMEOUT.accepts(text) {
             return None;
@@ -35,13 +35,13 @@ impl ExecutionTimeout {
         (MIN..=MAX).contains(&duration).then_some(Self(duration))
     }
 
-    /// The duration itself.
+    /// The duration.
     pub fn get(self) -> Duration {
         self.0
     }
 }
 
-/// A duration in the CRD's spelling, in whole seconds: `2m30s`, `0s`.
+/// Formats a duration like the CRD, in whole seconds: `2m30s`, `0s`.
 pub fn format(duration: Duration) -> String {
     let whole = SignedDuration::from_secs(i64::try_from(duration.as_secs()).unwrap_or(i64::MAX));
     SpanPrinter::new()
@@ -58,19 +58,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_duration_survives_a_round_trip(seconds in 1_u64..=86_400) {
+        fn timeout_formatted_parses_to_same_duration(seconds in 1_u64..=86_400) {
             let duration = Duration::from_secs(seconds);
             prop_assert_eq!(ExecutionTimeout::parse(&format(duration)).map(ExecutionTimeout::get), Some(duration));
         }
 
         #[test]
-        fn no_text_makes_the_parser_panic(text in "\\PC*|[0-9]{0,30}[hms]{0,3}") {
+        fn timeout_any_text_parses_without_panic(text in "\\PC*|[0-9]{0,30}[hms]{0,3}") {
             let _ = ExecutionTimeout::parse(&text);
         }
     }
 
     #[test]
-    fn durations_read_as_people_write_them() {
+    fn timeout_out_of_format_or_bounds_is_rejected() {
         for (text, seconds) in [
             ("90s", 90),
             ("30m", 1_800),

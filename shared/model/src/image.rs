@@ -1,14 +1,14 @@
-//! OCI references with a digest (BR-WE-014): what runs is named by content, never by tag alone.
+//! OCI references with a digest (BR-WE-014), so that a tag never decides what is executed.
 //!
-//! The grammar is the one of the OCI distribution specification, made stricter: the registry host
-//! is explicit, the digest is sha256 in lower-case hex.
+//! The grammar is that of the OCI distribution specification with two restrictions: the registry
+//! host is required, and the digest is sha256 in lower-case hex.
 
 use std::fmt;
 
 use crate::pattern::pattern;
 
-/// Registry host and repository. A host is told from a path component as container runtimes do:
-/// it has a dot or a port, or is `localhost`.
+/// Registry host and repository. As in container runtimes, the first path component is a host if
+/// it contains a dot or a port, or is `localhost`.
 macro_rules! name {
     () => {
         concat!(
@@ -24,7 +24,7 @@ macro_rules! tag {
     };
 }
 
-/// The distribution specification's limit for registry and repository together.
+/// Maximum length of registry and repository together, from the OCI distribution specification.
 pub const MAX_NAME_LENGTH: usize = 255;
 
 pattern!(
@@ -40,7 +40,7 @@ pattern!(
     "oci://registry/repository[:tag][@sha256:<64 lower-case hex digits>], with a registry host and at most 255 characters before tag and digest"
 );
 
-/// CEL for [`MAX_NAME_LENGTH`]: what stands before tag and digest.
+/// CEL condition for [`MAX_NAME_LENGTH`].
 pub(crate) const CEL_NAME_LENGTH: &str =
     "self.find('^(oci://)?[^/]+/[^:@]+').size() <= 255 + (self.startsWith('oci://') ? 6 : 0)";
 
@@ -54,7 +54,7 @@ impl fmt::Display for Digest {
     }
 }
 
-/// Registry, repository and tag: which image, but not which content.
+/// Registry, repository and tag.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Name {
     registry: String,
@@ -62,8 +62,8 @@ struct Name {
     tag: Option<String>,
 }
 
-/// Takes a reference apart that a [`Pattern`](crate::pattern::Pattern) has accepted.
-/// `None` when a part is missing or registry and repository are too long together.
+/// Splits a reference that a [`Pattern`](crate::pattern::Pattern) has accepted. Returns `None` if a
+/// part is missing or registry and repository together are too long.
 fn split(text: &str) -> Option<(Name, Option<Digest>)> {
     let (name, digest) = match text.split_once('@') {
         Some((name, digest)) => (name, Some(Digest(digest.to_owned()))),
@@ -82,7 +82,7 @@ fn split(text: &str) -> Option<(Name, Option<Digest>)> {
     (name.registry.len() + 1 + name.repository.len() <= MAX_NAME_LENGTH).then_some((name, digest))
 }
 
-/// A container image by digest: `registry/repository[:tag]@sha256:…`.
+/// A container image with a digest: `registry/repository[:tag]@sha256:…`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ImageReference {
     name: Name,
@@ -90,7 +90,7 @@ pub struct ImageReference {
 }
 
 impl ImageReference {
-    /// Reads what [`IMAGE`] allows; `None` for anything else.
+    /// Parses a text that [`IMAGE`] accepts.
     pub fn parse(text: &str) -> Option<Self> {
         if !IMAGE.accepts(text) {
             return None;
@@ -102,17 +102,18 @@ impl ImageReference {
         })
     }
 
-    /// The digest that is executed.
+    /// The digest.
     pub fn digest(&self) -> &Digest {
         &self.digest
     }
 
-    /// The tag, where one is written; it names nothing, the digest does.
+    /// The tag, if any. It is informational: the digest identifies the content.
     pub fn tag(&self) -> Option<&str> {
         self.name.tag.as_deref()
     }
 
-    /// Whether both name the same repository of the same registry (tags and digests aside).
+    /// Whether both references have the same registry and repository, whatever their tags and
+    /// digests.
     pub fn same_repository(&self, other: &Self) -> bool {
         self.name.registry == other.name.registry && self.name.repository == other.name.repository
     }
@@ -139,7 +140,7 @@ pub struct BundleReference {
 }
 
 impl BundleReference {
-    /// Reads what [`BUNDLE`] allows; `None` for anything else.
+    /// Parses a text that [`BUNDLE`] accepts.
     pub fn parse(text: &str) -> Option<Self> {
         if !BUNDLE.accepts(text) {
             return None;
@@ -148,12 +149,12 @@ impl BundleReference {
         Some(Self { name, digest })
     }
 
-    /// The digest, where the reference says one.
+    /// The digest, if any.
     pub fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
     }
 
-    /// The same bundle with its digest said; one that is there already stays.
+    /// The bundle with its own digest, or with `digest` if it has none.
     #[must_use]
     pub fn pinned(self, digest: &Digest) -> ImageReference {
         ImageReference {
@@ -182,7 +183,7 @@ mod tests {
         "[a-f0-9]{64}"
     }
 
-    /// References as people write them: each part from its grammar.
+    /// Generates references without a digest.
     pub(super) fn reference() -> impl Strategy<Value = String> {
         let host = prop_oneof![
             "[a-zA-Z0-9]([-a-zA-Z0-9]{0,8}[a-zA-Z0-9])?\\.[a-z]{2,5}(:[0-9]{1,5})?",
@@ -199,31 +200,31 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_image_reference_survives_a_round_trip_and_other_parsers_take_it(name in reference(), hex in hex()) {
+        fn image_reference_valid_formats_to_same_text_and_parses_with_oci_spec(name in reference(), hex in hex()) {
             let text = format!("{name}@sha256:{hex}");
             let image = ImageReference::parse(&text).expect("built from the grammar");
             prop_assert_eq!(image.to_string(), text.clone());
-            let theirs: oci_spec::distribution::Reference = text.parse().expect("oci-spec takes what we take");
-            prop_assert_eq!(theirs.digest().map(str::to_owned), Some(format!("sha256:{hex}")));
-            prop_assert_eq!(theirs.tag(), image.tag());
-            prop_assert_eq!(theirs.registry(), image.name.registry.as_str());
-            prop_assert_eq!(theirs.repository(), image.name.repository.as_str());
+            let other: oci_spec::distribution::Reference = text.parse().expect("oci-spec accepts the reference");
+            prop_assert_eq!(other.digest().map(str::to_owned), Some(format!("sha256:{hex}")));
+            prop_assert_eq!(other.tag(), image.tag());
+            prop_assert_eq!(other.registry(), image.name.registry.as_str());
+            prop_assert_eq!(other.repository(), image.name.repository.as_str());
         }
 
         #[test]
-        fn a_bundle_reference_survives_a_round_trip(name in reference(), hex in proptest::option::of(hex())) {
+        fn bundle_reference_valid_formats_to_same_text(name in reference(), hex in proptest::option::of(hex())) {
             let text = format!("oci://{name}{}", hex.map(|hex| format!("@sha256:{hex}")).unwrap_or_default());
             prop_assert_eq!(BundleReference::parse(&text).expect("built from the grammar").to_string(), text);
         }
 
         #[test]
-        fn no_text_makes_the_parsers_panic(text in "\\PC*") {
+        fn references_any_text_parses_without_panic(text in "\\PC*") {
             let _ = ImageReference::parse(&text);
             let _ = BundleReference::parse(&text);
         }
 
         #[test]
-        fn what_is_accepted_prints_as_it_was_written(text in "(oci://)?[a-z./:@_-]{1,40}(@sha256:[a-f0-9]{64})?") {
+        fn references_accepted_text_formats_to_same_text(text in "(oci://)?[a-z./:@_-]{1,40}(@sha256:[a-f0-9]{64})?") {
             if let Some(image) = ImageReference::parse(&text) {
                 prop_assert_eq!(image.to_string(), text.clone());
             }
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn registry_and_repository_together_have_a_limit() {
+    fn references_name_over_255_characters_is_rejected() {
         let digest = format!("@sha256:{}", "0".repeat(64));
         let name = |length: usize| format!("r.io/{}", "a".repeat(length - "r.io/".len()));
         assert!(ImageReference::parse(&format!("{}{digest}", name(255))).is_some());

@@ -1,11 +1,11 @@
-//! What a `WorkflowExecution` is and which are valid.
+//! The `WorkflowExecution` API: types, validation rules and CRD.
 //!
-//! Types and rules only: no client, no clock, no I/O, so that the webhook, the controller and the
-//! tests judge with the same functions. The manifest enforces it: `kube` comes without its client.
+//! This crate has no client, no clock and no I/O, so that the webhook, the controller and the tests
+//! validate with the same functions. The manifest enforces this: `kube` is used without its client.
 //!
-//! [`workflow_execution`] is the stored shape (strings, lenient), [`rules`] the one way from there
-//! to checked types, [`workflow`] and [`parameters`] what the catalog says, [`crd`] the schema the
-//! API server enforces by itself, [`audit`] the events that report what happened.
+//! [`workflow_execution`] has the types as stored (text, read leniently), [`rules`] converts them
+//! to checked types, [`workflow`] and [`parameters`] describe an entry of the catalog, [`crd`] is
+//! the schema that the API server enforces, [`audit`] has the audit events.
 
 pub mod audit;
 pub mod crd;
@@ -20,5 +20,6 @@ pub mod text;
 pub mod workflow;
 pub mod workflow_execution;
 
-/// Keeps a WorkflowExecution until its execution is ended and its audit events are delivered.
+/// Finalizer that keeps a WorkflowExecution until its execution has ended and its audit events are
+/// delivered.
 pub const FINALIZER: &str = "kubernaut.ai/workflow-execution";

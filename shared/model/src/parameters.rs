@@ -1,5 +1,6 @@
-//! Parameters: what every one must be, whatever the workflow, and what can be wrong with one.
-//! [`declaration`] is what a workflow says of one, [`declared`] all of them, compiled.
+//! Parameters of a WorkflowExecution: the rules that do not depend on the workflow, and the
+//! violations. [`declaration`] is a parameter as a workflow declares it, [`declared`] compiles all
+//! declarations of a workflow.
 
 pub mod declaration;
 pub mod declared;
@@ -15,22 +16,23 @@ use self::kind::ParameterType;
 use crate::pattern::pattern;
 
 pattern!(
-    /// A parameter's name: it becomes an environment variable.
+    /// Name of a parameter, which becomes the name of an environment variable.
     PARAMETER_NAME, 128,
     "^[A-Za-z_][A-Za-z0-9_]{0,127}$",
     "letters, digits and _, not starting with a digit, at most 128 characters"
 );
 
-/// Most parameters in one WorkflowExecution.
+/// Maximum number of parameters in a WorkflowExecution.
 pub const MAX_COUNT: usize = 64;
-/// Most characters in one value.
+/// Maximum length of a value in characters.
 pub const MAX_VALUE_LENGTH: usize = 8_192;
-/// Most characters in all values together.
+/// Maximum length of all values together in characters.
 pub const MAX_TOTAL_LENGTH: usize = 65_536;
 
 const RESERVED: &str =
-    "TARGET_RESOURCE and names starting with KUBERNAUT_ are set by the controller";
-const NO_NUL: &str = "a value must not contain the NUL character: no environment variable can";
+    "TARGET_RESOURCE and names starting with KUBERNAUT_ are reserved for the controller";
+const NO_NUL: &str =
+    "values must not contain the NUL character: remove it, environment variables cannot hold it";
 
 pub(crate) fn cel_names() -> Rule {
     Rule::new(format!(
@@ -61,12 +63,12 @@ pub(crate) fn cel_no_nul() -> Rule {
     Rule::new(r"self.all(name, !self[name].contains('\u0000'))").message(NO_NUL)
 }
 
-/// A name that may become an environment variable.
+/// A valid name of a parameter.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ParameterName(String);
 
 impl ParameterName {
-    /// Reads what [`PARAMETER_NAME`] allows; `None` for anything else, and for names that are ours.
+    /// Parses a name that [`PARAMETER_NAME`] accepts and that is not reserved for the controller.
     pub fn parse(text: &str) -> Option<Self> {
         (PARAMETER_NAME.accepts(text) && !is_reserved(text)).then(|| Self(text.to_owned()))
     }
@@ -87,134 +89,131 @@ fn is_reserved(name: &str) -> bool {
     name == "TARGET_RESOURCE" || name.starts_with("KUBERNAUT_")
 }
 
-/// What is wrong with one parameter of a WorkflowExecution.
+/// A violation of the rules for one parameter of a WorkflowExecution.
 #[derive(Clone, Debug, Error, PartialEq)]
 pub enum ParameterViolation {
-    /// Not usable as an environment variable.
-    #[error("the name {name:?} must be {}", PARAMETER_NAME.allowed)]
+    /// The name cannot be that of an environment variable.
+    #[error("invalid name {name:?}: must be {}", PARAMETER_NAME.allowed)]
     Name {
-        /// As found.
+        /// Name of the parameter.
         name: String,
     },
-    /// One of ours.
+    /// The name is reserved for the controller.
     #[error("{RESERVED}: remove {name}")]
     Reserved {
-        /// As found.
+        /// Name of the parameter.
         name: String,
     },
-    /// Value longer than [`MAX_VALUE_LENGTH`].
-    #[error("the value has {length} characters: at most {MAX_VALUE_LENGTH} are allowed")]
+    /// The value is longer than [`MAX_VALUE_LENGTH`].
+    #[error("too long: must have at most {MAX_VALUE_LENGTH} characters, has {length}")]
     TooLong {
-        /// Which parameter.
+        /// Name of the parameter.
         name: String,
-        /// In characters.
+        /// Length in characters.
         length: usize,
     },
-    /// A NUL in the value.
+    /// The value contains a NUL character.
     #[error("{NO_NUL}")]
     Nul {
-        /// Which parameter.
+        /// Name of the parameter.
         name: String,
     },
-    /// Tekton would substitute within the value.
+    /// The value contains a Tekton variable substitution.
     #[error(
-        "the value {value:?} contains \"$(\": Tekton would substitute it, write the text another way"
+        "invalid value {value:?}: must not contain \"$(\", because Tekton would substitute it: write the text another way"
     )]
     Substitution {
-        /// Which parameter.
+        /// Name of the parameter.
         name: String,
-        /// As found.
+        /// The rejected value.
         value: String,
     },
-    /// The workflow has no such parameter.
-    #[error(
-        "the workflow declares no parameter {name}: {}",
-        list("it declares", declared)
-    )]
+    /// The workflow does not declare the parameter.
+    #[error("unknown parameter: {}", advice_for_unknown(declared))]
     Undeclared {
-        /// As found.
+        /// Name of the parameter.
         name: String,
-        /// What the workflow declares.
+        /// Names of the declared parameters.
         declared: Vec<String>,
     },
-    /// Required, without a default, and not given.
-    #[error("the workflow requires the parameter {name} (type {kind}): add it")]
+    /// The parameter is required, has no default and no value.
+    #[error("required value: add this parameter (type {kind})")]
     Required {
-        /// Which parameter.
+        /// Name of the parameter.
         name: String,
-        /// Its declared type.
+        /// The declared type.
         kind: ParameterType,
     },
-    /// Not readable as the declared type.
-    #[error("the value {value:?} is no {kind}: {}", kind.example())]
+    /// The value is not of the declared type.
+    #[error("invalid value {value:?}: must be of type {kind}: {}", kind.advice())]
     Type {
-        /// Which parameter.
+        /// Name of the parameter.
         name: String,
-        /// As found.
+        /// The rejected value.
         value: String,
-        /// Its declared type.
+        /// The declared type.
         kind: ParameterType,
     },
-    /// Not one of the declared values.
-    #[error("the value {value:?} is not allowed: use one of {allowed}")]
+    /// The value is not in the declared `enum`.
+    #[error("unsupported value {value:?}: supported values are {allowed}")]
     Enum {
-        /// Which parameter.
+        /// Name of the parameter.
         name: String,
-        /// As found.
+        /// The rejected value.
         value: String,
-        /// JSON array.
+        /// The declared values, as a JSON array.
         allowed: String,
     },
-    /// Does not match the declared pattern.
-    #[error("the value {value:?} does not match the pattern {pattern:?}")]
+    /// The value does not match the declared pattern.
+    #[error("invalid value {value:?}: must match the pattern {pattern:?}")]
     Pattern {
-        /// Which parameter.
+        /// Name of the parameter.
         name: String,
-        /// As found.
+        /// The rejected value.
         value: String,
-        /// As declared.
+        /// The declared pattern.
         pattern: String,
     },
-    /// Below the declared minimum.
-    #[error("the value {value} is too small: at least {minimum} is allowed")]
+    /// The value is below the declared minimum.
+    #[error("invalid value {value}: must be at least {minimum}")]
     Minimum {
-        /// Which parameter.
+        /// Name of the parameter.
         name: String,
-        /// As found.
+        /// The rejected value.
         value: String,
-        /// As declared.
+        /// The declared minimum.
         minimum: String,
     },
-    /// Above the declared maximum.
-    #[error("the value {value} is too large: at most {maximum} is allowed")]
+    /// The value is above the declared maximum.
+    #[error("invalid value {value}: must be at most {maximum}")]
     Maximum {
-        /// Which parameter.
+        /// Name of the parameter.
         name: String,
-        /// As found.
+        /// The rejected value.
         value: String,
-        /// As declared.
+        /// The declared maximum.
         maximum: String,
     },
-    /// Given without another one that it depends on.
-    #[error("the parameter {name} is of use only together with {needs}: add {needs}")]
+    /// A parameter that this one depends on has no value.
+    #[error("parameter {name} requires parameter {needs}: add {needs}")]
     DependsOn {
-        /// Which parameter.
+        /// Name of the parameter.
         name: String,
-        /// The one that is missing.
+        /// The missing parameter.
         needs: String,
     },
-    /// Any other word of the JSON Schema.
+    /// The value violates another keyword of the JSON Schema.
     #[error("{message}")]
     Other {
-        /// Which parameter.
+        /// Name of the parameter.
         name: String,
-        /// The schema library's words.
+        /// Message of the JSON Schema library.
         message: String,
     },
 }
 
 impl ParameterViolation {
-    /// Which parameter it is about.
+    /// Name of the parameter.
     pub fn name(&self) -> &str {
         match self {
             Self::Name { name }
@@ -235,15 +234,18 @@ impl ParameterViolation {
     }
 }
 
-fn list(intro: &str, names: &[String]) -> String {
-    if names.is_empty() {
-        format!("{intro} none")
+fn advice_for_unknown(declared: &[String]) -> String {
+    if declared.is_empty() {
+        "remove it, the workflow declares no parameters".to_owned()
     } else {
-        format!("{intro} {}", names.join(", "))
+        format!(
+            "remove it, or use a parameter that the workflow declares: {}",
+            declared.join(", ")
+        )
     }
 }
 
-/// Checks names and values without knowing the workflow.
+/// Checks the rules for names and values that do not depend on the workflow.
 pub fn check_names_and_sizes(given: &BTreeMap<String, String>) -> Vec<ParameterViolation> {
     let mut violations = Vec::new();
     for (name, value) in given {

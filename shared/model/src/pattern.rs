@@ -1,29 +1,29 @@
-//! A text rule that is written once and holds twice: as a CEL rule in the CRD, where the API
-//! server evaluates it, and as a regular expression here. Both engines are RE2-like and linear,
-//! and the tests compare their verdicts on generated strings.
+//! Text patterns that are declared once and enforced twice: by the API server as a CEL rule of the
+//! CRD, and by this crate as a regular expression. Both regular expression engines have RE2 syntax
+//! and run in linear time; acceptance tests compare their results on generated strings.
 
 use std::sync::LazyLock;
 
 use kube::core::Rule;
 use regex::Regex;
 
-/// A rule for a whole text: what is matched, how long it may be, and the sentence that says so.
+/// A rule for a whole text: regular expression, maximum length and message.
 #[derive(Debug)]
 pub struct Pattern {
-    /// Anchored regular expression, without `'` (it stands in a CEL string).
+    /// Anchored regular expression, without `'`, because CEL quotes it in `'`.
     pub expression: &'static str,
-    /// Upper bound in characters.
+    /// Maximum length in characters.
     pub max_length: usize,
-    /// What is allowed, as the end of "… must be".
+    /// What is allowed, as a continuation of "must be".
     pub allowed: &'static str,
-    /// `expression`, compiled at first use.
+    /// `expression`, compiled on first use.
     pub regex: LazyLock<Option<Regex>>,
 }
 
 impl Pattern {
-    /// Whether `text` fits expression and length.
+    /// Whether `text` matches the expression and is not too long.
     pub fn accepts(&self, text: &str) -> bool {
-        // An expression that does not compile accepts nothing; a test compiles every one.
+        // An invalid expression accepts nothing; a unit test compiles every expression.
         text.chars().count() <= self.max_length
             && self
                 .regex
@@ -31,19 +31,19 @@ impl Pattern {
                 .is_some_and(|regex| regex.is_match(text))
     }
 
-    /// The same rule for the API server; the length stands beside it as `maxLength`.
+    /// The rule in CEL, without the length, which the schema has as `maxLength`.
     pub fn cel(&self) -> Rule {
         Rule::new(format!("self.matches(r'{}')", self.expression)).message(&*self.message())
     }
 
-    /// [`cel`](Self::cel), and what a regular expression cannot say, in CEL.
+    /// [`cel`](Self::cel) and a further condition in CEL.
     pub fn cel_and(&self, condition: &str) -> Rule {
         let mut rule = self.cel();
         rule.rule = format!("{} && {condition}", rule.rule);
         rule
     }
 
-    /// The sentence both report.
+    /// The message of the CEL rule and of the violation.
     pub fn message(&self) -> String {
         format!("must be {}", self.allowed)
     }
@@ -75,7 +75,7 @@ mod tests {
     use super::Pattern;
 
     #[test]
-    fn every_pattern_compiles_and_fits_into_a_cel_string() {
+    fn patterns_all_compile_and_can_be_quoted_in_cel() {
         let all: [&Pattern; 7] = [
             &crate::image::IMAGE,
             &crate::image::BUNDLE,

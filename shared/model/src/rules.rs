@@ -1,8 +1,9 @@
-//! The one conversion: from what is stored to what may run.
+//! Validation: converts a stored spec to a checked one.
 //!
-//! [`check`] is the static half, which the CRD's schema and CEL hold as well; [`validate`] adds
-//! what the catalog says. Webhook and controller call the same two functions, so they cannot
-//! disagree. All violations are reported together.
+//! [`check`] applies the static rules, which the schema and the CEL rules of the CRD also have;
+//! [`validate`] adds the rules that depend on the workflow in the catalog. The webhook and the
+//! controller call the same two functions, so that they reach the same result. All violations are
+//! reported together.
 
 mod digest;
 mod json;
@@ -28,31 +29,31 @@ pub use self::json::{JsonObject, Misshapen, parse};
 pub use self::violation::Violation;
 pub(crate) use self::violation::{cel_forbids, cel_needs, cel_no_substitution};
 
-/// Why a spec cannot be changed.
+/// Message for a change of the spec.
 pub const IMMUTABLE: &str =
     "spec is immutable: delete this WorkflowExecution and create a new one instead";
 
-/// What happens when a workflow may not run now.
+/// What to do while a workflow may not run.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum WhenBlocked {
-    /// It ends as Skipped.
+    /// End the WorkflowExecution as Skipped.
     #[default]
     Skip,
-    /// It stays Pending until it may run.
+    /// Keep the WorkflowExecution Pending until the workflow may run.
     Wait,
 }
 
-/// What is asked to run.
+/// The requested image or bundle.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Requested {
-    /// An image, as a Job.
+    /// An image to run as a Job.
     Job(ImageReference),
-    /// A bundle, as a PipelineRun.
+    /// A bundle to run as a PipelineRun.
     Tekton(BundleReference),
 }
 
 impl Requested {
-    /// The engine it takes.
+    /// The engine that runs the image or bundle.
     pub fn engine(&self) -> Engine {
         match self {
             Self::Job(_) => Engine::Job,
@@ -61,68 +62,68 @@ impl Requested {
     }
 }
 
-/// A spec that keeps every static rule.
+/// A spec that satisfies all static rules.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CheckedSpec {
-    /// Engine and image.
+    /// Engine, and image or bundle.
     pub requested: Requested,
-    /// Key in the catalog.
+    /// Id of the workflow in the catalog.
     pub workflow_id: String,
-    /// Version in the catalog.
+    /// Version of the workflow.
     pub version: String,
-    /// What is repaired.
+    /// Target resource.
     pub target: Target,
-    /// Values as given, without defaults.
+    /// Parameter values of the spec, without defaults.
     pub parameters: BTreeMap<String, String>,
-    /// How long it may take; the controller's default where absent.
+    /// Maximum run time; the controller's default if absent.
     pub timeout: Option<ExecutionTimeout>,
-    /// Who it runs as; the controller's default where absent.
+    /// ServiceAccount of the pod; the controller's default if absent.
     pub service_account: Option<String>,
-    /// What happens when it may not run now.
+    /// What to do while the workflow may not run.
     pub when_blocked: WhenBlocked,
-    /// Who asks.
+    /// The RemediationRequest that the execution belongs to.
     pub remediation_request: Option<RemediationRequestRef>,
 }
 
-/// A spec that may run: the static rules and the catalog agree. Builders of Jobs and PipelineRuns
-/// take this and cannot fail.
+/// A spec that satisfies the static rules and matches the workflow in the catalog. Building a Job
+/// or a PipelineRun from it cannot fail.
 #[derive(Clone, Debug)]
 pub struct ValidatedSpec {
-    /// The static half.
+    /// The spec after the static checks.
     pub spec: CheckedSpec,
-    /// What is executed, always by the catalog's digest.
+    /// The image or bundle to run, with the digest of the catalog.
     pub image: ImageReference,
-    /// Values with the workflow's defaults.
+    /// Parameter values including the defaults of the workflow.
     pub parameters: BTreeMap<String, String>,
-    /// The catalog's entry.
+    /// The workflow in the catalog.
     pub workflow: Arc<Workflow>,
 }
 
-/// Nothing that keeps a spec from running, but who asks should know.
+/// A remark on a valid spec, returned as an admission warning.
 #[derive(Clone, Debug, Error, PartialEq)]
 pub enum Remark {
-    /// The catalog is about to drop it.
-    #[error("the workflow {workflow_id:?} is deprecated: ask its maintainers what to use instead")]
+    /// The workflow is deprecated in the catalog.
+    #[error("workflow {workflow_id:?} is deprecated: ask its maintainers for a replacement")]
     Deprecated {
-        /// Key in the catalog.
+        /// Id in the catalog.
         workflow_id: String,
     },
-    /// Another tag than the catalog's.
+    /// The tag differs from the tag in the catalog.
     #[error(
-        "the tag {found:?} is not the catalog's, {catalog:?}: what runs is the catalog's digest, {digest}"
+        "tag {found:?} differs from tag {catalog:?} in the catalog and is ignored: digest {digest} runs"
     )]
     OtherTag {
-        /// As found.
+        /// Tag in the spec.
         found: String,
-        /// The catalog's.
+        /// Tag in the catalog.
         catalog: String,
-        /// What runs.
+        /// Digest in the catalog.
         digest: Digest,
     },
 }
 
 impl ValidatedSpec {
-    /// What who asks should know.
+    /// Remarks for the author of the spec.
     pub fn remarks(&self) -> Vec<Remark> {
         let workflow = &self.workflow;
         let deprecated =
@@ -140,7 +141,7 @@ impl ValidatedSpec {
     }
 }
 
-/// Reads a spec from an object that nobody has looked at yet.
+/// Reads a spec from unvalidated JSON.
 pub fn read<'a, D>(spec: D) -> Result<WorkflowExecutionSpec, Violation>
 where
     D: Deserializer<'a, Error = serde_json::Error>,
@@ -149,26 +150,26 @@ where
     read.map_err(|Misshapen { path, message }| Violation::Malformed { path, message })
 }
 
-/// The static half: everything that needs neither catalog nor cluster.
+/// Applies the static rules: those that need neither the catalog nor the cluster.
 pub fn check(spec: &WorkflowExecutionSpec) -> Result<CheckedSpec, Vec<Violation>> {
     let mut violations = Vec::new();
     let mut report = |violation| violations.push(violation);
     let workflow = &spec.workflow_ref;
     let config = &spec.execution_config;
 
-    let requested = requested(spec, &mut report);
-    text(
+    let requested = check_reference(spec, &mut report);
+    check_required_text(
         &mut report,
         "workflowRef.workflowId",
         &workflow.workflow_id,
-        "the workflow's key in the catalog",
+        "the id of the workflow in the catalog",
         limit::WORKFLOW_ID,
     );
-    text(
+    check_required_text(
         &mut report,
         "workflowRef.version",
         &workflow.version,
-        "the workflow's version in the catalog",
+        "the version of the workflow in the catalog",
         limit::VERSION,
     );
     let target = Target::parse(&spec.target_resource);
@@ -214,7 +215,7 @@ pub fn check(spec: &WorkflowExecutionSpec) -> Result<CheckedSpec, Vec<Violation>
     {
         report(Violation::ConfidenceOutOfRange { found });
     }
-    check_carried(spec, &mut report);
+    check_informational(spec, &mut report);
 
     match (requested, target) {
         (Some(requested), Some(target)) if violations.is_empty() => Ok(CheckedSpec {
@@ -232,8 +233,8 @@ pub fn check(spec: &WorkflowExecutionSpec) -> Result<CheckedSpec, Vec<Violation>
     }
 }
 
-/// The whole: what [`check`] has said of the spec, and what the catalog says of the workflow that
-/// it names.
+/// Applies the rules that depend on `workflow`, the workflow in the catalog, and adds their
+/// violations to those in `checked`, the result of [`check`].
 pub fn validate(
     spec: &WorkflowExecutionSpec,
     checked: Result<CheckedSpec, Vec<Violation>>,
@@ -267,12 +268,12 @@ pub fn validate(
         violations.extend(image_mismatch(&checked.requested, &workflow.bundle));
     }
     let too_many = spec.parameters.len() > parameters::MAX_COUNT;
-    let wrong = (!too_many).then(|| workflow.parameters.check(&spec.parameters));
-    let known: HashSet<_> = violations.iter().filter_map(parameter).collect();
-    let wrong = wrong.into_iter().flatten();
-    let wrong = wrong.filter(|it| !known.contains(it.name()));
-    let wrong: Vec<_> = wrong.map(Violation::Parameter).collect();
-    violations.extend(wrong);
+    let invalid = (!too_many).then(|| workflow.parameters.check(&spec.parameters));
+    let reported: HashSet<_> = violations.iter().filter_map(parameter).collect();
+    let invalid = invalid.into_iter().flatten();
+    let invalid = invalid.filter(|it| !reported.contains(it.name()));
+    let invalid: Vec<_> = invalid.map(Violation::Parameter).collect();
+    violations.extend(invalid);
 
     match checked {
         Some(spec) if violations.is_empty() => Ok(ValidatedSpec {
@@ -288,7 +289,7 @@ pub fn validate(
     }
 }
 
-/// The parameter that a violation is about.
+/// Name of the parameter that a violation concerns.
 fn parameter(violation: &Violation) -> Option<&str> {
     match violation {
         Violation::Parameter(violation) => Some(violation.name()),
@@ -296,10 +297,10 @@ fn parameter(violation: &Violation) -> Option<&str> {
     }
 }
 
-/// What the spec asks to run and what the catalog has: same repository, same digest. Tags name
-/// nothing and are not compared.
+/// Compares registry, repository and digest with those in the catalog. Tags are not compared: the
+/// digest identifies the content.
 fn image_mismatch(requested: &Requested, catalog: &ImageReference) -> Option<Violation> {
-    let (field, found, asked, scheme) = match requested {
+    let (field, found, reference, scheme) = match requested {
         Requested::Job(image) => (
             "workflowRef.containerImage",
             image.to_string(),
@@ -313,7 +314,7 @@ fn image_mismatch(requested: &Requested, catalog: &ImageReference) -> Option<Vio
             "oci://",
         ),
     };
-    let same = asked.same_repository(catalog) && asked.digest() == catalog.digest();
+    let same = reference.same_repository(catalog) && reference.digest() == catalog.digest();
     (!same).then(|| Violation::ImageMismatch {
         field,
         found,
@@ -321,7 +322,8 @@ fn image_mismatch(requested: &Requested, catalog: &ImageReference) -> Option<Vio
     })
 }
 
-fn requested(
+/// Checks engine, image and bundle.
+fn check_reference(
     spec: &WorkflowExecutionSpec,
     report: &mut impl FnMut(Violation),
 ) -> Option<Requested> {
@@ -364,7 +366,7 @@ fn requested(
 fn check_parameters(spec: &WorkflowExecutionSpec, report: &mut impl FnMut(Violation)) {
     let count = spec.parameters.len();
     if count > parameters::MAX_COUNT {
-        // Nobody reads what is wrong with each of them.
+        // Violations of each parameter would make the message too long to read.
         return report(Violation::ParametersTooMany { count });
     }
     let length = spec
@@ -392,8 +394,8 @@ fn check_parameters(spec: &WorkflowExecutionSpec, report: &mut impl FnMut(Violat
     }
 }
 
-/// Fields that are only carried: nothing but their size is ours to judge.
-fn check_carried(spec: &WorkflowExecutionSpec, report: &mut impl FnMut(Violation)) {
+/// Checks the length of informational fields.
+fn check_informational(spec: &WorkflowExecutionSpec, report: &mut impl FnMut(Violation)) {
     let workflow = &spec.workflow_ref;
     let mut check = |field, text: Option<&str>, maximum| {
         let length = text.map_or(0, |text| text.chars().count());
@@ -430,7 +432,7 @@ fn check_carried(spec: &WorkflowExecutionSpec, report: &mut impl FnMut(Violation
         request.uid.as_deref(),
         limit::UID,
     );
-    text(
+    check_required_text(
         report,
         "remediationRequestRef.name",
         &request.name,
@@ -439,7 +441,7 @@ fn check_carried(spec: &WorkflowExecutionSpec, report: &mut impl FnMut(Violation
     );
 }
 
-fn text(
+fn check_required_text(
     report: &mut impl FnMut(Violation),
     field: &'static str,
     value: &str,

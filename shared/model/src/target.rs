@@ -1,4 +1,4 @@
-//! The resource a workflow repairs, as `[namespace/]kind/name` (BR-WE-009).
+//! The target resource of a workflow, as `[namespace/]kind/name` (BR-WE-009).
 
 mod served;
 
@@ -8,7 +8,7 @@ pub use self::served::{ServedKind, misfit};
 
 use crate::pattern::pattern;
 
-/// A DNS-1123 label without length limit; [`TARGET`]'s parts are limited separately.
+/// A DNS-1123 label without length limit; [`Target::parse`] limits the parts of [`TARGET`].
 macro_rules! label {
     () => {
         "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
@@ -19,15 +19,13 @@ pattern!(
     /// `targetResource`.
     TARGET, 381,
     concat!("^(", label!(), "/)?[A-Za-z][A-Za-z0-9]*/", label!(), r"(\.", label!(), ")*$"),
-    "[namespace/]kind/name, as prod/Deployment/web or Node/worker-1, with at most 63, 63 and 253 characters"
+    "[namespace/]kind/name, for example prod/Deployment/web or Node/worker-1, with at most 63, 63 and 253 characters"
 );
 
-/// CEL for the length of each part.
+/// CEL condition for the length of each part.
 pub(crate) const CEL_PART_LENGTHS: &str = "self.matches(r'^([^/]{1,63}/)?[^/]{1,63}/[^/]{1,253}$')";
 
-/// A checked target resource.
-///
-/// Whether the kind is served, and namespaced, takes the API server: see [`misfit`].
+/// A target resource with a valid format. [`misfit`] checks whether the cluster serves its kind.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
     namespace: Option<String>,
@@ -36,7 +34,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// Reads what [`TARGET`] allows; `None` for anything else.
+    /// Parses a text that [`TARGET`] accepts and whose parts are not too long.
     pub fn parse(text: &str) -> Option<Self> {
         if !TARGET.accepts(text) {
             return None;
@@ -56,7 +54,7 @@ impl Target {
             })
     }
 
-    /// The namespace, where one is written; it is never filled in.
+    /// The namespace as written; it is never defaulted.
     pub fn namespace(&self) -> Option<&str> {
         self.namespace.as_deref()
     }
@@ -66,12 +64,12 @@ impl Target {
         &self.kind
     }
 
-    /// The resource's name.
+    /// The name of the resource.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The one spelling that lock and history go by: the kind in lower case.
+    /// The key for the lock and the history: the target with its kind in lower case.
     pub fn normalized(&self) -> String {
         Self {
             kind: self.kind.to_ascii_lowercase(),
@@ -81,7 +79,7 @@ impl Target {
     }
 }
 
-/// As it was written.
+/// Formats the target as it was written.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.namespace
@@ -99,7 +97,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_target_survives_a_round_trip(text in "([a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?/)?[A-Za-z][A-Za-z0-9]{0,20}/[a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?(\\.[a-z0-9]{1,9}){0,3}") {
+        fn target_valid_formats_to_same_text(text in "([a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?/)?[A-Za-z][A-Za-z0-9]{0,20}/[a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?(\\.[a-z0-9]{1,9}){0,3}") {
             let target = Target::parse(&text).expect("built from the grammar");
             prop_assert_eq!(target.to_string(), text);
             let normalized = target.normalized();
@@ -107,7 +105,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_the_parser_panic(text in "\\PC*") {
+        fn target_any_text_parses_without_panic(text in "\\PC*") {
             if let Some(target) = Target::parse(&text) {
                 prop_assert_eq!(target.to_string(), text);
             }
@@ -115,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn spellings_of_the_kind_share_one_normalized_form() {
+    fn target_kinds_differing_in_case_have_same_normalized_form() {
         let normalized = |text| Target::parse(text).expect(text).normalized();
         assert_eq!(normalized("a/Deployment/x"), normalized("a/deployment/x"));
         assert_ne!(normalized("a/Deployment/x"), normalized("Deployment/x"));

@@ -1,8 +1,8 @@
-//! Texts for people: values and errors in messages.
+//! Formats values and errors for messages.
 
 use std::error::Error;
 
-/// An error and its causes, for people.
+/// An error followed by its chain of causes.
 pub fn in_full(error: &dyn Error) -> String {
     let (mut text, mut cause) = (error.to_string(), error.source());
     while let Some(error) = cause {
@@ -12,15 +12,15 @@ pub fn in_full(error: &dyn Error) -> String {
     text
 }
 
-/// A found value for a message: a huge one would bury the rule.
+/// Shortens a rejected value for a message, so that the rule stays readable beside it.
 pub fn shortened(text: &str) -> String {
     cut(text, 600)
 }
 
-/// A text of at most `most` characters, with a mark where it was longer.
-pub fn cut(text: &str, most: usize) -> String {
-    if text.chars().count() <= most {
+/// Truncates a text to at most `maximum` characters, ending with `…` if it was longer.
+pub fn cut(text: &str, maximum: usize) -> String {
+    if text.chars().count() <= maximum {
         return text.to_owned();
     }
-    text.chars().take(most - 1).chain(['…']).collect()
+    text.chars().take(maximum - 1).chain(['…']).collect()
 }

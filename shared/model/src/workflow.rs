@@ -1,8 +1,7 @@
-//! One entry of the workflow catalog: what may run, with which parameters and dependencies.
+//! A workflow of the catalog: image or bundle, parameters and dependencies.
 //!
-//! Read from the workflow schema, a YAML file in the directory catalog or the `content` of an
-//! entry in Data Storage. Unknown keys are warnings, everything else that is wrong is an error
-//! that names the place.
+//! It is read from a YAML document: a file in the directory catalog, or the `content` of an entry
+//! in Data Storage. Unknown keys are warnings; all other problems are errors with their path.
 
 mod document;
 
@@ -18,13 +17,13 @@ use crate::parameters::declared::Parameters;
 use crate::pattern::{OBJECT_NAME, pattern};
 
 pattern!(
-    /// An amount of a resource, as Kubernetes writes it.
+    /// A Kubernetes quantity.
     QUANTITY, 64,
     "^[0-9]+(\\.[0-9]+)?(m|[kMGTPE]|[KMGTPE]i|[eE][0-9]{1,2})?$",
-    "an amount as 250m, 0.5 or 64Mi"
+    "a Kubernetes quantity, for example 250m, 0.5 or 64Mi"
 );
 
-/// What runs a workflow.
+/// Engine that runs a workflow.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Engine {
     /// A Kubernetes Job.
@@ -34,15 +33,15 @@ pub enum Engine {
 }
 
 impl Engine {
-    /// Every engine, by its name in `spec.executionEngine`.
+    /// All engines.
     pub const ALL: [Self; 2] = [Self::Job, Self::Tekton];
 
-    /// Exactly one of the names; there is no default.
+    /// Parses the value of `spec.executionEngine`. There is no default, and case matters.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|engine| engine.as_str() == text)
     }
 
-    /// API version and kind of what it makes of a workflow.
+    /// API version and kind of the object that the engine creates.
     pub fn runs_as(self) -> (&'static str, &'static str) {
         match self {
             Self::Job => ("batch/v1", "Job"),
@@ -50,7 +49,7 @@ impl Engine {
         }
     }
 
-    /// The name.
+    /// The name in `spec.executionEngine`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Job => "job",
@@ -65,23 +64,23 @@ impl fmt::Display for Engine {
     }
 }
 
-/// Whether an entry may be run.
+/// Status of a workflow in the catalog.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "lowercase")]
 pub enum WorkflowStatus {
-    /// Yes.
+    /// The workflow may run.
     #[default]
     Active,
-    /// Yes, with a warning.
+    /// The workflow may run, with an admission warning.
     Deprecated,
-    /// No.
+    /// The workflow must not run.
     Disabled,
-    /// No.
+    /// The workflow must not run.
     Archived,
 }
 
 impl WorkflowStatus {
-    /// Whether an entry of this status may run.
+    /// Whether a workflow of this status may run.
     pub fn may_run(self) -> bool {
         matches!(self, Self::Active | Self::Deprecated)
     }
@@ -98,7 +97,7 @@ impl fmt::Display for WorkflowStatus {
     }
 }
 
-/// What must exist, and not be empty, in the execution namespace before the workflow runs.
+/// Objects that must exist and have data in the execution namespace before the workflow runs.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Dependencies {
     /// Names of Secrets.
@@ -107,133 +106,135 @@ pub struct Dependencies {
     pub config_maps: Vec<String>,
 }
 
-/// Requests and limits of the workflow's container, as Kubernetes writes them.
+/// Resource requests and limits of the container of a workflow.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 pub struct Resources {
-    /// What the scheduler sets aside.
+    /// Requests, by resource name.
     #[serde(default)]
     pub requests: BTreeMap<String, String>,
-    /// What the kubelet enforces.
+    /// Limits, by resource name.
     #[serde(default)]
     pub limits: BTreeMap<String, String>,
 }
 
-/// A checked entry of the catalog.
+/// A validated workflow of the catalog.
 #[derive(Clone, Debug)]
 pub struct Workflow {
-    /// Key in the catalog.
+    /// Id in the catalog.
     pub workflow_id: String,
-    /// Version.
+    /// Version of the workflow.
     pub version: String,
-    /// What it does, for people.
+    /// What the workflow does. Informational.
     pub description: String,
-    /// Class of the action, as the analysis searches for it.
+    /// Type of the action, by which the analysis searches for workflows.
     pub action_type: String,
-    /// Whether it may run.
+    /// Status in the catalog.
     pub status: WorkflowStatus,
-    /// What runs it.
+    /// Engine that runs the workflow.
     pub engine: Engine,
-    /// What is run: the image (job) or the bundle (tekton), without `oci://`.
+    /// Image (job) or bundle (tekton) to run, without `oci://`.
     pub bundle: ImageReference,
-    /// Requests and limits; the controller's defaults where absent.
+    /// Requests and limits; the controller's defaults if absent.
     pub resources: Option<Resources>,
-    /// User id of the container; the controller's default where absent.
+    /// User id of the container; the controller's default if absent.
     pub run_as_user: Option<i64>,
-    /// What must be there.
+    /// Required Secrets and ConfigMaps.
     pub dependencies: Dependencies,
-    /// What it can be told.
+    /// Declared parameters.
     pub parameters: Parameters,
 }
 
-/// A workflow that was read, and what was noticed on the way.
+/// A workflow and the warnings from reading it.
 #[derive(Clone, Debug)]
 pub struct ReadWorkflow {
-    /// The entry.
+    /// The workflow.
     pub workflow: Workflow,
-    /// One sentence for each key that is not known.
+    /// One message for each unknown key.
     pub warnings: Vec<String>,
 }
 
-/// Why a workflow schema cannot be used: every problem, with its file.
+/// All problems of an invalid workflow document.
 #[derive(Clone, Debug, Error, PartialEq)]
 #[error("{}", .problems.iter().map(|problem| format!("{file}: {problem}")).collect::<Vec<_>>().join("\n"))]
 pub struct WorkflowError {
-    /// The file, or whatever names the text.
+    /// Name of the file, or another name for the document.
     pub file: String,
-    /// At least one.
+    /// The problems, at least one.
     pub problems: Vec<Problem>,
 }
 
-/// One thing that is wrong in a workflow schema.
+/// A problem in a workflow document.
 #[derive(Clone, Debug, Error, PartialEq)]
 pub enum Problem {
-    /// No YAML, a missing key, or a value of the wrong type.
+    /// The document is not YAML, lacks a key or has a value of the wrong type.
     #[error("{0}")]
     Unreadable(String),
-    /// An empty text where one is needed.
+    /// A required text is empty.
     #[error("{path}: must not be empty")]
     Empty {
         /// Path in the document.
         path: String,
     },
-    /// No engine of ours.
-    #[error("execution.engine: {found:?} is no engine: use job or tekton")]
-    UnknownEngine {
-        /// As found.
-        found: String,
-    },
-    /// No image reference with digest.
-    #[error("execution.bundle: {found:?} must be {} (and no oci://)", IMAGE.allowed)]
-    Bundle {
-        /// As found.
-        found: String,
-    },
-    /// Root, or no user id.
+    /// The engine is not supported.
     #[error(
-        "execution.runAsUser: {found} must be from 1 to 2147483647: workflows do not run as root"
+        "execution.engine: unsupported value {found:?}: supported values are \"job\", \"tekton\""
+    )]
+    UnknownEngine {
+        /// The rejected value.
+        found: String,
+    },
+    /// The bundle is not an image reference with a digest.
+    #[error("execution.bundle: invalid value {found:?}: must be {}, without oci://", IMAGE.allowed)]
+    Bundle {
+        /// The rejected value.
+        found: String,
+    },
+    /// The user id is that of root or out of range.
+    #[error(
+        "execution.runAsUser: invalid value {found}: must be from 1 to 2147483647, workflows must not run as root"
     )]
     RunAsUser {
-        /// As found.
+        /// The rejected value.
         found: i64,
     },
-    /// No amount.
-    #[error("{path}: {found:?} must be {}", QUANTITY.allowed)]
+    /// A request or limit is not a quantity.
+    #[error("{path}: invalid value {found:?}: must be {}", QUANTITY.allowed)]
     Quantity {
         /// Path in the document.
         path: String,
-        /// As found.
+        /// The rejected value.
         found: String,
     },
-    /// No name of a Secret or ConfigMap.
-    #[error("{path}: {found:?} must be {}", OBJECT_NAME.allowed)]
+    /// The name of a Secret or ConfigMap is not an object name.
+    #[error("{path}: invalid value {found:?}: must be {}", OBJECT_NAME.allowed)]
     DependencyName {
         /// Path in the document.
         path: String,
-        /// As found.
+        /// The rejected value.
         found: String,
     },
-    /// Named twice.
-    #[error("{path}: {name:?} is listed twice")]
+    /// A Secret or ConfigMap is listed twice.
+    #[error("{path}: duplicate value {name:?}: list it once")]
     DuplicateDependency {
         /// Path in the document.
         path: String,
-        /// As found.
+        /// The duplicate name.
         name: String,
     },
-    /// In a parameter's declaration.
+    /// The declaration of a parameter is invalid.
     #[error("parameters[{index}].{error}")]
     Parameter {
         /// Position in the list.
         index: usize,
-        /// What is wrong.
+        /// The error in the declaration.
         error: DeclarationError,
     },
 }
 
 impl Workflow {
-    /// Reads a workflow schema, plain or wrapped in `kind: RemediationWorkflow`.
+    /// Reads a workflow document, plain or as `spec` of a `RemediationWorkflow`.
     ///
-    /// `file` names the text in errors and warnings.
+    /// `file` is the name of the document in errors and warnings.
     pub fn read(file: &str, yaml: &str) -> Result<ReadWorkflow, WorkflowError> {
         let fail = |problems| WorkflowError {
             file: file.to_owned(),
@@ -243,7 +244,9 @@ impl Workflow {
         let workflow = document.check().map_err(fail)?;
         let warnings = unknown
             .iter()
-            .map(|path| format!("{file}: {path}: unknown key, ignored"))
+            .map(|path| {
+                format!("{file}: {path}: unknown key is ignored: remove it or correct its name")
+            })
             .collect();
         Ok(ReadWorkflow { workflow, warnings })
     }

@@ -1,9 +1,9 @@
 //! The `WorkflowExecution` resource as it is stored.
 //!
-//! What people write is kept as text, so that an object that slipped in with a bad value is one
-//! that ends Failed with a reason, not one that breaks a list; the schema still says what is
-//! allowed ([`crd`](crate::crd)), and [`rules`](crate::rules) turns the text into checked types.
-//! What only the controller writes (status) is typed here.
+//! Spec fields are kept as text, so that a stored object with an invalid value still deserializes
+//! and ends as Failed with a reason, instead of failing every list request. The schema
+//! ([`crd`](crate::crd)) restricts the values, and [`rules`](crate::rules) converts the text to
+//! checked types. The status, which only the controller writes, is typed here.
 
 mod status;
 
@@ -15,25 +15,25 @@ use serde::{Deserialize, Serialize};
 
 pub use self::status::{
     BlockClearance, BlockClearanceRequest, CLEAR_REASON, CLEAR_REASON_MAX, CLEAR_REASON_MIN,
-    ClearMethod, ConflictingWorkflow, ExecutionRef, ExecutionStatusSummary, FailureDetails,
-    FailureReason, NOTHING_TO_CLEAR, Phase, RecentRemediation, SkipDetails, SkipReason, TriState,
-    WorkflowExecutionStatus,
+    CLEARANCE_IMMUTABLE, ClearMethod, ConflictingWorkflow, ExecutionRef, ExecutionStatusSummary,
+    FailureDetails, FailureReason, NOTHING_TO_CLEAR, Phase, RecentRemediation, SkipDetails,
+    SkipReason, TriState, WorkflowExecutionStatus,
 };
 use crate::{duration, image, parameters, pattern, rules, target};
 
-/// Most characters of texts that are only carried; the rules hold the same.
+/// Maximum lengths in characters, enforced both by the CRD schema and by [`rules`](crate::rules).
 pub mod limit {
-    /// Key in the catalog.
+    /// `workflowId`.
     pub const WORKFLOW_ID: usize = 255;
-    /// Version in the catalog.
+    /// `version` of a workflow.
     pub const VERSION: usize = 64;
-    /// Names of objects and workflows, API versions.
+    /// Names of objects and workflows, and API versions.
     pub const NAME: usize = 253;
-    /// Namespaces and kinds.
+    /// Names of namespaces and kinds.
     pub const LABEL: usize = 63;
-    /// Uids.
+    /// Object uids.
     pub const UID: usize = 128;
-    /// The analysis' reasons.
+    /// `rationale`.
     pub const RATIONALE: usize = 16_384;
 }
 
@@ -73,7 +73,7 @@ pub mod limit {
     ).message("a final phase (Succeeded, Failed, Skipped) never changes").field_path(".status.phase"),
     validation = Rule::new(
         "!has(oldSelf.status) || !has(oldSelf.status.blockClearance) || (has(self.status) && has(self.status.blockClearance) && self.status.blockClearance == oldSelf.status.blockClearance)"
-    ).message("who cleared a block, when and why, is never changed or removed").field_path(".status.blockClearance")
+    ).message(CLEARANCE_IMMUTABLE).field_path(".status.blockClearance")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -85,22 +85,23 @@ pub mod limit {
     validation = rules::cel_no_substitution()
 )]
 pub struct WorkflowExecutionSpec {
-    /// Which executor runs the workflow: `job` (one container in a Kubernetes Job) or `tekton`
+    /// Engine that runs the workflow: `job` (one container in a Kubernetes Job) or `tekton`
     /// (a Tekton PipelineRun). There is no default.
     #[schemars(with = "EngineName")]
     #[serde(default, deserialize_with = "null_is_default")]
     pub execution_engine: String,
-    /// The workflow to run.
+    /// Workflow to run.
     #[serde(default, deserialize_with = "null_is_default")]
     pub workflow_ref: WorkflowRef,
-    /// The resource to repair, as `[namespace/]kind/name`: the kind of a served resource, with a
-    /// namespace exactly when the resource is namespaced.
+    /// Resource to remediate, as `[namespace/]kind/name`. The kind must be served by the API
+    /// server; the namespace is required for namespaced kinds and forbidden for cluster-scoped
+    /// kinds.
     #[schemars(length(max = target::TARGET.max_length))]
     #[x_kube(validation = target::TARGET.cel_and(target::CEL_PART_LENGTHS))]
     #[serde(default, deserialize_with = "null_is_default")]
     pub target_resource: String,
-    /// Values for the workflow's declared parameters, as text: `"3"` is an integer where the
-    /// workflow declares one. They become environment variables (job) or params (tekton).
+    /// Values for the parameters that the workflow declares, as text: `"3"` is valid for a
+    /// parameter of type integer. They become environment variables (job) or params (tekton).
     #[schemars(with = "BTreeMap<String, ParameterValue>", extend("maxProperties" = parameters::MAX_COUNT))]
     #[x_kube(
         validation = parameters::cel_names(),
@@ -114,83 +115,85 @@ pub struct WorkflowExecutionSpec {
         deserialize_with = "without_nulls"
     )]
     pub parameters: BTreeMap<String, String>,
-    /// How the workflow is run.
+    /// Options for running the workflow.
     #[serde(
         skip_serializing_if = "ExecutionConfig::is_default",
         default,
         deserialize_with = "null_is_default"
     )]
     pub execution_config: ExecutionConfig,
-    /// The remediation that asks for this; its name is the correlation id of the audit trail.
+    /// RemediationRequest that this execution belongs to. Its name is the correlation id in the
+    /// audit trail.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remediation_request_ref: Option<RemediationRequestRef>,
-    /// How sure the analysis was of this workflow, 0 to 1. For the audit reader.
+    /// Confidence of the analysis in this workflow, from 0 to 1. Informational.
     #[schemars(range(min = 0.0, max = 1.0))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confidence: Option<f64>,
-    /// Why the analysis chose this workflow. For the audit reader.
+    /// Why the analysis chose this workflow. Informational.
     #[schemars(length(max = limit::RATIONALE))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rationale: Option<String>,
 }
 
 impl WorkflowExecution {
-    /// The stored phase; none before the first status.
+    /// The stored phase; `None` before the controller has written a status.
     pub fn phase(&self) -> Option<Phase> {
         self.status.as_ref()?.phase
     }
 
-    /// The Job or PipelineRun, once there is one.
+    /// The Job or PipelineRun; `None` before it is created.
     pub fn execution_ref(&self) -> Option<&ExecutionRef> {
         self.status.as_ref()?.execution_ref.as_ref()
     }
 }
 
-/// One entry of the workflow catalog, and the content to run.
+/// Reference to a workflow in the catalog, and the image or bundle to run.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkflowRef {
-    /// The workflow's name, for people.
+    /// Name of the workflow. Informational.
     #[schemars(length(max = limit::NAME))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The key in the catalog.
+    /// Id of the workflow in the catalog.
     #[schemars(length(min = 1, max = limit::WORKFLOW_ID))]
     #[serde(default, deserialize_with = "null_is_default")]
     pub workflow_id: String,
-    /// The workflow's version; must be the catalog's.
+    /// Version of the workflow; must equal the version in the catalog.
     #[schemars(length(min = 1, max = limit::VERSION))]
     #[serde(default, deserialize_with = "null_is_default")]
     pub version: String,
-    /// For engine `job`: the image to run, as `registry/repository[:tag]@sha256:<digest>`.
+    /// Image to run, required for engine `job`, as `registry/repository[:tag]@sha256:<digest>`.
     #[schemars(length(max = image::IMAGE.max_length))]
     #[x_kube(validation = image::IMAGE.cel_and(image::CEL_NAME_LENGTH))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container_image: Option<String>,
-    /// For engine `tekton`: the bundle to run, as `oci://registry/repository[:tag][@sha256:<digest>]`.
+    /// Tekton bundle to run, required for engine `tekton`, as
+    /// `oci://registry/repository[:tag][@sha256:<digest>]`.
     #[schemars(length(max = image::BUNDLE.max_length))]
     #[x_kube(validation = image::BUNDLE.cel_and(image::CEL_NAME_LENGTH))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bundle_ref: Option<String>,
 }
 
-/// How a workflow is run.
+/// Options for running a workflow.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExecutionConfig {
-    /// How long the execution may take, 1s to 24h (default 30m).
+    /// Maximum run time of the execution, from 1s to 24h (default 30m).
     #[schemars(length(max = duration::TIMEOUT.max_length))]
     #[x_kube(validation = duration::TIMEOUT.cel_and(duration::CEL_BOUNDS))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<String>,
-    /// The ServiceAccount the workflow runs as, in the execution namespace (default
-    /// `kubernaut-workflow-runner`). It must carry the label `kubernaut.ai/workflow-runner: "true"`.
+    /// ServiceAccount in the execution namespace that the workflow runs as (default
+    /// `kubernaut-workflow-runner`). It must have the label `kubernaut.ai/workflow-runner: "true"`.
     #[schemars(length(max = pattern::OBJECT_NAME.max_length))]
     #[x_kube(validation = pattern::OBJECT_NAME.cel())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_account_name: Option<String>,
-    /// What happens when the workflow may not run now (target busy, cooling down or backing off):
-    /// `Skip` (default) ends it as Skipped, `Wait` keeps it Pending until it may run.
+    /// What to do while the target is busy, in its cooldown or in its backoff: `Skip` (default)
+    /// ends this WorkflowExecution as Skipped, `Wait` keeps it Pending until the workflow may run.
     #[schemars(with = "Option<WhenBlockedName>")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub when_blocked: Option<String>,
@@ -202,33 +205,33 @@ impl ExecutionConfig {
     }
 }
 
-/// The RemediationRequest that asks for an execution.
+/// Reference to the RemediationRequest that an execution belongs to.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RemediationRequestRef {
-    /// API version of the object.
+    /// API version of the RemediationRequest.
     #[schemars(length(max = limit::NAME))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_version: Option<String>,
-    /// Kind of the object.
+    /// Kind of the referenced object, `RemediationRequest`.
     #[schemars(length(max = limit::LABEL))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// Name of the object: the correlation id of the audit trail.
+    /// Name of the RemediationRequest, used as the correlation id in the audit trail.
     #[schemars(length(min = 1, max = limit::NAME))]
     #[serde(default, deserialize_with = "null_is_default")]
     pub name: String,
-    /// Namespace of the object.
+    /// Namespace of the RemediationRequest.
     #[schemars(length(max = limit::LABEL))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
-    /// Uid of the object.
+    /// Uid of the RemediationRequest.
     #[schemars(length(max = limit::UID))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
 }
 
-/// The schema of `executionEngine`; stored as text.
+/// Schema of `executionEngine`, which is stored as text.
 #[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
@@ -238,7 +241,7 @@ enum EngineName {
     Tekton,
 }
 
-/// The schema of `whenBlocked`; stored as text.
+/// Schema of `whenBlocked`, which is stored as text.
 #[derive(JsonSchema, Serialize)]
 #[schemars(inline)]
 #[expect(dead_code, reason = "only its schema is used")]
@@ -247,13 +250,13 @@ enum WhenBlockedName {
     Wait,
 }
 
-/// A value, at most 8,192 characters.
+/// Value of a parameter, at most 8,192 characters.
 #[derive(JsonSchema)]
 #[schemars(inline)]
 #[expect(dead_code, reason = "only its schema is used")]
 struct ParameterValue(#[schemars(length(max = parameters::MAX_VALUE_LENGTH))] String);
 
-/// A value that is null is one that is not there: the API server prunes it.
+/// Drops null values, as the API server prunes them.
 fn without_nulls<'de, D>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error>
 where
     D: serde::Deserializer<'de>,
@@ -265,8 +268,8 @@ where
         .collect())
 }
 
-/// A required field that is null is a missing one: the rules report it with all other violations,
-/// where a type error would hide them.
+/// Reads a null required field as a missing one, so that the rules report it together with all
+/// other violations; a type error would hide them.
 fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: serde::Deserializer<'de>,

@@ -1,4 +1,4 @@
-//! The audit sink: where events go that must not be lost.
+//! Audit sinks, which store audit events durably.
 
 mod http;
 mod jsonl;
@@ -14,46 +14,47 @@ pub use self::http::{HttpSink, HttpSinkError, HttpSinkOptions};
 pub use self::jsonl::{JsonlSink, read_file};
 pub use self::trail::TrailEvent;
 
-/// Why the sink did not say that it has the events.
+/// Why the sink did not confirm that it has stored the events.
 #[derive(Debug, Error)]
 pub enum NotRecorded {
-    /// It has none of them, and may take them later.
+    /// The sink stored none of the events, and may accept them later.
     #[error("{0}")]
     Unavailable(String),
-    /// It may have all of them or none.
+    /// It is unknown whether the sink stored all of the events or none.
     #[error("{why}")]
     Unanswered {
-        /// What happened instead of an answer.
+        /// What happened instead of a response.
         why: String,
-        /// After so long what is not there will not come any more.
+        /// Time after which the request can no longer be committed.
         settled_after: Duration,
     },
-    /// It has none of them, and will not take at least one for what is in it.
+    /// The sink stored none of the events, and will never accept at least one of them.
     #[error("{0}")]
     Refused(String),
-    /// It has none of them. It failed, though it is well: an outage that it does not know of, or
-    /// something in one of them.
+    /// The sink stored none of the events and failed although it reports to be healthy. The cause
+    /// is either an outage that the sink has not detected, or the content of one of the events.
     #[error("{0}")]
     Failed(String),
 }
 
-/// The sink could not be asked.
+/// The query failed.
 #[derive(Debug, Error)]
 #[error("{0}")]
 pub struct Unasked(pub String);
 
-/// Takes events. It does not know them again by itself: who sends events that it may have already
-/// asks first.
+/// A sink for audit events. Sinks do not detect duplicates: a caller that may have sent events
+/// before must query them first.
 pub trait AuditSink: Send + Sync {
-    /// Stores all of `events` in their order, durably, or none of them.
+    /// Stores all of `events` durably and in order, or none of them.
     fn record<'a>(&'a self, events: &'a [AuditEvent]) -> BoxFuture<'a, Result<(), NotRecorded>>;
 
-    /// Which of `events` it has, by their [identity](AuditEvent::identity).
+    /// For each of `events`, whether the sink has stored it, by its
+    /// [identity](AuditEvent::identity).
     fn recorded<'a>(
         &'a self,
         events: &'a [AuditEvent],
     ) -> BoxFuture<'a, Result<Vec<bool>, Unasked>>;
 
-    /// Whether it is likely to take events now: asked after a failure, before the next try.
+    /// Checks the health of the sink, after a failure and before the next attempt.
     fn is_well(&self) -> BoxFuture<'_, Result<(), Unasked>>;
 }

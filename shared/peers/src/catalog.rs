@@ -1,4 +1,4 @@
-//! The workflow catalog: which workflows exist, and what they are.
+//! The workflow catalog.
 
 mod directory;
 
@@ -10,17 +10,17 @@ use wfe_model::workflow::Workflow;
 
 pub use self::directory::{DirectoryCatalog, DirectoryError};
 
-/// The catalog could not be asked: nothing is known about the workflow.
+/// The lookup failed, so that it is unknown whether the catalog has the workflow.
 #[derive(Clone, Debug, Error)]
 #[error("{reason}")]
 pub struct CatalogUnavailable {
-    /// What failed.
+    /// Why the lookup failed.
     pub reason: String,
 }
 
-/// Where workflows are looked up.
+/// A source of workflows.
 pub trait Catalog: Send + Sync {
-    /// The entry of `workflow_id`, or none when the catalog has none.
+    /// The workflow with the id `workflow_id`; `None` if the catalog does not have it.
     fn lookup<'a>(
         &'a self,
         workflow_id: &'a str,

@@ -1,21 +1,21 @@
-//! The way to the API server.
+//! The client for the API server.
 
 use kube::{Client, Config};
 use thiserror::Error;
 
-/// Why there is none.
+/// Why no client could be created.
 #[derive(Debug, Error)]
 pub enum ClientError {
-    /// Neither inside a cluster nor with a kubeconfig.
-    #[error("no way to the API server")]
+    /// The process neither runs in a cluster nor has a kubeconfig.
+    #[error("no in-cluster configuration and no kubeconfig found")]
     Config(#[from] kube::config::InferConfigError),
-    /// A certificate or key that cannot be used.
-    #[error("connect to the API server")]
+    /// The configuration has an invalid certificate or key.
+    #[error("create the client for the API server")]
     Client(#[from] kube::Error),
 }
 
-/// By the pod's token inside a cluster, else by kubeconfig. Nothing is repeated behind a call: each
-/// caller has its own deadline and repeats as a whole.
+/// Creates a client with the ServiceAccount token inside a cluster, else with the kubeconfig. The
+/// client does not retry requests, because each caller has its own deadline and retries itself.
 pub async fn connect() -> Result<Client, ClientError> {
     let mut config = Config::infer().await?;
     config.default_retry = false;

@@ -1,6 +1,7 @@
-//! What a workflow depends on in the execution namespace: Secrets, ConfigMaps, its ServiceAccount.
+//! Checks the Secrets, ConfigMaps and the ServiceAccount of a workflow in the execution namespace.
 //!
-//! Read uncached, with `get` only: nothing of ours lists Secrets.
+//! Objects are read from the API server without a cache and with the verb `get` only, so that no
+//! permission to list Secrets is needed.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -15,43 +16,44 @@ use wfe_model::dependencies::{
 };
 use wfe_model::workflow::Dependencies;
 
-/// For one read, so that a review that waits for it can still say so within its own deadline.
+/// Deadline of one read, short enough for an admission review to report a timeout within its own
+/// deadline.
 const READ_DEADLINE: Duration = Duration::from_millis(1_500);
 
-/// Nothing is known: the read failed. Never to be taken for "not there".
+/// The read failed, so that it is unknown whether the object exists.
 #[derive(Debug, Error)]
 pub enum ReadError {
-    /// By RBAC.
+    /// RBAC denies the read.
     #[error(
-        "{what} in namespace {namespace} may not be read: allow this program's ServiceAccount to get it"
+        "get {what} in namespace {namespace} is forbidden: grant the verb get to this component's ServiceAccount"
     )]
     Forbidden {
-        /// Kind and name.
+        /// Kind and name of the object.
         what: String,
-        /// Where.
+        /// Namespace of the object.
         namespace: String,
     },
-    /// No answer.
-    #[error("{what} in namespace {namespace} was not read within {} ms", READ_DEADLINE.as_millis())]
+    /// The API server did not respond in time.
+    #[error("get {what} in namespace {namespace}: no response within {} ms", READ_DEADLINE.as_millis())]
     TimedOut {
-        /// Kind and name.
+        /// Kind and name of the object.
         what: String,
-        /// Where.
+        /// Namespace of the object.
         namespace: String,
     },
-    /// No answer of use.
-    #[error("read {what} in namespace {namespace}")]
+    /// The request failed.
+    #[error("get {what} in namespace {namespace}")]
     Failed {
-        /// Kind and name.
+        /// Kind and name of the object.
         what: String,
-        /// Where.
+        /// Namespace of the object.
         namespace: String,
-        /// What the client says.
+        /// The error of the client.
         source: Box<kube::Error>,
     },
 }
 
-/// Reads from one namespace.
+/// Reads dependencies from one namespace.
 #[derive(Clone)]
 pub struct DependencyReader {
     secrets: Api<Secret>,
@@ -61,7 +63,7 @@ pub struct DependencyReader {
 }
 
 impl DependencyReader {
-    /// Reads from the execution namespace.
+    /// Creates a reader for `namespace`, the execution namespace.
     pub fn new(client: &Client, namespace: &str) -> Self {
         Self {
             secrets: Api::namespaced(client.clone(), namespace),
@@ -71,7 +73,7 @@ impl DependencyReader {
         }
     }
 
-    /// Every dependency that is missing or empty; all are read side by side.
+    /// All dependencies that are missing or empty. They are read concurrently.
     pub async fn check(
         &self,
         dependencies: &Dependencies,
@@ -81,13 +83,13 @@ impl DependencyReader {
         Ok(problems.into_iter().flatten().collect())
     }
 
-    /// What is wrong with one dependency, if anything.
+    /// Whether one dependency is missing or empty.
     pub async fn look(
         &self,
         dependency: &Dependency,
     ) -> Result<Option<DependencyProblem>, ReadError> {
         let (what, name) = (dependency.to_string(), &dependency.name);
-        let filled = match dependency.kind {
+        let has_data = match dependency.kind {
             DependencyKind::Secret => {
                 let secret = self.read(what, get(&self.secrets, name)).await?;
                 secret.map(|it| it.data.is_some_and(|data| !data.is_empty()))
@@ -101,7 +103,7 @@ impl DependencyReader {
             }
         };
         let (dependency, namespace) = (dependency.clone(), self.namespace.clone());
-        Ok(match filled {
+        Ok(match has_data {
             Some(true) => None,
             Some(false) => Some(DependencyProblem::Empty {
                 dependency,
@@ -114,7 +116,7 @@ impl DependencyReader {
         })
     }
 
-    /// Whether `name` may run workflows.
+    /// Whether the ServiceAccount `name` may run workflows.
     pub async fn service_account(&self, name: &str) -> Result<ServiceAccountAnswer, ReadError> {
         let what = format!("ServiceAccount {name:?}");
         let account = self
@@ -133,10 +135,10 @@ impl DependencyReader {
     async fn read<K>(
         &self,
         what: String,
-        asked: impl Future<Output = Result<Option<K>, kube::Error>>,
+        request: impl Future<Output = Result<Option<K>, kube::Error>>,
     ) -> Result<Option<K>, ReadError> {
         let namespace = self.namespace.clone();
-        match tokio::time::timeout(READ_DEADLINE, asked).await {
+        match tokio::time::timeout(READ_DEADLINE, request).await {
             Ok(Ok(found)) => Ok(found),
             Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => {
                 Err(ReadError::Forbidden { what, namespace })
@@ -168,13 +170,13 @@ mod tests {
 
     use super::*;
 
-    /// Reads of a namespace in which each object is what `answer` says of its path.
-    fn reader(answer: fn(&str) -> (u16, Value)) -> DependencyReader {
+    /// A reader whose API server responds to each path with the result of `respond`.
+    fn reader(respond: fn(&str) -> (u16, Value)) -> DependencyReader {
         let service = tower::service_fn(move |request: Request<Body>| async move {
             if request.uri().path().ends_with("/slow") {
                 std::future::pending::<()>().await;
             }
-            let (code, body) = answer(request.uri().path());
+            let (code, body) = respond(request.uri().path());
             let response = Response::builder().status(code);
             Ok::<_, Infallible>(
                 response
@@ -214,26 +216,28 @@ mod tests {
         }
     }
 
+    /// BR-WE-014
     #[tokio::test]
-    async fn br_we_014_missing_and_empty_are_told_apart_and_named() {
+    async fn check_missing_and_empty_dependencies_reports_each() {
         let dependencies = Dependencies {
             secrets: ["full", "hollow"].map(str::to_owned).to_vec(),
             config_maps: ["binary", "absent", "hollow"].map(str::to_owned).to_vec(),
         };
         let problems = reader(cluster).check(&dependencies).await.expect("read");
-        let said: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        let messages: Vec<_> = problems.iter().map(ToString::to_string).collect();
         assert_eq!(
-            said,
+            messages,
             [
-                "the workflow needs the Secret \"hollow\", which has no data in namespace run: fill it",
-                "the workflow needs the ConfigMap \"absent\", which does not exist in namespace run: create it",
-                "the workflow needs the ConfigMap \"hollow\", which has no data in namespace run: fill it",
+                "required Secret \"hollow\" in namespace run has no data: add data to it",
+                "required ConfigMap \"absent\" not found in namespace run: create it",
+                "required ConfigMap \"hollow\" in namespace run has no data: add data to it",
             ]
         );
     }
 
+    /// BR-WE-014
     #[tokio::test(start_paused = true)]
-    async fn br_we_014_what_cannot_be_read_is_not_called_missing() {
+    async fn look_failed_read_is_an_error_not_missing() {
         let look = async |name: &str| {
             let secret = dependency(DependencyKind::Secret, name);
             reader(cluster).look(&secret).await.expect_err("not read")
@@ -244,7 +248,7 @@ mod tests {
         assert!(matches!(late, ReadError::TimedOut { .. }));
         assert_eq!(
             late.to_string(),
-            "Secret \"slow\" in namespace run was not read within 1500 ms"
+            "get Secret \"slow\" in namespace run: no response within 1500 ms"
         );
     }
 }

@@ -1,5 +1,5 @@
-//! Which kinds the cluster serves: asked once, and again when something does not fit (a CRD may
-//! have been installed since).
+//! Caches the kinds that the cluster serves. The cache is refreshed when it is old, and when a
+//! target or engine is not found in it, because a CRD may have been installed since.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,47 +13,49 @@ use wfe_model::rules::Violation;
 use wfe_model::target::{ServedKind, Target, misfit};
 use wfe_model::workflow::Engine;
 
-/// How often one wrong target after the other may have the API server asked.
-const ASK_AGAIN: Duration = Duration::from_secs(5);
-/// How long what fits is taken to be served still.
-const KEPT: Duration = Duration::from_mins(1);
+/// Minimum interval between two refreshes that targets or engines not found in the cache cause.
+const MIN_REFRESH_INTERVAL: Duration = Duration::from_secs(5);
+/// Maximum age of the cache.
+const MAX_AGE: Duration = Duration::from_mins(1);
 
-/// It is not known what the cluster serves.
+/// It is unknown whether the cluster serves a kind.
 #[derive(Debug, Error)]
 pub enum DiscoveryError {
-    /// The API server did not answer.
-    #[error("ask which kinds are served")]
+    /// The discovery request failed.
+    #[error("discover the served kinds")]
     Ask(#[from] kube::Error),
-    /// An aggregated API server is away: its kinds may be the ones that are missing.
-    #[error("ask which kinds are served: an aggregated API is not available")]
+    /// An aggregated API server is unavailable, and may serve the kind that was not found.
+    #[error("discover the served kinds: an aggregated API server is unavailable")]
     Incomplete,
 }
 
-/// The kinds of one cluster.
+/// The kinds that a cluster serves.
 #[derive(Clone)]
 pub struct ServedKinds {
     client: Client,
-    known: Arc<ArcSwapOption<Known>>,
-    /// Who asks: others wait for the answer instead of asking, too.
-    asking: Arc<Mutex<()>>,
+    cache: Arc<ArcSwapOption<Discovery>>,
+    /// Held during a refresh, so that concurrent callers share its result.
+    refreshing: Arc<Mutex<()>>,
 }
 
-struct Known {
+/// Result of a discovery.
+struct Discovery {
     kinds: Vec<ServedKind>,
+    /// Whether the kinds of an unavailable aggregated API server may be missing or out of date.
     incomplete: bool,
-    asked: Instant,
+    discovered_at: Instant,
 }
 
-impl Known {
+impl Discovery {
     fn misfit(&self, target: &Target) -> Result<Option<Violation>, DiscoveryError> {
         match misfit(target, &self.kinds) {
             Some(_) if self.incomplete => Err(DiscoveryError::Incomplete),
-            answer => Ok(answer),
+            result => Ok(result),
         }
     }
 
-    /// What `engine` makes of a workflow is a kind like any other.
-    fn runs(&self, engine: Engine) -> bool {
+    /// Whether the cluster serves the kind that `engine` creates.
+    fn serves_kind_of(&self, engine: Engine) -> bool {
         let (api_version, kind) = engine.runs_as();
         let mut kinds = self.kinds.iter();
         kinds.any(|it| it.api_version == api_version && it.kind == kind)
@@ -61,66 +63,74 @@ impl Known {
 }
 
 impl ServedKinds {
-    /// Nothing is asked yet.
+    /// Creates an empty cache, which the first lookup fills.
     pub fn new(client: &Client) -> Self {
         Self {
             client: client.clone(),
-            known: Arc::default(),
-            asking: Arc::default(),
+            cache: Arc::default(),
+            refreshing: Arc::default(),
         }
     }
 
-    /// Why `target` cannot be one in this cluster; none where it can.
+    /// Why `target` is invalid in this cluster; `None` if it is valid.
     pub async fn misfit(&self, target: &Target) -> Result<Option<Violation>, DiscoveryError> {
-        let fits = |known: &Known| misfit(target, &known.kinds).is_none();
-        self.known_to(fits).await?.misfit(target)
+        let is_valid = |discovery: &Discovery| misfit(target, &discovery.kinds).is_none();
+        self.discovery_with(is_valid).await?.misfit(target)
     }
 
-    /// Why `engine` cannot run anything in this cluster; none where it can.
+    /// Why `engine` cannot run workflows in this cluster; `None` if it can.
     pub async fn lacks(&self, engine: Engine) -> Result<Option<Violation>, DiscoveryError> {
-        let known = self.known_to(|known| known.runs(engine)).await?;
-        match known.runs(engine) {
+        let serves_kind = |discovery: &Discovery| discovery.serves_kind_of(engine);
+        let discovery = self.discovery_with(serves_kind).await?;
+        match discovery.serves_kind_of(engine) {
             true => Ok(None),
-            false if known.incomplete => Err(DiscoveryError::Incomplete),
+            false if discovery.incomplete => Err(DiscoveryError::Incomplete),
             false => Ok(Some(Violation::EngineNotInstalled { engine })),
         }
     }
 
-    /// What is known, asked again where that is older than a few seconds and does not fit.
-    async fn known_to(&self, fit: impl Fn(&Known) -> bool) -> Result<Arc<Known>, DiscoveryError> {
-        let fresh = |known: &Arc<Known>, kept| fit(known) && known.asked.elapsed() < kept;
-        if let Some(known) = self.known.load_full().filter(|it| fresh(it, KEPT)) {
-            return Ok(known);
+    /// The cached discovery if it is not too old and satisfies `condition`, else a new one. After a
+    /// recent refresh, and if a refresh fails, the result may not satisfy `condition`.
+    async fn discovery_with(
+        &self,
+        condition: impl Fn(&Discovery) -> bool,
+    ) -> Result<Arc<Discovery>, DiscoveryError> {
+        let is_usable = |discovery: &Arc<Discovery>| {
+            condition(discovery) && discovery.discovered_at.elapsed() < MAX_AGE
+        };
+        if let Some(cached) = self.cache.load_full().filter(is_usable) {
+            return Ok(cached);
         }
-        let _asking = self.asking.lock().await;
-        let known = self.known.load_full();
-        let just_asked = |known: &Arc<Known>| known.asked.elapsed() < ASK_AGAIN;
-        if let Some(known) = known.clone().filter(|it| fresh(it, KEPT) || just_asked(it)) {
-            return Ok(known);
+        let _refreshing = self.refreshing.lock().await;
+        let cached = self.cache.load_full();
+        let is_recent =
+            |discovery: &Arc<Discovery>| discovery.discovered_at.elapsed() < MIN_REFRESH_INTERVAL;
+        if let Some(cached) = cached.clone().filter(|it| is_usable(it) || is_recent(it)) {
+            return Ok(cached);
         }
-        match Box::pin(self.ask()).await {
-            Ok(asked) => {
-                let asked = Arc::new(asked);
-                self.known.store(Some(asked.clone()));
-                Ok(asked)
+        match Box::pin(self.discover()).await {
+            Ok(discovery) => {
+                let discovery = Arc::new(discovery);
+                self.cache.store(Some(discovery.clone()));
+                Ok(discovery)
             }
-            // Better old than nothing, where it says yes.
-            Err(error) => known.filter(|known| fit(known)).ok_or(error.into()),
+            // An outdated discovery that satisfies the condition is better than an error.
+            Err(error) => cached.filter(|it| condition(it)).ok_or(error.into()),
         }
     }
 
-    /// Two requests, whatever the number of groups.
-    async fn ask(&self) -> Result<Known, kube::Error> {
+    /// Sends two requests, whatever the number of API groups.
+    async fn discover(&self) -> Result<Discovery, kube::Error> {
         let (core, groups) = futures::future::try_join(
             self.client.list_core_api_versions_aggregated(),
             self.client.list_api_groups_aggregated(),
         )
         .await?;
         let lists = [core, groups];
-        Ok(Known {
+        Ok(Discovery {
             incomplete: lists.iter().any(is_incomplete),
             kinds: lists.into_iter().flat_map(kinds).collect(),
-            asked: Instant::now(),
+            discovered_at: Instant::now(),
         })
     }
 }
@@ -170,38 +180,40 @@ mod tests {
                 "subresources": [{ "subresource": "scale", "verbs": ["get"], "responseKind": { "group": "autoscaling", "version": "v1", "kind": "Scale" } }],
             }],
         }] }] }))
-        .expect("as the API server says it")
+        .expect("a list")
     }
 
-    fn known(freshness: &str) -> Known {
-        Known {
+    fn discovery(freshness: &str) -> Discovery {
+        Discovery {
             incomplete: is_incomplete(&list(freshness)),
             kinds: kinds(list(freshness)).collect(),
-            asked: Instant::now(),
+            discovered_at: Instant::now(),
         }
     }
 
+    /// BR-WE-002
     #[test]
-    fn br_we_002_an_engine_is_there_when_its_kind_is_served() {
-        let mut known = known("Current");
-        assert!(!known.runs(Engine::Tekton));
+    fn engine_is_available_only_with_served_kind_and_version() {
+        let mut discovery = discovery("Current");
+        assert!(!discovery.serves_kind_of(Engine::Tekton));
         let run = |api_version: &str| ServedKind {
             api_version: api_version.to_owned(),
             kind: "PipelineRun".to_owned(),
             ..ServedKind::default()
         };
-        known.kinds.push(run("tekton.dev/v1beta1"));
-        assert!(!known.runs(Engine::Tekton), "another version");
-        known.kinds.push(run("tekton.dev/v1"));
-        assert!(known.runs(Engine::Tekton));
+        discovery.kinds.push(run("tekton.dev/v1beta1"));
+        assert!(!discovery.serves_kind_of(Engine::Tekton), "v1beta1");
+        discovery.kinds.push(run("tekton.dev/v1"));
+        assert!(discovery.serves_kind_of(Engine::Tekton));
     }
 
     fn target(text: &str) -> Target {
         Target::parse(text).expect("a target")
     }
 
+    /// BR-WE-009
     #[test]
-    fn br_we_009_kinds_are_read_as_they_are_served_without_subresources() {
+    fn kinds_are_read_without_subresources() {
         let expected = ServedKind {
             api_version: "apps/v1".to_owned(),
             kind: "Deployment".to_owned(),
@@ -210,20 +222,21 @@ mod tests {
             short_names: vec!["deploy".to_owned()],
             namespaced: true,
         };
-        assert_eq!(known("Current").kinds, [expected]);
+        assert_eq!(discovery("Current").kinds, [expected]);
     }
 
+    /// BR-WE-009
     #[test]
-    fn br_we_009_what_an_absent_api_may_serve_is_not_called_unknown() {
-        let right = target("a/Deployment/x");
+    fn target_kind_not_found_in_stale_discovery_is_an_error() {
+        let deployment = target("a/Deployment/x");
         let gadget = target("a/Gadget/x");
-        let misfit = known("Current").misfit(&gadget).expect("known");
+        let misfit = discovery("Current").misfit(&gadget).expect("complete");
         assert!(matches!(misfit, Some(Violation::TargetKindUnknown { .. })));
-        let stale = known("Stale");
+        let stale = discovery("Stale");
         assert!(matches!(
             stale.misfit(&gadget),
             Err(DiscoveryError::Incomplete)
         ));
-        assert!(matches!(stale.misfit(&right), Ok(None)));
+        assert!(matches!(stale.misfit(&deployment), Ok(None)));
     }
 }

@@ -1,7 +1,7 @@
-//! The world outside: the workflow catalog, what workflows depend on, the audit sink.
+//! Access to the workflow catalog, the audit sinks, and the API server for discovery and the
+//! dependencies of workflows.
 //!
-//! Each is a small interface with the answers that callers must tell apart: there, not there, and
-//! not known.
+//! All lookups distinguish three results: found, not found, and unknown because the lookup failed.
 
 pub mod audit;
 pub mod catalog;

@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz` and `/metrics`.
+//! The endpoints `/healthz`, `/readyz` and `/metrics`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Why an endpoint is not there.
+/// The listener could not be bound.
 #[derive(Debug, Error)]
 #[error("listen on {address}")]
 pub struct ListenError {
@@ -25,12 +25,12 @@ pub struct ListenError {
     source: std::io::Error,
 }
 
-/// Conditions of readiness, each set by whoever knows.
+/// Named conditions of readiness. Each component sets its own condition.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness(Arc<Vec<(&'static str, AtomicBool)>>);
 
 impl Readiness {
-    /// Ready when all of `conditions` are set; none is yet.
+    /// Creates `conditions`, all of them unset. The process is ready when all are set.
     pub fn of(conditions: &[&'static str]) -> Self {
         Self(Arc::new(
             conditions
@@ -40,15 +40,15 @@ impl Readiness {
         ))
     }
 
-    /// Sets a condition.
+    /// Sets or unsets a condition.
     pub fn set(&self, condition: &str, holds: bool) {
         for (_, value) in self.0.iter().filter(|(name, _)| *name == condition) {
             value.store(holds, Ordering::Relaxed);
         }
     }
 
-    /// The conditions that do not hold.
-    fn missing(&self) -> Vec<&'static str> {
+    /// The unset conditions.
+    fn unset(&self) -> Vec<&'static str> {
         self.0
             .iter()
             .filter(|(_, value)| !value.load(Ordering::Relaxed))
@@ -57,16 +57,16 @@ impl Readiness {
     }
 }
 
-/// Routes of the health endpoint. `/healthz` answers as long as the process can.
+/// Routes of the health endpoint. `/healthz` responds as long as the runtime schedules tasks.
 pub fn health(readiness: Readiness) -> Router {
     let readyz = async |State(readiness): State<Readiness>| {
-        let missing = readiness.missing();
-        if missing.is_empty() {
+        let unset = readiness.unset();
+        if unset.is_empty() {
             (StatusCode::OK, "ok".to_owned())
         } else {
             (
                 StatusCode::SERVICE_UNAVAILABLE,
-                format!("not ready: {}", missing.join(", ")),
+                format!("not ready: {}", unset.join(", ")),
             )
         }
     };
@@ -91,7 +91,7 @@ pub fn metrics(registry: Registry) -> Router {
         .with_state(registry)
 }
 
-/// Binds `address` and serves `routes` in the background until `stop`.
+/// Binds `address` and serves `routes` in the background until `stop` is cancelled.
 pub async fn serve(
     address: SocketAddr,
     routes: Router,
@@ -105,7 +105,7 @@ pub async fn serve(
             .with_graceful_shutdown(stop.cancelled_owned())
             .await
         {
-            tracing::error!(%address, %error, "endpoint ended");
+            tracing::error!(%address, %error, "endpoint failed");
         }
     });
     Ok(())
@@ -120,55 +120,57 @@ mod tests {
 
     use super::*;
 
-    async fn ask(routes: Router, path: &str) -> (StatusCode, String) {
+    async fn get_path(routes: Router, path: &str) -> (StatusCode, String) {
         let request = Request::get(path).body(Body::empty()).expect("a request");
-        let answer = routes.oneshot(request).await.expect("an answer");
-        let status = answer.status();
-        let body = to_bytes(answer.into_body(), 1 << 20).await.expect("a body");
+        let response = routes.oneshot(request).await.expect("a response");
+        let status = response.status();
+        let body = to_bytes(response.into_body(), 1 << 20)
+            .await
+            .expect("a body");
         (status, String::from_utf8(body.to_vec()).expect("text"))
     }
 
     #[tokio::test]
-    async fn ready_is_said_when_every_condition_holds_and_names_what_is_missing() {
+    async fn readyz_with_unset_conditions_is_503_with_their_names() {
         let readiness = Readiness::of(&["caches synced", "certificate loaded"]);
         let routes = health(readiness.clone());
         readiness.set("caches synced", true);
-        let (status, said) = ask(routes.clone(), "/readyz").await;
+        let (status, body) = get_path(routes.clone(), "/readyz").await;
         assert_eq!(
-            (status, said.as_str()),
+            (status, body.as_str()),
             (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "not ready: certificate loaded"
             )
         );
         readiness.set("certificate loaded", true);
-        assert_eq!(ask(routes.clone(), "/readyz").await.0, StatusCode::OK);
+        assert_eq!(get_path(routes.clone(), "/readyz").await.0, StatusCode::OK);
         readiness.set("caches synced", false);
         assert_eq!(
-            ask(routes, "/readyz").await.0,
+            get_path(routes, "/readyz").await.0,
             StatusCode::SERVICE_UNAVAILABLE
         );
     }
 
     #[tokio::test]
-    async fn a_process_that_answers_is_alive() {
+    async fn healthz_without_ready_conditions_is_200() {
         assert_eq!(
-            ask(health(Readiness::of(&["x"])), "/healthz").await.0,
+            get_path(health(Readiness::of(&["x"])), "/healthz").await.0,
             StatusCode::OK
         );
     }
 
     #[tokio::test]
-    async fn metrics_are_openmetrics() {
+    async fn metrics_response_is_openmetrics() {
         let mut registry = Registry::default();
         let counter: Counter = Counter::default();
         registry.register("things", "Things counted", counter.clone());
         counter.inc();
-        let (status, said) = ask(metrics(registry), "/metrics").await;
+        let (status, body) = get_path(metrics(registry), "/metrics").await;
         assert_eq!(status, StatusCode::OK);
         assert!(
-            said.contains("things_total 1") && said.ends_with("# EOF\n"),
-            "{said}"
+            body.contains("things_total 1") && body.ends_with("# EOF\n"),
+            "{body}"
         );
     }
 }

@@ -1,9 +1,9 @@
-//! The end of a process: SIGTERM (Kubernetes) or SIGINT (a person) cancels a token, once.
+//! Shutdown on SIGTERM, which the kubelet sends, or SIGINT.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// A token that is cancelled by the first SIGTERM or SIGINT.
+/// Returns a token that the first SIGTERM or SIGINT cancels.
 pub fn on_signal() -> std::io::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -1,4 +1,4 @@
-//! Structured logs on standard error: standard output is for what a command is asked for.
+//! Structured logs on standard error; standard output is reserved for the results of commands.
 
 use clap::ValueEnum;
 use thiserror::Error;
@@ -6,32 +6,32 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::util::TryInitError;
 
-/// How log lines look.
+/// Format of the logs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// For people.
+    /// Human-readable text.
     Text,
 }
 
-/// Why there are no logs.
+/// Why the logs could not be set up.
 #[derive(Debug, Error)]
 pub enum TelemetryError {
-    /// The filter is no filter.
-    #[error("--log-filter {filter:?} is no filter, as info or info,wfe_controller=debug")]
+    /// The filter is invalid.
+    #[error("--log-filter: invalid value {filter:?}: use for example info,wfe_controller=debug")]
     Filter {
-        /// As given.
+        /// Value of the flag.
         filter: String,
-        /// What is wrong with it.
+        /// The parse error.
         source: ParseError,
     },
-    /// Somebody else logs already.
-    #[error("logs are set up already")]
+    /// A global subscriber is already set.
+    #[error("the logs are already set up")]
     Installed(#[from] TryInitError),
 }
 
-/// Sets up logs for the whole process; once.
+/// Sets up the logs of the process. Must be called once.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
     use tracing_subscriber::util::SubscriberInitExt as _;
     let parsed = EnvFilter::builder()

@@ -132,7 +132,7 @@ async fn br_we_013_a_block_is_cleared_by_who_asks_once_and_for_good_with_the_web
     let others = "only the controller writes the status of a WorkflowExecution";
     let forged = "must be set by wfe-webhook, which records the authenticated user: set status.blockClearanceRequest instead";
     let nothing = "only a Failed WorkflowExecution blocks its target: there is nothing to clear";
-    let reason = "must say in 10 to 1024 characters what was found and done";
+    let reason = "must describe in 10 to 1024 characters what was found and what was done";
     stage
         .refused(
             &ann,
@@ -200,7 +200,7 @@ async fn br_we_013_a_block_is_cleared_by_who_asks_once_and_for_good_with_the_web
     );
     let created = cleared.metadata.creation_timestamp.expect("a time");
     assert!(clearance.cleared_at >= created);
-    let once = "who cleared a block, when and why, is never changed or removed";
+    let once = "blockClearance must not be changed or removed after it has been set";
     let changes = [
         asking("another reason, and a better one"),
         json!({ "blockClearance": null }),
@@ -269,7 +269,7 @@ async fn br_we_013_a_block_is_cleared_by_who_asks_once_and_for_good_with_the_web
             &[
                 Try {
                     status: asking(REASON),
-                    says: "wfe-webhook turns a request into blockClearance, and was not asked",
+                    says: "wfe-webhook did not process this request",
                 },
                 Try {
                     status: writing("bob", REASON),
@@ -322,7 +322,7 @@ async fn br_we_013_a_block_is_cleared_by_who_asks_once_and_for_good_with_the_web
         .expect("in her own name");
     for status in changes {
         let says = if status.get("blockClearanceRequest").is_some() {
-            "wfe-webhook turns a request"
+            "wfe-webhook did not process this request"
         } else {
             once
         };

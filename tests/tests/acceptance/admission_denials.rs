@@ -55,85 +55,85 @@ fn cases(plain: &Script, missing: &Script, empty: &Script) -> Vec<Case> {
         case(
             no_engine,
             "spec.executionEngine",
-            "say job or tekton, there is no default",
+            "required value: supported values are \"job\", \"tekton\"",
             None,
         ),
         case(
             changed("/executionEngine", json!("ansible")),
             "spec.executionEngine",
-            "\"ansible\" is no engine: use job or tekton",
+            "unsupported value \"ansible\": supported values are \"job\", \"tekton\"",
             None,
         ),
         case(
             changed(image, json!(tagged)),
             "spec.workflowRef.containerImage",
-            "v1\" must be registry/repository[:tag]@sha256:<64 lower-case hex digits>",
+            "v1\": must be registry/repository[:tag]@sha256:<64 lower-case hex digits>",
             None,
         ),
         case(
             changed("/targetResource", json!("prod/deploy/web")),
             "spec.targetResource",
-            "\"prod/deploy/web\": \"deploy\" is not the Kind of a resource of this cluster: write \"prod/Deployment/web\"",
+            "invalid value \"prod/deploy/web\": kind \"deploy\" not found in this cluster: use \"prod/Deployment/web\"",
             Some(("WorkflowResolved", "False/TargetInvalid")),
         ),
         case(
             changed("/targetResource", json!("prod/Deployments/web")),
             "spec.targetResource",
-            "write \"prod/Deployment/web\"",
+            "use \"prod/Deployment/web\"",
             Some(("WorkflowResolved", "False/TargetInvalid")),
         ),
         case(
             changed("/targetResource", json!("Deployment/web")),
             "spec.targetResource",
-            "is in a namespace, which must be said: write \"<namespace>/Deployment/web\"",
+            "the kind is namespaced, so a namespace is required: use \"<namespace>/Deployment/web\"",
             Some(("WorkflowResolved", "False/TargetInvalid")),
         ),
         case(
             changed("/targetResource", json!("prod/Node/web")),
             "spec.targetResource",
-            "is of a kind that is in no namespace: write \"Node/web\"",
+            "the kind is cluster-scoped, so a namespace is forbidden: use \"Node/web\"",
             Some(("WorkflowResolved", "False/TargetInvalid")),
         ),
         case(
             changed("/targetResource", json!("prod/Gadget/web")),
             "spec.targetResource",
-            "\"Gadget\" is not the Kind of a resource of this cluster: use one of those that kubectl api-resources lists",
+            "kind \"Gadget\" not found in this cluster: use a kind that kubectl api-resources lists",
             Some(("WorkflowResolved", "False/TargetInvalid")),
         ),
         case(
             changed("/parameters/EXTRA", json!("x")),
             "spec.parameters[EXTRA]",
-            "the workflow declares no parameter EXTRA: it declares REPLICAS",
+            "unknown parameter: remove it, or use a parameter that the workflow declares: REPLICAS",
             Some(("WorkflowResolved", "False/ParametersInvalid")),
         ),
         case(
             changed("/parameters/REPLICAS", json!("abc")),
             "spec.parameters[REPLICAS]",
-            "the value \"abc\" is no integer: write a whole number",
+            "invalid value \"abc\": must be of type integer: use a whole number",
             Some(("WorkflowResolved", "False/ParametersInvalid")),
         ),
         case(
             changed("/workflowRef/workflowId", json!("unknown")),
             "spec.workflowRef.workflowId",
-            "\"unknown\" is not in the workflow catalog: use the id of a registered workflow",
+            "workflow \"unknown\" not found in the catalog: use the id of a registered workflow",
             Some(("WorkflowResolved", "False/WorkflowNotFound")),
         ),
         case(
             changed(image, json!(other)),
             "spec.workflowRef.containerImage",
-            "is not what the catalog has for this workflow: use ",
+            "repository and digest must be those in the catalog: use ",
             Some(("WorkflowResolved", "False/ImageMismatch")),
         ),
         case(
             spec(missing),
             "spec.workflowRef.workflowId",
-            "the workflow needs the Secret \"absent\", which does not exist in namespace",
+            "required Secret \"absent\" not found in namespace",
             Some(("DependenciesReady", "False/DependencyMissing")),
         ),
         case(
             spec(empty),
             "spec.workflowRef.workflowId",
-            "the workflow needs the Secret \"hollow\", which has no data in namespace",
+            "required Secret \"hollow\" in namespace",
             Some(("DependenciesReady", "False/DependencyEmpty")),
         ),
     ]
@@ -248,13 +248,17 @@ async fn br_we_001_only_labelled_service_accounts_run_workflows_and_a_label_that
         let asked = raw.create(&dry_run(), &object(&spec)).await;
         asked.map(drop).map_err(|error| error.to_string())
     };
-    for (account, says) in [
-        ("absent", "does not exist"),
-        ("stranger", "is not meant for workflows"),
+    for (account, place, says) in [
+        (
+            "absent",
+            "not found in namespace",
+            ": create it with the label",
+        ),
+        ("stranger", "in namespace", " must have the label"),
     ] {
         let said = ask(account).await.expect_err(says);
         let says = format!(
-            "spec.executionConfig.serviceAccountName: the ServiceAccount \"{account}\" in namespace {} {says}: use one with the label",
+            "spec.executionConfig.serviceAccountName: ServiceAccount \"{account}\" {place} {}{says}",
             system.execution.name()
         );
         assert!(said.contains(&says), "{said}");
@@ -297,7 +301,9 @@ async fn br_we_014_a_digest_is_filled_in_before_the_schema_looks() {
     );
     let said = ask("r.io/w/other:v1").await.expect_err("another");
     assert!(
-        said.contains("\"r.io/w/other:v1\" is not what the catalog has for this workflow: use"),
+        said.contains(
+            "\"r.io/w/other:v1\": repository and digest must be those in the catalog: use"
+        ),
         "{said}"
     );
     let said = ask("plain").await.expect_err("no reference");

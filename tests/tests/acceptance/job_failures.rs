@@ -182,7 +182,7 @@ async fn br_we_003_an_engine_that_is_not_installed_is_refused_and_unasked_fails_
     let api = system.namespace.api::<WorkflowExecution>();
     let create = async || api.create(&PostParams::default(), &request).await;
     let refused = create().await.expect_err("not installed").to_string();
-    let says = "spec.executionEngine: executionEngine tekton cannot run: this cluster serves no PipelineRun of tekton.dev/v1: install it";
+    let says = "spec.executionEngine: executionEngine tekton is not installed: the cluster does not serve PipelineRun of tekton.dev/v1: install the engine";
     assert!(refused.contains(says), "{refused}");
     system.remove_webhook().await.expect("nobody is asked");
     create().await.expect("the schema does not know");

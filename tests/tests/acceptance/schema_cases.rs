@@ -117,7 +117,7 @@ const BUNDLE_RULE: &str =
 const TARGET_RULE: &str = "must be [namespace/]kind/name";
 const NAME_RULE: &str = "parameter names must be letters, digits and _, not starting with a digit";
 const RESERVED: &str =
-    "TARGET_RESOURCE and names starting with KUBERNAUT_ are set by the controller";
+    "TARGET_RESOURCE and names starting with KUBERNAUT_ are reserved for the controller";
 const TIMEOUT_RULE: &str = "whole hours, minutes and seconds from 1s to 24h";
 const OBJECT_NAME: &str = "must be the name of a Kubernetes object";
 const TYPE_STRING: &str = "must be of type string";
@@ -158,8 +158,8 @@ pub fn invalid() -> Vec<Invalid> {
         case("version as a number", job().with("workflowRef.version", 1.5), "spec.workflowRef.version", TYPE_STRING),
         case("long workflow name", job().with("workflowRef.name", long(254)), "spec.workflowRef.name", "may not be more than 253"),
         // Which image field belongs to which engine.
-        case("job without image", job().without("workflowRef.containerImage"), IMAGE, "executionEngine job needs workflowRef.containerImage"),
-        case("tekton without bundle", tekton().without("workflowRef.bundleRef"), BUNDLE, "executionEngine tekton needs workflowRef.bundleRef"),
+        case("job without image", job().without("workflowRef.containerImage"), IMAGE, "executionEngine job requires workflowRef.containerImage"),
+        case("tekton without bundle", tekton().without("workflowRef.bundleRef"), BUNDLE, "executionEngine tekton requires workflowRef.bundleRef"),
         case("job with both", job().bundle("oci://r.io/b"), BUNDLE, "executionEngine job runs workflowRef.containerImage: remove workflowRef.bundleRef"),
         case("tekton with both", tekton().image(&format!("r.io/b{digest}")), IMAGE, "executionEngine tekton runs workflowRef.bundleRef: remove workflowRef.containerImage"),
         case("job with the bundle only", job().without("workflowRef.containerImage").bundle("oci://r.io/b"), BUNDLE, "remove workflowRef.bundleRef"),

@@ -259,7 +259,7 @@ async fn mutate_valid_object_gets_only_the_finalizer_and_only_once(#[case] prese
 
 /// BR-WE-001
 #[rstest]
-#[case("/spec/executionEngine", json!("ansible"), "spec.executionEngine: \"ansible\" is no engine: use job or tekton")]
+#[case("/spec/executionEngine", json!("ansible"), "spec.executionEngine: unsupported value \"ansible\": supported values are \"job\", \"tekton\"")]
 #[case("/spec/executionEngine", json!([]), "spec.executionEngine: invalid type: sequence, expected a string")]
 #[case("/spec", Value::Null, "spec: invalid type: null, expected an object")]
 #[case("/metadata/finalizers", json!(1), "metadata.finalizers: invalid type: integer `1`, expected a sequence")]
@@ -287,9 +287,9 @@ async fn mutate_static_violation_lists_catalog_violations_too() {
     object["spec"]["parameters"]["REPLICAS"] = json!("many");
     let response = send_review(&default_routes(), MUTATE, &object).await;
     for expected in [
-        "spec.targetResource: \"web\"",
-        "use \"1.0.0\"",
-        "\"many\" is no integer",
+        "spec.targetResource: invalid value \"web\"",
+        "must be \"1.0.0\"",
+        "\"many\": must be of type integer",
     ] {
         assert!(message(&response).contains(expected), "{response}");
     }
@@ -310,10 +310,10 @@ async fn validate_several_failed_lookups_are_denied_together() {
     object["spec"]["parameters"]["REPLICAS"] = json!("many");
     let response = send_review(&routes, VALIDATE, &object).await;
     for expected in [
-        "spec.parameters[REPLICAS]: the value \"many\" is no integer",
-        "spec.targetResource: \"prod/Gadget/web\": \"Gadget\" is not the Kind of a resource",
-        "spec.executionConfig.serviceAccountName: the ServiceAccount \"stranger\" in namespace run does not exist",
-        "spec.workflowRef.workflowId: the workflow needs the Secret \"token\", which does not exist in namespace run: create it",
+        "spec.parameters[REPLICAS]: invalid value \"many\": must be of type integer",
+        "spec.targetResource: invalid value \"prod/Gadget/web\": kind \"Gadget\" not found in this cluster",
+        "spec.executionConfig.serviceAccountName: ServiceAccount \"stranger\" not found in namespace run",
+        "spec.workflowRef.workflowId: required Secret \"token\" not found in namespace run: create it",
     ] {
         assert!(message(&response).contains(expected), "{response}");
     }
@@ -325,8 +325,8 @@ async fn validate_several_failed_lookups_are_denied_together() {
 
 /// BR-WE-001
 #[rstest]
-#[case("/spec/workflowRef/workflowId", json!("nowhere"), 422, "\"nowhere\" is not in the workflow catalog")]
-#[case("/spec/executionConfig", json!({ "serviceAccountName": "stranger" }), 403, "use one with the label")]
+#[case("/spec/workflowRef/workflowId", json!("nowhere"), 422, "workflow \"nowhere\" not found in the catalog")]
+#[case("/spec/executionConfig", json!({ "serviceAccountName": "stranger" }), 403, "create it with the label")]
 #[tokio::test]
 async fn validate_policy_is_403_and_invalid_object_is_422(
     #[case] pointer: &str,
@@ -428,7 +428,7 @@ async fn fill_bundle_during_catalog_outage_is_unchanged() {
     "restart",
     "r.io/w/other:v1",
     422,
-    "\"r.io/w/other:v1\" is not what the catalog has for this workflow: use \"r.io/w/restart:v1@sha256:"
+    "invalid value \"r.io/w/other:v1\": repository and digest must be those in the catalog: use \"r.io/w/restart:v1@sha256:"
 )]
 #[case::another_digest(
     "restart",
@@ -446,7 +446,7 @@ async fn fill_bundle_during_catalog_outage_is_unchanged() {
     "nowhere",
     "r.io/w/restart:v1",
     422,
-    "\"nowhere\" is not in the workflow catalog"
+    "workflow \"nowhere\" not found in the catalog"
 )]
 #[case::outage(
     "unavailable",

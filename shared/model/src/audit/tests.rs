@@ -24,8 +24,9 @@ fn event(event_type: EventType, event_data: EventData) -> AuditEvent {
     }
 }
 
+/// BR-AUDIT-005
 #[test]
-fn br_audit_005_an_event_has_the_peers_names_and_no_nulls() {
+fn event_serialized_has_keys_of_data_storage_and_no_nulls() {
     let data = ExecutionData {
         event_type: EventType::WorkflowFailed,
         event_id: event_id("uid", EventType::WorkflowFailed),
@@ -92,12 +93,13 @@ fn br_audit_005_an_event_has_the_peers_names_and_no_nulls() {
             },
         })
     );
-    let read: AuditEvent = serde_json::from_value(sent).expect("read again");
+    let read: AuditEvent = serde_json::from_value(sent).expect("deserialized");
     assert!(matches!(read.event_data, EventData::Execution(_)));
 }
 
+/// BR-AUDIT-005
 #[test]
-fn br_audit_005_a_cleared_block_has_exactly_six_keys_and_is_the_webhooks() {
+fn block_cleared_event_has_six_data_keys_and_category_webhook() {
     let data = EventData::BlockCleared(BlockClearedData {
         event_type: EventType::BlockCleared,
         workflow_name: "we-1".to_owned(),
@@ -115,13 +117,14 @@ fn br_audit_005_a_cleared_block_has_exactly_six_keys_and_is_the_webhooks() {
         Some(6)
     );
     assert_eq!(
-        serde_json::from_value::<AuditEvent>(sent).expect("read again"),
+        serde_json::from_value::<AuditEvent>(sent).expect("deserialized"),
         event
     );
 }
 
+/// BR-AUDIT-005
 #[test]
-fn br_audit_005_an_event_has_the_same_id_each_time_and_others_another() {
+fn event_id_is_stable_and_unique_per_uid_and_type() {
     let id = event_id("uid", EventType::WorkflowStarted);
     assert_eq!(id, event_id("uid", EventType::WorkflowStarted));
     assert_ne!(id, event_id("uid", EventType::ExecutionStarted));
@@ -129,8 +132,9 @@ fn br_audit_005_an_event_has_the_same_id_each_time_and_others_another() {
     assert_eq!(id.get_version_num(), 5);
 }
 
+/// BR-AUDIT-005
 #[test]
-fn br_audit_005_events_of_one_second_have_moments_in_their_order_and_of_their_object() {
+fn moments_within_one_second_are_ordered_by_type_and_differ_by_uid() {
     let second = timestamp("2026-01-01T12:00:00Z");
     let at = |uid: &str| {
         EnumSet::all()
@@ -141,15 +145,15 @@ fn br_audit_005_events_of_one_second_have_moments_in_their_order_and_of_their_ob
     let (a, b): (Vec<Timestamp>, Vec<Timestamp>) = (at("a"), at("b"));
     assert!(a.is_sorted() && a.first() < a.last(), "{a:?}");
     assert_ne!(a, b);
-    assert_eq!(a, at("a"), "the same each time");
+    assert_eq!(a, at("a"), "stable");
     for moment in a.into_iter().chain(b) {
         assert_eq!(moment.as_second(), second.as_second());
-        assert_eq!(moment.as_nanosecond() % 1000, 0, "finer digits are lost");
+        assert_eq!(moment.as_nanosecond() % 1000, 0, "whole microseconds");
     }
 }
 
 #[test]
-fn names_on_the_wire_are_the_serialized_ones() {
+fn event_types_as_str_equal_serialized_names() {
     for event_type in [
         EventType::SelectionCompleted,
         EventType::ExecutionStarted,

@@ -1,4 +1,4 @@
-//! One parameter as a workflow declares it, and what can be wrong with that.
+//! Declaration of a parameter by a workflow, and its errors.
 
 use std::collections::BTreeMap;
 
@@ -10,111 +10,111 @@ use super::declared::{Parameters, validator_of};
 use super::kind::ParameterType;
 use super::{PARAMETER_NAME, ParameterViolation, RESERVED};
 
-/// One parameter as a workflow declares it.
+/// Declaration of a parameter by a workflow.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ParameterDeclaration {
-    /// Its name.
+    /// Name of the parameter.
     pub name: String,
-    /// The type its value is read as.
+    /// Type that the value is parsed as.
     #[serde(rename = "type")]
     pub kind: ParameterType,
-    /// Whether it must be given (a default gives it).
+    /// Whether a value is required. A default satisfies the requirement.
     #[serde(default)]
     pub required: bool,
-    /// For people.
+    /// Description, informational.
     #[serde(default)]
     pub description: String,
-    /// The values allowed.
+    /// Allowed values.
     #[serde(default, rename = "enum")]
     pub allowed: Option<Vec<Value>>,
     /// Regular expression, unanchored, without look-around.
     #[serde(default)]
     pub pattern: Option<String>,
-    /// Smallest number.
+    /// Minimum of a number, inclusive.
     #[serde(default)]
     pub minimum: Option<Number>,
-    /// Largest number.
+    /// Maximum of a number, inclusive.
     #[serde(default)]
     pub maximum: Option<Number>,
-    /// Used where no value is given.
+    /// Value to use if a WorkflowExecution has none.
     #[serde(default)]
     pub default: Option<Value>,
-    /// Parameters that must be given with it.
+    /// Parameters that are required if this one has a value.
     #[serde(default)]
     pub depends_on: Vec<String>,
 }
 
-/// What is wrong with a declaration.
+/// An error in a declaration.
 #[derive(Clone, Debug, Error, PartialEq)]
 pub enum DeclarationError {
-    /// Not usable as an environment variable.
-    #[error("name: {0:?} must be {allowed}", allowed = PARAMETER_NAME.allowed)]
+    /// The name cannot be that of an environment variable.
+    #[error("name: invalid value {0:?}: must be {allowed}", allowed = PARAMETER_NAME.allowed)]
     Name(String),
-    /// One of ours.
-    #[error("name: {RESERVED}, so {0:?} cannot be declared")]
+    /// The name is reserved for the controller.
+    #[error("name: invalid value {0:?}: {RESERVED}: use another name")]
     Reserved(String),
-    /// Declared twice.
-    #[error("name: {0:?} is declared twice")]
+    /// Another parameter has the same name.
+    #[error("name: duplicate value {0:?}: declare the parameter once")]
     Duplicate(String),
-    /// A word that the type does not have.
-    #[error("{word}: is for parameters of type {allowed}, not {kind}")]
+    /// A keyword does not apply to the type.
+    #[error("{keyword}: must not be set for type {kind}, only for {allowed}: remove it")]
     WrongType {
-        /// The word of the declaration.
-        word: &'static str,
-        /// The types that have it.
+        /// Keyword of the declaration.
+        keyword: &'static str,
+        /// The types that the keyword applies to.
         allowed: &'static str,
         /// The declared type.
         kind: ParameterType,
     },
-    /// Not a regular expression of the linear kind.
+    /// The pattern does not compile to a linear-time regular expression.
     #[error(
-        "pattern: {pattern:?} is no regular expression of the linear kind (no look-around, no back-references): {message}"
+        "pattern: invalid value {pattern:?}: must be a regular expression without look-around and back-references: {message}"
     )]
     Pattern {
-        /// As declared.
+        /// The declared pattern.
         pattern: String,
-        /// What the library says.
+        /// Message of the regular expression library.
         message: String,
     },
-    /// `minimum` over `maximum`.
-    #[error("minimum: {minimum} is larger than maximum {maximum}")]
+    /// `minimum` is greater than `maximum`.
+    #[error("minimum: invalid value {minimum}: must be at most {maximum}, the maximum")]
     Bounds {
-        /// As declared.
+        /// The declared minimum.
         minimum: Number,
-        /// As declared.
+        /// The declared maximum.
         maximum: Number,
     },
-    /// Nothing allowed.
-    #[error("enum: is empty: leave it out or list the allowed values")]
+    /// `enum` is empty.
+    #[error("enum: must not be empty: remove it or list the allowed values")]
     EmptyEnum,
-    /// An enum value of another type.
-    #[error("enum: {value} is no {kind}")]
+    /// A value in `enum` has the wrong type.
+    #[error("enum: invalid value {value}: must be of type {kind}")]
     EnumValue {
-        /// As declared.
+        /// The declared value.
         value: Value,
         /// The declared type.
         kind: ParameterType,
     },
-    /// A default that its own declaration refuses.
+    /// The default violates its own declaration.
     #[error("default: {0}")]
     Default(ParameterViolation),
-    /// Depends on something that is not there, or on itself.
-    #[error("dependsOn: {0:?} is no other declared parameter")]
+    /// `dependsOn` names an undeclared parameter or the parameter itself.
+    #[error("dependsOn: invalid value {0:?}: must be the name of another declared parameter")]
     DependsOn(String),
 }
 
 impl ParameterDeclaration {
-    /// Reports what is wrong with this declaration by itself.
+    /// Reports the errors of this declaration that do not depend on other declarations.
     pub(super) fn check(&self, report: &mut impl FnMut(DeclarationError)) {
         let is_number = matches!(self.kind, ParameterType::Integer | ParameterType::Float);
-        for (word, present) in [
+        for (keyword, present) in [
             ("minimum", self.minimum.is_some()),
             ("maximum", self.maximum.is_some()),
         ] {
             if present && !is_number {
                 report(DeclarationError::WrongType {
-                    word,
+                    keyword,
                     allowed: "integer and float",
                     kind: self.kind,
                 });
@@ -131,7 +131,7 @@ impl ParameterDeclaration {
         if let Some(pattern) = &self.pattern {
             if self.kind != ParameterType::String {
                 report(DeclarationError::WrongType {
-                    word: "pattern",
+                    keyword: "pattern",
                     allowed: "string",
                     kind: self.kind,
                 });
@@ -166,17 +166,18 @@ impl ParameterDeclaration {
             depends_on: Vec::new(),
             ..self.clone()
         };
-        // A pattern that does not compile is reported by itself.
-        let Ok(parameters) = Parameters::of(vec![alone]) else {
+        // `check` reports a pattern that does not compile.
+        let Ok(parameters) = Parameters::compile_checked(vec![alone]) else {
             return Vec::new();
         };
         parameters.check(&BTreeMap::from([(self.name.clone(), text_of(default))]))
     }
 
+    /// The JSON Schema of the parameter.
     pub(super) fn property(&self) -> Value {
         let mut property = Map::from_iter([("type".to_owned(), json!(self.kind.json_type()))]);
-        let mut insert = |word: &str, value: Option<Value>| {
-            value.map(|value| property.insert(word.to_owned(), value))
+        let mut insert = |keyword: &str, value: Option<Value>| {
+            value.map(|value| property.insert(keyword.to_owned(), value))
         };
         insert(
             "enum",
@@ -200,7 +201,7 @@ impl ParameterDeclaration {
     }
 }
 
-/// A value as the text a WorkflowExecution would carry.
+/// Formats a value like the text in a WorkflowExecution.
 pub(super) fn text_of(value: &Value) -> String {
     value
         .as_str()

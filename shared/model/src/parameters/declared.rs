@@ -1,5 +1,5 @@
-//! A workflow's declared parameters, compiled to one JSON Schema, offline and with linear-time
-//! patterns. Values arrive as text, are read as the declared type and checked against it.
+//! Compiles the parameters that a workflow declares to one JSON Schema, without network access and
+//! with linear-time patterns. Values are text: each is parsed as its declared type, then validated.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::declaration::{DeclarationError, ParameterDeclaration, text_of};
 use super::{PARAMETER_NAME, ParameterViolation, is_reserved};
 
-/// A workflow's declared parameters, compiled.
+/// The declared parameters of a workflow, compiled.
 #[derive(Clone, Debug)]
 pub struct Parameters {
     declarations: Vec<ParameterDeclaration>,
@@ -19,7 +19,7 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// Compiles declarations, or says all that is wrong with them, by index.
+    /// Compiles declarations. The errors have the indexes of their declarations.
     pub fn compile(
         declarations: Vec<ParameterDeclaration>,
     ) -> Result<Self, Vec<(usize, DeclarationError)>> {
@@ -46,15 +46,15 @@ impl Parameters {
         if !errors.is_empty() {
             return Err(errors);
         }
-        // Every pattern compiled by itself: only all together can be too much.
-        Self::of(declarations).map_err(|message| {
+        // Each pattern has compiled by itself, so that only their total size can be too large here.
+        Self::compile_checked(declarations).map_err(|message| {
             let pattern = "all patterns together".to_owned();
             vec![(0, DeclarationError::Pattern { pattern, message })]
         })
     }
 
-    /// Compiles declarations that are known to be right; the error is the schema library's.
-    pub(super) fn of(declarations: Vec<ParameterDeclaration>) -> Result<Self, String> {
+    /// Compiles checked declarations. The error is the message of the JSON Schema library.
+    pub(super) fn compile_checked(declarations: Vec<ParameterDeclaration>) -> Result<Self, String> {
         let schema = schema_of(&declarations);
         let validator = validator_of(&schema)?;
         Ok(Self {
@@ -64,12 +64,12 @@ impl Parameters {
         })
     }
 
-    /// The JSON Schema (draft 2020-12) that values are checked against.
+    /// The JSON Schema (draft 2020-12) for the values.
     pub fn schema(&self) -> &Value {
         &self.schema
     }
 
-    /// Checks values against the declarations; all violations, in the order of the names.
+    /// Validates values against the declarations. The violations are sorted by name.
     pub fn check(&self, given: &BTreeMap<String, String>) -> Vec<ParameterViolation> {
         let mut violations = Vec::new();
         let mut instance = Map::new();
@@ -103,7 +103,7 @@ impl Parameters {
         violations
     }
 
-    /// The values a run gets: what is given, and the defaults of the rest.
+    /// The given values and the defaults of the parameters without a value.
     pub fn with_defaults(&self, given: &BTreeMap<String, String>) -> BTreeMap<String, String> {
         let defaults = self
             .declarations
@@ -162,8 +162,9 @@ impl Parameters {
         }]
     }
 
-    /// `required` and `dependentRequired` report alike: told apart by the declarations. A value
-    /// that is there but unreadable has its own violation already.
+    /// Violations for a missing parameter. The library reports `required` and `dependentRequired`
+    /// as the same kind of error, so that the declarations must distinguish them. A value of the
+    /// wrong type is missing in the instance, but has been reported already.
     fn missing(&self, property: &str, given: &BTreeMap<String, String>) -> Vec<ParameterViolation> {
         if given.contains_key(property) {
             return Vec::new();
@@ -190,7 +191,7 @@ impl Parameters {
     }
 }
 
-/// The JSON Schema of what is *given*: a parameter with a default is never missing.
+/// JSON Schema of the values before defaults are applied: a parameter with a default is optional.
 fn schema_of(declarations: &[ParameterDeclaration]) -> Value {
     let has_default = |name: &str| {
         declarations

@@ -1,17 +1,17 @@
-//! The types of parameters.
+//! Types of parameters.
 
 use std::fmt;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-/// The type a value is read as.
+/// Type of a parameter.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "lowercase")]
 pub enum ParameterType {
     /// Any text.
     String,
-    /// A whole number of 64 bits.
+    /// A whole number that fits in 64 bits.
     Integer,
     /// A finite number.
     Float,
@@ -34,18 +34,18 @@ impl fmt::Display for ParameterType {
 }
 
 impl ParameterType {
-    /// How to write one.
-    pub(super) fn example(self) -> &'static str {
+    /// Advice for the user, with an example.
+    pub(super) fn advice(self) -> &'static str {
         match self {
-            Self::String => "write any text",
-            Self::Integer => "write a whole number, as \"3\"",
-            Self::Float => "write a number, as \"0.5\"",
-            Self::Boolean => "write \"true\" or \"false\"",
-            Self::Array => "write a JSON array, as \"[\\\"a\\\", \\\"b\\\"]\"",
+            Self::String => "use any text",
+            Self::Integer => "use a whole number, for example \"3\"",
+            Self::Float => "use a number, for example \"0.5\"",
+            Self::Boolean => "use \"true\" or \"false\"",
+            Self::Array => "use a JSON array, for example \"[\\\"a\\\", \\\"b\\\"]\"",
         }
     }
 
-    /// Its name in JSON Schema.
+    /// The type in JSON Schema.
     pub(super) fn json_type(self) -> &'static str {
         match self {
             Self::String => "string",
@@ -56,12 +56,12 @@ impl ParameterType {
         }
     }
 
-    /// Reads `text` as this type, in JSON's spelling.
+    /// Parses `text` as a JSON value of this type.
     pub(super) fn read(self, text: &str) -> Option<Value> {
         if self == Self::String {
             return Some(Value::String(text.to_owned()));
         }
-        // JSON allows white space around a value; an environment variable would keep it.
+        // JSON ignores white space around a value, but an environment variable would keep it.
         if text.trim() != text {
             return None;
         }

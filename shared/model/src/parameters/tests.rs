@@ -14,7 +14,7 @@ fn declarations(declared: Value) -> Vec<ParameterDeclaration> {
 }
 
 fn parameters(declared: Value) -> Parameters {
-    Parameters::compile(declarations(declared)).expect("right declarations")
+    Parameters::compile(declarations(declared)).expect("valid declarations")
 }
 
 fn given(values: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -24,8 +24,8 @@ fn given(values: &[(&str, &str)]) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// A bit of everything; valid values below.
-fn everything() -> Parameters {
+/// Declares parameters of every type and with every keyword.
+fn all_keywords() -> Parameters {
     parameters(json!([
         { "name": "MEMORY", "type": "string", "required": true, "pattern": "^[0-9]+Mi$" },
         { "name": "REPLICAS", "type": "integer", "minimum": 1, "maximum": 10 },
@@ -38,7 +38,8 @@ fn everything() -> Parameters {
     ]))
 }
 
-const RIGHT: [(&str, &str); 8] = [
+/// Valid values for [`all_keywords`].
+const VALID: [(&str, &str); 8] = [
     ("MEMORY", "512Mi"),
     ("REPLICAS", "3"),
     ("RATIO", "1"),
@@ -49,47 +50,49 @@ const RIGHT: [(&str, &str); 8] = [
     ("GRACE", "30"),
 ];
 
+/// BR-WE-001
 #[test]
-fn br_we_001_values_of_the_declared_types_are_accepted() {
-    assert_eq!(everything().check(&given(&RIGHT)), []);
-    assert_eq!(everything().check(&given(&[("MEMORY", "1Mi")])), []);
+fn values_of_declared_types_are_accepted() {
+    assert_eq!(all_keywords().check(&given(&VALID)), []);
+    assert_eq!(all_keywords().check(&given(&[("MEMORY", "1Mi")])), []);
 }
 
+/// BR-WE-001
 #[rstest]
-#[case("MEMORY", "512", "does not match the pattern \"^[0-9]+Mi$\"")]
+#[case("MEMORY", "512", "must match the pattern \"^[0-9]+Mi$\"")]
 #[case(
     "REPLICAS",
     "abc",
-    "\"abc\" is no integer: write a whole number, as \"3\""
+    "\"abc\": must be of type integer: use a whole number, for example \"3\""
 )]
-#[case("REPLICAS", "3.0", "is no integer")]
-#[case("REPLICAS", " 3", "is no integer")]
-#[case("REPLICAS", "+3", "is no integer")]
-#[case("REPLICAS", "", "is no integer")]
-#[case("REPLICAS", "99999999999999999999", "is no integer")]
-#[case("REPLICAS", "0", "too small: at least 1 is allowed")]
-#[case("REPLICAS", "11", "too large: at most 10 is allowed")]
-#[case("RATIO", "0.49", "too small: at least 0.5 is allowed")]
-#[case("RATIO", "1.6", "too large: at most 1.5 is allowed")]
-#[case("RATIO", "NaN", "is no float")]
-#[case("FORCE", "yes", "is no boolean: write \"true\" or \"false\"")]
-#[case("NODES", "a,b", "is no array: write a JSON array")]
-#[case("NODES", "{}", "is no array")]
-#[case("MODE", "slow", "use one of [\"fast\",\"safe\"]")]
-#[case("LEVEL", "3", "use one of [1,2]")]
+#[case("REPLICAS", "3.0", "must be of type integer")]
+#[case("REPLICAS", " 3", "must be of type integer")]
+#[case("REPLICAS", "+3", "must be of type integer")]
+#[case("REPLICAS", "", "must be of type integer")]
+#[case("REPLICAS", "99999999999999999999", "must be of type integer")]
+#[case("REPLICAS", "0", "must be at least 1")]
+#[case("REPLICAS", "11", "must be at most 10")]
+#[case("RATIO", "0.49", "must be at least 0.5")]
+#[case("RATIO", "1.6", "must be at most 1.5")]
+#[case("RATIO", "NaN", "must be of type float")]
+#[case("FORCE", "yes", "must be of type boolean: use \"true\" or \"false\"")]
+#[case("NODES", "a,b", "must be of type array: use a JSON array")]
+#[case("NODES", "{}", "must be of type array")]
+#[case("MODE", "slow", "supported values are [\"fast\",\"safe\"]")]
+#[case("LEVEL", "3", "supported values are [1,2]")]
 #[case(
     "UNKNOWN",
     "x",
-    "declares no parameter UNKNOWN: it declares MEMORY, REPLICAS"
+    "unknown parameter: remove it, or use a parameter that the workflow declares: MEMORY, REPLICAS"
 )]
-fn br_we_001_a_wrong_value_is_refused_in_words(
+fn value_violating_declaration_is_rejected_with_allowed_value(
     #[case] name: &str,
     #[case] value: &str,
     #[case] says: &str,
 ) {
-    let mut values = given(&RIGHT);
+    let mut values = given(&VALID);
     values.insert(name.to_owned(), value.to_owned());
-    let violations = everything().check(&values);
+    let violations = all_keywords().check(&values);
     let [violation] = violations.as_slice() else {
         panic!("one violation, not {violations:?}");
     };
@@ -97,10 +100,11 @@ fn br_we_001_a_wrong_value_is_refused_in_words(
     assert!(violation.to_string().contains(says), "{violation}");
 }
 
+/// BR-WE-001
 #[test]
-fn br_we_001_what_is_missing_is_named_with_its_type() {
+fn required_value_missing_is_reported_with_type() {
     assert_eq!(
-        everything().check(&given(&[])),
+        all_keywords().check(&given(&[])),
         [ParameterViolation::Required {
             name: "MEMORY".to_owned(),
             kind: ParameterType::String
@@ -108,9 +112,10 @@ fn br_we_001_what_is_missing_is_named_with_its_type() {
     );
 }
 
+/// BR-WE-001
 #[test]
-fn br_we_001_a_dependency_that_has_a_default_is_there() {
-    let violations = everything().check(&given(&[("MEMORY", "1Mi"), ("GRACE", "30")]));
+fn dependency_with_default_is_satisfied() {
+    let violations = all_keywords().check(&given(&[("MEMORY", "1Mi"), ("GRACE", "30")]));
     assert_eq!(
         violations,
         [ParameterViolation::DependsOn {
@@ -120,16 +125,18 @@ fn br_we_001_a_dependency_that_has_a_default_is_there() {
     );
 }
 
+/// BR-WE-001
 #[test]
-fn br_we_001_several_violations_are_reported_together() {
-    let violations = everything().check(&given(&[("MEMORY", "x"), ("MODE", "y"), ("Z", "z")]));
+fn values_with_several_violations_report_all() {
+    let violations = all_keywords().check(&given(&[("MEMORY", "x"), ("MODE", "y"), ("Z", "z")]));
     let names: Vec<_> = violations.iter().map(ParameterViolation::name).collect();
     assert_eq!(names, ["MEMORY", "MODE", "Z"]);
 }
 
+/// BR-WE-001
 #[test]
-fn br_we_001_defaults_fill_what_is_not_given() {
-    let completed = everything().with_defaults(&given(&[("MEMORY", "1Mi"), ("MODE", "fast")]));
+fn defaults_apply_only_to_missing_values() {
+    let completed = all_keywords().with_defaults(&given(&[("MEMORY", "1Mi"), ("MODE", "fast")]));
     assert_eq!(
         completed,
         given(&[("MEMORY", "1Mi"), ("MODE", "fast"), ("FORCE", "false")])
@@ -137,21 +144,21 @@ fn br_we_001_defaults_fill_what_is_not_given() {
 }
 
 #[rstest]
-#[case(json!({ "name": "A-B", "type": "string" }), "name: \"A-B\" must be letters, digits and _")]
-#[case(json!({ "name": "TARGET_RESOURCE", "type": "string" }), "are set by the controller")]
-#[case(json!({ "name": "A", "type": "string", "minimum": 1 }), "minimum: is for parameters of type integer and float, not string")]
-#[case(json!({ "name": "A", "type": "integer", "pattern": "x" }), "pattern: is for parameters of type string, not integer")]
-#[case(json!({ "name": "A", "type": "string", "pattern": "(" }), "is no regular expression of the linear kind")]
-#[case(json!({ "name": "A", "type": "string", "pattern": "^(?!a)" }), "is no regular expression of the linear kind")]
-#[case(json!({ "name": "A", "type": "integer", "minimum": 5, "maximum": 4 }), "minimum: 5 is larger than maximum 4")]
-#[case(json!({ "name": "A", "type": "string", "enum": [] }), "enum: is empty")]
-#[case(json!({ "name": "A", "type": "integer", "enum": [1, "x"] }), "enum: \"x\" is no integer")]
-#[case(json!({ "name": "A", "type": "integer", "default": "x" }), "default: the value \"x\" is no integer")]
-#[case(json!({ "name": "A", "type": "integer", "maximum": 3, "default": 4 }), "default: the value 4 is too large")]
-#[case(json!({ "name": "A", "type": "string", "dependsOn": ["A"] }), "dependsOn: \"A\" is no other declared parameter")]
-#[case(json!({ "name": "A", "type": "string", "dependsOn": ["B"] }), "dependsOn: \"B\" is no other declared parameter")]
-fn a_wrong_declaration_is_refused_in_words(#[case] declared: Value, #[case] says: &str) {
-    let errors = Parameters::compile(declarations(json!([declared]))).expect_err("wrong");
+#[case(json!({ "name": "A-B", "type": "string" }), "name: invalid value \"A-B\": must be letters, digits and _")]
+#[case(json!({ "name": "TARGET_RESOURCE", "type": "string" }), "are reserved for the controller")]
+#[case(json!({ "name": "A", "type": "string", "minimum": 1 }), "minimum: must not be set for type string, only for integer and float")]
+#[case(json!({ "name": "A", "type": "integer", "pattern": "x" }), "pattern: must not be set for type integer, only for string")]
+#[case(json!({ "name": "A", "type": "string", "pattern": "(" }), "must be a regular expression without look-around")]
+#[case(json!({ "name": "A", "type": "string", "pattern": "^(?!a)" }), "must be a regular expression without look-around")]
+#[case(json!({ "name": "A", "type": "integer", "minimum": 5, "maximum": 4 }), "minimum: invalid value 5: must be at most 4")]
+#[case(json!({ "name": "A", "type": "string", "enum": [] }), "enum: must not be empty")]
+#[case(json!({ "name": "A", "type": "integer", "enum": [1, "x"] }), "enum: invalid value \"x\": must be of type integer")]
+#[case(json!({ "name": "A", "type": "integer", "default": "x" }), "default: invalid value \"x\": must be of type integer")]
+#[case(json!({ "name": "A", "type": "integer", "maximum": 3, "default": 4 }), "default: invalid value 4: must be at most 3")]
+#[case(json!({ "name": "A", "type": "string", "dependsOn": ["A"] }), "dependsOn: invalid value \"A\": must be the name of another")]
+#[case(json!({ "name": "A", "type": "string", "dependsOn": ["B"] }), "dependsOn: invalid value \"B\": must be the name of another")]
+fn declaration_invalid_is_rejected_with_keyword(#[case] declared: Value, #[case] says: &str) {
+    let errors = Parameters::compile(declarations(json!([declared]))).expect_err("invalid");
     let [(0, error)] = errors.as_slice() else {
         panic!("one error, not {errors:?}");
     };
@@ -159,15 +166,15 @@ fn a_wrong_declaration_is_refused_in_words(#[case] declared: Value, #[case] says
 }
 
 #[test]
-fn a_parameter_is_declared_once() {
+fn declaration_with_duplicate_name_is_rejected() {
     let twice = json!([{ "name": "A", "type": "string" }, { "name": "A", "type": "integer" }]);
-    let errors = Parameters::compile(declarations(twice)).expect_err("wrong");
+    let errors = Parameters::compile(declarations(twice)).expect_err("invalid");
     assert_eq!(errors, [(1, DeclarationError::Duplicate("A".to_owned()))]);
 }
 
 #[test]
-fn the_schema_is_closed_and_offline() {
-    let schema = everything().schema().clone();
+fn schema_forbids_additional_properties_and_requires_values_without_default() {
+    let schema = all_keywords().schema().clone();
     assert_eq!(schema["additionalProperties"], json!(false));
     assert_eq!(schema["required"], json!(["MEMORY"]));
     assert_eq!(
@@ -179,36 +186,36 @@ fn the_schema_is_closed_and_offline() {
 
 proptest! {
     #[test]
-    fn a_parameter_name_survives_a_round_trip(name in "[A-JL-SU-Z_][A-Za-z0-9_]{0,127}") {
+    fn parameter_name_valid_formats_to_same_text(name in "[A-JL-SU-Z_][A-Za-z0-9_]{0,127}") {
         prop_assert_eq!(ParameterName::parse(&name).expect("a name").to_string(), name);
     }
 
     #[test]
-    fn no_name_makes_the_parser_panic(name in "\\PC*") {
+    fn parameter_name_any_text_parses_without_panic(name in "\\PC*") {
         if let Some(parsed) = ParameterName::parse(&name) {
             prop_assert_eq!(parsed.as_str(), name);
         }
     }
 
     #[test]
-    fn no_value_makes_the_check_panic(values in prop::collection::btree_map("MEMORY|REPLICAS|RATIO|FORCE|NODES|MODE|\\PC{0,4}", "\\PC{0,12}|[0-9eE.+-]{1,30}|\\[{0,60}", 0..8)) {
-        let everything = everything();
-        for violation in everything.check(&values) {
+    fn check_any_values_returns_without_panic(values in prop::collection::btree_map("MEMORY|REPLICAS|RATIO|FORCE|NODES|MODE|\\PC{0,4}", "\\PC{0,12}|[0-9eE.+-]{1,30}|\\[{0,60}", 0..8)) {
+        let all_keywords = all_keywords();
+        for violation in all_keywords.check(&values) {
             prop_assert!(!violation.to_string().is_empty());
         }
-        let completed = everything.with_defaults(&values);
+        let completed = all_keywords.with_defaults(&values);
         prop_assert!(values.iter().all(|(name, value)| completed.get(name) == Some(value)));
     }
 
     #[test]
-    fn every_number_of_the_declared_kind_is_read(integer: i64, float in prop::num::f64::NORMAL) {
+    fn numbers_of_declared_type_are_accepted(integer: i64, float in prop::num::f64::NORMAL) {
         let parameters = parameters(json!([{ "name": "I", "type": "integer" }, { "name": "F", "type": "float" }]));
         let values = given(&[("I", &integer.to_string()), ("F", &json!(float).to_string())]);
         prop_assert_eq!(parameters.check(&values), []);
     }
 
     #[test]
-    fn every_declaration_compiles_or_is_refused(pattern in "\\PC{0,20}", minimum: i64, default in "\\PC{0,8}") {
+    fn declarations_any_pattern_and_default_compile_without_panic(pattern in "\\PC{0,20}", minimum: i64, default in "\\PC{0,8}") {
         let declared = json!([
             { "name": "A", "type": "string", "pattern": pattern, "default": default },
             { "name": "B", "type": "integer", "minimum": minimum, "default": default },

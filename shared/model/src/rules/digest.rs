@@ -1,21 +1,23 @@
-//! Digests from the catalog: a reference by name only is completed with the digest of the workflow
-//! that it names, where that is the same repository (BR-WE-014). No registry is asked.
+//! Completes a reference without a digest with the digest of the workflow in the catalog, if both
+//! have the same repository (BR-WE-014). No registry is contacted.
 
 use super::Violation;
-use crate::image::ImageReference;
+use crate::image::{Digest, ImageReference};
 use crate::workflow::{Engine, Workflow};
 use crate::workflow_execution::WorkflowExecutionSpec;
 
-/// A field that got a digest.
+/// A field that was completed with a digest.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Filled {
     /// Path in the spec.
     pub field: &'static str,
-    /// The field as it is now.
+    /// The completed value.
     pub reference: String,
+    /// The digest that was added.
+    pub digest: Digest,
 }
 
-/// Whether the field of the spec's engine names no content: there is something to fill in.
+/// Whether the image or bundle of the spec has no digest.
 pub fn lacks_digest(spec: &WorkflowExecutionSpec) -> bool {
     let text = match Engine::parse(&spec.execution_engine) {
         Some(Engine::Job) => &spec.workflow_ref.container_image,
@@ -25,9 +27,8 @@ pub fn lacks_digest(spec: &WorkflowExecutionSpec) -> bool {
     text.as_ref().is_some_and(|text| !text.contains('@'))
 }
 
-/// Completes the reference in a spec that [lacks](lacks_digest) a digest, with the digest of
-/// `workflow`. A reference that nothing can be made of stays as it is, for
-/// [`check`](super::check) to judge.
+/// Completes the reference in a spec that [has no digest](lacks_digest) with the digest of
+/// `workflow`. An invalid reference is left unchanged, for [`check`](super::check) to report.
 pub fn fill(
     spec: &mut WorkflowExecutionSpec,
     workflow: &Workflow,
@@ -46,9 +47,9 @@ pub fn fill(
         ),
         None => return Ok(None),
     };
-    let named = text.as_ref().map(|name| format!("{name}@{digest}"));
-    let bare = named.as_ref().and_then(|it| it.strip_prefix(scheme));
-    let Some(image) = bare.and_then(ImageReference::parse) else {
+    let completed = text.as_ref().map(|name| format!("{name}@{digest}"));
+    let without_scheme = completed.as_ref().and_then(|it| it.strip_prefix(scheme));
+    let Some(image) = without_scheme.and_then(ImageReference::parse) else {
         return Ok(None);
     };
     if !image.same_repository(&workflow.bundle) {
@@ -60,5 +61,9 @@ pub fn fill(
     }
     let reference = format!("{scheme}{image}");
     *text = Some(reference.clone());
-    Ok(Some(Filled { field, reference }))
+    Ok(Some(Filled {
+        field,
+        reference,
+        digest: digest.clone(),
+    }))
 }

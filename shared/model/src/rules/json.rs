@@ -1,4 +1,4 @@
-//! JSON that nobody has looked at yet.
+//! Reads unvalidated JSON.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -10,17 +10,17 @@ use thiserror::Error;
 
 use super::shortened;
 
-/// What is not of the shape that it must have.
+/// A JSON value that does not have the expected type.
 #[derive(Clone, Debug, Error, PartialEq)]
 #[error("{path}: {message}")]
 pub struct Misshapen {
-    /// Where, with dots; a single one is the whole.
+    /// Path of the value, separated by dots; `.` is the root.
     pub path: String,
-    /// What was expected and found.
+    /// Expected and actual type.
     pub message: String,
 }
 
-/// Reads JSON that nobody has looked at yet: a text, or a value.
+/// Reads unvalidated JSON, from text or from a value.
 pub fn parse<'a, T, D>(json: D) -> Result<T, Misshapen>
 where
     T: Deserialize<'a>,
@@ -29,26 +29,27 @@ where
     serde_path_to_error::deserialize(json).map_err(|error| {
         let path = error.path().to_string();
         let (inner, text) = (error.inner(), error.inner().to_string());
-        // Nobody sees the text that the position is in.
+        // The user does not see the JSON text that the position refers to.
         let position = format!(" at line {} column {}", inner.line(), inner.column());
         let message = shortened(text.strip_suffix(&position).unwrap_or(&text));
         Misshapen { path, message }
     })
 }
 
-/// What must be written as an object: derived readers take a list of the fields' values as well.
+/// Accepts a JSON object only: derived implementations of `Deserialize` also accept an array of the
+/// values of the fields.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct JsonObject<T>(pub T);
 
 impl<'a, T: Deserialize<'a>> Deserialize<'a> for JsonObject<T> {
     fn deserialize<D: Deserializer<'a>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(OnlyMap(PhantomData))
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
     }
 }
 
-struct OnlyMap<T>(PhantomData<T>);
+struct ObjectVisitor<T>(PhantomData<T>);
 
-impl<'a, T: Deserialize<'a>> Visitor<'a> for OnlyMap<T> {
+impl<'a, T: Deserialize<'a>> Visitor<'a> for ObjectVisitor<T> {
     type Value = JsonObject<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {

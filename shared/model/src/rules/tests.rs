@@ -17,7 +17,7 @@ parameters:
 - {{name: MODE, type: string, default: safe}}
 "
     );
-    let read = Workflow::read("restart.yaml", &yaml).expect("right");
+    let read = Workflow::read("restart.yaml", &yaml).expect("valid");
     Arc::new(read.workflow)
 }
 
@@ -39,7 +39,7 @@ fn tekton(bundle: &str) -> WorkflowExecutionSpec {
     spec
 }
 
-fn fits(
+fn validated(
     spec: &WorkflowExecutionSpec,
     workflow: &Arc<Workflow>,
 ) -> Result<ValidatedSpec, Vec<Violation>> {
@@ -47,12 +47,13 @@ fn fits(
 }
 
 fn violations(spec: &WorkflowExecutionSpec, workflow: &Arc<Workflow>) -> Vec<Violation> {
-    fits(spec, workflow).expect_err("wrong")
+    validated(spec, workflow).expect_err("invalid")
 }
 
+/// BR-WE-014
 #[test]
-fn br_we_014_a_valid_job_runs_what_it_names_with_the_defaults() {
-    let valid = fits(&job(), &workflow("job")).expect("right");
+fn job_valid_has_requested_image_and_default_parameters() {
+    let valid = validated(&job(), &workflow("job")).expect("valid");
     assert_eq!(
         valid.image.to_string(),
         format!("r.io/w/restart:v2@sha256:{HEX}")
@@ -68,10 +69,11 @@ fn br_we_014_a_valid_job_runs_what_it_names_with_the_defaults() {
     assert_eq!(valid.spec.when_blocked, WhenBlocked::Skip);
 }
 
+/// BR-WE-002
 #[test]
-fn br_we_002_a_bundle_without_digest_gets_the_catalogs() {
+fn bundle_without_digest_gets_digest_of_catalog() {
     let workflow = workflow("tekton");
-    let valid = fits(&tekton("oci://r.io/w/restart:v2"), &workflow).expect("right");
+    let valid = validated(&tekton("oci://r.io/w/restart:v2"), &workflow).expect("valid");
     assert_eq!(
         valid.image.to_string(),
         format!("r.io/w/restart:v2@sha256:{HEX}")
@@ -90,22 +92,23 @@ fn br_we_002_a_bundle_without_digest_gets_the_catalogs() {
     );
 }
 
+/// BR-WE-001
 #[rstest]
 #[case(|spec: &mut WorkflowExecutionSpec| spec.workflow_ref.container_image = Some(format!("r.io/w/restart@sha256:{OTHER}")),
-    "spec.workflowRef.containerImage: \"r.io/w/restart@sha256:ffff")]
+    "spec.workflowRef.containerImage: invalid value \"r.io/w/restart@sha256:ffff")]
 #[case(|spec: &mut WorkflowExecutionSpec| spec.workflow_ref.container_image = Some(format!("r.io/w/other@sha256:{HEX}")),
-    "is not what the catalog has for this workflow: use \"r.io/w/restart:v1@sha256:0123")]
+    "repository and digest must be those in the catalog: use \"r.io/w/restart:v1@sha256:0123")]
 #[case(|spec: &mut WorkflowExecutionSpec| spec.workflow_ref.version = "2.0.0".to_owned(),
-    "spec.workflowRef.version: \"2.0.0\" is not the catalog's version of this workflow: use \"1.0.0\"")]
+    "spec.workflowRef.version: invalid value \"2.0.0\": must be \"1.0.0\", the version of the workflow in the catalog")]
 #[case(|spec: &mut WorkflowExecutionSpec| *spec = tekton("oci://r.io/w/restart"),
-    "spec.executionEngine: tekton is not the catalog's engine for this workflow: use job")]
+    "spec.executionEngine: invalid value \"tekton\": must be \"job\", the engine of the workflow in the catalog")]
 #[case(|spec: &mut WorkflowExecutionSpec| { spec.parameters.insert("REPLICAS".to_owned(), "abc".to_owned()); },
-    "spec.parameters[REPLICAS]: the value \"abc\" is no integer")]
+    "spec.parameters[REPLICAS]: invalid value \"abc\": must be of type integer")]
 #[case(|spec: &mut WorkflowExecutionSpec| { spec.parameters.insert("EXTRA".to_owned(), "x".to_owned()); },
-    "spec.parameters[EXTRA]: the workflow declares no parameter EXTRA: it declares REPLICAS, MODE")]
+    "spec.parameters[EXTRA]: unknown parameter: remove it, or use a parameter that the workflow declares: REPLICAS, MODE")]
 #[case(|spec: &mut WorkflowExecutionSpec| spec.parameters.clear(),
-    "spec.parameters[REPLICAS]: the workflow requires the parameter REPLICAS (type integer): add it")]
-fn br_we_001_what_the_catalog_does_not_allow_is_refused_in_words(
+    "spec.parameters[REPLICAS]: required value: add this parameter (type integer)")]
+fn spec_not_matching_catalog_is_rejected_with_field_and_allowed_value(
     #[case] change: impl Fn(&mut WorkflowExecutionSpec),
     #[case] says: &str,
 ) {
@@ -120,8 +123,9 @@ fn br_we_001_what_the_catalog_does_not_allow_is_refused_in_words(
     );
 }
 
+/// BR-WE-001
 #[test]
-fn br_we_001_only_active_and_deprecated_workflows_run() {
+fn workflow_neither_active_nor_deprecated_is_rejected() {
     for (status, may_run) in [
         (WorkflowStatus::Active, true),
         (WorkflowStatus::Deprecated, true),
@@ -132,12 +136,13 @@ fn br_we_001_only_active_and_deprecated_workflows_run() {
             status,
             ..workflow("job").as_ref().clone()
         });
-        assert_eq!(fits(&job(), &workflow).is_ok(), may_run, "{status}");
+        assert_eq!(validated(&job(), &workflow).is_ok(), may_run, "{status}");
     }
 }
 
+/// BR-WE-001
 #[test]
-fn br_we_001_static_and_catalog_violations_are_reported_together() {
+fn spec_with_static_and_catalog_violations_reports_all() {
     let mut spec = job();
     spec.target_resource = "web".to_owned();
     spec.workflow_ref.version = "2".to_owned();
@@ -165,14 +170,15 @@ fn br_we_001_static_and_catalog_violations_are_reported_together() {
     );
 }
 
+/// BR-WE-001
 #[test]
-fn br_we_001_a_missing_engine_is_the_first_thing_said() {
+fn spec_empty_reports_missing_engine_first() {
     let spec = read(json!({})).expect("a spec can be empty");
-    let found = check(&spec).expect_err("wrong");
+    let found = check(&spec).expect_err("invalid");
     assert_eq!(found[0], Violation::EngineMissing);
     assert_eq!(
         found[0].sentence(),
-        "spec.executionEngine: is required: say job or tekton, there is no default"
+        "spec.executionEngine: required value: supported values are \"job\", \"tekton\" (there is no default)"
     );
     let fields: Vec<_> = found.iter().map(Violation::field).collect();
     assert_eq!(
@@ -186,15 +192,13 @@ fn br_we_001_a_missing_engine_is_the_first_thing_said() {
     );
 }
 
+/// BR-WE-001
 #[rstest]
 #[case(json!({ "executionEngine": 1 }), "spec.executionEngine")]
 #[case(json!({ "workflowRef": { "version": [] } }), "spec.workflowRef.version")]
 #[case(json!({ "parameters": { "A": 1 } }), "spec.parameters.A")]
 #[case(json!("text"), "spec")]
-fn br_we_001_a_malformed_spec_is_a_violation_that_names_the_field(
-    #[case] spec: Value,
-    #[case] field: &str,
-) {
+fn spec_with_wrong_type_is_rejected_with_field(#[case] spec: Value, #[case] field: &str) {
     let violation = read(&spec).expect_err("malformed");
     assert_eq!(violation.field(), field);
     assert!(
@@ -203,8 +207,9 @@ fn br_we_001_a_malformed_spec_is_a_violation_that_names_the_field(
     );
 }
 
+/// BR-WE-001
 #[test]
-fn br_we_001_a_hundred_thousand_parameters_are_one_violation() {
+fn parameters_over_limit_report_one_violation() {
     let mut spec = job();
     let names = (0..100_000).map(|number| (format!("-{number}"), String::new()));
     spec.parameters = names.collect();
@@ -213,20 +218,24 @@ fn br_we_001_a_hundred_thousand_parameters_are_one_violation() {
 }
 
 #[test]
-fn a_huge_value_is_shortened_in_the_message() {
+fn value_of_100000_characters_is_shortened_in_message() {
     let mut spec = job();
     spec.target_resource = "x".repeat(100_000);
-    let found = check(&spec).expect_err("wrong");
+    let found = check(&spec).expect_err("invalid");
     assert!(found[0].to_string().len() < 1_000);
 }
 
+/// BR-WE-014
 #[rstest]
 #[case::tag_only("r.io/w/restart:v1", Some("r.io/w/restart:v1@sha256:0123"))]
 #[case::name_only("r.io/w/restart", Some("r.io/w/restart@sha256:0123"))]
 #[case::another_tag("r.io/w/restart:v9", Some("r.io/w/restart:v9@sha256:0123"))]
 #[case::no_reference("restart v1", None)]
 #[case::no_registry("restart:v1", None)]
-fn br_we_014_a_missing_digest_is_the_catalogs(#[case] name: &str, #[case] expected: Option<&str>) {
+fn reference_without_digest_is_completed_from_catalog(
+    #[case] name: &str,
+    #[case] expected: Option<&str>,
+) {
     for (engine, scheme) in [("job", ""), ("tekton", "oci://")] {
         let text = format!("{scheme}{name}");
         let mut spec = if engine == "job" {
@@ -254,48 +263,53 @@ fn br_we_014_a_missing_digest_is_the_catalogs(#[case] name: &str, #[case] expect
                 );
                 assert_eq!(field.as_ref(), Some(&filled));
                 assert!(!lacks_digest(&spec));
-                assert!(fits(&spec, &workflow(engine)).is_ok());
+                assert!(validated(&spec, &workflow(engine)).is_ok());
             }
         }
     }
 }
 
+/// BR-WE-014
 #[test]
-fn br_we_014_another_repository_than_the_catalogs_gets_no_digest() {
+fn reference_of_another_repository_is_rejected_without_digest() {
     let mut spec = job();
     spec.workflow_ref.container_image = Some("r.io/w/other:v1".to_owned());
-    let said = fill(&mut spec, &workflow("job"))
-        .expect_err("another")
+    let message = fill(&mut spec, &workflow("job"))
+        .expect_err("another repository")
         .sentence();
     assert!(
-        said.contains("\"r.io/w/other:v1\" is not what the catalog has"),
-        "{said}"
+        message.contains("invalid value \"r.io/w/other:v1\": repository and digest must be"),
+        "{message}"
     );
     assert!(
-        said.contains("use \"r.io/w/restart:v1@sha256:0123"),
-        "{said}"
+        message.contains("use \"r.io/w/restart:v1@sha256:0123"),
+        "{message}"
     );
 }
 
+/// BR-WE-014
 #[test]
-fn br_we_014_who_asks_hears_of_another_tag_and_of_a_deprecated_workflow() {
+fn spec_with_other_tag_and_deprecated_workflow_has_two_remarks() {
     let workflow = Arc::new(Workflow {
         status: WorkflowStatus::Deprecated,
         ..workflow("job").as_ref().clone()
     });
     let remarks = |spec| {
-        let valid = fits(&spec, &workflow).expect("right");
+        let valid = validated(&spec, &workflow).expect("valid");
         valid
             .remarks()
             .iter()
             .map(ToString::to_string)
             .collect::<Vec<_>>()
     };
-    let said = remarks(job());
-    assert!(said[0].contains("\"restart\" is deprecated"), "{said:?}");
+    let messages = remarks(job());
     assert!(
-        said[1].contains("the tag \"v2\" is not the catalog's, \"v1\""),
-        "{said:?}"
+        messages[0].contains("\"restart\" is deprecated"),
+        "{messages:?}"
+    );
+    assert!(
+        messages[1].contains("tag \"v2\" differs from tag \"v1\" in the catalog"),
+        "{messages:?}"
     );
     let mut without_tag = job();
     without_tag.workflow_ref.container_image = Some(format!("r.io/w/restart@sha256:{HEX}"));
@@ -304,7 +318,7 @@ fn br_we_014_who_asks_hears_of_another_tag_and_of_a_deprecated_workflow() {
 
 proptest::proptest! {
     #[test]
-    fn no_spec_makes_the_rules_panic(
+    fn rules_any_spec_validates_without_panic(
         engine in "job|tekton|\\PC{0,5}", image in proptest::option::of("\\PC{0,80}"), bundle in proptest::option::of("oci://\\PC{0,30}"),
         target in "\\PC{0,30}", timeout in proptest::option::of("\\PC{0,9}"), name in "\\PC{0,9}", value in "\\PC{0,20}", confidence: f64,
     ) {
@@ -317,7 +331,7 @@ proptest::proptest! {
         spec.parameters.insert(name, value);
         spec.confidence = Some(confidence);
         for workflow in [workflow("job"), workflow("tekton")] {
-            for violation in fits(&spec, &workflow).err().into_iter().flatten() {
+            for violation in validated(&spec, &workflow).err().into_iter().flatten() {
                 proptest::prop_assert!(violation.field().starts_with("spec"));
             }
         }

@@ -1,4 +1,4 @@
-//! What can be wrong with a spec, and the same in CEL where the API server can see it.
+//! Violations of the rules for a spec, and the CEL rules for those that the API server checks.
 
 use kube::core::{Reason, Rule};
 use strum::IntoStaticStr;
@@ -13,12 +13,12 @@ use crate::workflow::{Engine, WorkflowStatus};
 
 fn kind_advice(instead: Option<&str>) -> String {
     instead.map_or_else(
-        || "use one of those that kubectl api-resources lists".to_owned(),
-        |instead| format!("write {instead:?}"),
+        || "use a kind that kubectl api-resources lists".to_owned(),
+        |instead| format!("use {instead:?}"),
     )
 }
 
-/// CEL: `engine` runs what `field` names.
+/// CEL rule: `engine` requires `workflowRef.<field>`.
 pub(crate) fn cel_needs(engine: &str, field: &str) -> Rule {
     Rule::new(format!(
         "self.executionEngine != '{engine}' || has(self.workflowRef.{field})"
@@ -28,7 +28,7 @@ pub(crate) fn cel_needs(engine: &str, field: &str) -> Rule {
     .reason(Reason::FieldValueRequired)
 }
 
-/// CEL: `engine` does not run what `field` names.
+/// CEL rule: `engine` forbids `workflowRef.<field>`; it runs `workflowRef.<instead>`.
 pub(crate) fn cel_forbids(engine: &str, field: &str, instead: &str) -> Rule {
     Rule::new(format!(
         "self.executionEngine != '{engine}' || !has(self.workflowRef.{field})"
@@ -38,10 +38,10 @@ pub(crate) fn cel_forbids(engine: &str, field: &str, instead: &str) -> Rule {
     .reason(Reason::FieldValueForbidden)
 }
 
-/// CEL: [`ParameterViolation::Substitution`].
+/// CEL rule for [`ParameterViolation::Substitution`].
 pub(crate) fn cel_no_substitution() -> Rule {
     Rule::new("self.executionEngine != 'tekton' || !has(self.parameters) || self.parameters.all(name, !self.parameters[name].contains('$('))")
-        .message("a value must not contain \"$(\" for executionEngine tekton: Tekton would substitute it")
+        .message("values must not contain \"$(\" for executionEngine tekton, because Tekton would substitute it: write the text another way")
         .field_path(".parameters")
 }
 
@@ -51,202 +51,217 @@ fn needs(engine: &str, field: &str) -> String {
     } else {
         IMAGE.allowed
     };
-    format!("executionEngine {engine} needs workflowRef.{field}: {allowed}")
+    format!("executionEngine {engine} requires workflowRef.{field}, which must be {allowed}")
 }
 
 fn forbids(engine: &str, field: &str, instead: &str) -> String {
     format!("executionEngine {engine} runs workflowRef.{instead}: remove workflowRef.{field}")
 }
 
-/// What is wrong with a WorkflowExecution's spec. [`Violation::field`] says where; the text says
-/// what was found and what is allowed.
+/// A violation of the rules for the spec of a WorkflowExecution. [`Violation::field`] is the path
+/// of the field; the message has the rejected and the allowed values.
 #[derive(Clone, Debug, Error, IntoStaticStr, PartialEq)]
 pub enum Violation {
-    /// Not even of the shape of a spec.
+    /// A field has the wrong JSON type.
     #[error("{message}")]
     Malformed {
         /// Path in the spec.
         path: String,
-        /// What was expected and found.
+        /// Expected and actual type.
         message: String,
     },
-    /// No engine.
-    #[error("is required: say job or tekton, there is no default")]
+    /// `executionEngine` is missing.
+    #[error("required value: supported values are \"job\", \"tekton\" (there is no default)")]
     EngineMissing,
-    /// No engine of ours.
-    #[error("{found:?} is no engine: use job or tekton")]
+    /// `executionEngine` is not supported.
+    #[error("unsupported value {found:?}: supported values are \"job\", \"tekton\"")]
     EngineUnknown {
-        /// As found.
+        /// The rejected value.
         found: String,
     },
-    /// An empty or missing text.
-    #[error("is required: {needs}")]
+    /// A required text is missing or empty.
+    #[error("required value: must be {needs}")]
     Missing {
         /// Path in the spec.
         field: &'static str,
-        /// What to write.
+        /// The allowed values, as a continuation of "must be".
         needs: &'static str,
     },
-    /// A text over its limit.
-    #[error("has {length} characters: at most {maximum} are allowed")]
+    /// A text is too long.
+    #[error("too long: must have at most {maximum} characters, has {length}")]
     TooLong {
         /// Path in the spec.
         field: &'static str,
-        /// In characters.
+        /// Length in characters.
         length: usize,
-        /// In characters.
+        /// Limit in characters.
         maximum: usize,
     },
-    /// Job without image.
+    /// Engine `job` without `containerImage`.
     #[error("{}", needs("job", "containerImage"))]
     ImageMissing,
-    /// Tekton with image.
+    /// Engine `tekton` with `containerImage`.
     #[error("{}", forbids("tekton", "containerImage", "bundleRef"))]
     ImageForbidden,
-    /// No image reference with digest.
-    #[error("{found:?} {}", IMAGE.message())]
+    /// `containerImage` is not an image reference with a digest.
+    #[error("invalid value {found:?}: {}", IMAGE.message())]
     ImageInvalid {
-        /// As found.
+        /// The rejected value.
         found: String,
     },
-    /// Tekton without bundle.
+    /// Engine `tekton` without `bundleRef`.
     #[error("{}", needs("tekton", "bundleRef"))]
     BundleMissing,
-    /// Job with bundle.
+    /// Engine `job` with `bundleRef`.
     #[error("{}", forbids("job", "bundleRef", "containerImage"))]
     BundleForbidden,
-    /// No bundle reference.
-    #[error("{found:?} {}", BUNDLE.message())]
+    /// `bundleRef` is not a bundle reference.
+    #[error("invalid value {found:?}: {}", BUNDLE.message())]
     BundleInvalid {
-        /// As found.
+        /// The rejected value.
         found: String,
     },
-    /// No target.
-    #[error("{found:?} {}", TARGET.message())]
+    /// `targetResource` has an invalid format.
+    #[error("invalid value {found:?}: {}", TARGET.message())]
     TargetInvalid {
-        /// As found.
+        /// The rejected value.
         found: String,
     },
-    /// A kind that the cluster does not serve.
-    #[error("{found:?}: {kind:?} is not the Kind of a resource of this cluster: {}", kind_advice(instead.as_deref()))]
+    /// The cluster does not serve the kind of the target.
+    #[error("invalid value {found:?}: kind {kind:?} not found in this cluster: {}", kind_advice(instead.as_deref()))]
     TargetKindUnknown {
-        /// The target as found.
+        /// The rejected value.
         found: String,
-        /// Its kind.
+        /// The kind in the rejected value.
         kind: String,
-        /// How it would be right, where that can be told.
+        /// The suggested value, if the kind is a plural or short name.
         instead: Option<String>,
     },
-    /// A namespaced kind without a namespace.
-    #[error("{found:?} is in a namespace, which must be said: write {instead:?}")]
+    /// The target has a namespaced kind and no namespace.
+    #[error(
+        "invalid value {found:?}: the kind is namespaced, so a namespace is required: use {instead:?}"
+    )]
     TargetNamespaceMissing {
-        /// As found.
+        /// The rejected value.
         found: String,
-        /// How it would be right.
+        /// The suggested value.
         instead: String,
     },
-    /// A cluster-scoped kind with a namespace.
-    #[error("{found:?} is of a kind that is in no namespace: write {instead:?}")]
+    /// The target has a cluster-scoped kind and a namespace.
+    #[error(
+        "invalid value {found:?}: the kind is cluster-scoped, so a namespace is forbidden: use {instead:?}"
+    )]
     TargetNamespaceForbidden {
-        /// As found.
+        /// The rejected value.
         found: String,
-        /// How it would be right.
+        /// The suggested value.
         instead: String,
     },
-    /// More than [`parameters::MAX_COUNT`].
-    #[error("has {count} entries: at most {} are allowed", parameters::MAX_COUNT)]
+    /// There are more than [`parameters::MAX_COUNT`] parameters.
+    #[error(
+        "too many entries: must have at most {}, has {count}",
+        parameters::MAX_COUNT
+    )]
     ParametersTooMany {
-        /// How many.
+        /// Number of parameters.
         count: usize,
     },
-    /// More than [`parameters::MAX_TOTAL_LENGTH`].
+    /// The values together have more than [`parameters::MAX_TOTAL_LENGTH`] characters.
     #[error(
-        "all values together have {length} characters: at most {} are allowed",
+        "too long: all values together must have at most {} characters, have {length}",
         parameters::MAX_TOTAL_LENGTH
     )]
     ParametersTooLarge {
-        /// In characters.
+        /// Length in characters.
         length: usize,
     },
-    /// In one parameter.
+    /// One parameter is invalid.
     #[error("{0}")]
     Parameter(ParameterViolation),
-    /// No timeout.
-    #[error("{found:?} {}", TIMEOUT.message())]
+    /// `timeout` is not a duration within the bounds.
+    #[error("invalid value {found:?}: {}", TIMEOUT.message())]
     TimeoutInvalid {
-        /// As found.
+        /// The rejected value.
         found: String,
     },
-    /// No object name.
-    #[error("{found:?} {}", OBJECT_NAME.message())]
+    /// `serviceAccountName` is not an object name.
+    #[error("invalid value {found:?}: {}", OBJECT_NAME.message())]
     ServiceAccountInvalid {
-        /// As found.
+        /// The rejected value.
         found: String,
     },
-    /// Neither Skip nor Wait.
-    #[error("{found:?} must be Skip or Wait")]
+    /// `whenBlocked` is not supported.
+    #[error("unsupported value {found:?}: supported values are \"Skip\", \"Wait\"")]
     WhenBlockedUnknown {
-        /// As found.
+        /// The rejected value.
         found: String,
     },
-    /// Not within 0 and 1.
-    #[error("{found} must be a number from 0 to 1")]
+    /// `confidence` is out of range.
+    #[error("invalid value {found}: must be a number from 0 to 1")]
     ConfidenceOutOfRange {
-        /// As found.
+        /// The rejected value.
         found: f64,
     },
-    /// The catalog has no such entry.
-    #[error("{workflow_id:?} is not in the workflow catalog: use the id of a registered workflow")]
+    /// The catalog does not have the workflow.
+    #[error(
+        "workflow {workflow_id:?} not found in the catalog: use the id of a registered workflow"
+    )]
     WorkflowNotFound {
-        /// As found.
+        /// The rejected id.
         workflow_id: String,
     },
-    /// The catalog's entry may not run.
+    /// The status of the workflow in the catalog does not allow it to run.
     #[error(
-        "the workflow {workflow_id:?} is {status} in the catalog: only active and deprecated workflows may run"
+        "workflow {workflow_id:?} is {status} in the catalog: use a workflow that is active or deprecated"
     )]
     WorkflowNotActive {
-        /// Key in the catalog.
+        /// Id in the catalog.
         workflow_id: String,
-        /// The catalog's word.
+        /// Status in the catalog.
         status: WorkflowStatus,
     },
-    /// Another version than the catalog's.
-    #[error("{found:?} is not the catalog's version of this workflow: use {catalog:?}")]
+    /// The version differs from the version in the catalog.
+    #[error(
+        "invalid value {found:?}: must be {catalog:?}, the version of the workflow in the catalog"
+    )]
     VersionMismatch {
-        /// As found.
+        /// The rejected value.
         found: String,
-        /// The catalog's.
+        /// The value in the catalog.
         catalog: String,
     },
-    /// Another engine than the catalog's.
-    #[error("{found} is not the catalog's engine for this workflow: use {catalog}")]
+    /// The engine differs from the engine in the catalog.
+    #[error(
+        "invalid value \"{found}\": must be \"{catalog}\", the engine of the workflow in the catalog"
+    )]
     EngineMismatch {
-        /// As found.
+        /// The rejected value.
         found: Engine,
-        /// The catalog's.
+        /// The value in the catalog.
         catalog: Engine,
     },
-    /// What would run it is not there.
-    #[error("executionEngine {engine} cannot run: this cluster serves no {} of {}: install it", engine.runs_as().1, engine.runs_as().0)]
+    /// The cluster does not serve the kind that the engine creates.
+    #[error("executionEngine {engine} is not installed: the cluster does not serve {} of {}: install the engine", engine.runs_as().1, engine.runs_as().0)]
     EngineNotInstalled {
-        /// As found.
+        /// The requested engine.
         engine: Engine,
     },
-    /// Another repository or digest than the catalog's.
-    #[error("{found:?} is not what the catalog has for this workflow: use {catalog:?}")]
+    /// The repository or the digest differs from those in the catalog.
+    #[error(
+        "invalid value {found:?}: repository and digest must be those in the catalog: use {catalog:?}"
+    )]
     ImageMismatch {
-        /// Which of the two fields.
+        /// `workflowRef.containerImage` or `workflowRef.bundleRef`.
         field: &'static str,
-        /// As found.
+        /// The rejected value.
         found: String,
-        /// The catalog's, spelled for that field.
+        /// The value in the catalog, in the format of the field.
         catalog: String,
     },
 }
 
 impl Violation {
-    /// The field it is about, as kubectl prints paths.
+    /// Path of the field, in the format of kubectl.
     pub fn field(&self) -> String {
         let path = match self {
             Self::Malformed { path, .. } if path.is_empty() || path == "." => {
@@ -284,7 +299,7 @@ impl Violation {
         format!("spec.{path}")
     }
 
-    /// Field and text in one line.
+    /// Field and message in one line.
     pub fn sentence(&self) -> String {
         format!("{}: {self}", self.field())
     }

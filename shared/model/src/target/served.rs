@@ -1,8 +1,8 @@
-//! Whether a target can be one in this cluster: its kind must be served, and have a namespace
-//! exactly when it is namespaced. What is served is data here; asking for it is others' work.
+//! Checks a target against the kinds that the cluster serves: the kind must be served, and the
+//! namespace must be given exactly for namespaced kinds. The caller supplies the served kinds.
 //!
-//! Plurals and short names are refused, though kubectl takes them: each would be another name for
-//! the same target, and a lock by name would not hold.
+//! Plurals and short names, which kubectl accepts, are rejected: two names for one target would
+//! result in two locks.
 
 use super::Target;
 use crate::rules::Violation;
@@ -10,32 +10,32 @@ use crate::rules::Violation;
 /// A kind that the cluster serves.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ServedKind {
-    /// Group and version, as `apps/v1` or `v1`.
+    /// Group and version, for example `apps/v1` or `v1`.
     pub api_version: String,
-    /// As in manifests: `Deployment`.
+    /// Kind in manifests, for example `Deployment`.
     pub kind: String,
-    /// As in URLs: `deployments`.
+    /// Resource name in URLs, for example `deployments`.
     pub plural: String,
-    /// `deployment`.
+    /// Singular name, for example `deployment`.
     pub singular: String,
-    /// `deploy`.
+    /// Short names, for example `deploy`.
     pub short_names: Vec<String>,
-    /// Whether its objects are in namespaces.
+    /// Whether the kind is namespaced.
     pub namespaced: bool,
 }
 
 impl ServedKind {
-    fn is_also_called(&self, name: &str) -> bool {
+    fn has_alias(&self, name: &str) -> bool {
         let names = [&self.plural, &self.singular];
         let mut names = names.into_iter().chain(&self.short_names);
         names.any(|other| other.eq_ignore_ascii_case(name))
     }
 }
 
-/// Why `target` cannot be one where `served` is all there is; none where it can.
+/// Why `target` is invalid in a cluster that serves the kinds in `served`; `None` if it is valid.
 pub fn misfit(target: &Target, served: &[ServedKind]) -> Option<Violation> {
     let named = |it: &&ServedKind| it.kind.eq_ignore_ascii_case(target.kind());
-    // Several groups may serve a kind of one name, in different scopes.
+    // Several groups may serve kinds of the same name with different scopes.
     if served
         .iter()
         .filter(named)
@@ -45,14 +45,14 @@ pub fn misfit(target: &Target, served: &[ServedKind]) -> Option<Violation> {
     }
     let found = target.to_string();
     let Some(kind) = served.iter().find(named) else {
-        let meant = served.iter().find(|it| it.is_also_called(target.kind()));
+        let meant = served.iter().find(|it| it.has_alias(target.kind()));
         return Some(Violation::TargetKindUnknown {
             kind: target.kind().to_owned(),
-            instead: meant.map(|it| spelled(target, it)),
+            instead: meant.map(|it| suggestion(target, it)),
             found,
         });
     };
-    let instead = spelled(target, kind);
+    let instead = suggestion(target, kind);
     Some(if kind.namespaced {
         Violation::TargetNamespaceMissing { found, instead }
     } else {
@@ -60,8 +60,8 @@ pub fn misfit(target: &Target, served: &[ServedKind]) -> Option<Violation> {
     })
 }
 
-/// How the target would be right.
-fn spelled(target: &Target, kind: &ServedKind) -> String {
+/// The target with the name and scope of `kind`, as a suggestion for the user.
+fn suggestion(target: &Target, kind: &ServedKind) -> String {
     let namespace = match (kind.namespaced, target.namespace()) {
         (false, _) => String::new(),
         (true, Some(namespace)) => format!("{namespace}/"),
@@ -93,6 +93,7 @@ mod tests {
         ]
     }
 
+    /// BR-WE-009
     #[rstest]
     #[case("a/deploy/x", "a/Deployment/x")]
     #[case("a/Deployments/x", "a/Deployment/x")]
@@ -100,7 +101,7 @@ mod tests {
     #[case("Deployment/x", "<namespace>/Deployment/x")]
     #[case("ns/Node/x", "Node/x")]
     #[case("ns/nodes/x", "Node/x")]
-    fn br_we_009_an_alias_or_a_wrong_scope_is_refused_with_the_right_spelling(
+    fn target_with_alias_or_wrong_scope_is_rejected_with_suggestion(
         #[case] text: &str,
         #[case] right: &str,
     ) {
@@ -113,19 +114,21 @@ mod tests {
         );
     }
 
+    /// BR-WE-009
     #[rstest]
     #[case("a/Deployment/x")]
     #[case("a/deployment/x")]
     #[case("Node/x")]
     #[case("a/Cluster/x")]
     #[case("Cluster/x")]
-    fn br_we_009_a_served_kind_in_its_scope_fits(#[case] text: &str) {
+    fn target_of_served_kind_and_scope_is_valid(#[case] text: &str) {
         let target = Target::parse(text).expect("a target");
         assert_eq!(misfit(&target, &served()), None);
     }
 
+    /// BR-WE-009
     #[test]
-    fn br_we_009_an_unknown_kind_is_refused_saying_where_to_look() {
+    fn target_of_unknown_kind_is_rejected_with_hint_to_api_resources() {
         let target = Target::parse("a/Gadget/x").expect("a target");
         let sentence = misfit(&target, &served()).expect("refused").sentence();
         assert!(

@@ -1,4 +1,4 @@
-//! The YAML of a workflow schema, and the way from there to a checked [`Workflow`].
+//! The YAML document of a workflow, and its conversion to a validated [`Workflow`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,8 +11,8 @@ use crate::parameters::declaration::ParameterDeclaration;
 use crate::parameters::declared::Parameters;
 use crate::pattern::OBJECT_NAME;
 
-/// Largest user id that Kubernetes takes.
-const MAX_USER: i64 = 2_147_483_647;
+/// Maximum user id in Kubernetes.
+const MAX_USER_ID: i64 = 2_147_483_647;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -21,7 +21,7 @@ pub(super) struct Document {
     #[serde(default)]
     action_type: String,
     #[serde(default)]
-    #[expect(dead_code, reason = "known, for the analysis' search only")]
+    #[expect(dead_code, reason = "known key, used by the analysis only")]
     labels: BTreeMap<String, Value>,
     #[serde(default)]
     status: WorkflowStatus,
@@ -42,7 +42,7 @@ struct Wrapped {
     #[serde(default)]
     #[expect(
         dead_code,
-        reason = "the Kubernetes object's own; the workflow's is in spec"
+        reason = "metadata of the Kubernetes object; that of the workflow is in spec"
     )]
     metadata: Value,
     spec: Document,
@@ -61,7 +61,7 @@ struct Metadata {
     #[serde(default)]
     description: Description,
     #[serde(default)]
-    #[expect(dead_code, reason = "known, for people")]
+    #[expect(dead_code, reason = "known key, informational")]
     maintainers: Vec<Value>,
 }
 
@@ -97,9 +97,9 @@ struct Named {
     name: String,
 }
 
-/// The document, plain or wrapped, and the paths of the keys it does not know.
+/// Reads a plain or wrapped document. Also returns the paths of unknown keys.
 pub(super) fn read(yaml: &str) -> Result<(Document, Vec<String>), Problem> {
-    /// What tells a wrapped document from a plain one.
+    /// Only a wrapped document has a kind.
     #[derive(Deserialize)]
     struct Kind {
         kind: Option<String>,
@@ -122,6 +122,7 @@ fn parse<T: for<'de> Deserialize<'de>>(yaml: &str) -> Result<(T, Vec<String>), P
 }
 
 impl Document {
+    /// Validates the document. The error has all problems.
     pub(super) fn check(self) -> Result<Workflow, Vec<Problem>> {
         let mut problems = Vec::new();
         for (path, text) in [
@@ -149,7 +150,7 @@ impl Document {
         if let Some(found) = self
             .execution
             .run_as_user
-            .filter(|user| !(1..=MAX_USER).contains(user))
+            .filter(|user| !(1..=MAX_USER_ID).contains(user))
         {
             problems.push(Problem::RunAsUser { found });
         }
@@ -208,6 +209,7 @@ impl Document {
     }
 }
 
+/// Names of Secrets or ConfigMaps in `entries`; `list` is the path of the list.
 fn names(list: &str, entries: Vec<Named>, problems: &mut Vec<Problem>) -> Vec<String> {
     let mut seen = BTreeSet::new();
     for (index, Named { name }) in entries.iter().enumerate() {

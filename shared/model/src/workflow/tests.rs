@@ -60,8 +60,8 @@ fn changed(from: &str, to: &str) -> Result<ReadWorkflow, WorkflowError> {
 }
 
 #[test]
-fn a_workflow_is_read_whole() {
-    let ReadWorkflow { workflow, warnings } = read(&yaml()).expect("right");
+fn document_valid_is_read_completely() {
+    let ReadWorkflow { workflow, warnings } = read(&yaml()).expect("valid");
     assert_eq!(warnings, [] as [&str; 0]);
     assert_eq!(workflow.workflow_id, "oom-increase-memory");
     assert_eq!(workflow.version, "1.0.0");
@@ -84,7 +84,7 @@ fn a_workflow_is_read_whole() {
 }
 
 #[test]
-fn a_workflow_may_be_wrapped_as_a_resource() {
+fn document_wrapped_in_remediation_workflow_is_read() {
     let indented = yaml()
         .lines()
         .flat_map(|line| ["  ", line, "\n"])
@@ -92,7 +92,7 @@ fn a_workflow_may_be_wrapped_as_a_resource() {
     let wrapped = format!(
         "apiVersion: kubernaut.ai/v1alpha1\nkind: RemediationWorkflow\nmetadata: {{name: oom}}\nspec:\n{indented}"
     );
-    let read = read(&wrapped).expect("right");
+    let read = read(&wrapped).expect("valid");
     assert_eq!(
         (read.workflow.workflow_id.as_str(), read.warnings.len()),
         ("oom-increase-memory", 0)
@@ -108,18 +108,19 @@ fn a_workflow_may_be_wrapped_as_a_resource() {
 }
 
 #[test]
-fn an_unknown_key_is_a_warning_with_its_path() {
-    let read =
-        changed("  engine: job\n", "  engine: job\n  retries: 3\n").expect("right all the same");
+fn document_with_unknown_key_has_warning_with_path() {
+    let read = changed("  engine: job\n", "  engine: job\n  retries: 3\n").expect("valid");
     assert_eq!(
         read.warnings,
-        ["catalog/oom.yaml: execution.retries: unknown key, ignored"]
+        [
+            "catalog/oom.yaml: execution.retries: unknown key is ignored: remove it or correct its name"
+        ]
     );
 }
 
 #[test]
-fn an_absent_status_is_active_and_a_present_one_counts() {
-    let read = changed("actionType", "status: disabled\nactionType").expect("right");
+fn document_without_status_is_active() {
+    let read = changed("actionType", "status: disabled\nactionType").expect("valid");
     assert_eq!(read.workflow.status, WorkflowStatus::Disabled);
     assert!(!read.workflow.status.may_run());
     assert!(changed("actionType", "status: retired\nactionType").is_err());
@@ -129,25 +130,29 @@ fn an_absent_status_is_active_and_a_present_one_counts() {
 #[case(
     "engine: job",
     "engine: ansible",
-    "execution.engine: \"ansible\" is no engine: use job or tekton"
+    "execution.engine: unsupported value \"ansible\": supported values are \"job\", \"tekton\""
 )]
-#[case("engine: job", "engine: Job", "execution.engine: \"Job\" is no engine")]
+#[case(
+    "engine: job",
+    "engine: Job",
+    "execution.engine: unsupported value \"Job\""
+)]
 #[case("  engine: job\n", "", "missing field `engine`")]
 #[case(
     "registry.example.com/",
     "oci://registry.example.com/",
-    "execution.bundle: \"oci://registry"
+    "execution.bundle: invalid value \"oci://registry"
 )]
 #[case("@sha256:", ":", "execution.bundle: ")]
 #[case(
     "runAsUser: 1000",
     "runAsUser: 0",
-    "execution.runAsUser: 0 must be from 1 to 2147483647"
+    "execution.runAsUser: invalid value 0: must be from 1 to 2147483647"
 )]
 #[case(
     "memory: 128Mi",
     "memory: 128MB",
-    "execution.resources.limits.memory: \"128MB\" must be an amount"
+    "execution.resources.limits.memory: invalid value \"128MB\": must be a Kubernetes quantity"
 )]
 #[case(
     "workflowId: oom-increase-memory",
@@ -162,30 +167,30 @@ fn an_absent_status_is_active_and_a_present_one_counts() {
 #[case(
     "- name: registry-credentials",
     "- name: My_Secret",
-    "dependencies.secrets[0].name: \"My_Secret\" must be the name"
+    "dependencies.secrets[0].name: invalid value \"My_Secret\": must be the name"
 )]
 #[case(
     "- name: limits",
     "- name: limits\n  - name: limits",
-    "dependencies.configMaps[1].name: \"limits\" is listed twice"
+    "dependencies.configMaps[1].name: duplicate value \"limits\": list it once"
 )]
 #[case("type: float", "type: banana", "unknown variant `banana`")]
 #[case(
     "default: 2",
     "default: 1",
-    "parameters[1].default: the value 1 is too small"
+    "parameters[1].default: invalid value 1: must be at least 1.5"
 )]
 #[case(
     "name: FACTOR",
     "name: MEMORY_LIMIT",
-    "parameters[1].name: \"MEMORY_LIMIT\" is declared twice"
+    "parameters[1].name: duplicate value \"MEMORY_LIMIT\": declare the parameter once"
 )]
-fn a_wrong_workflow_is_refused_naming_file_and_place(
+fn document_invalid_is_rejected_with_file_and_path(
     #[case] from: &str,
     #[case] to: &str,
     #[case] says: &str,
 ) {
-    let error = changed(from, to).expect_err("wrong");
+    let error = changed(from, to).expect_err("invalid");
     assert_eq!(error.problems.len(), 1, "{error}");
     assert!(
         error.to_string().starts_with("catalog/oom.yaml: "),
@@ -195,31 +200,31 @@ fn a_wrong_workflow_is_refused_naming_file_and_place(
 }
 
 #[test]
-fn a_value_of_the_wrong_type_is_refused_with_its_line() {
+fn document_with_wrong_type_is_rejected_with_line() {
     let error = changed("runAsUser: 1000", "runAsUser: root")
-        .expect_err("wrong")
+        .expect_err("invalid")
         .to_string();
     assert!(error.contains("line 24"), "{error}");
     let error = changed("metadata:", "metadata: [")
-        .expect_err("no YAML")
+        .expect_err("not YAML")
         .to_string();
     assert!(error.contains("line"), "{error}");
 }
 
 #[test]
-fn all_problems_are_reported_together() {
+fn document_with_several_problems_reports_all() {
     let wrong = yaml()
         .replace("engine: job", "engine: x")
         .replace("128Mi", "x")
         .replace("type: float", "type: string");
-    let error = read(&wrong).expect_err("wrong");
+    let error = read(&wrong).expect_err("invalid");
     assert_eq!(error.problems.len(), 3, "{error}");
     assert_eq!(error.to_string().lines().count(), 3);
 }
 
 proptest::proptest! {
     #[test]
-    fn no_text_makes_the_reader_panic(text in "\\PC{0,200}", cut in 0_usize..900) {
+    fn document_any_text_is_read_without_panic(text in "\\PC{0,200}", cut in 0_usize..900) {
         let _ = read(&text);
         let fixture = yaml();
         let _ = read(fixture.get(..cut).unwrap_or(&fixture));

@@ -1,157 +1,168 @@
-//! The status: written by the controller only, but for the clearing of a block.
+//! The status. Only the controller writes it, except for block clearances.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
-/// Why only a Failed one can be cleared.
+/// Message for a clearance of a WorkflowExecution that is not Failed.
 pub const NOTHING_TO_CLEAR: &str =
     "only a Failed WorkflowExecution blocks its target: there is nothing to clear";
 
-/// Fewest characters of a reason, without the white space around it.
+/// Minimum length of `clearReason` in characters, without surrounding white space.
 pub const CLEAR_REASON_MIN: usize = 10;
-/// What both bounds ask for.
+/// Message for a `clearReason` that is too short or too long.
 pub const CLEAR_REASON: &str =
-    "must say in 10 to 1024 characters what was found and done: the next reader depends on it";
-/// Most characters of a reason.
+    "must describe in 10 to 1024 characters what was found and what was done";
+/// Maximum length of `clearReason` in characters.
 pub const CLEAR_REASON_MAX: usize = 1024;
+/// Message for a change of a stored block clearance.
+pub const CLEARANCE_IMMUTABLE: &str =
+    "blockClearance must not be changed or removed after it has been set";
 
-/// What became of a WorkflowExecution. Written by the controller only, but for the clearing of a
-/// block.
+/// Observed state of a WorkflowExecution. Only the controller writes it, except for block
+/// clearances.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.blockClearanceRequest)")
-        .message("wfe-webhook turns a request into blockClearance, and was not asked: see that its webhook configuration is there, then try again")
+        .message("wfe-webhook did not process this request: check that its MutatingWebhookConfiguration exists, then retry")
         .field_path(".blockClearanceRequest"),
     validation = Rule::new("!has(self.blockClearance) || (has(self.phase) && self.phase == 'Failed')")
         .message(NOTHING_TO_CLEAR)
         .field_path(".blockClearance"),
     validation = Rule::new("!has(self.blockClearance) || !has(self.completionTime) || self.blockClearance.clearedAt >= self.completionTime - duration('5m')")
-        .message("clearedAt is before the execution ended")
+        .message("must not be more than 5 minutes before status.completionTime")
         .field_path(".blockClearance.clearedAt")
 )]
 pub struct WorkflowExecutionStatus {
-    /// The generation of the spec this status speaks of.
+    /// Generation of the spec that this status describes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Pending, Running, or one of the final phases Succeeded, Failed, Skipped.
+    /// Pending, Running, or one of the final phases Succeeded, Failed and Skipped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
     /// When the Job or PipelineRun was created.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,
-    /// When the execution ended by its own account.
+    /// When the execution ended, as reported by the Job or PipelineRun.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub completion_time: Option<Time>,
-    /// From start to completion, as `2m30s`.
+    /// Time from startTime to completionTime, for example `2m30s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duration: Option<String>,
-    /// The Job or PipelineRun.
+    /// Job or PipelineRun that runs the workflow.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub execution_ref: Option<ExecutionRef>,
-    /// What the Job or PipelineRun says of itself.
+    /// Status of the Job or PipelineRun.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub execution_status: Option<ExecutionStatusSummary>,
-    /// Why the execution failed.
+    /// Why the execution failed; set in phase Failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure_details: Option<FailureDetails>,
-    /// Why the workflow was not run.
+    /// Why the workflow was not run; set in phase Skipped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skip_details: Option<SkipDetails>,
-    /// Failures in a row on this target before anything ran, up to this one.
+    /// Number of consecutive executions on this target, including this one, that failed before a
+    /// container of the workflow started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consecutive_failures: Option<i32>,
-    /// End of the backoff on this target.
+    /// When the backoff on this target ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_allowed_execution: Option<Time>,
-    /// An operator's wish to clear the block; the webhook turns it into `blockClearance`.
+    /// Written by an operator to clear the block of the target. It is never stored: the webhook
+    /// replaces it with `blockClearance`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_clearance_request: Option<BlockClearanceRequest>,
-    /// Who cleared the block, when and why.
+    /// Who cleared the block of the target, when and why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_clearance: Option<BlockClearance>,
-    /// Conditions by type.
+    /// Latest observations of the execution, by condition type.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[schemars(length(max = 16))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
 }
 
-/// Where a WorkflowExecution stands.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+/// Phase of a WorkflowExecution.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, IntoStaticStr, JsonSchema, PartialEq, Serialize)]
 #[schemars(inline)]
 pub enum Phase {
-    /// Accepted, nothing started.
+    /// Accepted; the Job or PipelineRun is not created yet.
     Pending,
-    /// The Job or PipelineRun exists.
+    /// The Job or PipelineRun was created.
     Running,
-    /// It ended well.
+    /// The workflow succeeded.
     Succeeded,
-    /// It failed, or could not be started.
+    /// The workflow failed or could not be started.
     Failed,
-    /// It was not allowed to run.
+    /// The workflow was not run, because the target was blocked.
     Skipped,
 }
 
 impl Phase {
+    /// The name in the status.
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+
     /// Whether this phase never changes again.
     pub fn is_final(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Skipped)
     }
 }
 
-/// The Job or PipelineRun that runs the workflow.
+/// Reference to the Job or PipelineRun that runs the workflow.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ExecutionRef {
-    /// API version.
+    /// API version of the Job or PipelineRun.
     pub api_version: String,
     /// `Job` or `PipelineRun`.
     pub kind: String,
-    /// Name.
+    /// Name of the Job or PipelineRun.
     pub name: String,
-    /// Namespace.
+    /// Namespace of the Job or PipelineRun.
     pub namespace: String,
-    /// Uid: another uid is another object.
+    /// Uid of the Job or PipelineRun.
     pub uid: String,
 }
 
-/// What the execution object says of itself.
+/// Status of the Job or PipelineRun.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExecutionStatusSummary {
-    /// True (ended well), False (failed), Unknown (not ended).
+    /// True (succeeded), False (failed) or Unknown (not ended).
     pub status: TriState,
-    /// The reason it gives.
+    /// Reason reported by the Job, PipelineRun or pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The message it gives.
+    /// Message reported by the Job, PipelineRun or pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Tasks that ended (Tekton).
+    /// Number of tasks that have ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completed_tasks: Option<i32>,
-    /// Tasks in all (Tekton).
+    /// Number of tasks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total_tasks: Option<i32>,
 }
 
-/// A condition's status.
+/// Status of a condition.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[schemars(inline)]
 pub enum TriState {
-    /// It is so.
+    /// The condition holds.
     True,
-    /// It is not so.
+    /// The condition does not hold.
     False,
-    /// Not known, or not yet.
+    /// The condition is undetermined.
     Unknown,
 }
 
 impl TriState {
-    /// As conditions have it.
+    /// The name in a condition.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::True => "True",
@@ -165,176 +176,191 @@ impl TriState {
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FailureDetails {
-    /// The class of failure.
+    /// Class of the failure.
     pub reason: FailureReason,
-    /// What was found.
+    /// Details of the failure.
     pub message: String,
-    /// Index of the failed task (Tekton).
+    /// Index of the failed task (Tekton only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_task_index: Option<i32>,
-    /// Name of the failed task (Tekton).
+    /// Name of the failed task (Tekton only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_task_name: Option<String>,
-    /// Name of the failed step (Tekton).
+    /// Name of the failed step (Tekton only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_step_name: Option<String>,
     /// Exit code of the container that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
-    /// When it failed.
+    /// When the execution failed.
     pub failed_at: Time,
-    /// How long it ran before, as `2m30s`.
+    /// How long the execution ran before it failed, for example `2m30s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub execution_time_before_failure: Option<String>,
-    /// One or two sentences for the operator, with the next thing to do.
+    /// Summary in one or two sentences, with the next step for the operator.
     pub natural_language_summary: String,
-    /// Whether a container of the workflow may have run: true blocks the target until somebody
-    /// looked, false only backs off.
+    /// Whether a container of the workflow may have run. If true, the target is blocked until an
+    /// operator clears the block; if false, the target only enters a backoff.
     pub was_execution_failure: bool,
 }
 
 /// Classes of failure (BR-WE-012).
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, IntoStaticStr, JsonSchema, PartialEq, Serialize)]
 #[schemars(inline)]
 pub enum FailureReason {
-    /// A container used more memory than its limit.
+    /// A container exceeded its memory limit.
     OOMKilled,
-    /// The execution took longer than its timeout.
+    /// The execution exceeded its timeout.
     DeadlineExceeded,
-    /// Creating the execution or its pod was refused.
+    /// The API server refused to create the execution or its pod.
     Forbidden,
-    /// No room: quota, scheduling, eviction.
+    /// A quota was exceeded, or the pod could not be scheduled, was evicted or was preempted.
     ResourceExhausted,
-    /// The workflow, its parameters or its dependencies are wrong.
+    /// The workflow, its parameters or its dependencies are invalid.
     ConfigurationError,
     /// The image could not be pulled.
     ImagePullBackOff,
-    /// A container ended with an exit code other than 0.
+    /// A container exited with a code other than 0.
     TaskFailed,
     /// The engine is not installed in this cluster.
     UnsupportedEngine,
-    /// The ServiceAccount is not meant for workflows.
+    /// The ServiceAccount does not have the label `kubernaut.ai/workflow-runner: "true"`.
     ServiceAccountNotAllowed,
-    /// Somebody deleted the execution.
+    /// The Job or PipelineRun was deleted by another client.
     ExecutionDeleted,
-    /// Cancelled on request.
+    /// The execution was cancelled on request.
     Cancelled,
-    /// None of the above.
+    /// The cause could not be determined.
     Unknown,
+}
+
+impl FailureReason {
+    /// The name in the status.
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
 }
 
 /// Why a workflow was not run.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SkipDetails {
-    /// The class of obstacle.
+    /// Class of the obstacle.
     pub reason: SkipReason,
-    /// What was found.
+    /// Details of the obstacle.
     pub message: String,
-    /// When it was decided.
+    /// When the workflow was skipped.
     pub skipped_at: Time,
-    /// The execution that is in the way.
+    /// Execution that holds the target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conflicting_workflow: Option<ConflictingWorkflow>,
-    /// The execution that ended not long ago.
+    /// Execution that started the cooldown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recent_remediation: Option<RecentRemediation>,
-    /// From when on the same request would be accepted, where that is known.
+    /// Earliest time at which the same request can be accepted; absent if it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Time>,
 }
 
-/// Obstacles, in the order they are checked (BR-WE-009 to BR-WE-012).
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+/// Reasons for skipping a workflow, in the order of the checks (BR-WE-009 to BR-WE-012).
+#[derive(Clone, Copy, Debug, Deserialize, Eq, IntoStaticStr, JsonSchema, PartialEq, Serialize)]
 #[schemars(inline)]
 pub enum SkipReason {
-    /// Another execution runs on the target.
+    /// Another execution is running on the target.
     ResourceBusy,
-    /// The last execution on the target failed midway and nobody cleared it.
+    /// The last execution on the target failed after it had started, and its block is not cleared.
     PreviousExecutionFailed,
-    /// Too many failures in a row on the target.
+    /// The limit of consecutive failures on the target is reached.
     ExhaustedRetries,
-    /// The target backs off after a failure.
+    /// The target is in its backoff after a failure.
     BackoffActive,
-    /// The same workflow succeeded on the target not long ago.
+    /// The same workflow succeeded on the target within the cooldown.
     RecentlyRemediated,
-    /// It waited longer than its own timeout.
+    /// The WorkflowExecution was Pending for longer than its timeout.
     StartDeadlineExceeded,
 }
 
-/// The execution that holds the target.
+impl SkipReason {
+    /// The name in the status.
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+}
+
+/// Execution that holds the target.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ConflictingWorkflow {
     /// Name of the WorkflowExecution.
     pub name: String,
-    /// Its namespace.
+    /// Namespace of the WorkflowExecution.
     pub namespace: String,
-    /// Its workflow.
+    /// Id of its workflow in the catalog.
     pub workflow_id: String,
-    /// The target both want.
+    /// Target resource of both executions.
     pub target_resource: String,
-    /// Since when.
+    /// When the execution started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Time>,
 }
 
-/// The execution that ended not long ago.
+/// Execution that started the cooldown.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RecentRemediation {
     /// Name of the WorkflowExecution.
     pub name: String,
-    /// Its workflow.
+    /// Id of its workflow in the catalog.
     pub workflow_id: String,
-    /// When it ended.
+    /// When the execution ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub completed_at: Option<Time>,
-    /// How it ended.
+    /// Phase in which the execution ended.
     pub outcome: String,
-    /// How much of the cooldown is left, as `2m30s`.
+    /// Remaining time of the cooldown, for example `2m30s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cooldown_remaining: Option<String>,
 }
 
-/// An operator's wish to clear the block that a failed execution left (BR-WE-013).
+/// Request of an operator to clear the block of a failed execution (BR-WE-013).
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BlockClearanceRequest {
-    /// Why the target may be worked on again: what was found and done, 10 to 1,024 characters.
+    /// What was found and what was done before workflows may run on the target again, in 10 to
+    /// 1,024 characters.
     #[schemars(length(max = CLEAR_REASON_MAX))]
     pub clear_reason: String,
-    /// When it was asked for.
+    /// When the clearance was requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requested_at: Option<Time>,
 }
 
-/// Who cleared a block, by the API server's word.
+/// Clearance of a block. The API server authenticated the user.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BlockClearance {
-    /// User name.
+    /// Name of the user who cleared the block.
     #[schemars(length(min = 1, max = 1024))]
     pub cleared_by: String,
-    /// The user's uid, where the API server knows one.
+    /// Uid of the user; absent if the API server does not know one.
     #[schemars(length(max = 1024))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cleared_by_uid: Option<String>,
-    /// When, to the second.
-    #[x_kube(validation = Rule::new("timestamp(int(self)) == self").message("must be a time in whole seconds, as 2026-01-31T12:00:00Z"))]
+    /// When the block was cleared, in whole seconds.
+    #[x_kube(validation = Rule::new("timestamp(int(self)) == self").message("must be a time in whole seconds, for example 2026-01-31T12:00:00Z"))]
     pub cleared_at: Time,
-    /// Why.
+    /// What was found and what was done, as written by the user.
     #[schemars(length(max = CLEAR_REASON_MAX))]
     #[x_kube(validation = Rule::new(format!("self.trim().size() >= {CLEAR_REASON_MIN}")).message(CLEAR_REASON))]
     pub clear_reason: String,
-    /// How the identity was established.
+    /// How the identity of the user was established.
     pub clear_method: ClearMethod,
 }
 
-/// How the identity of who cleared a block was established.
+/// How the identity of the user who cleared a block was established.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[schemars(inline)]
 pub enum ClearMethod {
-    /// Stamped at admission from what the API server says of the requester.
+    /// The admission webhook recorded the user of the admission request.
     KubernetesAdmissionWebhook,
 }

@@ -1,7 +1,8 @@
-//! Audit events in Data Storage, over HTTP.
+//! Audit sink that sends events to Data Storage over HTTP.
 //!
-//! What the service does with a batch was measured: all or nothing, no idempotency, the same answer
-//! (500) for a database that is down and for a string that does not fit its column.
+//! Observed behaviour of the service: it stores all events of a batch or none, it does not detect
+//! duplicates, and it responds with 500 both if its database is down and if a string is longer than
+//! its column.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -20,58 +21,58 @@ use url::Url;
 use wfe_model::audit::{AuditEvent, Identity};
 use wfe_model::text::cut;
 
-use super::trail::Known;
+use super::trail::StoredIdentity;
 use super::{AuditSink, NotRecorded, TrailEvent, Unasked};
 use wfe_model::text::in_full;
 
-/// The server closes a connection without an answer after 30 s, and does not commit after that.
+/// The server closes a connection after 30 s and does not commit the request afterwards.
 const DEADLINE: Duration = Duration::from_secs(35);
-/// Of the deadline enough is left to know that the server's own is over.
-const CONNECT_WITHIN: Duration = Duration::from_secs(3);
-/// A server that goes away closes connections just when they are used again.
-const IDLE_FOR: Duration = Duration::from_secs(10);
-/// Whether it is well is known at once, or it is not well.
-const WELL_WITHIN: Duration = Duration::from_secs(2);
-/// Events may have 64 KiB of parameters.
-const PAGE: usize = 100;
-/// Correlations that are asked about at the same time.
-const QUERIES: usize = 4;
-/// Of a refusal: what follows repeats the values that were sent.
-const MOST_SAID: usize = 200;
+/// Short enough that [`DEADLINE`] ends after the deadline of the server.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Short, because a request on an idle connection fails if the server has just closed it.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A healthy server responds to a health check at once.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Events per page. An event can have 64 Ki characters of parameters.
+const PAGE_SIZE: usize = 100;
+/// Number of correlation ids that are queried concurrently.
+const MAX_CONCURRENT_QUERIES: usize = 4;
+/// Maximum length of the detail of an error response; the rest repeats the values that were sent.
+const MAX_DETAIL_LENGTH: usize = 200;
 
-/// Where Data Storage is, and who we are there.
+/// Address of Data Storage, and credentials for it.
 #[derive(Clone, Debug)]
 pub struct HttpSinkOptions {
-    /// `https://data-storage.kubernaut-system:8080`.
+    /// Base URL, for example `https://data-storage.kubernaut-system:8080`.
     pub url: Url,
-    /// PEM file with the authorities that its certificate may be from; else those of the system.
+    /// PEM file with the certificate authorities to trust; those of the system if absent.
     pub ca: Option<PathBuf>,
-    /// File with the bearer token; read for each request, since it rotates.
+    /// File with the bearer token. It is read for each request, because the token rotates.
     pub token_file: Option<PathBuf>,
-    /// How long a request may take, where it is not [`DEADLINE`].
+    /// Deadline of a request; [`DEADLINE`] if absent.
     pub deadline: Option<Duration>,
 }
 
-/// Why there is no sink.
+/// Why the sink could not be created.
 #[derive(Debug, Error)]
 pub enum HttpSinkError {
-    /// The URL is no place for requests.
-    #[error("{0} is no http or https URL")]
+    /// The URL is not an HTTP URL.
+    #[error("invalid URL {0}: must start with http:// or https://")]
     Url(Url),
-    /// The authorities cannot be read.
+    /// The file with the certificate authorities could not be read.
     #[error("read {}", path.display())]
     Ca {
-        /// Of the file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// The I/O error.
         source: std::io::Error,
     },
-    /// No client can be made of it.
-    #[error("prepare the HTTP client")]
+    /// The HTTP client could not be created.
+    #[error("create the HTTP client")]
     Client(#[from] reqwest::Error),
 }
 
-/// See the module.
+/// Audit sink that sends events to Data Storage.
 #[derive(Debug)]
 pub struct HttpSink {
     client: Client,
@@ -80,7 +81,7 @@ pub struct HttpSink {
     deadline: Duration,
 }
 
-/// What is kept of an answer to a question.
+/// Response to a query.
 #[derive(Deserialize)]
 struct Page<E> {
     data: Vec<E>,
@@ -92,7 +93,7 @@ struct Pagination {
     has_more: bool,
 }
 
-/// RFC 9457, as far as anybody reads it.
+/// Problem details (RFC 9457).
 #[derive(Deserialize)]
 struct Problem {
     title: Option<String>,
@@ -100,24 +101,24 @@ struct Problem {
 }
 
 impl HttpSink {
-    /// Prepares the client; nothing is asked yet.
+    /// Creates the HTTP client, without connecting.
     pub fn new(options: HttpSinkOptions) -> Result<Self, HttpSinkError> {
         let mut base = options.url;
         if !["http", "https"].contains(&base.scheme()) || base.cannot_be_a_base() {
             return Err(HttpSinkError::Url(base));
         }
-        // Else the last part of a path would be replaced.
+        // Without a trailing slash, `Url::join` would replace the last part of the path.
         if !base.path().ends_with('/') {
             base.set_path(&format!("{}/", base.path()));
         }
         let client = Client::builder()
             .redirect(redirect::Policy::none())
-            .connect_timeout(CONNECT_WITHIN)
-            .pool_idle_timeout(IDLE_FOR)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             .user_agent(concat!("wfe/", env!("CARGO_PKG_VERSION")));
         let client = match &options.ca {
             Some(path) => client.tls_certs_only(read_authorities(path)?),
-            // Without TLS nobody needs authorities, and an image may have none.
+            // Plain HTTP needs no certificate authorities, and the image may have none.
             None if base.scheme() == "http" => client.tls_certs_only([]),
             None => client,
         };
@@ -129,17 +130,17 @@ impl HttpSink {
         })
     }
 
-    /// Every event of a correlation, in the order of the pages.
+    /// All events of a correlation id, in the order of the pages.
     pub async fn trail(&self, correlation_id: &str) -> Result<Vec<TrailEvent>, Unasked> {
-        let question = vec![("correlation_id", correlation_id.to_owned())];
-        self.pages(question).await
+        let query = vec![("correlation_id", correlation_id.to_owned())];
+        self.pages(query).await
     }
 
-    fn at(&self, path: &str) -> Result<Url, String> {
+    fn endpoint(&self, path: &str) -> Result<Url, String> {
         self.base.join(path).map_err(|error| error.to_string())
     }
 
-    /// With the token of this moment.
+    /// Adds the current token.
     async fn authorized(&self, request: RequestBuilder) -> Result<RequestBuilder, String> {
         let Some(path) = &self.token_file else {
             return Ok(request);
@@ -150,8 +151,8 @@ impl HttpSink {
     }
 
     async fn send(&self, events: &[AuditEvent]) -> Result<(), NotRecorded> {
-        let body: Vec<_> = events.iter().map(fitting).collect();
-        let url = self.at("api/v1/audit/events/batch");
+        let body: Vec<_> = events.iter().map(storable).collect();
+        let url = self.endpoint("api/v1/audit/events/batch");
         let request = self
             .client
             .post(url.map_err(NotRecorded::Unavailable)?)
@@ -174,25 +175,25 @@ impl HttpSink {
         if status == StatusCode::CREATED {
             return Ok(());
         }
-        // Else it is the word of something else that answers at this address.
-        let own = response
+        // Other content types are responses of a proxy or of another server.
+        let from_data_storage = response
             .headers()
             .get(CONTENT_TYPE)
             .is_some_and(|it| it == "application/problem+json");
-        let why = said(response).await;
+        let why = describe(response).await;
         Err(match status {
-            StatusCode::BAD_REQUEST if own => NotRecorded::Refused(why),
+            StatusCode::BAD_REQUEST if from_data_storage => NotRecorded::Refused(why),
             StatusCode::PAYLOAD_TOO_LARGE => NotRecorded::Refused(why),
-            // Its own word, when it fails on what it was sent.
-            StatusCode::INTERNAL_SERVER_ERROR if own => match self.well().await {
+            // Either the database is down or the content of an event causes the error.
+            StatusCode::INTERNAL_SERVER_ERROR if from_data_storage => match self.health().await {
                 Ok(()) => NotRecorded::Failed(why),
                 Err(_) => NotRecorded::Unanswered {
                     why,
                     settled_after: Duration::ZERO,
                 },
             },
-            // Nobody knows what became of it behind a gateway, or after another success.
-            StatusCode::SERVICE_UNAVAILABLE if own => NotRecorded::Unavailable(why),
+            StatusCode::SERVICE_UNAVAILABLE if from_data_storage => NotRecorded::Unavailable(why),
+            // A proxy may respond so although Data Storage processes the request.
             status if status.is_success() || status.is_server_error() => {
                 let settled_after = settled_after();
                 NotRecorded::Unanswered { why, settled_after }
@@ -201,8 +202,9 @@ impl HttpSink {
         })
     }
 
-    /// One question for each correlation, for the time in which its events happened.
-    async fn has(&self, events: &[AuditEvent]) -> Result<Vec<bool>, Unasked> {
+    /// For each event, whether it is stored. Sends one query for each correlation id, limited to
+    /// the time span of its events.
+    async fn find(&self, events: &[AuditEvent]) -> Result<Vec<bool>, Unasked> {
         let mut correlations: HashMap<&str, (Timestamp, Timestamp)> = HashMap::new();
         for event in events {
             let at = event.event_timestamp;
@@ -211,7 +213,7 @@ impl HttpSink {
                 .or_insert((at, at));
             *span = (span.0.min(at), span.1.max(at));
         }
-        let questions = correlations.into_iter().map(|(correlation_id, span)| {
+        let queries = correlations.into_iter().map(|(correlation_id, span)| {
             let (since, until) = span;
             vec![
                 ("correlation_id", correlation_id.to_owned()),
@@ -219,41 +221,41 @@ impl HttpSink {
                 ("until", until.to_string()),
             ]
         });
-        let asked = questions.map(|question| self.pages::<Known>(question));
-        let asked: Vec<_> = asked.collect();
-        let asked = futures::stream::iter(asked).buffer_unordered(QUERIES);
-        let known: Vec<Vec<Known>> = asked.try_collect().await?;
-        let known = known.into_iter().flatten().map(Known::identity);
-        let known: HashSet<_> = known.map(to_the_microsecond).collect();
-        let has = |event: &AuditEvent| known.contains(&to_the_microsecond(event.identity()));
-        Ok(events.iter().map(has).collect())
+        let requests = queries.map(|query| self.pages::<StoredIdentity>(query));
+        let requests: Vec<_> = requests.collect();
+        let responses = futures::stream::iter(requests).buffer_unordered(MAX_CONCURRENT_QUERIES);
+        let stored: Vec<Vec<StoredIdentity>> = responses.try_collect().await?;
+        let stored = stored.into_iter().flatten().map(StoredIdentity::identity);
+        let stored: HashSet<_> = stored.map(to_microseconds).collect();
+        let is_stored = |event: &AuditEvent| stored.contains(&to_microseconds(event.identity()));
+        Ok(events.iter().map(is_stored).collect())
     }
 
-    /// All pages of an answer.
+    /// All events that match a query, from all pages.
     async fn pages<E: DeserializeOwned>(
         &self,
-        question: Vec<(&'static str, String)>,
+        query: Vec<(&'static str, String)>,
     ) -> Result<Vec<E>, Unasked> {
         let mut found = Vec::new();
         loop {
-            let url = self.at("api/v1/audit/events").map_err(Unasked)?;
+            let url = self.endpoint("api/v1/audit/events").map_err(Unasked)?;
             let page = [
-                ("limit", PAGE.to_string()),
+                ("limit", PAGE_SIZE.to_string()),
                 ("offset", found.len().to_string()),
             ];
             let request = self
                 .client
                 .get(url)
                 .timeout(self.deadline)
-                .query(&question)
+                .query(&query)
                 .query(&page);
             let request = self.authorized(request).await.map_err(Unasked)?;
-            let unasked = |error: reqwest::Error| Unasked(in_full(&error));
-            let response = request.send().await.map_err(unasked)?;
+            let failed = |error: reqwest::Error| Unasked(in_full(&error));
+            let response = request.send().await.map_err(failed)?;
             if response.status() != StatusCode::OK {
-                return Err(Unasked(said(response).await));
+                return Err(Unasked(describe(response).await));
             }
-            let page: Page<E> = response.json().await.map_err(unasked)?;
+            let page: Page<E> = response.json().await.map_err(failed)?;
             let (more, empty) = (page.pagination.has_more, page.data.is_empty());
             found.extend(page.data);
             if !more || empty {
@@ -262,20 +264,20 @@ impl HttpSink {
         }
     }
 
-    async fn well(&self) -> Result<(), Unasked> {
-        let url = self.at("health/ready").map_err(Unasked)?;
-        let asked = self.client.get(url).timeout(WELL_WITHIN).send().await;
-        let response = asked.map_err(|error| Unasked(in_full(&error)))?;
-        // Anything else is the word of something before it, which may not know this path.
+    async fn health(&self) -> Result<(), Unasked> {
+        let url = self.endpoint("health/ready").map_err(Unasked)?;
+        let response = self.client.get(url).timeout(HEALTH_TIMEOUT).send().await;
+        let response = response.map_err(|error| Unasked(in_full(&error)))?;
+        // Other statuses may come from a proxy that does not serve this path.
         if response.status() != StatusCode::SERVICE_UNAVAILABLE {
             return Ok(());
         }
-        Err(Unasked(said(response).await))
+        Err(Unasked(describe(response).await))
     }
 }
 
-/// Finer digits do not survive.
-fn to_the_microsecond(identity: Identity) -> Identity {
+/// Truncates the timestamp to microseconds, the precision of Data Storage.
+fn to_microseconds(identity: Identity) -> Identity {
     let microseconds = TimestampRound::new()
         .smallest(Unit::Microsecond)
         .mode(RoundMode::Floor);
@@ -294,32 +296,32 @@ fn read_authorities(path: &Path) -> Result<Vec<Certificate>, HttpSinkError> {
     Ok(Certificate::from_pem_bundle(&pem)?)
 }
 
-/// An answer that is not the one that was hoped for, in a line: nothing of what was sent.
-async fn said(response: Response) -> String {
-    /// Refusals are short, or repeat what was sent.
-    const MOST_READ: usize = 1 << 16;
+/// Describes an error response in one line, without values that were sent.
+async fn describe(response: Response) -> String {
+    /// Longer error responses repeat the values that were sent.
+    const MAX_BODY_BYTES: usize = 1 << 16;
     let status = response.status();
     let mut body = Vec::new();
     let mut stream = response.bytes_stream();
     while let Some(Ok(bytes)) = stream.next().await {
         body.extend_from_slice(&bytes);
-        if body.len() > MOST_READ {
+        if body.len() > MAX_BODY_BYTES {
             break;
         }
     }
     let problem: Option<Problem> = serde_json::from_slice(&body).ok();
     let detail = problem.and_then(|it| it.detail.or(it.title));
     let detail = detail.as_deref().and_then(|it| it.lines().next());
-    let detail = detail.map(|it| format!(": {}", cut(it, MOST_SAID)));
+    let detail = detail.map(|it| format!(": {}", cut(it, MAX_DETAIL_LENGTH)));
     format!(
-        "Data Storage answered {status}{}",
+        "Data Storage responded with {status}{}",
         detail.unwrap_or_default()
     )
 }
 
-/// An event as the service can store it: a NUL in any string, or more than a column holds, is a 500
-/// for ever.
-fn fitting(event: &AuditEvent) -> Value {
+/// Converts an event to JSON that Data Storage can store. The service always responds with 500 to a
+/// string that has a NUL or is longer than its column.
+fn storable(event: &AuditEvent) -> Value {
     const COLUMNS: [(&str, usize); 6] = [
         ("actor_id", 255),
         ("resource_id", 255),
@@ -329,20 +331,20 @@ fn fitting(event: &AuditEvent) -> Value {
         ("actor_type", 50),
     ];
     let mut value = serde_json::to_value(event).unwrap_or_default();
-    without_nul(&mut value);
-    for (column, most) in COLUMNS {
+    remove_nul(&mut value);
+    for (column, maximum) in COLUMNS {
         if let Some(Value::String(text)) = value.get_mut(column) {
-            *text = cut(text, most);
+            *text = cut(text, maximum);
         }
     }
     value
 }
 
-fn without_nul(value: &mut Value) {
+fn remove_nul(value: &mut Value) {
     match value {
         Value::String(text) => text.retain(|it| it != '\0'),
-        Value::Array(values) => values.iter_mut().for_each(without_nul),
-        Value::Object(values) => values.values_mut().for_each(without_nul),
+        Value::Array(values) => values.iter_mut().for_each(remove_nul),
+        Value::Object(values) => values.values_mut().for_each(remove_nul),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
@@ -356,10 +358,10 @@ impl AuditSink for HttpSink {
         &'a self,
         events: &'a [AuditEvent],
     ) -> BoxFuture<'a, Result<Vec<bool>, Unasked>> {
-        self.has(events).boxed()
+        self.find(events).boxed()
     }
 
     fn is_well(&self) -> BoxFuture<'_, Result<(), Unasked>> {
-        self.well().boxed()
+        self.health().boxed()
     }
 }

@@ -1,113 +1,117 @@
-//! Audit events in a file, one JSON object a line; for one writer at a time.
+//! Audit sink that appends events to a file, one JSON object per line. One process at a time can
+//! open the file for writing.
 //!
-//! A file that has grown to its limit is renamed, to the first free `<file>.<number>`, and a new one
-//! begun. Nothing is ever deleted: that is for who keeps the trail.
+//! A file that would exceed its maximum size is renamed to `<file>.<number>`, with the number after
+//! the highest one in use, and a new file is created. Files are never deleted: that is left to the
+//! operator.
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use wfe_model::audit::{AuditEvent, Identity};
 
-use super::trail::Known;
+use super::trail::StoredIdentity;
 use super::{AuditSink, NotRecorded, TrailEvent, Unasked};
 
-/// A file that is larger gives way to a new one.
-const LARGEST: u64 = 100 << 20;
-/// How much later than their own moment events may be said to be written: clocks differ.
-const SKEW: Duration = Duration::from_hours(1);
+/// Maximum size of a file before rotation.
+const MAX_FILE_BYTES: u64 = 100 << 20;
+/// Maximum difference between the clock of the event timestamps and that of the file system.
+const MAX_CLOCK_SKEW: Duration = Duration::from_hours(1);
 
-/// Where the lines go.
-enum Out {
-    /// Durable, and asked what it has.
-    File(Trail),
-    /// Whoever reads it knows events again by their ids.
+/// Destination of the events.
+enum Output {
+    /// A file, which can be searched for stored events.
+    File(TrailFile),
+    /// Standard output. Its readers must recognize repeated events by their ids.
     Stdout(io::Stdout),
 }
 
-/// A file, and how much of it is whole.
-struct Trail {
+/// An open file and the length of its complete lines.
+struct TrailFile {
     path: PathBuf,
     file: File,
     length: u64,
-    largest: u64,
-    /// A write has failed: what is behind the whole lines is ours to cut off.
-    torn: bool,
+    max_bytes: u64,
+    /// Whether a write has failed and may have left a partial line after `length`.
+    has_partial_write: bool,
 }
 
-/// See the module.
-pub struct JsonlSink(Arc<Mutex<Out>>);
+/// Audit sink that appends events to a file or to standard output.
+pub struct JsonlSink(Arc<Mutex<Output>>);
 
 impl JsonlSink {
-    /// Opens `path`, made where it is missing, or standard output for `-`. A last line that a
-    /// crash left unfinished is cut off: its event was never acknowledged.
+    /// Opens `path`, which is created if it does not exist, or standard output for `-`. An
+    /// incomplete last line, left by a crash, is removed: its event was not acknowledged.
     pub fn open(path: &Path) -> io::Result<Self> {
-        Self::with_limit(path, LARGEST)
+        Self::with_limit(path, MAX_FILE_BYTES)
     }
 
-    fn with_limit(path: &Path, largest: u64) -> io::Result<Self> {
-        let out = if path == Path::new("-") {
-            Out::Stdout(io::stdout())
+    fn with_limit(path: &Path, max_bytes: u64) -> io::Result<Self> {
+        let output = if path == Path::new("-") {
+            Output::Stdout(io::stdout())
         } else {
-            Out::File(Trail::open(path, largest)?)
+            Output::File(TrailFile::open(path, max_bytes)?)
         };
-        Ok(Self(Arc::new(Mutex::new(out))))
+        Ok(Self(Arc::new(Mutex::new(output))))
     }
 
-    /// The disk may be slow: not on the runtime's threads.
+    /// Runs `work` on a blocking thread, because the disk may be slow.
     async fn with<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Out) -> io::Result<T> + Send + 'static,
+        work: impl FnOnce(&mut Output) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        let out = self.0.clone();
-        let work = move || work(&mut out.lock().unwrap_or_else(PoisonError::into_inner));
-        let worked = tokio::task::spawn_blocking(work).await;
-        worked.map_err(io::Error::other).flatten()
+        let output = self.0.clone();
+        let work = move || work(&mut output.lock());
+        let result = tokio::task::spawn_blocking(work).await;
+        result.map_err(io::Error::other).flatten()
     }
 }
 
-impl Trail {
-    fn open(path: &Path, largest: u64) -> io::Result<Self> {
+impl TrailFile {
+    fn open(path: &Path, max_bytes: u64) -> io::Result<Self> {
         let mut file = OpenOptions::new()
             .create(true)
             .append(true)
             .read(true)
             .open(path)?;
         file.try_lock()
-            .map_err(|error| io::Error::other(format!("another process writes to it: {error}")))?;
-        // What an earlier process has written counts from now on: it must be on disk.
+            .map_err(|error| io::Error::other(format!("locked by another process: {error}")))?;
+        // Lines that an earlier process has written may be reported as stored, so that they must be
+        // on disk.
         file.sync_all()?;
-        sync_folder(path)?;
+        sync_directory(path)?;
         let length = whole_lines(&mut file)?;
-        if length == 0 && !begins_as_ours(&mut file)? {
-            return Err(no_event("it begins with something else"));
+        if length == 0 && !is_empty_or_partial_event(&mut file)? {
+            return Err(not_an_event("unexpected content at the start of the file"));
         }
         if let Some(line) = first_line(&mut file, length)? {
             read_line(&line)?;
         }
         if length < file.metadata()?.len() {
-            tracing::warn!(path = %path.display(), "the last line is unfinished and is cut off");
+            tracing::warn!(path = %path.display(), "removed an incomplete last line");
             file.set_len(length)?;
         }
         Ok(Self {
             path: path.to_owned(),
             file,
             length,
-            largest,
-            torn: false,
+            max_bytes,
+            has_partial_write: false,
         })
     }
 
     fn append(&mut self, lines: &[u8]) -> io::Result<()> {
-        self.check()?;
-        if self.length > 0 && self.length + lines.len() as u64 > self.largest {
+        self.repair()?;
+        if self.length > 0 && self.length + lines.len() as u64 > self.max_bytes {
             self.rotate()?;
         }
         let written = self
@@ -120,50 +124,53 @@ impl Trail {
                 Ok(())
             }
             Err(error) => {
-                self.torn = true;
+                self.has_partial_write = true;
                 Err(error)
             }
         }
     }
 
-    /// That the file is as we left it, or is made so.
-    fn check(&mut self) -> io::Result<()> {
+    /// Creates the file again if it was deleted, and removes a partial write. Fails if another
+    /// process has changed the file.
+    fn repair(&mut self) -> io::Result<()> {
         let metadata = self.file.metadata()?;
         if metadata.nlink() == 0 {
-            // Somebody has removed it.
-            *self = Self::open(&self.path, self.largest)?;
-        } else if self.torn {
-            // Half a line would spoil the next one.
+            *self = Self::open(&self.path, self.max_bytes)?;
+        } else if self.has_partial_write {
+            // The next line would be appended to the partial one.
             self.file.set_len(self.length)?;
-            self.torn = false;
+            self.has_partial_write = false;
         } else if metadata.len() != self.length {
-            return Err(io::Error::other("somebody else has changed it"));
+            return Err(io::Error::other("another process has changed the file"));
         }
         Ok(())
     }
 
-    /// Gives the file another name and begins a new one.
+    /// Renames the file and creates a new one.
     fn rotate(&mut self) -> io::Result<()> {
         let number = numbers(&self.path)?.last().map_or(1, |last| last + 1);
         match std::fs::rename(&self.path, rotated_path(&self.path, number)) {
-            // An earlier try came so far.
+            // A previous attempt has renamed the file, but could not create the new one.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             renamed => renamed?,
         }
-        *self = Self::open(&self.path, self.largest)?;
+        *self = Self::open(&self.path, self.max_bytes)?;
         Ok(())
     }
 
-    /// Which of `wanted` are there, the newest file first, and no older one than need be.
+    /// Searches for `wanted`, from the newest file to the oldest. Stops when all are found, or at a
+    /// file that was last written before the oldest of them.
     fn find(&self, wanted: &HashSet<Identity>) -> io::Result<HashSet<Identity>> {
         let mut found = HashSet::new();
         let oldest = wanted.iter().map(|it| it.timestamp).min();
         for (file, length) in files(&self.path)? {
             let last_written = Timestamp::try_from(file.metadata()?.modified()?);
             let too_old = |oldest: Timestamp| {
-                last_written
-                    .as_ref()
-                    .is_ok_and(|written| written.saturating_add(SKEW).is_ok_and(|it| it < oldest))
+                last_written.as_ref().is_ok_and(|written| {
+                    written
+                        .saturating_add(MAX_CLOCK_SKEW)
+                        .is_ok_and(|it| it < oldest)
+                })
             };
             if found.len() == wanted.len() || oldest.is_some_and(too_old) {
                 break;
@@ -172,7 +179,9 @@ impl Trail {
                 match read_line(&line?) {
                     Ok(identity) if wanted.contains(&identity) => drop(found.insert(identity)),
                     Ok(_) => {}
-                    Err(error) => tracing::warn!(path = %self.path.display(), %error, "left out"),
+                    Err(error) => {
+                        tracing::warn!(path = %self.path.display(), %error, "skipped an invalid line");
+                    }
                 }
             }
         }
@@ -180,7 +189,8 @@ impl Trail {
     }
 }
 
-/// The files of a trail, the newest first, and how much of each is whole lines.
+/// The current and the renamed files, from the newest to the oldest, each with the length of its
+/// complete lines.
 fn files(path: &Path) -> io::Result<Vec<(File, u64)>> {
     let numbers = numbers(path)?;
     let older = numbers.into_iter().rev().map(|it| rotated_path(path, it));
@@ -196,7 +206,8 @@ fn files(path: &Path) -> io::Result<Vec<(File, u64)>> {
         .collect()
 }
 
-/// Every event of a correlation in `path` and in the files that were renamed, as written.
+/// All events of a correlation id in `path` and in the renamed files, from the oldest to the
+/// newest.
 pub fn read_file(path: &Path, correlation_id: &str) -> io::Result<Vec<TrailEvent>> {
     let mut events = Vec::new();
     for (file, length) in files(path)?.into_iter().rev() {
@@ -204,18 +215,20 @@ pub fn read_file(path: &Path, correlation_id: &str) -> io::Result<Vec<TrailEvent
             match serde_json::from_slice::<TrailEvent>(&line?) {
                 Ok(event) if event.correlation_id == correlation_id => events.push(event),
                 Ok(_) => {}
-                Err(error) => tracing::warn!(path = %path.display(), %error, "a line is left out"),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "skipped an invalid line");
+                }
             }
         }
     }
     Ok(events)
 }
 
-/// Numbers of the files that were renamed, in their order; some may have been removed.
+/// Numbers of the renamed files in ascending order. Numbers of deleted files are missing.
 fn numbers(path: &Path) -> io::Result<Vec<u32>> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let mut numbers = Vec::new();
-    for entry in std::fs::read_dir(folder(path))? {
+    for entry in std::fs::read_dir(directory(path))? {
         let other = entry?.file_name();
         let number = other
             .to_str()
@@ -226,9 +239,9 @@ fn numbers(path: &Path) -> io::Result<Vec<u32>> {
     Ok(numbers)
 }
 
-fn folder(path: &Path) -> &Path {
-    let folder = path.parent().filter(|it| *it != Path::new(""));
-    folder.unwrap_or(Path::new("."))
+fn directory(path: &Path) -> &Path {
+    let directory = path.parent().filter(|it| *it != Path::new(""));
+    directory.unwrap_or(Path::new("."))
 }
 
 fn rotated_path(path: &Path, number: u32) -> PathBuf {
@@ -237,18 +250,18 @@ fn rotated_path(path: &Path, number: u32) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// A new file is there after a crash when its folder is on disk.
-fn sync_folder(path: &Path) -> io::Result<()> {
-    File::open(folder(path))?.sync_all()
+/// Writes the directory to disk, so that a new file still exists after a crash.
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(directory(path))?.sync_all()
 }
 
-/// How long the part of a file is that ends with the last line end.
+/// Length of the file up to and including its last line feed.
 fn whole_lines(file: &mut File) -> io::Result<u64> {
-    const STEP: u64 = 1 << 16;
+    const BLOCK_BYTES: u64 = 1 << 16;
     let mut end = file.metadata()?.len();
     let mut block = Vec::new();
     while end > 0 {
-        let start = end.saturating_sub(STEP);
+        let start = end.saturating_sub(BLOCK_BYTES);
         file.seek(SeekFrom::Start(start))?;
         block.clear();
         Read::by_ref(file)
@@ -262,7 +275,7 @@ fn whole_lines(file: &mut File) -> io::Result<u64> {
     Ok(0)
 }
 
-/// The first line of a file: one that does not begin as a trail is not ours to write to.
+/// The first line, by which a file that is not an audit trail is recognized.
 fn first_line(file: &mut File, length: u64) -> io::Result<Option<Vec<u8>>> {
     file.rewind()?;
     BufReader::new(file.take(length))
@@ -271,24 +284,24 @@ fn first_line(file: &mut File, length: u64) -> io::Result<Option<Vec<u8>>> {
         .transpose()
 }
 
-/// Whether a file without a whole line is empty, or a first line that a crash has cut off.
-fn begins_as_ours(file: &mut File) -> io::Result<bool> {
-    const BEGIN: &[u8] = b"{\"version\":";
-    let mut begin = Vec::new();
+/// Whether a file without a complete line is empty or has the beginning of an event.
+fn is_empty_or_partial_event(file: &mut File) -> io::Result<bool> {
+    const EVENT_START: &[u8] = b"{\"version\":";
+    let mut start = Vec::new();
     file.rewind()?;
     Read::by_ref(file)
-        .take(BEGIN.len() as u64)
-        .read_to_end(&mut begin)?;
-    Ok(BEGIN.starts_with(&begin))
+        .take(EVENT_START.len() as u64)
+        .read_to_end(&mut start)?;
+    Ok(EVENT_START.starts_with(&start))
 }
 
 fn read_line(line: &[u8]) -> io::Result<Identity> {
-    let known: Known = serde_json::from_slice(line).map_err(no_event)?;
-    Ok(known.identity())
+    let stored: StoredIdentity = serde_json::from_slice(line).map_err(not_an_event)?;
+    Ok(stored.identity())
 }
 
-fn no_event(error: impl std::fmt::Display) -> io::Error {
-    let message = format!("a line is no audit event: {error}");
+fn not_an_event(error: impl std::fmt::Display) -> io::Error {
+    let message = format!("the file has a line that is not an audit event: {error}");
     io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
@@ -301,9 +314,9 @@ impl AuditSink for JsonlSink {
                     .map_err(|error| NotRecorded::Refused(error.to_string()))?;
                 lines.push(b'\n');
             }
-            let write = move |out: &mut Out| match out {
-                Out::File(trail) => trail.append(&lines),
-                Out::Stdout(stdout) => {
+            let write = move |output: &mut Output| match output {
+                Output::File(trail) => trail.append(&lines),
+                Output::Stdout(stdout) => {
                     stdout.write_all(&lines)?;
                     stdout.flush()
                 }
@@ -320,14 +333,14 @@ impl AuditSink for JsonlSink {
     ) -> BoxFuture<'a, Result<Vec<bool>, Unasked>> {
         async move {
             let wanted: HashSet<_> = events.iter().map(AuditEvent::identity).collect();
-            let find = move |out: &mut Out| match out {
-                Out::File(trail) => trail.find(&wanted),
-                Out::Stdout(_) => Ok(HashSet::new()),
+            let find = move |output: &mut Output| match output {
+                Output::File(trail) => trail.find(&wanted),
+                Output::Stdout(_) => Ok(HashSet::new()),
             };
             let failed = |error| Unasked(format!("read the audit file: {error}"));
             let found = self.with(find).await.map_err(failed)?;
-            let has = |event: &AuditEvent| found.contains(&event.identity());
-            Ok(events.iter().map(has).collect())
+            let is_stored = |event: &AuditEvent| found.contains(&event.identity());
+            Ok(events.iter().map(is_stored).collect())
         }
         .boxed()
     }
@@ -382,12 +395,13 @@ mod tests {
         events.into_iter().map(second).collect()
     }
 
+    /// BR-AUDIT-005
     #[tokio::test]
-    async fn br_audit_005_a_trail_is_asked_what_it_has_also_after_a_restart_and_in_older_files() {
+    async fn recorded_after_restart_and_rotation_finds_stored_events() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("audit.jsonl");
         let events: Vec<_> = (0..9).map(|second| event("a", second)).collect();
-        // Two of these lines fit.
+        // A file of 1000 bytes has room for two of these lines.
         let open = || JsonlSink::with_limit(&path, 1000).expect("opened");
         let sink = open();
         for event in &events {
@@ -397,7 +411,7 @@ mod tests {
         }
         drop(sink);
         let others = [event("a", 3), event("b", 3), event("a", 30), event("a", 8)];
-        let has = open().recorded(&others).await.expect("asked");
+        let has = open().recorded(&others).await.expect("queried");
         assert_eq!(has, [true, false, false, true]);
         assert_eq!(
             seconds(&path),
@@ -408,8 +422,9 @@ mod tests {
         assert!(files > 2, "{files} files");
     }
 
+    /// BR-AUDIT-005
     #[tokio::test]
-    async fn br_audit_005_an_unfinished_last_line_is_cut_off_and_not_there() {
+    async fn open_with_incomplete_last_line_removes_it() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("audit.jsonl");
         let (first, second) = (event("a", 1), event("b", 1));
@@ -421,13 +436,13 @@ mod tests {
         drop(sink);
         let sink = JsonlSink::open(&path).expect("opened again");
         JsonlSink::open(&path).err().expect("one writer at a time");
-        assert_eq!(sink.recorded(&both).await.expect("asked"), [true, false]);
+        assert_eq!(sink.recorded(&both).await.expect("queried"), [true, false]);
         sink.record(&[second]).await.expect("written");
         assert_eq!(seconds(&path), [1, 1]);
     }
 
     #[test]
-    fn a_file_that_is_no_audit_trail_is_refused() {
+    fn open_file_of_other_content_is_rejected_and_unchanged() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("other.txt");
         for text in ["something else\n", "something else"] {

@@ -1,52 +1,54 @@
-//! An event as it is read again.
+//! Audit events as read from a sink.
 
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use wfe_model::audit::Identity;
 
-/// An event of a trail. A sink may have dropped some of the details, or have events of others.
+/// An audit event read from a sink. The sink may have dropped keys, and may have events of other
+/// components.
 #[derive(Clone, Debug, Deserialize)]
 pub struct TrailEvent {
-    /// What happened.
+    /// Type of the event.
     pub event_type: String,
-    /// When.
+    /// Time of the event.
     pub event_timestamp: Timestamp,
-    /// How it ended.
+    /// Outcome of the action.
     pub event_outcome: String,
-    /// Who did it.
+    /// Name of the service or user.
     #[serde(default)]
     pub actor_id: String,
     /// Name of the WorkflowExecution.
     #[serde(default)]
     pub resource_id: String,
-    /// Its namespace.
+    /// Namespace of the WorkflowExecution.
     #[serde(default)]
     pub namespace: String,
-    /// What it belongs to.
+    /// Name of the RemediationRequest, or of the WorkflowExecution if it refers to none.
     pub correlation_id: String,
-    /// Details.
+    /// Details that depend on the event type.
     #[serde(default)]
     pub event_data: Map<String, Value>,
 }
 
 impl TrailEvent {
-    /// A text of the details.
+    /// The detail `name`, if it is a text.
     pub fn detail(&self, name: &str) -> Option<&str> {
         self.event_data.get(name)?.as_str()
     }
 }
 
-/// Only what makes an event known again: the rest may be newer than this program.
+/// The fields of the [`Identity`]. Other fields are ignored, because a newer version of this
+/// program may have written them.
 #[derive(Deserialize)]
-pub(super) struct Known {
+pub(super) struct StoredIdentity {
     event_type: String,
     namespace: Option<String>,
     resource_id: Option<String>,
     event_timestamp: Timestamp,
 }
 
-impl Known {
+impl StoredIdentity {
     pub(super) fn identity(self) -> Identity {
         Identity {
             event_type: self.event_type,

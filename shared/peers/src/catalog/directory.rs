@@ -1,60 +1,62 @@
-//! A directory of workflow schemas, or a ConfigMap mounted as one.
+//! A catalog in a directory of workflow documents, for example a mounted ConfigMap.
 //!
-//! It is looked at again at a lookup (a few `stat`s), at most once a second; files are read again
-//! only when one has changed. While a changed directory cannot be read whole, the last one that could be is used.
+//! A lookup checks for changed files at most once per second, with one `stat` per file, and reloads
+//! the directory if there are any. If the reload fails, the catalog keeps the previous workflows.
 
 use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
+use parking_lot::Mutex;
 use thiserror::Error;
 use wfe_model::workflow::{ReadWorkflow, Workflow, WorkflowError};
 
 use super::{Catalog, CatalogUnavailable};
 use wfe_model::text::in_full;
 
-/// Why a directory is no catalog.
+/// Why a directory cannot be loaded as a catalog.
 #[derive(Debug, Error)]
 pub enum DirectoryError {
-    /// It cannot be listed, or a file not be read.
+    /// The directory or a file could not be read.
     #[error("read {}", path.display())]
     Read {
-        /// File or directory.
+        /// Path of the file or directory.
         path: PathBuf,
-        /// What the system says.
+        /// The I/O error.
         source: io::Error,
     },
-    /// Files that are no workflows.
+    /// Files have invalid workflow documents.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Workflows(Vec<WorkflowError>),
-    /// Two files with one id.
-    #[error("{} has the workflowId {workflow_id:?} of {}", second.display(), first.display())]
+    /// Two files have the same workflow id.
+    #[error("{}: duplicate workflowId {workflow_id:?}, also in {}: remove one of the files", second.display(), first.display())]
     Duplicate {
-        /// The id.
+        /// The duplicate id.
         workflow_id: String,
-        /// One file.
+        /// The first file with the id.
         first: PathBuf,
-        /// The other.
+        /// The second file with the id.
         second: PathBuf,
     },
 }
 
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Minimum interval between two checks for changed files.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 type Entries = HashMap<String, Arc<Workflow>>;
-/// What tells one state of the directory from another.
+/// Path, modification time and size of each file: a change of any of them triggers a reload.
 type Fingerprint = Vec<(PathBuf, SystemTime, u64)>;
 
-/// See the module.
+/// A catalog in a directory.
 #[derive(Debug)]
 pub struct DirectoryCatalog {
     directory: PathBuf,
-    look_again: Duration,
+    check_interval: Duration,
     loaded: Mutex<Loaded>,
 }
 
@@ -62,38 +64,39 @@ pub struct DirectoryCatalog {
 struct Loaded {
     fingerprint: Fingerprint,
     entries: Arc<Entries>,
-    looked: Instant,
+    checked_at: Instant,
 }
 
 impl DirectoryCatalog {
-    /// Reads the directory; an error names every file that is no workflow.
+    /// Loads the directory. The error has the problems of all invalid files.
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self, DirectoryError> {
         let directory = directory.into();
         let fingerprint = fingerprint(&directory)?;
         let entries = read(&fingerprint)?;
-        tracing::info!(directory = %directory.display(), workflows = entries.len(), "workflow catalog read");
+        tracing::info!(directory = %directory.display(), workflows = entries.len(), "workflow catalog loaded");
         Ok(Self {
             directory,
-            look_again: LOOK_AGAIN,
+            check_interval: CHECK_INTERVAL,
             loaded: Mutex::new(Loaded {
                 fingerprint,
                 entries: Arc::new(entries),
-                looked: Instant::now(),
+                checked_at: Instant::now(),
             }),
         })
     }
 
+    /// The workflows, reloaded if a file has changed.
     fn current(&self) -> Result<Arc<Entries>, DirectoryError> {
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if loaded.looked.elapsed() < self.look_again {
+        let mut loaded = self.loaded.lock();
+        if loaded.checked_at.elapsed() < self.check_interval {
             return Ok(loaded.entries.clone());
         }
         let now = fingerprint(&self.directory)?;
-        loaded.looked = Instant::now();
+        loaded.checked_at = Instant::now();
         if loaded.fingerprint != now {
             match read(&now) {
                 Ok(entries) => {
-                    tracing::info!(workflows = entries.len(), "workflow catalog read again");
+                    tracing::info!(workflows = entries.len(), "workflow catalog reloaded");
                     loaded.entries = Arc::new(entries);
                     loaded.fingerprint = now;
                 }
@@ -101,11 +104,11 @@ impl DirectoryCatalog {
                     let reason = format!("read {}: {source}", path.display());
                     tracing::warn!(
                         reason,
-                        "the workflow catalog has changed and cannot be read yet"
+                        "cannot reload the workflow catalog, keeping the previous one"
                     );
                 }
                 Err(error) => {
-                    tracing::error!(%error, "the workflow catalog has changed and is wrong: the last one is used");
+                    tracing::error!(%error, "invalid workflow catalog, keeping the previous one");
                     loaded.fingerprint = now;
                 }
             }
@@ -129,8 +132,8 @@ impl Catalog for DirectoryCatalog {
     }
 }
 
-/// The workflow files of a directory, in the order of their names. Hidden ones are a mounted
-/// ConfigMap's own.
+/// The workflow files of a directory, sorted by name. Hidden files are skipped, because the kubelet
+/// uses them to manage a mounted ConfigMap.
 fn fingerprint(directory: &Path) -> Result<Fingerprint, DirectoryError> {
     let fail = |path: &Path| {
         let path = path.to_owned();
@@ -146,7 +149,8 @@ fn fingerprint(directory: &Path) -> Result<Fingerprint, DirectoryError> {
             .extension()
             .is_some_and(|extension| extension == "yaml" || extension == "yml");
         if is_yaml && !hidden {
-            // Follows links: behind them a ConfigMap is swapped.
+            // Follows symbolic links, because the kubelet updates a mounted ConfigMap by swapping a
+            // link.
             let metadata = fs::metadata(&path).map_err(fail(&path))?;
             files.push((
                 path.clone(),
@@ -160,7 +164,7 @@ fn fingerprint(directory: &Path) -> Result<Fingerprint, DirectoryError> {
 }
 
 fn read(files: &Fingerprint) -> Result<Entries, DirectoryError> {
-    let mut wrong = Vec::new();
+    let mut invalid = Vec::new();
     let mut found: HashMap<String, (PathBuf, Arc<Workflow>)> = HashMap::new();
     for (path, _, _) in files {
         let text = fs::read_to_string(path).map_err(|source| DirectoryError::Read {
@@ -183,16 +187,16 @@ fn read(files: &Fingerprint) -> Result<Entries, DirectoryError> {
                     });
                 }
             }
-            Err(error) => wrong.push(error),
+            Err(error) => invalid.push(error),
         }
     }
-    if wrong.is_empty() {
+    if invalid.is_empty() {
         Ok(found
             .into_iter()
             .map(|(workflow_id, (_, workflow))| (workflow_id, workflow))
             .collect())
     } else {
-        Err(DirectoryError::Workflows(wrong))
+        Err(DirectoryError::Workflows(invalid))
     }
 }
 
@@ -208,11 +212,11 @@ mod tests {
         )
     }
 
-    /// Looks at each lookup.
+    /// A catalog that checks for changed files at every lookup.
     fn open(directory: &Path) -> DirectoryCatalog {
         let catalog = DirectoryCatalog::open(directory).expect("a catalog");
         DirectoryCatalog {
-            look_again: Duration::ZERO,
+            check_interval: Duration::ZERO,
             ..catalog
         }
     }
@@ -226,12 +230,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn workflows_are_found_by_their_id_and_changes_are_seen() {
+    async fn lookup_after_file_change_returns_new_workflow_and_keeps_it_while_invalid() {
         let directory = tempfile::tempdir().expect("a directory");
         let file =
             |name: &str, text: &str| fs::write(directory.path().join(name), text).expect("written");
         file("a.yaml", &yaml("restart", "1.0.0"));
-        file("README.md", "no workflow");
+        file("README.md", "not a workflow");
         let catalog = open(directory.path());
         assert_eq!(version(&catalog, "restart").await.as_deref(), Some("1.0.0"));
         assert_eq!(version(&catalog, "absent").await, None);
@@ -241,12 +245,12 @@ mod tests {
         assert_eq!(
             version(&catalog, "scale").await.as_deref(),
             Some("2.0.0"),
-            "the last good one"
+            "the previous workflow"
         );
     }
 
     #[tokio::test]
-    async fn a_mounted_config_map_is_seen_to_be_swapped() {
+    async fn lookup_after_config_map_symlink_swap_returns_new_workflow() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = |name: &str| directory.path().join(name);
         let revision = |name: &str, version: &str| {
@@ -269,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_with_wrong_files_is_refused_naming_each() {
+    fn directory_with_invalid_files_is_rejected_with_all_files() {
         let directory = tempfile::tempdir().expect("a directory");
         fs::write(
             directory.path().join("a.yaml"),
@@ -277,26 +281,27 @@ mod tests {
         )
         .expect("written");
         fs::write(directory.path().join("b.yaml"), "[").expect("written");
-        let said = DirectoryCatalog::open(directory.path())
-            .expect_err("wrong")
+        let message = DirectoryCatalog::open(directory.path())
+            .expect_err("invalid")
             .to_string();
         assert!(
-            said.contains("a.yaml: execution.engine: \"ansible\"") && said.contains("b.yaml: "),
-            "{said}"
+            message.contains("a.yaml: execution.engine: unsupported value \"ansible\"")
+                && message.contains("b.yaml: "),
+            "{message}"
         );
         fs::write(directory.path().join("a.yaml"), yaml("same", "1")).expect("written");
         fs::write(directory.path().join("b.yaml"), yaml("same", "2")).expect("written");
-        let said = DirectoryCatalog::open(directory.path())
-            .expect_err("wrong")
+        let message = DirectoryCatalog::open(directory.path())
+            .expect_err("invalid")
             .to_string();
         assert!(
-            said.contains("b.yaml has the workflowId \"same\" of "),
-            "{said}"
+            message.contains("b.yaml: duplicate workflowId \"same\", also in "),
+            "{message}"
         );
     }
 
     #[tokio::test]
-    async fn a_directory_that_is_gone_is_an_outage_not_an_empty_catalog() {
+    async fn lookup_in_removed_directory_is_unavailable() {
         let directory = tempfile::tempdir().expect("a directory");
         let catalog = open(directory.path());
         fs::remove_dir(directory.path()).expect("removed");
