@@ -1,6 +1,12 @@
 //! A third engine from outside: a builder and a reader are all that the decisions need of it. No module
 //! of this crate changes for a new engine but the two that are its own.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking, and so do its helpers"
+)]
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;

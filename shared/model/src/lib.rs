@@ -15,8 +15,10 @@ pub mod image;
 pub mod parameters;
 pub mod pattern;
 pub mod rules;
+pub mod served;
 pub mod target;
 pub mod text;
+mod violation;
 pub mod workflow;
 pub mod workflow_execution;
 

@@ -7,7 +7,6 @@
 
 mod digest;
 mod json;
-mod violation;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -26,12 +25,7 @@ use crate::workflow_execution::{RemediationRequestRef, WorkflowExecutionSpec, li
 
 pub use self::digest::{Filled, fill, lacks_digest};
 pub use self::json::{JsonObject, Misshapen, parse};
-pub use self::violation::Violation;
-pub(crate) use self::violation::{cel_forbids, cel_needs, cel_no_substitution};
-
-/// Message for a change of the spec.
-pub const IMMUTABLE: &str =
-    "spec is immutable: delete this WorkflowExecution and create a new one instead";
+pub use crate::violation::Violation;
 
 /// What to do while a workflow may not run.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

@@ -1,10 +1,6 @@
 //! The target resource of a workflow, as `[namespace/]kind/name` (BR-WE-009).
 
-mod served;
-
 use std::fmt;
-
-pub use self::served::{ServedKind, misfit};
 
 use crate::pattern::pattern;
 
@@ -25,7 +21,7 @@ pattern!(
 /// CEL condition for the length of each part.
 pub(crate) const CEL_PART_LENGTHS: &str = "self.matches(r'^([^/]{1,63}/)?[^/]{1,63}/[^/]{1,253}$')";
 
-/// A target resource with a valid format. [`misfit`] checks whether the cluster serves its kind.
+/// A target resource with a valid format. [`served`](crate::served) checks whether the cluster serves its kind.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
     namespace: Option<String>,

@@ -19,7 +19,7 @@ pub use self::status::{
     FailureDetails, FailureReason, NOTHING_TO_CLEAR, Phase, RecentRemediation, SkipDetails,
     SkipReason, TriState, WorkflowExecutionStatus,
 };
-use crate::{duration, image, parameters, pattern, rules, target};
+use crate::{duration, image, parameters, pattern, target, violation};
 
 /// Maximum lengths in characters, enforced both by the CRD schema and by [`rules`](crate::rules).
 pub mod limit {
@@ -77,12 +77,12 @@ pub mod limit {
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self == oldSelf").message(rules::IMMUTABLE),
-    validation = rules::cel_needs("job", "containerImage"),
-    validation = rules::cel_needs("tekton", "bundleRef"),
-    validation = rules::cel_forbids("job", "bundleRef", "containerImage"),
-    validation = rules::cel_forbids("tekton", "containerImage", "bundleRef"),
-    validation = rules::cel_no_substitution()
+    validation = Rule::new("self == oldSelf").message(violation::IMMUTABLE),
+    validation = violation::cel_needs("job", "containerImage"),
+    validation = violation::cel_needs("tekton", "bundleRef"),
+    validation = violation::cel_forbids("job", "bundleRef", "containerImage"),
+    validation = violation::cel_forbids("tekton", "containerImage", "bundleRef"),
+    validation = violation::cel_no_substitution()
 )]
 pub struct WorkflowExecutionSpec {
     /// Engine that runs the workflow: `job` (one container in a Kubernetes Job) or `tekton`

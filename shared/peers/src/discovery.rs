@@ -10,7 +10,8 @@ use kube::core::discovery::v2::{APIGroupDiscoveryList, APIResourceDiscovery};
 use thiserror::Error;
 use tokio::sync::Mutex;
 use wfe_model::rules::Violation;
-use wfe_model::target::{ServedKind, Target, misfit};
+use wfe_model::served::{ServedKind, misfit};
+use wfe_model::target::Target;
 use wfe_model::workflow::Engine;
 
 /// Minimum interval between two refreshes that targets or engines not found in the cache cause.

@@ -1,4 +1,4 @@
-//! How tests reach the cluster they run in.
+//! Clients for the cluster that the tests run in.
 
 use std::path::{Path, PathBuf};
 
@@ -11,11 +11,10 @@ use kube::{Api, Client, Config};
 use serde_json::{Value, json};
 
 use crate::cluster::home::{STATE_VARIABLE, State};
-use crate::cluster::namespace::TestNamespace;
 use crate::cluster::pki::{self, Authority};
 use crate::cluster::registry::Registry;
 
-/// A running cluster, and an administrator's client for it.
+/// A running cluster, with an administrator's client.
 #[derive(Clone)]
 pub struct Cluster {
     state: State,
@@ -23,10 +22,10 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The cluster this process runs in.
+    /// Connects to the cluster that this process runs in.
     ///
     /// # Panics
-    /// Without a cluster there is nothing to test: says how to get one.
+    /// Without a cluster; the message says how to start one.
     #[expect(clippy::panic, reason = "the one way to fail a test")]
     pub async fn connect() -> Self {
         match Self::try_connect().await {
@@ -40,7 +39,7 @@ impl Cluster {
             .with_context(|| format!("{STATE_VARIABLE} is not set"))?
             .into();
         let state = State::read(&file)?
-            .with_context(|| format!("{} is gone: the cluster has ended", file.display()))?;
+            .with_context(|| format!("{} does not exist: the cluster has ended", file.display()))?;
         let admin = client(&state.kubeconfig).await?;
         Ok(Self { state, admin })
     }
@@ -54,7 +53,7 @@ impl Cluster {
         self.state.kubeconfig.clone()
     }
 
-    /// A client with a certificate that says `user` and, where given, `group`.
+    /// A client with a certificate for `user` and, if given, `group`.
     pub async fn user(&self, user: &str, group: Option<&str>) -> Result<Client> {
         let authority = Authority::load(&self.state.ca_certificate, &self.state.ca_key)?;
         let identity = authority.issue(user, group, &[])?;
@@ -63,13 +62,13 @@ impl Cluster {
         client_of(kubeconfig).await
     }
 
-    /// A client with a fresh token of a ServiceAccount.
+    /// A client with a new token of a ServiceAccount.
     pub async fn service_account(&self, namespace: &str, name: &str) -> Result<Client> {
         let kubeconfig = self.service_account_kubeconfig(namespace, name).await?;
         client_of(serde_json::from_value(kubeconfig)?).await
     }
 
-    /// A kubeconfig with a fresh token of a ServiceAccount.
+    /// A kubeconfig with a new token of a ServiceAccount.
     pub(crate) async fn service_account_kubeconfig(
         &self,
         namespace: &str,
@@ -84,7 +83,7 @@ impl Cluster {
         ))
     }
 
-    /// A fresh token of a ServiceAccount.
+    /// Requests a token of a ServiceAccount.
     pub async fn service_account_token(&self, namespace: &str, name: &str) -> Result<String> {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.admin(), namespace);
         let request = TokenRequest {
@@ -97,7 +96,10 @@ impl Cluster {
         let answer = accounts
             .create_token_request(name, &PostParams::default(), &request)
             .await?;
-        Ok(answer.status.context("the API server gave no token")?.token)
+        Ok(answer
+            .status
+            .context("the API server returned no token")?
+            .token)
     }
 
     /// The registry of the node.
@@ -112,12 +114,6 @@ impl Cluster {
             std::env::var_os("PATH").unwrap_or_default(),
         ))
     }
-
-    /// A namespace for one test, with a random name that starts with `prefix`; removed when the
-    /// value goes, kept when the test failed.
-    pub async fn namespace(&self, prefix: &str) -> Result<TestNamespace> {
-        TestNamespace::create(self.clone(), prefix).await
-    }
 }
 
 /// A client from a kubeconfig file.
@@ -126,11 +122,11 @@ pub(crate) async fn client(kubeconfig: &Path) -> Result<Client> {
 }
 
 async fn client_of(kubeconfig: Kubeconfig) -> Result<Client> {
-    // More than one test may be first: the provider that is there stays.
+    // Fails if another test has installed the provider already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut config =
         Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    // A test says itself what it waits for.
+    // Tests wait explicitly: retries would hide errors of the API server.
     config.default_retry = false;
     Ok(Client::try_from(config)?)
 }

@@ -4,48 +4,49 @@ use std::ffi::OsString;
 
 use clap::{Parser, Subcommand};
 
-/// A real Kubernetes on this machine, for tests and for trying things out.
+/// Runs a real Kubernetes cluster on this machine, for tests and experiments.
 ///
-/// It lives in namespaces of its own and is gone without a trace when it ends. Binaries are built
-/// once, from pinned Go modules, and kept in `$WFE_CLUSTER_HOME` (default `~/.cache/wfe-cluster`).
+/// The cluster runs in Linux namespaces of its own and leaves nothing behind when it ends. Binaries
+/// are built once, from pinned Go modules, and kept in `$WFE_CLUSTER_HOME` (default
+/// `~/.cache/wfe-cluster`).
 #[derive(Debug, Parser)]
 #[command(name = "wfe-cluster", version)]
 pub struct Args {
-    /// Only etcd and the API server: no node, no controllers, no root needed.
+    /// Start only etcd and the API server: no node, no controllers, no root needed.
     #[arg(long, global = true)]
     pub api_only: bool,
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What the program does.
+/// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Boot the cluster and leave it running.
     Up,
-    /// End the running cluster, and clean up after one that died.
+    /// End the running cluster, or clean up after a cluster that was killed.
     Down,
-    /// Open a shell with kubectl in the running cluster, or in one of its own.
+    /// Open a shell with kubectl in the running cluster, or in a new one.
     Shell,
-    /// Run a command in the running cluster, or boot one for it and remove it afterwards.
+    /// Run a command in the running cluster, or in a new one that ends with the command.
     Run {
         /// The command and its arguments, after `--`.
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
-    /// Install the packages and build the binaries, and nothing else.
+    /// Install packages and build binaries, without starting a cluster.
     Build,
-    /// (internal) Hold a cluster until a signal ends it: what `up` leaves running.
+    /// (internal) Boot a cluster and run it until a signal: the background process of `up`.
     #[command(hide = true)]
     Serve,
-    /// (internal) The first process inside the namespaces.
+    /// (internal) Run as the first process inside the namespaces.
     #[command(hide = true)]
     Inside {
-        /// Process id of the program outside.
+        /// Process id of the supervisor, outside the namespaces.
         #[arg(long)]
         supervisor: u32,
-        /// Run this, then end; without it, hold the cluster until a signal.
+        /// Command to run in the cluster; without a command, the cluster runs until a signal.
         #[arg(last = true)]
         command: Vec<OsString>,
     },

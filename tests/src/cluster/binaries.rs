@@ -1,7 +1,7 @@
-//! Kubernetes and its companions, built from Go modules that are pinned beside this file.
+//! Builds Kubernetes, etcd, containerd and crane from the Go modules pinned in `modules/`.
 //!
-//! A build is kept by the content of its module files: what was built once is never built again,
-//! and another version never meets an old binary.
+//! A build is cached under a hash of its module files and flags, so that each version is built once
+//! and a changed version never uses an old binary.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -26,10 +26,10 @@ struct Module {
     name: &'static str,
     go_mod: &'static str,
     go_sum: &'static str,
-    /// Name of the one command, where Go would not give it the right one.
+    /// Name of the binary, where it differs from the one that Go chooses.
     rename: Option<&'static str>,
     tags: &'static str,
-    /// The module whose version the commands report, and the variable it is linked into.
+    /// The module whose version the binaries report, and the Go variable that holds the version.
     version: Option<(&'static str, &'static str)>,
     /// Not needed for the API server alone.
     node_only: bool,
@@ -56,7 +56,7 @@ const MODULES: [Module; 4] = [
     module!("crane", rename: None, tags: "", version: None, node_only: true),
 ];
 
-/// Builds what is missing; the folders to put in front of `PATH`.
+/// Builds what is missing; returns the directories to prepend to `PATH`.
 pub(crate) fn build(home: &Home, api_only: bool) -> Result<Vec<PathBuf>> {
     MODULES
         .iter()
@@ -71,7 +71,7 @@ impl Module {
         if done.is_dir() {
             return Ok(done);
         }
-        // The process id keeps builds apart that should not run beside each other, but might.
+        // The process id keeps concurrent builds apart.
         let source = home
             .bin()
             .join(format!("building-{}-{}", self.name, std::process::id()));
@@ -85,14 +85,14 @@ impl Module {
             &home.log().join(format!("build-{}.log", self.name)),
         )?;
         fs::rename(&output, &done)
-            // Another build was faster.
+            // A concurrent build may have finished first.
             .or_else(|error| if done.is_dir() { Ok(()) } else { Err(error) })
             .with_context(|| format!("move the build to {}", done.display()))?;
         fs::remove_dir_all(&source)?;
         Ok(done)
     }
 
-    /// What a build depends on: module files and flags.
+    /// Cache key of a build: a hash of module files and flags.
     fn key(&self) -> String {
         let mut hash = Sha256::new();
         for part in [
@@ -124,7 +124,7 @@ impl Module {
             })
             .and_then(|rest| rest.split(' ').next())
             .unwrap_or("unknown");
-        // Kubernetes compares major and minor, too.
+        // Kubernetes also compares the variables for major and minor version.
         let mut numbers = version.trim_start_matches('v').split('.');
         let (major, minor) = (
             numbers.next().unwrap_or_default(),
@@ -151,10 +151,7 @@ impl Module {
             go
         };
         let step = || format!("step build {}", self.name);
-        eprintln!(
-            "building {} (once; later runs take it from the cache)",
-            self.name
-        );
+        eprintln!("building {} (later runs use the cached build)", self.name);
         let started = Instant::now();
         let mut target = output.to_path_buf();
         if let Some(name) = self.rename {
@@ -179,7 +176,7 @@ impl Module {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .with_context(|| format!("{}: start go (is Go installed?)", step()))?;
+            .with_context(|| format!("{}: start go: is Go installed?", step()))?;
         let success = self.follow(child, started, log)?;
         if !success {
             bail!("{} failed, see {}", step(), log.display());
@@ -188,7 +185,7 @@ impl Module {
         Ok(())
     }
 
-    /// Reports progress until the build ends, or its deadline: whether it succeeded.
+    /// Prints progress until the build ends or its deadline is over; returns whether it succeeded.
     fn follow(&self, mut child: Child, started: Instant, log: &Path) -> Result<bool> {
         let stderr = child.stderr.take().context("go has no stderr")?;
         let (lines, received) = mpsc::channel();

@@ -1,7 +1,7 @@
-//! Inside the namespaces: boots the cluster, runs the command, ends.
+//! Boots the cluster inside the namespaces and runs the command.
 //!
-//! There is no tearing down: when this process, the first of its namespace, ends, the kernel ends
-//! all others and takes network and mounts away.
+//! Needs no teardown: this process is the first of its PID namespace. When it ends, the kernel
+//! kills all other processes of the namespace and removes network devices and mounts.
 
 mod control_plane;
 mod node;
@@ -21,13 +21,13 @@ use crate::cluster::processes::Processes;
 use crate::cluster::registry::Registry;
 use crate::cluster::{binaries, sandbox};
 
-/// Address of the node, the API server, the registry: the bridge that pods hang on.
+/// Address of the node, the API server and the registry: that of the bridge of the pod network.
 const NODE_ADDRESS: &str = "10.77.0.1";
 const SERVER: &str = "https://10.77.0.1:6443";
 const POD_NETWORK: &str = "10.77.0.0/24";
 const SERVICE_NETWORK: &str = "10.96.0.0/24";
 
-/// What the parts of a cluster share while it boots.
+/// State shared by the components while they boot.
 struct Boot {
     run: PathBuf,
     authority: Authority,
@@ -35,7 +35,7 @@ struct Boot {
 }
 
 impl Boot {
-    /// Writes an identity's certificate, key and kubeconfig.
+    /// Issues an identity and writes its certificate, key and kubeconfig.
     fn identity(&self, file: &str, user: &str, group: Option<&str>, names: &[&str]) -> Result<()> {
         let identity = self.authority.issue(user, group, names)?;
         self.write(&format!("{file}.crt"), &identity.certificate)?;
@@ -61,14 +61,14 @@ impl Boot {
     }
 }
 
-/// Boots, then runs `command` or holds until a signal; the code to exit with.
+/// Boots the cluster, then runs `command`, or waits for a signal; returns the exit code.
 pub(crate) fn inside(
     home: &Home,
     supervisor: u32,
     api_only: bool,
     command: &[OsString],
 ) -> Result<ExitCode> {
-    let init_pid = sandbox::furnish(home, supervisor, api_only)?;
+    let init_pid = sandbox::set_up_namespaces(home, supervisor, api_only)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -92,9 +92,9 @@ pub(crate) fn inside(
             );
             let state_file = home.state();
             tokio::select! {
-                // The terminal's Ctrl-C is the command's business from here on.
+                // From here on, Ctrl-C in the terminal is for the command only.
                 ended = run(command, &state, &state_file) => ended,
-                // Ended by SIGTERM, or because the cluster has lost a process.
+                // SIGTERM, or a process of the cluster has died.
                 died = boot.processes.wait_until_ended(terminate) => died.map(|_| ExitCode::FAILURE),
             }
         }
@@ -148,7 +148,7 @@ async fn boot(home: &Home, api_only: bool, init_pid: i32, serves: bool) -> Resul
     Ok((state, boot))
 }
 
-/// Runs the command in the foreground.
+/// Runs the command in the foreground; returns its exit code.
 async fn run(command: &[OsString], state: &State, state_file: &Path) -> Result<ExitCode> {
     let (program, arguments) = command.split_first().context("no command")?;
     let mut child = tokio::process::Command::new(program)

@@ -1,4 +1,4 @@
-//! What each subcommand does, from outside.
+//! The subcommands, outside the namespaces.
 
 use std::ffi::OsString;
 use std::fs;
@@ -14,14 +14,14 @@ use crate::cluster::args::{Args, Command};
 use crate::cluster::home::{Home, State};
 use crate::cluster::{binaries, boot, packages, sandbox};
 
-/// A boot takes 10 s on two cores that do nothing else.
+/// A boot takes 10 s on an idle machine with two cores.
 const UP_DEADLINE: Duration = Duration::from_mins(3);
 const DOWN_DEADLINE: Duration = Duration::from_secs(20);
 
-/// Does what the command line says; the exit code is that of the command that was run.
+/// Executes a subcommand; `run` and `shell` return the exit code of the command.
 pub fn execute(args: Args) -> Result<ExitCode> {
     let home = Home::locate()?;
-    let cluster = Outside {
+    let cluster = Supervisor {
         home,
         api_only: args.api_only,
     };
@@ -30,7 +30,7 @@ pub fn execute(args: Args) -> Result<ExitCode> {
         Command::Down => cluster.down(),
         Command::Shell => {
             let shell = std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into());
-            eprintln!("a shell inside the cluster: kubectl is at hand, exit leaves it");
+            eprintln!("opening a shell with kubectl inside the cluster; exit leaves it");
             cluster.run(vec![shell])
         }
         Command::Run { command } => cluster.run(command),
@@ -38,7 +38,7 @@ pub fn execute(args: Args) -> Result<ExitCode> {
             cluster.prepare()?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Serve => cluster.hold(&[]),
+        Command::Serve => cluster.boot_and_wait(&[]),
         Command::Inside {
             supervisor,
             command,
@@ -46,12 +46,12 @@ pub fn execute(args: Args) -> Result<ExitCode> {
     }
 }
 
-struct Outside {
+struct Supervisor {
     home: Home,
     api_only: bool,
 }
 
-impl Outside {
+impl Supervisor {
     fn prepare(&self) -> Result<Vec<PathBuf>> {
         packages::install(&self.home, self.api_only)?;
         binaries::build(&self.home, self.api_only)
@@ -59,8 +59,8 @@ impl Outside {
 
     fn up(&self) -> Result<ExitCode> {
         if let Some(state) = self.serving()? {
-            eprintln!("the cluster is up already");
-            self.explain(&state);
+            eprintln!("the cluster is already running");
+            self.print_usage(&state);
             return Ok(ExitCode::SUCCESS);
         }
         self.prepare()?;
@@ -70,10 +70,10 @@ impl Outside {
         loop {
             if let Some(state) = State::read(&self.home.state())?.filter(|state| state.serves) {
                 eprintln!(
-                    "the cluster is up after {:.1} s",
+                    "the cluster is ready after {:.1} s",
                     started.elapsed().as_secs_f32()
                 );
-                self.explain(&state);
+                self.print_usage(&state);
                 return Ok(ExitCode::SUCCESS);
             }
             if let Some(status) = child.try_wait()? {
@@ -94,34 +94,35 @@ impl Outside {
         }
     }
 
-    fn explain(&self, state: &State) {
-        let parts = if state.registry.is_some() {
+    fn print_usage(&self, state: &State) {
+        let components = if state.registry.is_some() {
             "a node and a registry"
         } else {
-            "the API server only"
+            "an API server only"
         };
-        eprintln!("with {parts}; logs are in {}", self.home.log().display());
+        eprintln!("with {components}; logs in {}", self.home.log().display());
         eprintln!(
-            "`wfe-cluster shell` or `wfe-cluster run -- CMD` use it, `wfe-cluster down` ends it"
+            "use it with `wfe-cluster shell` or `wfe-cluster run -- CMD`, end it with `wfe-cluster down`"
         );
     }
 
     fn down(&self) -> Result<ExitCode> {
         let started = Instant::now();
-        let mut asked = false;
-        // The lock is free when the holder is gone, whatever ended it.
+        let mut terminated = false;
+        // The kernel releases the lock when the supervisor of the cluster ends.
         let _lock = loop {
             if let Some(lock) = self.home.lock()? {
                 break lock;
             }
             ensure!(
                 started.elapsed() < 2 * DOWN_DEADLINE,
-                "the cluster does not end"
+                "the cluster did not end within {} s",
+                2 * DOWN_DEADLINE.as_secs()
             );
-            // A holder that is not written down yet, or gone already, is asked for again.
+            // Retries when the holder has not written its process id yet, or has ended already.
             if let Ok(holder) = self.home.holder() {
-                if !asked {
-                    asked = kill(Pid::from_raw(holder), Signal::SIGTERM).is_ok();
+                if !terminated {
+                    terminated = kill(Pid::from_raw(holder), Signal::SIGTERM).is_ok();
                 } else if started.elapsed() > DOWN_DEADLINE {
                     let _ = kill(Pid::from_raw(holder), Signal::SIGKILL);
                 }
@@ -131,8 +132,8 @@ impl Outside {
         sandbox::clean_up(&self.home);
         eprintln!(
             "{}",
-            if asked {
-                "the cluster is gone"
+            if terminated {
+                "the cluster has ended"
             } else {
                 "no cluster was running"
             }
@@ -149,11 +150,11 @@ impl Outside {
             return sandbox::attach(&state, &self.home.state(), &command);
         }
         self.prepare()?;
-        self.hold(&[vec!["--".into()], command].concat())
+        self.boot_and_wait(&[vec!["--".into()], command].concat())
     }
 
-    /// Boots a cluster and waits for its end.
-    fn hold(&self, arguments: &[OsString]) -> Result<ExitCode> {
+    /// Boots a cluster and waits until it ends.
+    fn boot_and_wait(&self, arguments: &[OsString]) -> Result<ExitCode> {
         let Some(_lock) = self.home.lock()? else {
             bail!(
                 "another cluster is running (process {}): wait for it, or end it with `wfe-cluster down`",
@@ -164,10 +165,10 @@ impl Outside {
         sandbox::enter(&self.home, self.api_only, arguments)
     }
 
-    /// The cluster that `up` started, if it still runs.
+    /// State of the cluster that `up` started, if it is running.
     fn serving(&self) -> Result<Option<State>> {
         if let Some(_lock) = self.home.lock()? {
-            // What a dead one has left would be taken for the next one's word.
+            // Removes the state file of a killed cluster: `up` waits for that of the new cluster.
             sandbox::clean_up(&self.home);
             return Ok(None);
         }

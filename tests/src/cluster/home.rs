@@ -1,4 +1,5 @@
-//! The folder that outlives a cluster: binaries, logs, and who holds it now.
+//! The directory that is kept between clusters: binaries, logs, and the lock of the running
+//! cluster.
 
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
@@ -7,10 +8,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-/// Names the state file of the cluster that a process runs in.
+/// Environment variable with the path of the state file of the cluster that a process runs in.
 pub(crate) const STATE_VARIABLE: &str = "WFE_CLUSTER";
 
-/// Paths under `$WFE_CLUSTER_HOME`, else `~/.cache/wfe-cluster`.
+/// Paths under `$WFE_CLUSTER_HOME`, by default `~/.cache/wfe-cluster`.
 #[derive(Clone, Debug)]
 pub(crate) struct Home(PathBuf);
 
@@ -24,7 +25,7 @@ impl Home {
         let home = from("WFE_CLUSTER_HOME")
             .or_else(|| from("XDG_CACHE_HOME").map(|it| it.join("wfe-cluster")))
             .or_else(|| from("HOME").map(|it| it.join(".cache/wfe-cluster")))
-            .context("neither WFE_CLUSTER_HOME nor HOME is set: where may binaries be kept?")?;
+            .context("neither WFE_CLUSTER_HOME nor HOME is set: set one, to keep binaries in it")?;
         let home = Self(std::path::absolute(home)?);
         for directory in [home.bin(), home.log(), home.run()] {
             fs::create_dir_all(&directory)
@@ -33,7 +34,7 @@ impl Home {
         Ok(home)
     }
 
-    /// Binaries, a folder for each build.
+    /// Binaries, in a directory for each build.
     pub(crate) fn bin(&self) -> PathBuf {
         self.0.join("bin")
     }
@@ -43,24 +44,24 @@ impl Home {
         self.0.join("log")
     }
 
-    /// The running cluster's files: a tmpfs that only its own namespace sees.
+    /// Files of the running cluster: mount point of a tmpfs, visible in its mount namespace only.
     pub(crate) fn run(&self) -> PathBuf {
         self.0.join("run")
     }
 
-    /// Written when the cluster is ready.
+    /// State file, written when the cluster is ready.
     pub(crate) fn state(&self) -> PathBuf {
         self.0.join("state.json")
     }
 
-    /// Folders that were made on the host as mount points, to be removed again; of the machine,
-    /// like the lock.
-    pub(crate) fn made(&self) -> PathBuf {
+    /// List of directories that were created on the host as mount points, to be removed again. One
+    /// for the machine, like the lock.
+    pub(crate) fn created_mount_points(&self) -> PathBuf {
         self.lock_file().with_extension("made")
     }
 
-    /// With a node there can be one cluster on a machine, whatever its home: control groups and
-    /// mount points are shared.
+    /// With root, one lock for the machine: clusters with a node share control groups and mount
+    /// points.
     fn lock_file(&self) -> PathBuf {
         if nix::unistd::geteuid().is_root() {
             "/run/wfe-cluster.lock".into()
@@ -69,8 +70,8 @@ impl Home {
         }
     }
 
-    /// Takes the one place for a running cluster; the kernel frees it with the process. The
-    /// holder's process id is in the file.
+    /// Takes the lock of the running cluster, and writes this process id into the file; none if
+    /// another process holds the lock. The kernel releases the lock when the process ends.
     pub(crate) fn lock(&self) -> Result<Option<File>> {
         let path = self.lock_file();
         let file = File::options()
@@ -91,36 +92,36 @@ impl Home {
         }
     }
 
-    /// Who holds the lock.
+    /// Process id of the lock's holder.
     pub(crate) fn holder(&self) -> Result<i32> {
-        let text = fs::read_to_string(self.lock_file()).context("read who holds the cluster")?;
+        let text = fs::read_to_string(self.lock_file()).context("read the lock file")?;
         text.trim().parse().with_context(|| {
             format!(
-                "{text:?} in {} is no process id",
+                "{text:?} in {} is not a process id",
                 self.lock_file().display()
             )
         })
     }
 }
 
-/// A running cluster, as its own processes and tests see it.
+/// What processes inside and outside need to know of a running cluster.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct State {
-    /// Its first process, as seen from outside.
+    /// Process id of the first process inside, in the outer PID namespace.
     pub init_pid: i32,
-    /// Whether it holds until a signal (`up`), or for one command (`run`).
+    /// Whether the cluster runs until a signal (`up`), or for one command (`run`).
     pub serves: bool,
-    /// Administrator's kubeconfig.
+    /// The administrator's kubeconfig.
     pub kubeconfig: PathBuf,
     /// URL of the API server.
     pub server: String,
-    /// Certificate and key of the CA that the API server trusts for clients.
+    /// Certificate of the CA that the API server trusts for clients.
     pub ca_certificate: PathBuf,
-    /// Its key.
+    /// Key of the CA.
     pub ca_key: PathBuf,
-    /// Folder for temporary files.
+    /// Directory for temporary files.
     pub temporary: PathBuf,
-    /// Folders with the cluster's binaries.
+    /// Directories with the cluster's binaries.
     pub bin: Vec<PathBuf>,
     /// `host:port` of the registry; none without a node.
     pub registry: Option<String>,
@@ -137,14 +138,14 @@ impl State {
         }
     }
 
-    /// Written whole or not at all: `up` waits for the file.
+    /// Replaces the file atomically: `up` polls for it.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         let new = path.with_extension("new");
         fs::write(&new, serde_json::to_vec_pretty(self)?)?;
         fs::rename(&new, path).with_context(|| format!("write {}", path.display()))
     }
 
-    /// What a command inside the cluster needs in its environment.
+    /// Environment variables of a command inside the cluster.
     pub(crate) fn environment(
         &self,
         state_file: &Path,
@@ -156,7 +157,7 @@ impl State {
             ("PATH", path),
             ("KUBECONFIG", self.kubeconfig.clone().into()),
             (STATE_VARIABLE, state_file.into()),
-            // Temporary files go with the cluster.
+            // On the tmpfs, so that temporary files disappear with the cluster.
             ("TMPDIR", self.temporary.clone().into()),
         ])
     }

@@ -1,4 +1,4 @@
-//! A namespace for one test.
+//! A Kubernetes namespace for one test.
 
 use anyhow::Result;
 use k8s_openapi::api::core::v1::Namespace;
@@ -7,14 +7,21 @@ use kube::api::{DeleteParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Resource};
 
-use crate::cluster::Cluster;
-use crate::cluster::access;
+use crate::cluster::access::{self, Cluster};
 
-/// A namespace of its own for one test; removed when this value goes.
+/// A namespace for one test; deleted when the value is dropped, unless the test failed.
 pub struct TestNamespace {
     cluster: Cluster,
     name: String,
-    lasting: bool,
+    persistent: bool,
+}
+
+impl Cluster {
+    /// Creates a namespace for one test, with a random name that starts with `prefix`. The
+    /// namespace is deleted when the value is dropped, and kept when the test failed.
+    pub async fn namespace(&self, prefix: &str) -> Result<TestNamespace> {
+        TestNamespace::create(self.clone(), prefix).await
+    }
 }
 
 impl TestNamespace {
@@ -32,12 +39,12 @@ impl TestNamespace {
         Ok(Self {
             cluster,
             name: created.metadata.name.unwrap_or_default(),
-            lasting: false,
+            persistent: false,
         })
     }
 
-    /// The namespace `name`, made where it is missing, which stays.
-    pub(crate) async fn lasting(cluster: Cluster, name: &str) -> Result<Self> {
+    /// The namespace `name`, created if missing, and kept when the value is dropped.
+    pub(crate) async fn persistent(cluster: Cluster, name: &str) -> Result<Self> {
         let namespaces = Api::<Namespace>::all(cluster.admin());
         if namespaces.get_opt(name).await?.is_none() {
             let mut namespace = Namespace::default();
@@ -49,16 +56,16 @@ impl TestNamespace {
         Ok(Self {
             cluster,
             name: name.to_owned(),
-            lasting: true,
+            persistent: true,
         })
     }
 
-    /// Its name.
+    /// The name of the namespace.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The administrator's API of a kind in this namespace.
+    /// An API for a kind in this namespace, with the administrator's client.
     pub fn api<K>(&self) -> Api<K>
     where
         K: Resource<Scope = NamespaceResourceScope>,
@@ -69,14 +76,14 @@ impl TestNamespace {
 }
 
 impl Drop for TestNamespace {
-    /// A failed test keeps its namespace to be looked at. The request is made on a thread of its
-    /// own: the test's runtime may be ending.
+    /// Keeps the namespace of a failed test for inspection. Deletion runs on its own thread,
+    /// because the test's runtime may be shutting down.
     fn drop(&mut self) {
-        if self.lasting {
+        if self.persistent {
             return;
         }
         if std::thread::panicking() {
-            eprintln!("namespace {} is kept, to look at", self.name);
+            eprintln!("namespace {} is kept for inspection", self.name);
             return;
         }
         let (kubeconfig, name) = (self.cluster.kubeconfig(), self.name.clone());
@@ -94,7 +101,7 @@ impl Drop for TestNamespace {
         })
         .join();
         if let Ok(Err(error)) = deleted {
-            eprintln!("namespace {} stays: {error:#}", self.name);
+            eprintln!("deleting namespace {} failed: {error:#}", self.name);
         }
     }
 }

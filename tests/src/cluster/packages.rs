@@ -1,4 +1,4 @@
-//! What the node needs from Debian.
+//! Installs the Debian packages that a cluster needs.
 
 use std::fs::File;
 use std::process::{Command, Stdio};
@@ -7,11 +7,11 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::cluster::home::Home;
 
-/// For one run of apt-get, as `timeout` takes it.
+/// Deadline of one run of apt-get, as argument of `timeout`.
 const DEADLINE: &str = "15m";
-/// For `--api-only`.
+/// Packages for `--api-only`.
 const BASE: &[&str] = &["iproute2"];
-/// For the node: runtime, pod network, and the binary that test images are made of.
+/// Packages for a node: container runtime, pod network, and the binary for test images.
 const NODE: &[&str] = &[
     "runc",
     "containernetworking-plugins",
@@ -22,7 +22,7 @@ const NODE: &[&str] = &[
     "ca-certificates",
 ];
 
-/// Installs what is missing.
+/// Installs missing packages.
 pub(crate) fn install(home: &Home, api_only: bool) -> Result<()> {
     let wanted = if api_only { BASE } else { NODE };
     let missing: Vec<_> = wanted

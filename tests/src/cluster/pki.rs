@@ -1,4 +1,4 @@
-//! The cluster's certificates and kubeconfigs.
+//! Issues certificates and writes kubeconfigs.
 
 use std::fs;
 use std::path::Path;
@@ -12,10 +12,10 @@ use rcgen::{
 };
 use serde_json::{Value, json};
 
-/// The one CA: it signs servers and clients alike.
+/// A CA that signs server and client certificates.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    /// Its certificate.
+    /// The CA certificate as PEM.
     pub certificate: String,
 }
 
@@ -36,7 +36,7 @@ impl Authority {
         })
     }
 
-    /// The CA of a running cluster, to sign more clients.
+    /// Loads the CA of a running cluster, to issue more client certificates.
     pub(crate) fn load(certificate: &Path, key: &Path) -> Result<Self> {
         let issuer = Issuer::new(
             Self::params()?,
@@ -62,13 +62,13 @@ impl Authority {
         Ok(params)
     }
 
-    /// The CA's key.
+    /// The CA key as PEM.
     pub(crate) fn key(&self) -> String {
         self.issuer.key().serialize_pem()
     }
 
-    /// An identity for a user, in a group where one is named, good as a server under `names` (DNS
-    /// names and addresses).
+    /// Issues an identity for a user and, if given, a group. As a server, the certificate is valid
+    /// for `names` (DNS names and IP addresses).
     pub(crate) fn issue(
         &self,
         user: &str,
@@ -112,7 +112,7 @@ impl Authority {
     }
 }
 
-/// A kubeconfig for a user; JSON is YAML.
+/// A kubeconfig with the given user entry, as JSON, which is also YAML.
 pub(crate) fn kubeconfig(server: &str, ca: &str, user: &Value) -> Value {
     let cluster = json!({ "server": server, "certificate-authority-data": STANDARD.encode(ca) });
     json!({

@@ -1,4 +1,4 @@
-//! The cluster's own processes: each with a log, none missed when it dies.
+//! The cluster's processes: each has a log file, and the death of one fails the cluster.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 const PROBE_INTERVAL: Duration = Duration::from_millis(50);
 const LOG_LINES: usize = 12;
 
-/// Started processes. They end with the namespace, not by this value's end.
+/// Started processes. They end with the PID namespace, not when this value is dropped.
 pub(crate) struct Processes {
     log: PathBuf,
     path: OsString,
@@ -33,7 +33,7 @@ impl Processes {
         self.path.clone()
     }
 
-    /// Starts `name` with output to its log.
+    /// Starts the binary `name`, with output to its log file.
     pub(crate) fn start<S: AsRef<OsStr>>(
         &mut self,
         name: &'static str,
@@ -47,7 +47,7 @@ impl Processes {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
-            // Ctrl-C in the terminal is for the command that is run, not for the cluster.
+            // Keeps Ctrl-C in the terminal from reaching the cluster: it is for the command.
             .process_group(0)
             .spawn()
             .with_context(|| format!("step start {name}"))?;
@@ -55,8 +55,8 @@ impl Processes {
         Ok(())
     }
 
-    /// Probes until it says yes. Fails at the deadline or when a process has died, with the end of
-    /// the log of `process`.
+    /// Polls `probe` until it returns true. Fails at the deadline, with the end of the log of
+    /// `process`, or when a process has died, with the end of its log.
     pub(crate) async fn wait_until(
         &mut self,
         what: &str,
@@ -73,7 +73,7 @@ impl Processes {
                     Err(error) => last = format!(": {error:#}"),
                 }
                 if let Some(dead) = self.dead()? {
-                    return Err(self.failure(what, dead, "it ended by itself"));
+                    return Err(self.failure(what, dead, "the process has died"));
                 }
                 tokio::time::sleep(PROBE_INTERVAL).await;
             }
@@ -83,12 +83,12 @@ impl Processes {
             Err(_) => Err(self.failure(
                 what,
                 process,
-                &format!("not within {} s{last}", deadline.as_secs()),
+                &format!("not done within {} s{last}", deadline.as_secs()),
             )),
         }
     }
 
-    /// Holds until a signal, or until a process has died.
+    /// Waits for SIGTERM; fails when a process has died.
     pub(crate) async fn wait_until_ended(
         &mut self,
         mut terminate: tokio::signal::unix::Signal,
@@ -102,9 +102,9 @@ impl Processes {
             _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
         };
         Err(self.failure(
-            "hold the cluster",
+            "run the cluster",
             name,
-            &format!("it ended by itself ({status})"),
+            &format!("the process has died ({status})"),
         ))
     }
 

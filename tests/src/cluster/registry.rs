@@ -1,4 +1,4 @@
-//! The cluster's OCI registry, and images made of static binaries.
+//! The cluster's OCI registry, and images built from static binaries.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -11,7 +11,7 @@ use tar::{EntryType, Header};
 
 use crate::cluster::processes::Processes;
 
-/// Of the static binaries that images are made of: this machine's.
+/// Platform of the images: that of this machine, whose binaries they contain.
 const PLATFORM: &str = if cfg!(target_arch = "aarch64") {
     "linux/arm64"
 } else {
@@ -20,20 +20,20 @@ const PLATFORM: &str = if cfg!(target_arch = "aarch64") {
 const BUSYBOX: &str = "/bin/busybox";
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Where the registry of a node listens. The private address is why every client speaks plain HTTP
-/// to it by itself.
+/// Address of the registry of a node. The address is private, so that clients use plain HTTP
+/// without configuration.
 pub(crate) fn address(node: &str) -> String {
     format!("{node}:5000")
 }
 
-/// A registry that images can be pushed to.
+/// A registry to push images to.
 #[derive(Clone, Debug)]
 pub struct Registry {
     address: String,
     path: OsString,
 }
 
-/// What an image consists of: one layer of files, and how it starts.
+/// An image to push: one layer of files, and an entrypoint.
 #[derive(Debug, Default)]
 pub struct Image {
     files: Vec<(PathBuf, Content)>,
@@ -50,7 +50,7 @@ enum Content {
 }
 
 impl Image {
-    /// An image without anything.
+    /// An empty image with a `/tmp`.
     pub fn scratch() -> Self {
         Self {
             files: vec![("tmp".into(), Content::Directory)],
@@ -58,7 +58,7 @@ impl Image {
         }
     }
 
-    /// On top of an image of the registry: its name, as `busybox:1`.
+    /// An image on top of an image in the registry, given by name, as `busybox:1`.
     pub fn from(base: &str) -> Self {
         Self {
             base: Some(base.to_owned()),
@@ -66,7 +66,7 @@ impl Image {
         }
     }
 
-    /// A file of this machine, executable.
+    /// Adds an executable file, copied from this machine.
     #[must_use]
     pub fn file(mut self, path: impl Into<PathBuf>, source: impl Into<PathBuf>) -> Self {
         self.files
@@ -74,7 +74,7 @@ impl Image {
         self
     }
 
-    /// A text, executable.
+    /// Adds an executable file with the given text.
     #[must_use]
     pub fn text(mut self, path: impl Into<PathBuf>, text: impl Into<String>) -> Self {
         self.files
@@ -82,7 +82,7 @@ impl Image {
         self
     }
 
-    /// What is started.
+    /// Sets the entrypoint.
     #[must_use]
     pub fn entrypoint(mut self, words: &[&str]) -> Self {
         self.entrypoint = words.iter().map(|&word| word.to_owned()).collect();
@@ -95,7 +95,7 @@ impl Image {
         self
     }
 
-    /// The layer: same files, same bytes, same digest.
+    /// Writes the layer reproducibly: the same files have the same digest.
     fn write_layer(&self, layer: &Path) -> Result<()> {
         let mut archive = tar::Builder::new(File::create(layer)?);
         for (path, content) in &self.files {
@@ -145,7 +145,7 @@ impl Registry {
         let address = address(node);
         let disk = run.join("registry");
         fs::create_dir_all(&disk)?;
-        // The program is crane; the name is what its log is found by.
+        // The binary is crane, so the log file is crane.log.
         processes.start(
             "crane",
             [
@@ -176,7 +176,7 @@ impl Registry {
         &self.address
     }
 
-    /// The images every cluster has: `busybox:1` with a shell, and the node's `pause:1`.
+    /// Pushes the images that every cluster has: `busybox:1`, and `pause:1` for pod sandboxes.
     pub(crate) fn push_base_images(&self) -> Result<()> {
         let applets = Command::new(BUSYBOX)
             .arg("--list")
@@ -202,7 +202,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Pushes an image as `name`; its reference by digest, `host:port/name@sha256:…`.
+    /// Pushes an image as `name`; returns its reference by digest, `host:port/name@sha256:…`.
     pub fn push(&self, name: &str, image: &Image) -> Result<String> {
         let directory = tempfile::tempdir()?;
         let layer = directory.path().join("layer.tar");
@@ -232,10 +232,10 @@ impl Registry {
         let digest = self.crane(&["digest".into(), target.clone().into()])?;
         let (name, _tag) = target
             .rsplit_once(':')
-            .context("an image's name has a tag")?;
+            .context("the image name has no tag")?;
         ensure!(
             digest.starts_with("sha256:"),
-            "crane digest said {digest:?}"
+            "crane digest printed {digest:?}"
         );
         Ok(format!("{name}@{digest}"))
     }

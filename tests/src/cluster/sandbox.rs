@@ -1,12 +1,11 @@
-//! The namespaces a cluster lives in.
+//! The Linux namespaces that a cluster runs in.
 //!
-//! The program outside (the supervisor) makes new network, process and IPC namespaces (and, without
-//! root, a user namespace) and starts itself again as the first process inside, which makes itself
-//! a mount namespace. When
-//! that process ends, or the supervisor is killed, the kernel kills every process inside, and with
-//! the last one network devices and mounts go too. Files that processes would leave on the host
-//! lie on tmpfs mounts that only the inside sees. What remains is removed by [`clean_up`]: empty
-//! control groups and mount points.
+//! The supervisor, outside, creates network, PID and IPC namespaces (and, without root, a user
+//! namespace) and starts this program again as the first process inside, which creates a mount
+//! namespace. When the first process ends, or the supervisor is killed, the kernel kills every
+//! process inside, and removes network devices and mounts. Files that processes would leave on the
+//! host are on tmpfs mounts of the mount namespace. [`clean_up`] removes the rest: empty control
+//! groups and mount points.
 
 use std::ffi::OsString;
 use std::fs;
@@ -24,10 +23,10 @@ use nix::unistd::{Pid, getegid, geteuid};
 
 use crate::cluster::home::{Home, State};
 
-/// The control group that containers live under.
+/// The parent control group of all containers.
 pub(crate) const CGROUP: &str = "wfe-cluster";
 
-/// Folders that containerd, libcni and the kubelet write to whatever they are told.
+/// Directories that containerd, libcni and the kubelet write to, regardless of configuration.
 const PRIVATE_DIRECTORIES: [&str; 4] = [
     "/run/containerd",
     "/var/lib/cni",
@@ -35,7 +34,7 @@ const PRIVATE_DIRECTORIES: [&str; 4] = [
     "/var/log/pods",
 ];
 
-/// Settings of the whole machine that the kubelet would change: inside, copies are mounted over them.
+/// Kernel settings of the machine that the kubelet would change: copies are mounted over them.
 const SYSCTLS: [&str; 6] = [
     "kernel/panic",
     "kernel/panic_on_oops",
@@ -45,8 +44,8 @@ const SYSCTLS: [&str; 6] = [
     "vm/panic_on_oom",
 ];
 
-/// Outside: moves into new namespaces, starts `arguments` of this program as their first process,
-/// and waits for its end. A SIGTERM is passed on; SIGINT reaches the inside by the terminal.
+/// Creates the namespaces, starts this program with `arguments` as their first process, and waits
+/// until it ends. Forwards SIGTERM; the terminal sends SIGINT to both processes. Called outside.
 pub(crate) fn enter(home: &Home, api_only: bool, arguments: &[OsString]) -> Result<ExitCode> {
     let mut signals = SigSet::empty();
     for signal in [
@@ -67,7 +66,7 @@ pub(crate) fn enter(home: &Home, api_only: bool, arguments: &[OsString]) -> Resu
             Signal::SIGCHLD => match waitpid(inside, Some(WaitPidFlag::WNOHANG))? {
                 WaitStatus::Exited(_, code) => break ExitCode::from(u8::try_from(code)?),
                 WaitStatus::Signaled(_, signal, _) => {
-                    eprintln!("wfe-cluster: the cluster's first process was ended by {signal}");
+                    eprintln!("wfe-cluster: the cluster's first process was killed by {signal}");
                     break ExitCode::FAILURE;
                 }
                 _ => {}
@@ -75,7 +74,7 @@ pub(crate) fn enter(home: &Home, api_only: bool, arguments: &[OsString]) -> Resu
             _ => {}
         }
     };
-    // Reaped above; this only tells the handle.
+    // The process is reaped above; this updates the handle.
     let _ = child.try_wait();
     clean_up(home);
     Ok(code)
@@ -88,11 +87,11 @@ fn start(api_only: bool, arguments: &[OsString]) -> Result<Child> {
     if !user.is_root() {
         ensure!(
             api_only,
-            "a node needs root; without it there is --api-only"
+            "a node needs root: run as root, or with --api-only"
         );
         namespaces |= CloneFlags::CLONE_NEWUSER;
     }
-    unshare(namespaces).context("step namespaces: does this kernel let you make them?")?;
+    unshare(namespaces).context("step namespaces: does this kernel allow creating them?")?;
     if !user.is_root() {
         fs::write("/proc/self/setgroups", "deny")?;
         fs::write("/proc/self/uid_map", format!("0 {user} 1"))?;
@@ -109,16 +108,17 @@ fn start(api_only: bool, arguments: &[OsString]) -> Result<Child> {
         .context("step namespaces: start the first process inside")
 }
 
-/// Inside: ties this process to its supervisor and makes the namespaces a place to live in.
-/// Returns this process's id as seen from outside.
-pub(crate) fn furnish(home: &Home, supervisor: u32, api_only: bool) -> Result<i32> {
+/// Binds the life of this process to its supervisor, and sets up mounts and loopback. Returns this
+/// process id in the outer PID namespace. Called inside.
+pub(crate) fn set_up_namespaces(home: &Home, supervisor: u32, api_only: bool) -> Result<i32> {
     SigSet::all().thread_unblock()?;
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-    // /proc is still the outer one. A supervisor that died before the line above is seen here.
+    // /proc still shows the outer PID namespace. A supervisor that died before prctl is noticed
+    // here.
     let init = fs::read_link("/proc/self")?.to_string_lossy().parse()?;
-    ensure!(is_alive(supervisor), "the supervisor is gone");
+    ensure!(is_alive(supervisor), "the supervisor has ended");
 
-    // Made here and not outside: the supervisor must not see these mounts, it removes their points.
+    // Created inside: the supervisor removes the mount points, so it must not see the mounts.
     unshare(CloneFlags::CLONE_NEWNS).context("step namespaces: mounts")?;
     let no_source = None::<&str>;
     mount(
@@ -128,7 +128,7 @@ pub(crate) fn furnish(home: &Home, supervisor: u32, api_only: bool) -> Result<i3
         MsFlags::MS_REC | MsFlags::MS_PRIVATE,
         no_source,
     )?;
-    // Among ourselves mounts are shared: the kubelet's volumes must reach containers.
+    // Shared within this namespace: the kubelet's volume mounts must propagate to containers.
     mount(
         no_source,
         "/",
@@ -153,7 +153,7 @@ pub(crate) fn furnish(home: &Home, supervisor: u32, api_only: bool) -> Result<i3
     Ok(init)
 }
 
-/// Whether a process exists and has not ended: one that nobody has waited for yet still exists.
+/// Whether a process exists and is not a zombie.
 fn is_alive(process: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let state = status.lines().find_map(|line| line.strip_prefix("State:"));
@@ -174,7 +174,7 @@ fn shadow_sysctls(home: &Home) -> Result<()> {
             MsFlags::MS_BIND,
             None::<&str>,
         )
-        .with_context(|| format!("step namespaces: cover {}", real.display()))?;
+        .with_context(|| format!("step namespaces: mount over {}", real.display()))?;
     }
     Ok(())
 }
@@ -223,8 +223,8 @@ pub(crate) fn attach(state: &State, state_file: &Path, command: &[OsString]) -> 
     .context("start nsenter (package util-linux)")
 }
 
-/// Mount points that are not there are made, and written down to be removed again. Without root
-/// none are needed.
+/// Creates missing mount points, and lists them in a file for [`clean_up`]. Without root, none are
+/// needed.
 fn make_mount_points(home: &Home) -> Result<()> {
     if !geteuid().is_root() {
         return Ok(());
@@ -234,20 +234,23 @@ fn make_mount_points(home: &Home) -> Result<()> {
         .copied()
         .filter(|directory| !Path::new(directory).exists())
         .collect();
-    fs::write(home.made(), missing.join("\n"))?;
+    fs::write(home.created_mount_points(), missing.join("\n"))?;
     missing
         .iter()
         .try_for_each(fs::create_dir_all)
-        .context("make mount points")
+        .context("create mount points")
 }
 
-/// Removes what the kernel does not: nothing of it is in use when no cluster runs.
+/// Removes what the kernel does not remove. Must be called only when no cluster is running.
 pub(crate) fn clean_up(home: &Home) {
     let _ = fs::remove_file(home.state());
-    for directory in fs::read_to_string(home.made()).unwrap_or_default().lines() {
+    for directory in fs::read_to_string(home.created_mount_points())
+        .unwrap_or_default()
+        .lines()
+    {
         let _ = fs::remove_dir(directory);
     }
-    let _ = fs::remove_file(home.made());
+    let _ = fs::remove_file(home.created_mount_points());
     // A control group is busy for a moment after its last process was killed.
     for _ in 0..100 {
         let left: Vec<_> = cgroups()
@@ -273,15 +276,15 @@ pub(crate) fn clean_up(home: &Home) {
     }
 }
 
-/// Makes the control group that containers live under.
+/// Creates the parent control group of all containers.
 pub(crate) fn make_cgroups() -> Result<()> {
     cgroups()
         .iter()
         .try_for_each(fs::create_dir_all)
-        .context("step node: make control groups")
+        .context("step node: create control groups")
 }
 
-/// Our control group: one path in the unified hierarchy, one for each controller in the old ones.
+/// Paths of the control group: one with cgroup v2, one for each controller with cgroup v1.
 fn cgroups() -> Vec<PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
     if root.join("cgroup.controllers").exists() {
@@ -294,7 +297,7 @@ fn cgroups() -> Vec<PathBuf> {
     }
 }
 
-/// A control group and those below it; the kernel refuses where a process lives.
+/// Removes a control group and its children, except those with processes: the kernel refuses.
 fn remove_cgroup(cgroup: &Path) {
     for child in children(cgroup) {
         remove_cgroup(&child);
@@ -312,7 +315,7 @@ fn children(directory: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Starts this program again to hold a cluster, in the background.
+/// Starts this program again in the background, to run a cluster.
 pub(crate) fn start_serving(home: &Home, api_only: bool) -> Result<Child> {
     let log = fs::File::create(home.log().join("serve.log"))?;
     let mut program = Command::new(std::env::current_exe()?);
@@ -321,7 +324,7 @@ pub(crate) fn start_serving(home: &Home, api_only: bool) -> Result<Child> {
     }
     program
         .arg("serve")
-        // Ctrl-C in the terminal is not for it.
+        // Keeps Ctrl-C in the terminal from reaching the background process.
         .process_group(0)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)

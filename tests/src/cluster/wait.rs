@@ -1,4 +1,4 @@
-//! Waiting for what the API server will say, by watch and with a deadline that explains itself.
+//! Waits for a state of an object by a watch; at the deadline, the error contains the object.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use kube::{Api, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The first version of the object `name` that fits `condition`.
+/// Waits until the object `name` meets `condition`, and returns it.
 ///
-/// `what` says what is waited for. At the deadline the error has it, and the object as it was last
-/// seen.
+/// At the deadline, the error contains `what`, which describes the condition, and the object as
+/// last seen.
 pub async fn until<K>(
     api: &Api<K>,
     name: &str,
@@ -25,22 +25,22 @@ pub async fn until<K>(
 where
     K: Clone + Debug + DeserializeOwned + Resource + Send + Serialize + 'static,
 {
-    let fits = |object: Option<&K>| object.filter(|object| condition(object)).cloned();
-    look(api, name, what, deadline, fits).await
+    let meets = |object: Option<&K>| object.filter(|object| condition(object)).cloned();
+    watch_object(api, name, what, deadline, meets).await
 }
 
-/// Until the object `name` is not there any more.
+/// Waits until the object `name` does not exist.
 pub async fn gone<K>(api: &Api<K>, name: &str, deadline: Duration) -> Result<()>
 where
     K: Clone + Debug + DeserializeOwned + Resource + Send + Serialize + 'static,
 {
     let absent = |object: Option<&K>| object.is_none().then_some(());
-    look(api, name, "it is gone", deadline, absent).await
+    watch_object(api, name, "the object is gone", deadline, absent).await
 }
 
-/// Looks at the object, or its absence, at each change, until `judge` has an answer. A watch that
-/// fails is begun again; its last error is told at the deadline.
-async fn look<K, T>(
+/// Calls `judge` with the object, or its absence, at each change, until it returns a value.
+/// Restarts a failed watch; the error at the deadline contains the last failure.
+async fn watch_object<K, T>(
     api: &Api<K>,
     name: &str,
     what: &str,
@@ -53,10 +53,10 @@ where
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let mut events = Box::pin(watcher(api.clone(), config).default_backoff());
     let (mut current, mut failed) = (None, String::new());
-    let looking = async {
+    let watching = async {
         let mut listed = None;
         while let Some(event) = events.next().await {
-            // While a list is read, nothing is known.
+            // During the initial list, the object may be missing from the items so far.
             let settled = matches!(
                 event,
                 Ok(Event::InitDone | Event::Apply(_) | Event::Delete(_))
@@ -75,12 +75,12 @@ where
         }
         None
     };
-    if let Ok(Some(answer)) = tokio::time::timeout(deadline, looking).await {
+    if let Ok(Some(answer)) = tokio::time::timeout(deadline, watching).await {
         return Ok(answer);
     }
     let seen = match current {
         Some(object) => serde_json::to_string_pretty(&object)?,
-        None => "it was not there".to_owned(),
+        None => "the object does not exist".to_owned(),
     };
     bail!(
         "not within {} s: {what}{failed}. {name} as last seen: {seen}",

@@ -1,19 +1,20 @@
-//! A stand-in for Data Storage: the API of the audit trail as the real service was seen to have it,
-//! over `SQLite`, and what can go wrong with it, on demand.
+//! A fake of the Data Storage service: its audit API, stored in `SQLite`, with faults on demand.
 //!
-//! What is alike: the schema and its refusals, the columns that answer 500, the keys of `event_data`
-//! that are dropped, no idempotency, paging, the order of the checks (content before token),
-//! `TokenReview` and `SubjectAccessReview`. What is not: nothing is kept after the end, unknown keys
-//! of `error_details` stay, questions are filtered by correlation, type and time only, a
-//! Content-Type is not asked for, and who never answers does so until the client goes, not for 30 s.
+//! Like the observed real service: the schema and its error responses, columns that answer 500,
+//! dropped keys of `event_data`, no idempotency, paging, the order of checks (content before
+//! token), `TokenReview` and `SubjectAccessReview`. Unlike the real service: events are lost at the
+//! end, unknown keys of `error_details` are kept, queries filter by correlation, type and time, the
+//! Content-Type is not checked, and a request without response hangs until the client closes
+//! the connection, not for 30 s.
 
 mod routes;
 mod rules;
 mod store;
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -33,67 +34,67 @@ use wfe_peers::audit::TrailEvent;
 use self::store::{Query, Store};
 use crate::cluster::pki::Authority;
 
-/// What goes wrong with a batch.
+/// A fault in the handling of a batch of events.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Fault {
-    /// It is answered after so long; when the client has gone by then, nothing is stored.
+    /// The response is delayed; nothing is stored if the client has closed the connection by then.
     Slow(Duration),
-    /// This status is the answer, to questions too; nothing is stored.
+    /// Batches and queries are answered with this status; nothing is stored.
     Answer(u16),
-    /// The database is down: 500, and not ready.
+    /// The database is down: requests are answered with 500, and readiness fails.
     DatabaseDown,
-    /// It is stored, the answer is lost.
+    /// The batch is stored, the response is lost.
     LoseAnswer,
-    /// It is stored after so long, whether anybody still waits or not, and never answered.
+    /// The batch is stored after the delay, even when the client has gone, and never answered.
     CommitLate(Duration),
 }
 
-/// Who may come in.
-pub enum Door {
-    /// Whoever has one of these tokens.
+/// How the fake authenticates and authorizes clients.
+pub enum Authorizer {
+    /// Clients with one of these tokens are authorized.
     Tokens(HashSet<String>),
-    /// Whoever the API server knows, and lets create `services/data-storage-service` in this
-    /// namespace, as the real one asks it.
-    Review(Client, String),
+    /// `TokenReview` authenticates the client; `SubjectAccessReview` checks for the verb create on
+    /// `services/data-storage-service` in this namespace, as in the real service.
+    Kubernetes(Client, String),
 }
 
-/// What the handlers share.
+/// State shared by the handlers.
 struct Inner {
     store: Mutex<Store>,
     schema: Validator,
-    door: Door,
+    authorizer: Authorizer,
     faults: Mutex<Faults>,
 }
 
 #[derive(Default)]
 struct Faults {
-    /// What goes wrong, and how often.
+    /// The active fault, and for how many more batches.
     current: Option<(Fault, usize)>,
-    /// What the database fails on.
-    poison: Option<String>,
+    /// Text in an event that makes the database fail.
+    failing_text: Option<String>,
     keeps_engine: bool,
     batches: usize,
-    questions: usize,
+    queries: usize,
 }
 
-/// A running stand-in; ends with the value.
+/// A running fake Data Storage; stops when the value is dropped.
 pub struct DataStorage {
     inner: Arc<Inner>,
     address: SocketAddr,
     tls: Option<TlsAcceptor>,
-    /// Of the authority that its certificate is from.
+    /// CA certificate that signed the serving certificate, as PEM.
     pub ca: Option<String>,
     serving: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl DataStorage {
     /// Serves on a free port of `host`, without TLS.
-    pub async fn start(host: &str, door: Door) -> Result<Self> {
-        Self::listen(host, door, None, None).await
+    pub async fn start(host: &str, authorizer: Authorizer) -> Result<Self> {
+        Self::listen(host, authorizer, None, None).await
     }
 
-    /// Serves on a free port of `host`, with a certificate of an authority of its own.
-    pub async fn start_with_tls(host: &str, door: Door) -> Result<Self> {
+    /// Serves on a free port of `host`, with a certificate of a new CA.
+    pub async fn start_with_tls(host: &str, authorizer: Authorizer) -> Result<Self> {
         let authority = Authority::new()?;
         let identity = authority.issue("data-storage", None, &[host])?;
         let certificate = CertificateDer::from_pem_slice(identity.certificate.as_bytes())?;
@@ -102,12 +103,12 @@ impl DataStorage {
             .with_no_client_auth()
             .with_single_cert(vec![certificate], key)?;
         let tls = TlsAcceptor::from(Arc::new(config));
-        Self::listen(host, door, Some(tls), Some(authority.certificate)).await
+        Self::listen(host, authorizer, Some(tls), Some(authority.certificate)).await
     }
 
     async fn listen(
         host: &str,
-        door: Door,
+        authorizer: Authorizer,
         tls: Option<TlsAcceptor>,
         ca: Option<String>,
     ) -> Result<Self> {
@@ -116,7 +117,7 @@ impl DataStorage {
             inner: Arc::new(Inner {
                 store: Mutex::new(Store::new()?),
                 schema: rules::schema()?,
-                door,
+                authorizer,
                 faults: Mutex::default(),
             }),
             address: listener.local_addr()?,
@@ -134,60 +135,60 @@ impl DataStorage {
         *lock(&self.serving) = Some(serving);
     }
 
-    /// Where it is.
+    /// The base URL.
     pub fn url(&self) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{}", self.address)
     }
 
-    /// Ends: connections are cut, new ones refused. What is stored stays.
+    /// Stops serving: connections are closed and new ones refused. Stored events are kept.
     pub async fn stop(&self) {
         let serving = lock(&self.serving).take();
         if let Some(serving) = serving {
             serving.abort();
-            // The socket is closed then.
+            // Waits for the abort, which closes the socket.
             let _ = serving.await;
         }
     }
 
-    /// Serves again where it did.
+    /// Serves again on the same address.
     pub async fn resume(&self) -> Result<()> {
         self.serve(TcpListener::bind(self.address).await?);
         Ok(())
     }
 
-    /// From now on `fault` happens, to each batch.
-    pub fn break_with(&self, fault: Fault) {
-        self.break_times(fault, usize::MAX);
+    /// Applies `fault` to each batch from now on.
+    pub fn set_fault(&self, fault: Fault) {
+        self.set_fault_times(fault, usize::MAX);
     }
 
-    /// `fault` happens to the next `times` batches.
-    pub fn break_times(&self, fault: Fault, times: usize) {
+    /// Applies `fault` to the next `times` batches.
+    pub fn set_fault_times(&self, fault: Fault, times: usize) {
         self.faults().current = Some((fault, times));
     }
 
-    /// All is well again.
-    pub fn mend(&self) {
+    /// Ends the current fault.
+    pub fn clear_fault(&self) {
         self.faults().current = None;
     }
 
-    /// The database fails on whatever has this text.
-    pub fn poison(&self, text: &str) {
-        self.faults().poison = Some(text.to_owned());
+    /// Makes the database fail on events that contain `text`.
+    pub fn fail_on(&self, text: &str) {
+        self.faults().failing_text = Some(text.to_owned());
     }
 
-    /// Keeps `execution_engine`, as a newer server will.
+    /// Stores `execution_engine`, as a newer server will.
     pub fn keep_engine(&self) {
         self.faults().keeps_engine = true;
     }
 
-    /// How many batches, and how many questions have come.
+    /// Numbers of batches and of queries received.
     pub fn requests(&self) -> (usize, usize) {
         let faults = self.faults();
-        (faults.batches, faults.questions)
+        (faults.batches, faults.queries)
     }
 
-    /// Every event, the oldest first.
+    /// All stored events, the oldest first.
     pub fn events(&self) -> Result<Vec<TrailEvent>> {
         let everything = Query {
             limit: usize::from(u16::MAX),
@@ -199,7 +200,7 @@ impl DataStorage {
         events.collect()
     }
 
-    /// Of each WorkflowExecution the types of its events, the oldest first.
+    /// Event types by WorkflowExecution name, the oldest event first.
     pub fn trails(&self) -> Result<HashMap<String, Vec<String>>> {
         let mut trails: HashMap<_, Vec<_>> = HashMap::new();
         for event in self.events()? {
@@ -215,7 +216,7 @@ impl DataStorage {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 impl Drop for DataStorage {
@@ -226,14 +227,14 @@ impl Drop for DataStorage {
     }
 }
 
-/// Serves each connection in a task of this one: they end with it.
+/// Serves each connection in a task that is aborted together with this one.
 async fn accept(listener: TcpListener, routes: Router, tls: Option<TlsAcceptor>) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let (routes, tls) = (TowerToHyperService::new(routes.clone()), tls.clone());
         connections.spawn(async move {
             let builder = Builder::new(TokioExecutor::new());
-            // A client that goes away is nobody's error.
+            // Errors are ignored: clients may disconnect.
             match tls {
                 Some(tls) => {
                     if let Ok(stream) = tls.accept(stream).await {

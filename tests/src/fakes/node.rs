@@ -1,8 +1,9 @@
-//! What stands in for node and Job controller where there are none: pods are made for Jobs, and
-//! statuses written, by hand.
+//! A fake of kubelet and Job controller, for clusters without them: creates a pod for each Job and
+//! writes the statuses of both.
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use futures::StreamExt;
@@ -28,44 +29,43 @@ pub enum Ending {
     Success,
     /// Exit code 1.
     Failure,
-    /// Not by itself.
+    /// The workflow runs until its Job is deleted or its ending changes.
     Never,
 }
 
-/// Runs the Jobs of one namespace, as far as anybody can tell; ends with the value.
-pub struct StandIn {
-    /// Uids of the Jobs that were started for each WorkflowExecution.
+/// Simulates the runs of all Jobs in one namespace; stops when the value is dropped.
+pub struct FakeNode {
+    /// Uids of started Jobs, by uid of their WorkflowExecution.
     started: Arc<Mutex<HashMap<String, Vec<String>>>>,
     task: AbortHandle,
 }
 
-impl StandIn {
-    /// `ending` says of a Job how it ends, whenever it is looked at: see
-    /// [`again`](Self::again).
+impl FakeNode {
+    /// `ending` is evaluated at each event of a Job; [`touch`] causes an event.
     pub fn start(
         namespace: &TestNamespace,
         ending: impl Fn(&Job) -> Ending + Send + Sync + 'static,
     ) -> Self {
         let (jobs, pods) = (namespace.api::<Job>(), namespace.api::<Pod>());
         let started: Arc<Mutex<HashMap<String, Vec<String>>>> = Arc::default();
-        let seen = started.clone();
+        let recorded = started.clone();
         let running = async move {
             let mut events =
                 Box::pin(watcher(jobs.clone(), watcher::Config::default()).default_backoff());
             while let Some(event) = events.next().await {
-                let done = match event {
-                    // As the Job controller does it: a suspended Job has no pod.
+                let handled = match event {
+                    // As in the Job controller, a suspended Job has no pod.
                     Ok(Event::Apply(job) | Event::InitApply(job)) if is_suspended(&job) => Ok(()),
                     Ok(Event::Apply(job) | Event::InitApply(job)) => {
-                        note(&seen, &job);
+                        record_start(&recorded, &job);
                         run(&jobs, &pods, &job, ending(&job)).await
                     }
                     Ok(Event::Delete(job)) => remove(&pods, &job).await,
                     Ok(Event::Init | Event::InitDone) => Ok(()),
                     Err(error) => Err(error.into()),
                 };
-                if let Err(error) = done {
-                    eprintln!("the stand-in for the node: {error:#}");
+                if let Err(error) = handled {
+                    eprintln!("fake node: {error:#}");
                 }
             }
         };
@@ -75,21 +75,21 @@ impl StandIn {
         }
     }
 
-    /// How many Jobs were ever started for a WorkflowExecution.
+    /// Number of Jobs ever started for a WorkflowExecution.
     pub fn started_for(&self, uid: &str) -> usize {
-        let started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        let started = self.started.lock();
         started.get(uid).map_or(0, Vec::len)
     }
 }
 
-impl Drop for StandIn {
+impl Drop for FakeNode {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-/// Has the stand-in look at a Job again.
-pub async fn again(jobs: &Api<Job>, name: &str) -> Result<()> {
+/// Changes an annotation of a Job, so that the fake node evaluates its ending again.
+pub async fn touch(jobs: &Api<Job>, name: &str) -> Result<()> {
     let touched =
         json!({ "metadata": { "annotations": { "looked-at": Timestamp::now().to_string() } } });
     jobs.patch(name, &PatchParams::default(), &Patch::Merge(touched))
@@ -101,11 +101,11 @@ fn is_suspended(job: &Job) -> bool {
     job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true)
 }
 
-fn note(started: &Mutex<HashMap<String, Vec<String>>>, job: &Job) {
+fn record_start(started: &Mutex<HashMap<String, Vec<String>>>, job: &Job) {
     let (Some(source), Some(uid)) = (job.labels().get(SOURCE_UID).cloned(), job.uid()) else {
         return;
     };
-    let mut started = started.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut started = started.lock();
     let uids = started.entry(source).or_default();
     if !uids.contains(&uid) {
         uids.push(uid);
@@ -147,11 +147,11 @@ async fn run(jobs: &Api<Job>, pods: &Api<Pod>, job: &Job, ending: Ending) -> Res
     jobs.patch_status(&name, &PatchParams::default(), &patch)
         .await
         .map(drop)
-        .or_else(gone)?;
+        .or_else(ignore_not_found)?;
     Ok(())
 }
 
-/// The Job's pod, running: since when.
+/// Creates the running pod of a Job, if missing; returns its start time.
 async fn start(pods: &Api<Pod>, job: &Job) -> Result<Timestamp> {
     let name = job.name_any();
     let began = |pod: &Pod| {
@@ -171,9 +171,9 @@ async fn start(pods: &Api<Pod>, job: &Job) -> Result<Timestamp> {
     if let Some(pod) = pods.get_opt(&name).await? {
         return began(&pod)
             .or(Some(Timestamp::UNIX_EPOCH))
-            .context("it runs");
+            .context("no start time");
     }
-    let template = job.spec.as_ref().context("a spec")?.template.clone();
+    let template = job.spec.as_ref().context("no spec")?.template.clone();
     let mut pod = Pod {
         metadata: template.metadata.unwrap_or_default(),
         spec: template.spec,
@@ -201,20 +201,20 @@ async fn pod_status(pods: &Api<Pod>, name: &str, phase: &str, state: &Value) -> 
     let patched = pods
         .patch_status(name, &PatchParams::default(), &patch)
         .await;
-    Ok(patched.map(drop).or_else(gone)?)
+    Ok(patched.map(drop).or_else(ignore_not_found)?)
 }
 
-/// As garbage collector and kubelet do it.
+/// Deletes the pod of a deleted Job, as garbage collector and kubelet do.
 async fn remove(pods: &Api<Pod>, job: &Job) -> Result<()> {
     let now = DeleteParams::default().grace_period(0);
     Ok(pods
         .delete(&job.name_any(), &now)
         .await
         .map(drop)
-        .or_else(gone)?)
+        .or_else(ignore_not_found)?)
 }
 
-fn gone(error: kube::Error) -> kube::Result<()> {
+fn ignore_not_found(error: kube::Error) -> kube::Result<()> {
     match error {
         kube::Error::Api(status) if status.code == 404 => Ok(()),
         error => Err(error),

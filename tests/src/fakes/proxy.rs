@@ -1,11 +1,12 @@
-//! A proxy between a controller and the API server, which knows what is asked, and can lose it.
+//! An HTTP proxy between a controller and the API server that injects faults into requests.
 //!
-//! Every request that changes something has a name: verb, resource and how many of the kind came
-//! before, as `update workflowexecutions/status #2`. A watch can be held back by its resource.
+//! Every mutating request has a name: verb, resource and ordinal, as in
+//! `update workflowexecutions/status #2`. Watch events can be held back by resource.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -22,22 +23,22 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-/// What happens to one request.
+/// A fault that is applied to one request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Fault {
-    /// It never arrives, and is never answered.
+    /// The request is not forwarded, and never answered.
     Drop,
-    /// It is carried out, and never answered.
+    /// The request is forwarded, and never answered.
     DropAnswer,
-    /// The API server would answer so.
+    /// The proxy answers with this status code instead of the API server.
     Refuse(u16),
-    /// It arrives late, even when nobody waits for the answer any more.
+    /// The request is forwarded after the delay, even if the client has gone.
     Delay(Duration),
-    /// It arrives when the test [says so](Proxy::deliver), and is never answered.
+    /// The request is forwarded by [`Proxy::deliver`], and never answered.
     Hold,
 }
 
-/// A request that has not arrived yet.
+/// A request that is held back.
 struct Held {
     method: Method,
     uri: Uri,
@@ -45,7 +46,7 @@ struct Held {
     body: Bytes,
 }
 
-/// A proxy for one controller; ends with the value.
+/// A proxy for one controller; stops when the value is dropped.
 pub struct Proxy {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -55,15 +56,15 @@ pub struct Proxy {
 struct Shared {
     upstream: Client,
     requests: Mutex<Requests>,
-    /// How many faults have struck.
-    struck: watch::Sender<usize>,
-    /// How many requests came, reads included.
-    seen: watch::Sender<usize>,
-    /// Resources whose watches are held back.
-    held: watch::Sender<HashSet<String>>,
-    /// How often something was held back, by resource.
+    /// Number of faults applied so far.
+    applied_faults: watch::Sender<usize>,
+    /// Number of requests received, reads included.
+    received: watch::Sender<usize>,
+    /// Resources whose watch events are held back.
+    held_resources: watch::Sender<HashSet<String>>,
+    /// Number of watch chunks that were held back, by resource.
     withheld: Mutex<HashMap<String, usize>>,
-    /// How often watches were cut.
+    /// Number of times that all watches were closed.
     cut: watch::Sender<usize>,
 }
 
@@ -76,20 +77,20 @@ struct Requests {
 }
 
 impl Proxy {
-    /// Serves what `upstream` may do, on a port of its own.
+    /// Forwards requests to the API server with the credentials of `upstream`, on a free port.
     pub async fn start(upstream: Client) -> Result<Self> {
         let shared = Arc::new(Shared {
             upstream,
             requests: Mutex::default(),
-            struck: watch::Sender::new(0),
-            seen: watch::Sender::new(0),
-            held: watch::Sender::new(HashSet::new()),
+            applied_faults: watch::Sender::new(0),
+            received: watch::Sender::new(0),
+            held_resources: watch::Sender::new(HashSet::new()),
             withheld: Mutex::default(),
             cut: watch::Sender::new(0),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let routes = Router::new().fallback(pass).with_state(shared.clone());
+        let routes = Router::new().fallback(handle).with_state(shared.clone());
         let task = tokio::spawn(async move {
             let _ = axum::serve(listener, routes).await;
         });
@@ -100,7 +101,7 @@ impl Proxy {
         })
     }
 
-    /// A kubeconfig that leads here.
+    /// A kubeconfig whose server is this proxy.
     pub fn kubeconfig(&self) -> Value {
         json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "proxy",
@@ -110,7 +111,7 @@ impl Proxy {
         })
     }
 
-    /// Counts from zero, with `fault` for the request of that name.
+    /// Resets the ordinals, and applies `fault` to the request of that name.
     pub fn arm(&self, fault: Option<(String, Fault)>) {
         *self.shared.requests() = Requests {
             armed: fault,
@@ -118,44 +119,40 @@ impl Proxy {
         };
     }
 
-    /// What was changed since it was [armed](Self::arm), by name.
+    /// Names of the mutating requests since [`arm`](Self::arm).
     pub fn mutations(&self) -> Vec<String> {
         self.shared.requests().mutations.clone()
     }
 
-    /// Until the next fault from now on strikes.
-    pub fn strikes(&self) -> impl Future<Output = ()> + use<> {
-        more(self.shared.struck.subscribe(), 1)
+    /// Completes when the next fault is applied.
+    pub fn next_fault(&self) -> impl Future<Output = ()> + use<> {
+        increased_by(1, self.shared.applied_faults.subscribe())
     }
 
-    /// Until `count` more requests have come from now on, reads included.
+    /// Completes when `count` more requests have been received, reads included.
     pub fn requests(&self, count: usize) -> impl Future<Output = ()> + use<> {
-        more(self.shared.seen.subscribe(), count)
+        increased_by(count, self.shared.received.subscribe())
     }
 
-    /// Holds back what the watch of `resource` has to tell from now on.
+    /// Holds back the watch events of `resource` until [`release`](Self::release).
     pub fn hold(&self, resource: &str) {
-        self.shared.held.send_modify(|held| {
+        self.shared.held_resources.send_modify(|held| {
             held.insert(resource.to_owned());
         });
     }
 
-    /// How often the watch of `resource` had something to tell while it was held back.
+    /// Number of chunks of watch events of `resource` that were held back.
     pub fn withheld(&self, resource: &str) -> usize {
-        let withheld = self
-            .shared
-            .withheld
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let withheld = self.shared.withheld.lock();
         withheld.get(resource).copied().unwrap_or(0)
     }
 
-    /// Lets every watch go on.
+    /// Forwards all watch events again.
     pub fn release(&self) {
-        self.shared.held.send_modify(HashSet::clear);
+        self.shared.held_resources.send_modify(HashSet::clear);
     }
 
-    /// Has every request arrive that was held; what the API server answers.
+    /// Forwards the requests held by [`Fault::Hold`]; returns the status codes of the API server.
     pub async fn deliver(&self) -> Result<Vec<StatusCode>> {
         let held = std::mem::take(&mut self.shared.requests().held);
         let mut codes = Vec::new();
@@ -172,16 +169,17 @@ impl Proxy {
         Ok(codes)
     }
 
-    /// Ends every watch that is open.
+    /// Closes all open watches.
     pub fn cut(&self) {
         self.shared.cut.send_modify(|count| *count += 1);
     }
 }
 
-fn more(mut counted: watch::Receiver<usize>, more: usize) -> impl Future<Output = ()> {
-    let before = *counted.borrow_and_update();
+/// Completes when the counter has grown by `more`.
+fn increased_by(more: usize, mut counter: watch::Receiver<usize>) -> impl Future<Output = ()> {
+    let before = *counter.borrow_and_update();
     async move {
-        let _ = counted.wait_for(|now| *now >= before + more).await;
+        let _ = counter.wait_for(|now| *now >= before + more).await;
     }
 }
 
@@ -193,11 +191,11 @@ impl Drop for Proxy {
 
 impl Shared {
     fn requests(&self) -> MutexGuard<'_, Requests> {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+        self.requests.lock()
     }
 
-    /// Counts a request that changes something; whether it is the one that is to be lost.
-    fn count(&self, kind: &str) -> Option<Fault> {
+    /// Records a mutating request; returns the fault to apply to the request.
+    fn record(&self, kind: &str) -> Option<Fault> {
         let mut requests = self.requests();
         let count = requests.counts.entry(kind.to_owned()).or_default();
         *count += 1;
@@ -207,8 +205,8 @@ impl Shared {
         Some(fault)
     }
 
-    fn strike(&self) {
-        self.struck.send_modify(|count| *count += 1);
+    fn count_fault(&self) {
+        self.applied_faults.send_modify(|count| *count += 1);
     }
 
     async fn forward(
@@ -229,8 +227,8 @@ impl Shared {
         Ok(self.upstream.send(request).await?)
     }
 
-    /// The body of a watch, as long as nobody cuts it, with pauses while it is held back.
-    fn watched(
+    /// The body of a watch: pauses while the resource is held back, ends when watches are closed.
+    fn watch_body(
         self: Arc<Self>,
         resource: String,
         body: kube::client::Body,
@@ -238,14 +236,14 @@ impl Shared {
         let mut cut = self.cut.subscribe();
         cut.mark_unchanged();
         let cut = async move { cut.changed().await.is_ok() };
-        let held = self.held.subscribe();
+        let held = self.held_resources.subscribe();
         body.into_data_stream()
             .then(move |chunk| {
                 let (mut held, resource, shared) = (held.clone(), resource.clone(), self.clone());
                 async move {
                     if held.borrow().contains(&resource) {
                         let withheld = shared.withheld.lock();
-                        let mut withheld = withheld.unwrap_or_else(PoisonError::into_inner);
+                        let mut withheld = withheld;
                         *withheld.entry(resource.clone()).or_default() += 1;
                     }
                     held.wait_for(|held| !held.contains(&resource)).await?;
@@ -256,14 +254,14 @@ impl Shared {
     }
 }
 
-async fn pass(
+async fn handle(
     State(shared): State<Arc<Shared>>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response<Body> {
-    shared.seen.send_modify(|count| *count += 1);
+    shared.received.send_modify(|count| *count += 1);
     match answer(shared, method, uri, headers, body).await {
         Ok(response) => response,
         Err(error) => refusal(StatusCode::BAD_GATEWAY, &format!("{error:#}")),
@@ -278,10 +276,10 @@ async fn answer(
     body: Bytes,
 ) -> Result<Response<Body>> {
     let resource = resource(uri.path());
-    let fault = verb(&method).and_then(|verb| shared.count(&format!("{verb} {resource}")));
+    let fault = verb(&method).and_then(|verb| shared.record(&format!("{verb} {resource}")));
     match fault {
         Some(Fault::Drop) => {
-            shared.strike();
+            shared.count_fault();
             return std::future::pending().await;
         }
         Some(Fault::Hold) => {
@@ -291,26 +289,26 @@ async fn answer(
                 headers,
                 body,
             });
-            shared.strike();
+            shared.count_fault();
             return std::future::pending().await;
         }
         Some(Fault::DropAnswer) => {
             shared.forward(method, &uri, &headers, body).await?;
-            shared.strike();
+            shared.count_fault();
             return std::future::pending().await;
         }
         Some(Fault::Refuse(code)) => {
-            shared.strike();
+            shared.count_fault();
             return Ok(refusal(StatusCode::from_u16(code)?, "refused by the proxy"));
         }
         Some(Fault::Delay(time)) => {
-            shared.strike();
+            shared.count_fault();
             let late = shared.clone();
             let sent = tokio::spawn(async move {
                 tokio::time::sleep(time).await;
                 late.forward(method, &uri, &headers, body).await
             });
-            return whole(sent.await??).await;
+            return buffered(sent.await??).await;
         }
         None => {}
     }
@@ -319,16 +317,16 @@ async fn answer(
         .is_some_and(|query| query.contains("watch=true"));
     let answer = shared.forward(method, &uri, &headers, body).await?;
     if !is_watch {
-        return whole(answer).await;
+        return buffered(answer).await;
     }
     let (head, body) = answer.into_parts();
     Ok(response(
         &head,
-        Body::from_stream(shared.watched(resource, body)),
+        Body::from_stream(shared.watch_body(resource, body)),
     ))
 }
 
-async fn whole(answer: Response<kube::client::Body>) -> Result<Response<Body>> {
+async fn buffered(answer: Response<kube::client::Body>) -> Result<Response<Body>> {
     let (head, body) = answer.into_parts();
     let body = body.collect().await?.to_bytes();
     Ok(response(&head, Body::from(body)))
@@ -345,7 +343,7 @@ fn response(head: &Parts, body: Body) -> Response<Body> {
     response
 }
 
-/// As the API server says it.
+/// An error response in the form of the API server.
 fn refusal(code: StatusCode, message: &str) -> Response<Body> {
     let status = json!({
         "apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code.as_u16(), "message": message,
@@ -366,7 +364,7 @@ fn verb(method: &Method) -> Option<&'static str> {
     }
 }
 
-/// `workflowexecutions/status` of a path.
+/// The resource of a request path, with its subresource, as `workflowexecutions/status`.
 fn resource(path: &str) -> String {
     let parts: Vec<_> = path.trim_matches('/').split('/').collect();
     let rest = match parts.as_slice() {

@@ -1,4 +1,4 @@
-//! What `helm install` will do, from the chart's own files.
+//! Installs CRD, RBAC, policies and ServiceAccounts from the chart's files, as `helm install` does.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,19 +23,22 @@ use serde_json::{Value, json};
 
 use wfe_model::workflow_execution::WorkflowExecution;
 
-use super::{Script, System, chart, dry_run};
+use super::look::dry_run;
+use super::script::Script;
+use super::state::{System, chart};
 use crate::cluster::{Cluster, access, wait};
 
 pub(super) const CONTROLLER: &str = "wfe-controller";
 pub(super) const WEBHOOK: &str = "wfe-webhook";
 const PROBE_INTERVAL: Duration = Duration::from_millis(20);
 const EFFECTIVE_DEADLINE: Duration = Duration::from_secs(20);
-/// On what is in no namespace, with the name of the system's.
+/// Label of cluster-scoped objects; its value is the namespace of the [`System`] that owns them.
 const SYSTEM_LABEL: &str = "wfe-tests/system";
 const RUNNER: &str = "kubernaut-workflow-runner";
 const RUNNER_LABEL: &str = "kubernaut.ai/workflow-runner";
 
-/// The CRD, rights, ServiceAccounts, and the execution namespace as it must be.
+/// Applies CRD, ServiceAccounts, RBAC and policies, and enforces PodSecurity `restricted` in the
+/// execution namespace.
 pub(super) async fn all(system: &System) -> Result<()> {
     crd(&system.cluster).await?;
     let namespaces: Api<Namespace> = Api::all(system.cluster.admin());
@@ -91,13 +94,13 @@ pub(super) async fn all(system: &System) -> Result<()> {
     policies(system).await
 }
 
-/// The policies, bound to this system's namespace.
+/// Applies the chart's policies, bound to the namespace of this system only.
 async fn policies(system: &System) -> Result<()> {
     let text = text("files/policies.yaml")?;
     let controller = service_account_user(system.execution.name(), CONTROLLER);
     let policies: Vec<ValidatingAdmissionPolicy> =
         serde_saphyr::from_str(&text.replace("CONTROLLER", &controller))?;
-    // The first is the last to take effect: it can be tried.
+    // Applied in reverse: the first policy, which can be probed, takes effect last.
     for mut policy in policies.into_iter().rev() {
         let name = format!("{}-{}", policy.name_any(), system.namespace.name());
         policy.metadata.name = Some(name.clone());
@@ -111,11 +114,11 @@ async fn policies(system: &System) -> Result<()> {
         apply_everywhere(system, policy).await?;
         apply_everywhere(system, binding).await?;
     }
-    until_policed(system).await
+    wait_until_policies_deny(system).await
 }
 
-/// Until a user's write of a status is refused.
-async fn until_policed(system: &System) -> Result<()> {
+/// Waits until the API server denies a user's status update.
+async fn wait_until_policies_deny(system: &System) -> Result<()> {
     let name = "probe";
     let request = Script::of("probe", format!("r.io/a@sha256:{}", "0".repeat(64)), "");
     let api = system.namespace.api::<WorkflowExecution>();
@@ -135,21 +138,21 @@ async fn until_policed(system: &System) -> Result<()> {
     Ok(())
 }
 
-/// The system's namespace alone.
+/// Label selector that matches the namespace of this system only.
 pub(super) fn selector(system: &System) -> Value {
     json!({ "matchLabels": { "kubernetes.io/metadata.name": system.namespace.name() } })
 }
 
-/// The CRD as an older release would have it: without `field` in the status. Until it is served so,
-/// which is tried on `probe`.
+/// Applies the CRD of an older release, without `field` in the status schema, and waits until the
+/// API server prunes the field from the WorkflowExecution `probe`.
 pub(super) async fn older_crd(system: &System, field: &str, probe: &str) -> Result<()> {
     let mut crd: Value = read("crds/kubernaut.ai.yaml")?;
     let pointer = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties";
     let properties = crd.pointer_mut(pointer).and_then(Value::as_object_mut);
     properties
-        .context("the status has a schema")?
+        .context("the CRD has no status schema")?
         .remove(field)
-        .context("the field is there")?;
+        .context("the status schema has no such field")?;
     let crd: CustomResourceDefinition = serde_json::from_value(crd)?;
     apply(&Api::all(system.cluster.admin()), &crd).await?;
     let account = system
@@ -161,7 +164,7 @@ pub(super) async fn older_crd(system: &System, field: &str, probe: &str) -> Resu
     let status = written
         .pointer_mut("/status")
         .and_then(Value::as_object_mut);
-    let status = status.context("it has a status")?;
+    let status = status.context("the probe has no status")?;
     status.insert(field.to_owned(), json!("2026-01-01T00:00:00Z"));
     let written: WorkflowExecution = serde_json::from_value(written)?;
     until_effective("an older CRD", async || {
@@ -171,7 +174,7 @@ pub(super) async fn older_crd(system: &System, field: &str, probe: &str) -> Resu
     .await
 }
 
-/// The CRD as the chart has it, served.
+/// Applies the chart's CRD and waits until it is established.
 pub(super) async fn crd(cluster: &Cluster) -> Result<()> {
     let crd: CustomResourceDefinition = read("crds/kubernaut.ai.yaml")?;
     let crds = Api::all(cluster.admin());
@@ -189,7 +192,7 @@ pub(super) async fn crd(cluster: &Cluster) -> Result<()> {
     wait::until(
         &crds,
         &crd.name_any(),
-        "the CRD is served",
+        "the CRD is established",
         EFFECTIVE_DEADLINE,
         established,
     )
@@ -263,14 +266,14 @@ fn subject(system: &System, account: &str) -> Subject {
     }
 }
 
-/// The controller's rights in every namespace.
-pub(super) async fn everywhere(system: &System) -> Result<()> {
+/// Grants the controller its permissions in every namespace.
+pub(super) async fn grant_all_namespaces(system: &System) -> Result<()> {
     let mut all = rules("controller-namespace-rules.yaml")?;
     all.extend(rules("controller-cluster-rules.yaml")?);
     cluster_role(system, CONTROLLER, all).await
 }
 
-/// The same for the whole cluster; removed with the system.
+/// A `ClusterRole` with `rules`, bound to a ServiceAccount; deleted with the system.
 async fn cluster_role(system: &System, account: &str, rules: Vec<PolicyRule>) -> Result<()> {
     let metadata = ObjectMeta {
         name: Some(configuration_name(system.namespace.name())),
@@ -290,7 +293,7 @@ async fn cluster_role(system: &System, account: &str, rules: Vec<PolicyRule>) ->
     apply_everywhere(system, binding).await
 }
 
-/// What is in no namespace: it is removed with the system.
+/// Applies a cluster-scoped object, labelled so that it is deleted with the system.
 pub(super) async fn apply_everywhere<K>(system: &System, mut object: K) -> Result<()>
 where
     K: Clone + std::fmt::Debug + DeserializeOwned + Resource<DynamicType = ()> + Serialize,
@@ -313,8 +316,8 @@ pub(super) async fn apply<K: Clone + std::fmt::Debug + DeserializeOwned + Resour
     Ok(())
 }
 
-/// Takes and gives the right to write statuses.
-pub(super) async fn status_right(system: &System, allowed: bool) -> Result<()> {
+/// Grants or revokes the controller's permission to update statuses.
+pub(super) async fn set_status_permission(system: &System, allowed: bool) -> Result<()> {
     let mut rules = rules("controller-cluster-rules.yaml")?;
     if !allowed {
         rules.retain(|rule| {
@@ -328,27 +331,27 @@ pub(super) async fn status_right(system: &System, allowed: bool) -> Result<()> {
     role(system, system.namespace.name(), CONTROLLER, rules).await?;
     let user = service_account_user(system.execution.name(), CONTROLLER);
     let namespace = Some(system.namespace.name());
-    let right = system.until_may(&user, "update", "status", namespace, allowed);
+    let right = system.wait_until_allowed(&user, "update", "status", namespace, allowed);
     right.await
 }
 
-/// Takes and gives the right to create Jobs.
-pub(super) async fn job_right(system: &System, allowed: bool) -> Result<()> {
+/// Grants or revokes the controller's permission to create Jobs.
+pub(super) async fn set_job_permission(system: &System, allowed: bool) -> Result<()> {
     let mut rules = rules("controller-rules.yaml")?;
     if !allowed {
         let jobs = |rule: &&mut PolicyRule| rule.resources.iter().flatten().any(|it| it == "jobs");
-        let jobs = rules.iter_mut().find(jobs).context("a rule about Jobs")?;
+        let jobs = rules.iter_mut().find(jobs).context("no rule for Jobs")?;
         jobs.verbs.retain(|it| it != "create");
     }
     role(system, system.execution.name(), CONTROLLER, rules).await?;
     let namespace = system.execution.name();
     let create =
         json!({ "group": "batch", "resource": "jobs", "verb": "create", "namespace": namespace });
-    until_may_there(system, create, allowed).await
+    wait_until_controller_allowed(system, create, allowed).await
 }
 
-/// Takes and gives the right that Data Storage asks for.
-pub(super) async fn data_storage_right(system: &System, allowed: bool) -> Result<()> {
+/// Grants or revokes the permission that Data Storage checks for its clients.
+pub(super) async fn set_data_storage_permission(system: &System, allowed: bool) -> Result<()> {
     let rules = if allowed {
         rules("data-storage-rules.yaml")?
     } else {
@@ -364,24 +367,28 @@ pub(super) async fn data_storage_right(system: &System, allowed: bool) -> Result
     .await?;
     let namespace = system.execution.name();
     let create = json!({ "resource": "services", "name": "data-storage-service", "verb": "create", "namespace": namespace });
-    until_may_there(system, create, allowed).await
+    wait_until_controller_allowed(system, create, allowed).await
 }
 
-/// Until the controller may do what `attributes` say in the execution namespace, or may not.
-async fn until_may_there(system: &System, attributes: Value, allowed: bool) -> Result<()> {
+/// Waits until RBAC allows the controller the access in `attributes`, or denies it.
+async fn wait_until_controller_allowed(
+    system: &System,
+    attributes: Value,
+    allowed: bool,
+) -> Result<()> {
     let namespace = system.execution.name();
     let reviews: Api<SubjectAccessReview> = Api::all(system.cluster.admin());
     let review: SubjectAccessReview = serde_json::from_value(json!({ "spec": {
         "user": service_account_user(namespace, CONTROLLER), "resourceAttributes": attributes,
     } }))?;
-    until_effective("a right of the controller", async || {
+    until_effective("the controller's RBAC", async || {
         let answer = reviews.create(&PostParams::default(), &review).await?;
         Ok(answer.status.is_some_and(|it| it.allowed == allowed))
     })
     .await
 }
 
-/// A ServiceAccount's name as a user.
+/// The user name of a ServiceAccount.
 pub(super) fn service_account_user(namespace: &str, name: &str) -> String {
     format!("system:serviceaccount:{namespace}:{name}")
 }
@@ -397,7 +404,8 @@ pub(super) async fn kubeconfig(system: &System, account: &str) -> Result<PathBuf
     Ok(path)
 }
 
-/// The API server hears of webhooks and rights by watches of its own: asked again until it has.
+/// Polls until `effective` is true: the API server learns of webhook configurations, policies and
+/// RBAC through its own watches, some time after they are stored.
 pub async fn until_effective(
     what: &str,
     mut effective: impl AsyncFnMut() -> Result<bool>,
@@ -410,22 +418,23 @@ pub async fn until_effective(
     };
     tokio::time::timeout(EFFECTIVE_DEADLINE, asking)
         .await
-        .with_context(|| format!("the API server does not act on it: {what}"))?
+        .with_context(|| format!("not effective in the API server in time: {what}"))?
 }
 
-/// Takes away what would outlive the namespaces, or keep them: webhook configurations, finalizers.
+/// Deletes the cluster-scoped objects of a system, and removes the finalizers that would keep its
+/// namespace in Terminating.
 pub(super) fn remove(kubeconfig: &Path, namespace: &str) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
         let client = access::client(kubeconfig).await?;
-        unmake::<MutatingWebhookConfiguration>(&client, namespace).await?;
-        unmake::<ValidatingWebhookConfiguration>(&client, namespace).await?;
-        unmake::<ValidatingAdmissionPolicyBinding>(&client, namespace).await?;
-        unmake::<ValidatingAdmissionPolicy>(&client, namespace).await?;
-        unmake::<ClusterRoleBinding>(&client, namespace).await?;
-        unmake::<ClusterRole>(&client, namespace).await?;
+        delete_labelled::<MutatingWebhookConfiguration>(&client, namespace).await?;
+        delete_labelled::<ValidatingWebhookConfiguration>(&client, namespace).await?;
+        delete_labelled::<ValidatingAdmissionPolicyBinding>(&client, namespace).await?;
+        delete_labelled::<ValidatingAdmissionPolicy>(&client, namespace).await?;
+        delete_labelled::<ClusterRoleBinding>(&client, namespace).await?;
+        delete_labelled::<ClusterRole>(&client, namespace).await?;
         let api: Api<WorkflowExecution> = Api::namespaced(client, namespace);
         let free = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
         for wfe in api.list(&ListParams::default()).await? {
@@ -436,8 +445,8 @@ pub(super) fn remove(kubeconfig: &Path, namespace: &str) -> Result<()> {
     })
 }
 
-/// Deletes all of a cluster-scoped kind that a system made.
-async fn unmake<K>(client: &Client, namespace: &str) -> Result<()>
+/// Deletes the objects of a cluster-scoped kind that carry the label of a system.
+async fn delete_labelled<K>(client: &Client, namespace: &str) -> Result<()>
 where
     K: Clone + std::fmt::Debug + DeserializeOwned + Resource<DynamicType = ()>,
 {

@@ -1,4 +1,4 @@
-//! What tests look at.
+//! What tests do with WorkflowExecutions, and read from them, their Jobs, pods and locks.
 
 use std::time::Duration;
 
@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 use wfe_model::audit::{AuditEvent, EventType};
 use wfe_model::workflow_execution::WorkflowExecution;
 
-use super::{Script, System};
+use super::script::Script;
+use super::state::System;
 use crate::cluster::wait;
 
 const ENDED_WITHIN: Duration = Duration::from_mins(2);
@@ -23,11 +24,11 @@ const HAPPENS_WITHIN: Duration = Duration::from_secs(30);
 const GONE_WITHIN: Duration = Duration::from_mins(1);
 
 impl System {
-    /// A WorkflowExecution, when it has ended and its audit trail is acknowledged.
+    /// Waits until a WorkflowExecution has ended and its audit trail is acknowledged.
     pub async fn ended(&self, name: &str) -> Result<WorkflowExecution> {
         let acknowledged =
             |wfe: &WorkflowExecution| condition(wfe, "AuditRecorded").starts_with("True");
-        let what = "it has ended and is audited";
+        let what = "the execution has ended and is audited";
         wait::until(
             &self.namespace.api(),
             name,
@@ -38,7 +39,7 @@ impl System {
         .await
     }
 
-    /// Asks for a run of `workflow`, with `spec` merged into the request.
+    /// Creates a WorkflowExecution of `workflow`, with `spec` merged into its spec.
     pub async fn create(
         &self,
         workflow: &Script,
@@ -50,14 +51,14 @@ impl System {
         Ok(api.create(&PostParams::default(), &request).await?)
     }
 
-    /// A WorkflowExecution, when a condition is `expected`: `status/reason`.
+    /// Waits until a condition of a WorkflowExecution is `expected`, as `status/reason`.
     pub async fn until(&self, name: &str, kind: &str, expected: &str) -> Result<WorkflowExecution> {
         let is = |wfe: &WorkflowExecution| condition(wfe, kind) == expected;
         let what = format!("{kind} is {expected}");
         wait::until(&self.namespace.api(), name, &what, HAPPENS_WITHIN, is).await
     }
 
-    /// Has one cancelled, saying why.
+    /// Requests cancellation of a WorkflowExecution, with a reason.
     pub async fn cancel(&self, name: &str, why: &str) -> Result<()> {
         let patch = json!({ "metadata": { "annotations": { "kubernaut.ai/cancel": why } } });
         let api = self.namespace.api::<WorkflowExecution>();
@@ -66,14 +67,14 @@ impl System {
         Ok(())
     }
 
-    /// Deletes one as a user would who does not wait for the end.
+    /// Deletes a WorkflowExecution without waiting for its finalizer.
     pub async fn delete(&self, name: &str) -> Result<()> {
         let api = self.namespace.api::<WorkflowExecution>();
         api.delete(name, &DeleteParams::default()).await?;
         Ok(())
     }
 
-    /// Until a deleted one is gone.
+    /// Waits until a deleted WorkflowExecution is gone.
     pub async fn gone(&self, name: &str) -> Result<()> {
         wait::gone(
             &self.namespace.api::<WorkflowExecution>(),
@@ -83,7 +84,7 @@ impl System {
         .await
     }
 
-    /// Every Job.
+    /// All Jobs in the execution namespace.
     pub async fn jobs(&self) -> Result<Vec<Job>> {
         Ok(self
             .execution
@@ -93,7 +94,7 @@ impl System {
             .items)
     }
 
-    /// Every pod that has not ended.
+    /// All pods in the execution namespace that have not ended.
     pub async fn live_pods(&self) -> Result<Vec<Pod>> {
         let mut pods = self
             .execution
@@ -105,7 +106,7 @@ impl System {
         Ok(pods)
     }
 
-    /// Until no lock is held by this WorkflowExecution.
+    /// Waits until no target lock is held by this WorkflowExecution.
     pub async fn unlocked(&self, name: &str) -> Result<()> {
         let holder = format!("{}/{name}/", self.namespace.name());
         let leases = self.execution.api::<Lease>();
@@ -123,7 +124,7 @@ impl System {
         Ok(())
     }
 
-    /// Who holds a lock.
+    /// The holder identities of all target locks that are held.
     pub async fn holders(&self) -> Result<Vec<String>> {
         let leases = self
             .execution
@@ -137,13 +138,13 @@ impl System {
         Ok(holders.filter(|holder| !holder.is_empty()).collect())
     }
 
-    /// Asks for the block that one left to be cleared, as an administrator.
+    /// Clears the block that a failed WorkflowExecution left on its target, as an administrator.
     pub async fn clear(&self, name: &str) -> Result<()> {
         let reason = "looked at the target, it is fine";
         let status = if self.webhook.is_some() {
             json!({ "blockClearanceRequest": { "clearReason": reason } })
         } else {
-            // Nobody stamps it: what the policies let a person write is their own name.
+            // Without the webhook, the policies let a user write blockClearance in their own name.
             let reviews: Api<SelfSubjectReview> = Api::all(self.cluster.admin());
             let review = SelfSubjectReview::default();
             let answer = reviews.create(&PostParams::default(), &review).await?;
@@ -164,7 +165,7 @@ impl System {
         Ok(())
     }
 
-    /// The audit trail of one WorkflowExecution so far.
+    /// The types of the audit events of one WorkflowExecution so far.
     pub fn trail_of(&self, name: &str) -> Result<Vec<EventType>> {
         let Some(storage) = &self.data_storage else {
             return Ok(types(&self.audit_trail()?, name));
@@ -172,12 +173,12 @@ impl System {
         let trail = storage.trails()?.remove(name).unwrap_or_default();
         let types = trail
             .iter()
-            .map(|it| EventType::named(it).context("one of ours"));
+            .map(|it| EventType::named(it).context("unknown event type"));
         types.collect()
     }
 }
 
-/// For a create that is judged as any, and not stored.
+/// Parameters of a create that passes admission and is not stored.
 pub fn dry_run() -> PostParams {
     PostParams {
         dry_run: true,
@@ -185,7 +186,7 @@ pub fn dry_run() -> PostParams {
     }
 }
 
-/// Whether a pod may still do something.
+/// Whether a pod has not reached a terminal phase.
 pub fn pod_is_alive(pod: &Pod) -> bool {
     let phase = pod
         .status
@@ -194,7 +195,7 @@ pub fn pod_is_alive(pod: &Pod) -> bool {
     !matches!(phase, Some("Succeeded" | "Failed"))
 }
 
-/// Whether a Job has ended, well or not.
+/// Whether a Job is Complete or Failed.
 pub fn job_has_ended(job: &Job) -> bool {
     let conditions = job
         .status
@@ -207,22 +208,22 @@ pub fn job_has_ended(job: &Job) -> bool {
 
 /// `status/reason` of a condition.
 pub fn condition(wfe: &WorkflowExecution, kind: &str) -> String {
-    stored(wfe, kind).map_or("absent".to_owned(), |it| {
+    find_condition(wfe, kind).map_or("absent".to_owned(), |it| {
         format!("{}/{}", it.status, it.reason)
     })
 }
 
-/// The sentence of a condition; empty where there is none.
+/// The message of a condition; empty without the condition.
 pub fn message(wfe: &WorkflowExecution, kind: &str) -> String {
-    stored(wfe, kind).map_or(String::new(), |it| it.message.clone())
+    find_condition(wfe, kind).map_or(String::new(), |it| it.message.clone())
 }
 
-fn stored<'a>(wfe: &'a WorkflowExecution, kind: &str) -> Option<&'a Condition> {
+fn find_condition<'a>(wfe: &'a WorkflowExecution, kind: &str) -> Option<&'a Condition> {
     let mut conditions = wfe.status.iter().flat_map(|status| &status.conditions);
     conditions.find(|it| it.type_ == kind)
 }
 
-/// Types of the events about one WorkflowExecution.
+/// Types of the audit events of one WorkflowExecution.
 pub fn types(events: &[AuditEvent], name: &str) -> Vec<EventType> {
     let of = events.iter().filter(|event| event.resource_id == name);
     of.map(|event| event.event_type).collect()

@@ -1,4 +1,4 @@
-//! Users with certificates and rights of their own.
+//! Users with client certificates, ServiceAccounts with tokens, and the RBAC for both.
 
 use anyhow::Result;
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
@@ -7,11 +7,11 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-use super::System;
 use super::install::{apply, apply_everywhere, service_account_user, until_effective};
+use super::state::System;
 
-/// Rules of somebody who works with WorkflowExecutions, and may clear blocks.
-fn operator() -> Value {
+/// RBAC rules of a user who works with WorkflowExecutions and clears blocks.
+fn operator_rules() -> Value {
     json!([{
         "apiGroups": ["kubernaut.ai"],
         "resources": ["workflowexecutions", "workflowexecutions/status"],
@@ -20,26 +20,26 @@ fn operator() -> Value {
 }
 
 impl System {
-    /// A client of somebody who may do all with WorkflowExecutions in `namespace` that an operator
-    /// does.
+    /// A client of a user with the operator Role in `namespace`.
     pub async fn operator(&self, name: &str, namespace: &str) -> Result<Client> {
-        self.let_operate(&json!({ "kind": "User", "name": name }), namespace)
+        self.grant_operator_role(&json!({ "kind": "User", "name": name }), namespace)
             .await?;
         self.cluster.user(name, None).await
     }
 
-    /// The same for a ServiceAccount, which is of the namespace `of`.
-    pub async fn operating_account(&self, of: &str, name: &str, namespace: &str) -> Result<Client> {
+    /// A client of a ServiceAccount in the namespace `of`, with the operator Role in `namespace`.
+    pub async fn operator_account(&self, of: &str, name: &str, namespace: &str) -> Result<Client> {
         let subject = json!({ "kind": "ServiceAccount", "name": name, "namespace": of });
-        self.let_operate(&subject, namespace).await?;
+        self.grant_operator_role(&subject, namespace).await?;
         self.cluster.service_account(of, name).await
     }
 
-    async fn let_operate(&self, subject: &Value, namespace: &str) -> Result<()> {
+    async fn grant_operator_role(&self, subject: &Value, namespace: &str) -> Result<()> {
         let text = |key| subject.get(key).and_then(Value::as_str).unwrap_or_default();
         let name = format!("operator-{}", text("name"));
-        let role: Role =
-            serde_json::from_value(json!({ "metadata": { "name": name }, "rules": operator() }))?;
+        let role: Role = serde_json::from_value(
+            json!({ "metadata": { "name": name }, "rules": operator_rules() }),
+        )?;
         let binding: RoleBinding = serde_json::from_value(binding(&name, "Role", subject))?;
         let admin = self.cluster.admin();
         apply(&Api::namespaced(admin.clone(), namespace), &role).await?;
@@ -48,12 +48,12 @@ impl System {
             "" => text("name").to_owned(),
             of => service_account_user(of, text("name")),
         };
-        self.until_may(&user, "patch", "status", Some(namespace), true)
+        self.wait_until_allowed(&user, "patch", "status", Some(namespace), true)
             .await
     }
 
-    /// Lets a user do `verb` with WorkflowExecutions in every namespace.
-    pub async fn let_everywhere(&self, user: &str, verb: &str) -> Result<()> {
+    /// Grants a user `verb` on WorkflowExecutions in every namespace.
+    pub async fn grant_cluster_wide(&self, user: &str, verb: &str) -> Result<()> {
         let rules = json!([{ "apiGroups": ["kubernaut.ai"], "resources": ["workflowexecutions"], "verbs": [verb] }]);
         let name = format!("{verb}-{user}");
         let role: ClusterRole =
@@ -63,11 +63,11 @@ impl System {
             serde_json::from_value(binding(&name, "ClusterRole", &subject))?;
         apply_everywhere(self, role).await?;
         apply_everywhere(self, binding).await?;
-        self.until_may(user, verb, "", None, true).await
+        self.wait_until_allowed(user, verb, "", None, true).await
     }
 
-    /// Until a user is `allowed` something with WorkflowExecutions; or is not.
-    pub(super) async fn until_may(
+    /// Waits until RBAC allows a user `verb` on WorkflowExecutions, or denies it.
+    pub(super) async fn wait_until_allowed(
         &self,
         user: &str,
         verb: &str,
@@ -81,7 +81,7 @@ impl System {
             "namespace": namespace, "verb": verb, "group": "kubernaut.ai", "resource": "workflowexecutions", "subresource": subresource,
         } } }),
         )?;
-        until_effective("a user's rights", async || {
+        until_effective("a user's RBAC", async || {
             let answer = reviews.create(&PostParams::default(), &review).await?;
             Ok(answer
                 .status

@@ -1,4 +1,4 @@
-//! One of our programs, as a process.
+//! Runs the controller or the webhook as a process.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,8 @@ use tokio::process::{Child, Command};
 const READY_DEADLINE: Duration = Duration::from_secs(20);
 const PROBE_INTERVAL: Duration = Duration::from_millis(5);
 
-/// A running program; killed when the value goes. When a test fails, its log is shown.
+/// A running program; killed when the value is dropped. When a test fails, the end of its log is
+/// printed.
 pub struct Program {
     name: &'static str,
     child: Child,
@@ -26,7 +27,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts `name`, which was built beside this program, and waits until it says that it is ready.
+    /// Starts the binary `name` from the build directory of this test and waits until it is ready.
     pub(super) async fn start(
         name: &'static str,
         flags: &[String],
@@ -47,7 +48,7 @@ impl Program {
             .stdout(file.try_clone()?)
             .stderr(file)
             .kill_on_drop(true)
-            // Ctrl-C in the terminal is for who started it.
+            // Keeps Ctrl-C in the terminal from reaching it: the test ends it.
             .process_group(0)
             .spawn()
             .with_context(|| format!("start {name}: was it built?"))?;
@@ -74,7 +75,7 @@ impl Program {
             if let Some(status) = self.child.try_wait()? {
                 bail!("{} ended ({status}):\n{}", self.name, self.end_of_log());
             }
-            // Asked before it is believed: what answers could be another program.
+            // Checks again that the process lives: another process may answer on this port.
             if probe(health).await.unwrap_or(false) && self.child.try_wait()?.is_none() {
                 self.ready_after = self.started.elapsed();
                 return Ok(());
@@ -83,54 +84,54 @@ impl Program {
         }
     }
 
-    /// SIGTERM: how it ended, within `deadline`.
+    /// Sends SIGTERM and waits for the exit status.
     pub async fn terminate(self, deadline: Duration) -> Result<ExitStatus> {
-        self.ask_to_end()?;
-        self.ended(deadline).await
+        self.send_sigterm()?;
+        self.wait_for_exit(deadline).await
     }
 
-    /// SIGTERM.
-    pub fn ask_to_end(&self) -> Result<()> {
+    /// Sends SIGTERM.
+    pub fn send_sigterm(&self) -> Result<()> {
         Ok(kill(
             Pid::from_raw(i32::try_from(self.pid()?)?),
             Signal::SIGTERM,
         )?)
     }
 
-    /// From its start to when it first said that it is ready.
+    /// Time from the start of the process until it was first ready.
     pub fn ready_after(&self) -> Duration {
         self.ready_after
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn pid(&self) -> Result<u32> {
-        self.child.id().context("it has ended already")
+        self.child.id().context("the process has ended")
     }
 
-    /// The most memory it ever had, in bytes.
+    /// Peak resident memory, in bytes.
     pub fn peak_memory(&self) -> Result<u64> {
         Ok(memory_kib(self.pid()?, "VmHWM:")? << 10)
     }
 
-    /// How often its log has `text`.
-    pub fn logs(&self, text: &str) -> Result<usize> {
+    /// How many times the log contains `text`.
+    pub fn log_count(&self, text: &str) -> Result<usize> {
         Ok(std::fs::read_to_string(&self.log)?.matches(text).count())
     }
 
-    /// Until its log has `text` so many times.
-    pub async fn logged(&self, text: &str, times: usize, deadline: Duration) -> Result<()> {
-        let looking = async {
-            while self.logs(text)? < times {
+    /// Waits until the log contains `text` at least `times` times.
+    pub async fn wait_for_log(&self, text: &str, times: usize, deadline: Duration) -> Result<()> {
+        let polling = async {
+            while self.log_count(text)? < times {
                 tokio::time::sleep(PROBE_INTERVAL).await;
             }
             anyhow::Ok(())
         };
-        let looked = tokio::time::timeout(deadline, looking).await;
-        looked.with_context(|| format!("{text:?} is not there:\n{}", self.end_of_log()))?
+        let logged = tokio::time::timeout(deadline, polling).await;
+        logged.with_context(|| format!("the log has no {text:?}:\n{}", self.end_of_log()))?
     }
 
-    /// How it ended, within `deadline`.
-    pub async fn ended(mut self, deadline: Duration) -> Result<ExitStatus> {
+    /// Waits for the exit status.
+    pub async fn wait_for_exit(mut self, deadline: Duration) -> Result<ExitStatus> {
         let ended = tokio::time::timeout(deadline, self.child.wait()).await;
         let late = || {
             format!(
@@ -143,15 +144,15 @@ impl Program {
         Ok(ended.with_context(late)??)
     }
 
-    /// Until it says that it is ready, or that it is not.
-    pub async fn says(&self, ready: bool, deadline: Duration) -> Result<()> {
-        let asking = async {
+    /// Waits until `/readyz` reports that the program is ready, or that it is not.
+    pub async fn wait_for_readiness(&self, ready: bool, deadline: Duration) -> Result<()> {
+        let polling = async {
             while probe(&self.health).await.unwrap_or(!ready) != ready {
                 tokio::time::sleep(PROBE_INTERVAL).await;
             }
         };
-        let asked = tokio::time::timeout(deadline, asking).await;
-        asked.with_context(|| {
+        let reported = tokio::time::timeout(deadline, polling).await;
+        reported.with_context(|| {
             format!(
                 "{}: ready is not {ready}:\n{}",
                 self.name,
@@ -160,13 +161,13 @@ impl Program {
         })
     }
 
-    /// SIGKILL, and gone.
+    /// Sends SIGKILL and waits for the end.
     pub async fn kill(mut self) -> Result<()> {
         Ok(self.child.kill().await?)
     }
 
-    /// Lets it run on after this program.
-    pub(super) fn leave(self) {
+    /// Keeps the process running after this program ends.
+    pub(super) fn detach(self) {
         std::mem::forget(self);
     }
 
@@ -189,15 +190,18 @@ impl Drop for Program {
     }
 }
 
-/// What the kernel calls `key` in a process's status, in KiB.
+/// The value of `key` in `/proc/<pid>/status`, in KiB.
 pub fn memory_kib(pid: u32, key: &str) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix(key));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    Ok(kib.context("the kernel says how much")?.trim().parse()?)
+    Ok(kib
+        .context("no such value in the process status")?
+        .trim()
+        .parse()?)
 }
 
-/// Runs `name` to its end.
+/// Runs the binary `name`; returns whether it succeeded, and its output.
 pub(super) async fn run(
     name: &str,
     arguments: &[&str],
@@ -219,7 +223,7 @@ async fn probe(health: &str) -> Result<bool> {
     Ok(answer.split(' ').nth(1) == Some("200"))
 }
 
-/// The whole answer, headers included.
+/// The response to a GET, headers included.
 pub(super) async fn get(address: &str, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(address).await?;
     let request = format!("GET {path} HTTP/1.0\r\n\r\n");
@@ -229,10 +233,10 @@ pub(super) async fn get(address: &str, path: &str) -> Result<String> {
     Ok(answer)
 }
 
-/// Tests are in a folder below the one that has the programs.
+/// Cargo puts tests into `deps`, a folder below the one with the binaries.
 fn path_of(name: &str) -> Result<PathBuf> {
-    let ours = std::env::current_exe()?;
-    let directory = ours.parent().context("no folder")?;
+    let test = std::env::current_exe()?;
+    let directory = test.parent().context("no folder")?;
     let directory = if directory.ends_with("deps") {
         directory.parent().context("no folder")?
     } else {

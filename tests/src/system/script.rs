@@ -14,11 +14,11 @@ use crate::{Cluster, Image};
 
 /// A workflow of a shell script: its catalog file, and the image it names.
 pub struct Script {
-    /// Its key in the catalog.
+    /// Workflow id in the catalog.
     pub id: &'static str,
-    /// What runs.
+    /// Image reference by digest.
     pub image: String,
-    /// Its file.
+    /// Text of the catalog file.
     pub yaml: String,
 }
 
@@ -36,7 +36,7 @@ impl Script {
         Self::of(id, image, more)
     }
 
-    /// A workflow whose image nobody has pushed.
+    /// A workflow with `image`, without pushing the image.
     pub fn of(id: &'static str, image: String, more: &str) -> Self {
         let yaml = format!(
             "metadata: {{workflowId: {id}, version: 1.0.0}}\nexecution: {{engine: job, bundle: '{image}'}}\n{more}"
@@ -53,7 +53,7 @@ impl Script {
         }
     }
 
-    /// A request to run it, with `spec` merged in.
+    /// A WorkflowExecution of this workflow, with `spec` merged into its spec.
     pub fn request(&self, name: &str, spec: &Value) -> WorkflowExecution {
         let mut object = json!({
             "apiVersion": "kubernaut.ai/v1alpha1", "kind": "WorkflowExecution", "metadata": { "name": name },

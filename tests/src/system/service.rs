@@ -1,14 +1,15 @@
-//! What stands in for a Service and kube-proxy where programs run beside the cluster: new
-//! connections go to the replica that is named, open ones stay where they are.
+//! Fake of a Service with kube-proxy, for programs that run as processes on the host: new
+//! connections go to the selected replica, open connections stay with theirs.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 
 use anyhow::Result;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 
-/// Listens until the value goes.
+/// Forwards TCP connections until the value is dropped.
 pub struct Service {
     replica: Arc<Mutex<String>>,
     task: AbortHandle,
@@ -18,12 +19,12 @@ impl Service {
     pub(super) async fn start(address: &str, replica: &str) -> Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let replica = Arc::new(Mutex::new(replica.to_owned()));
-        let leads_to = replica.clone();
+        let selected = replica.clone();
         let serving = async move {
             while let Ok((mut client, _)) = listener.accept().await {
-                let replica = current(&leads_to);
+                let replica = current(&selected);
                 tokio::spawn(async move {
-                    // Either side may end it, or be gone: the other one sees that.
+                    // Errors are ignored: when one side closes, so does the other.
                     if let Ok(mut server) = TcpStream::connect(replica).await {
                         let _ = copy_bidirectional(&mut client, &mut server).await;
                     }
@@ -34,17 +35,14 @@ impl Service {
         Ok(Self { replica, task })
     }
 
-    /// Where new connections go from now on.
-    pub(super) fn lead_to(&self, replica: &str) {
-        replica.clone_into(&mut self.replica.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Selects the replica for new connections.
+    pub(super) fn route_to(&self, replica: &str) {
+        replica.clone_into(&mut self.replica.lock());
     }
 }
 
 fn current(replica: &Mutex<String>) -> String {
-    replica
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone()
+    replica.lock().clone()
 }
 
 impl Drop for Service {

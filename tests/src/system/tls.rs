@@ -1,4 +1,4 @@
-//! A client of the webhook that says exactly what it is told to.
+//! A TLS client of the webhook that sends given bytes, valid HTTP or not.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +12,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Speaks HTTP/1.1 with TLS to one address.
+/// Opens TLS connections to one address.
 #[derive(Clone)]
 pub struct TlsClient {
     connector: TlsConnector,
@@ -22,7 +22,7 @@ pub struct TlsClient {
 }
 
 impl TlsClient {
-    /// Trusts the authority whose certificate is given as PEM.
+    /// `authority` is the trusted CA certificate as PEM.
     pub(super) fn new(address: String, authority: &str) -> Result<Self> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(authority.as_bytes())?)?;
@@ -33,7 +33,7 @@ impl TlsClient {
         Ok(Self { connector, address })
     }
 
-    /// A connection.
+    /// Opens a connection.
     pub async fn connect(&self) -> Result<TlsStream<TcpStream>> {
         let (host, _) = self.address.split_once(':').context("host:port")?;
         let name = ServerName::try_from(host.to_owned())?;
@@ -42,23 +42,23 @@ impl TlsClient {
         Ok(self.connector.connect(name, stream).await?)
     }
 
-    /// A connection on which `bytes` have been said.
+    /// Opens a connection and sends `bytes`.
     pub async fn open(&self, bytes: &[u8]) -> Result<TlsStream<TcpStream>> {
         let mut stream = self.connect().await?;
         stream.write_all(bytes).await?;
         Ok(stream)
     }
 
-    /// What is answered to `bytes`, up to the end of the headers at least; none, where the
-    /// connection is ended instead.
-    pub async fn say(&self, bytes: &[u8]) -> Result<Option<String>> {
+    /// Sends `bytes` and returns the response, at least up to the end of its headers; none if the
+    /// server closes the connection instead.
+    pub async fn send(&self, bytes: &[u8]) -> Result<Option<String>> {
         let (mut read, mut write) = split(self.connect().await?);
-        // It may be answered before all is said, and not be heard any more then.
-        let saying = async {
+        // A server may respond, and stop reading, before the whole request is sent.
+        let sending = async {
             let _ = write.write_all(bytes).await;
             std::future::pending::<()>().await;
         };
-        let hearing = async {
+        let receiving = async {
             let mut answer = Vec::new();
             while !answer.windows(4).any(|it| it == b"\r\n\r\n") {
                 if matches!(read.read_buf(&mut answer).await, Ok(0) | Err(_)) {
@@ -67,12 +67,12 @@ impl TlsClient {
             }
             Some(String::from_utf8_lossy(&answer).into_owned())
         };
-        let heard = tokio::time::timeout(ANSWERS_WITHIN, async {
+        let response = tokio::time::timeout(RESPONSE_TIMEOUT, async {
             tokio::select! {
-                () = saying => None,
-                heard = hearing => heard,
+                () = sending => None,
+                response = receiving => response,
             }
         });
-        heard.await.context("no answer")
+        response.await.context("no response")
     }
 }

@@ -1,4 +1,4 @@
-//! The webhook: its certificate, its configuration in the API server, its processes.
+//! Runs the webhook: its serving certificate, webhook configurations and processes.
 
 use std::os::unix::fs::symlink;
 use std::time::Duration;
@@ -18,26 +18,31 @@ use wfe_model::workflow_execution::WorkflowExecution;
 use super::install::{
     self, WEBHOOK, apply_everywhere, configuration_name, selector, until_effective,
 };
-use super::{Program, Service, System, TlsClient, dry_run, program};
+use super::look::dry_run;
+use super::program::{self, Program};
+use super::service::Service;
+use super::state::System;
+use super::tls::TlsClient;
 use crate::cluster::pki::Authority;
 
-/// Where the API server asks.
+/// Port that the webhook configurations name.
 const PORT: u16 = 9443;
-/// It tells its clients to go for some seconds before it ends.
+/// The webhook drains connections for some seconds after SIGTERM.
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
 
 impl System {
-    /// Starts the webhook, waits until it is ready, and has the API server ask it.
+    /// Starts the webhook, waits until it is ready, and registers it with the API server.
     pub async fn start_webhook(&mut self) -> Result<()> {
         self.renew_certificate()?;
-        self.webhook = Some(self.webhook_number(0).await?);
+        self.webhook = Some(self.start_webhook_replica(0).await?);
         self.configure_webhooks().await
     }
 
-    /// The same behind what stands in for a Service, so that it can be replaced.
+    /// Like [`start_webhook`](Self::start_webhook), behind a fake Service, so that the process can
+    /// be replaced.
     pub async fn start_webhook_behind_a_service(&mut self) -> Result<Service> {
         self.renew_certificate()?;
-        self.webhook = Some(self.webhook_number(1).await?);
+        self.webhook = Some(self.start_webhook_replica(1).await?);
         let service = Service::start(&self.webhook_address(0), &self.webhook_address(1)).await?;
         self.configure_webhooks().await?;
         Ok(service)
@@ -45,24 +50,24 @@ impl System {
 
     /// Starts a second replica and ends the first, as a rollout does.
     pub async fn replace_webhook(&mut self, service: &Service) -> Result<()> {
-        let second = self.webhook_number(2).await?;
-        let first = self.webhook.replace(second).context("a webhook runs")?;
-        first.ask_to_end()?;
-        // That is what takes a pod out of its Service.
-        first.says(false, ENDS_WITHIN).await?;
-        service.lead_to(&self.webhook_address(2));
-        let status = first.ended(ENDS_WITHIN).await?;
+        let second = self.start_webhook_replica(2).await?;
+        let first = self.webhook.replace(second).context("no webhook runs")?;
+        first.send_sigterm()?;
+        // A pod that is not ready is removed from its Service.
+        first.wait_for_readiness(false, ENDS_WITHIN).await?;
+        service.route_to(&self.webhook_address(2));
+        let status = first.wait_for_exit(ENDS_WITHIN).await?;
         anyhow::ensure!(status.success(), "the webhook ended with {status}");
         Ok(())
     }
 
-    /// A new serving certificate of the same authority, put there as the kubelet does: a link is
-    /// swapped, and both files have changed at once.
+    /// Writes a new serving certificate of the same CA as the kubelet does: one symlink swap
+    /// changes both files at once.
     pub fn renew_certificate(&mut self) -> Result<()> {
         if self.authority.is_none() {
             self.authority = Some(Authority::new()?);
         }
-        let authority = self.authority.as_ref().context("it was made above")?;
+        let authority = self.authority.as_ref().context("no CA")?;
         let identity = authority.issue(WEBHOOK, None, &[self.address()])?;
         let directory = self.path("tls");
         let number = std::fs::read_dir(&directory).map_or(0, Iterator::count);
@@ -79,17 +84,17 @@ impl System {
         Ok(std::fs::rename(directory.join("..data_tmp"), swapped)?)
     }
 
-    /// Has the API server ask nobody any more, and ends the webhook.
+    /// Deletes the webhook configurations and ends the webhook.
     pub async fn remove_webhook(&mut self) -> Result<()> {
-        self.leave_webhook_alone().await?;
+        self.delete_webhook_configurations().await?;
         match self.webhook.take() {
             Some(webhook) => webhook.kill().await,
             None => Ok(()),
         }
     }
 
-    /// Has the API server ask nobody any more.
-    pub async fn leave_webhook_alone(&self) -> Result<()> {
+    /// Deletes the webhook configurations and waits until the API server calls no webhook.
+    pub async fn delete_webhook_configurations(&self) -> Result<()> {
         let client = self.cluster.admin();
         let (name, delete) = (
             configuration_name(self.namespace.name()),
@@ -101,10 +106,11 @@ impl System {
         Api::<ValidatingWebhookConfiguration>::all(client)
             .delete(&name, &delete)
             .await?;
-        self.until_asked(false).await
+        self.wait_until_called(false).await
     }
 
-    /// As the API server counts it: each system's own.
+    /// Name of a webhook in its configuration, unique to this system; the label of its API server
+    /// metrics.
     pub fn webhook_name(&self, name: &str) -> String {
         format!(
             "{}.{name}.workflowexecution.kubernaut.ai",
@@ -112,18 +118,18 @@ impl System {
         )
     }
 
-    /// `host:port` of a replica; 0 is where the API server asks.
+    /// `host:port` of a replica; 0 is the address in the webhook configurations.
     pub fn webhook_address(&self, number: u16) -> String {
         format!("{}:{}", self.address(), PORT + number)
     }
 
-    /// A client that trusts its certificate.
+    /// A client that trusts the CA of the serving certificate.
     pub fn webhook_client(&self) -> Result<TlsClient> {
-        let authority = self.authority.as_ref().context("it was started")?;
+        let authority = self.authority.as_ref().context("not started")?;
         TlsClient::new(self.webhook_address(0), &authority.certificate)
     }
 
-    /// The metrics of the one that was started alone.
+    /// The metrics of replica 0.
     pub async fn webhook_metrics(&self) -> Result<String> {
         program::get(&self.metrics_address(0), "/metrics").await
     }
@@ -132,7 +138,7 @@ impl System {
         format!("{}:{}", self.address(), 9192 + number)
     }
 
-    async fn webhook_number(&self, number: u16) -> Result<Program> {
+    async fn start_webhook_replica(&self, number: u16) -> Result<Program> {
         let kubeconfig = install::kubeconfig(self, WEBHOOK).await?;
         let health = format!("{}:{}", self.address(), 8092 + number);
         let mut flags = vec![
@@ -149,15 +155,16 @@ impl System {
         Program::start(WEBHOOK, &flags, &kubeconfig, &log, &health).await
     }
 
-    /// Has the API server ask the webhook about this system's namespace.
+    /// Applies the webhook configurations for this system's namespace and waits until they are in
+    /// effect.
     async fn configure_webhooks(&self) -> Result<()> {
         let file: WebhookFile = install::read("files/webhooks.yaml")?;
-        let authority = self.authority.as_ref().context("there is a certificate")?;
+        let authority = self.authority.as_ref().context("no CA")?;
         let (ca, selector) = (STANDARD.encode(&authority.certificate), selector(self));
         let complete = |entries: Vec<WebhookEntry>| -> Result<Vec<Value>> {
             let complete = entries.into_iter().map(|entry| {
                 let url = format!("https://{}{}", self.webhook_address(0), entry.path);
-                let (name, _) = entry.name.split_once('.').context("a name with dots")?;
+                let (name, _) = entry.name.split_once('.').context("no dot in the name")?;
                 let mut webhook = file.common.clone();
                 webhook.extend(entry.own);
                 webhook.extend([
@@ -181,34 +188,34 @@ impl System {
             configuration("ValidatingWebhookConfiguration", complete(file.validating)?);
         let validating: ValidatingWebhookConfiguration = serde_json::from_value(validating)?;
         apply_everywhere(self, validating).await?;
-        self.until_asked(true).await
+        self.wait_until_called(true).await
     }
 
-    /// Until both webhooks are asked; or none.
-    async fn until_asked(&self, asked: bool) -> Result<()> {
+    /// Waits until the API server calls both webhooks, or neither.
+    async fn wait_until_called(&self, called: bool) -> Result<()> {
         let unknown = json!({
             "executionEngine": "job", "targetResource": "a/B/c",
             "workflowRef": { "workflowId": "no-such-workflow", "version": "1", "containerImage": format!("r.io/a@sha256:{}", "0".repeat(64)) },
         });
-        let nothing = json!({ "executionEngine": "none" });
+        let invalid = json!({ "executionEngine": "none" });
         until_effective("webhook configurations", async || {
-            let mutating = self.is_refused_by("mutate", &nothing).await?;
-            let validating = self.is_refused_by("validate", &unknown).await?;
-            Ok(mutating == asked && validating == asked)
+            let mutating = self.is_denied_by("mutate", &invalid).await?;
+            let validating = self.is_denied_by("validate", &unknown).await?;
+            Ok(mutating == called && validating == called)
         })
         .await
     }
 
-    /// Whether a request that nobody can like is refused by a webhook.
-    async fn is_refused_by(&self, name: &str, spec: &Value) -> Result<bool> {
+    /// Whether the named webhook denies a create with an invalid `spec`.
+    async fn is_denied_by(&self, name: &str, spec: &Value) -> Result<bool> {
         let wfe: WorkflowExecution = serde_json::from_value(json!({
             "apiVersion": "kubernaut.ai/v1alpha1", "kind": "WorkflowExecution",
             "metadata": { "generateName": "probe-" }, "spec": spec,
         }))?;
         let api = self.namespace.api::<WorkflowExecution>();
-        let refused = api.create(&dry_run(), &wfe).await;
+        let denied = api.create(&dry_run(), &wfe).await;
         let name = self.webhook_name(name);
-        Ok(refused.is_err_and(|error| error.to_string().contains(&name)))
+        Ok(denied.is_err_and(|error| error.to_string().contains(&name)))
     }
 }
 
@@ -224,7 +231,7 @@ struct WebhookFile {
 struct WebhookEntry {
     name: String,
     path: String,
-    /// What it says for itself, beside what is common.
+    /// Fields of this webhook that are not in `common`.
     #[serde(flatten)]
     own: Map<String, Value>,
 }

@@ -1,4 +1,5 @@
-//! BR-WE-013: who clears a block is who the API server says; with the webhook and without it.
+//! BR-WE-013: a block clearance records the user that the API server authenticated, with the
+//! webhook and without it.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ServiceAccount;
@@ -13,30 +14,30 @@ use crate::setup::cluster;
 
 const REASON: &str = "the node was replaced, the deployment is healthy";
 
-/// What somebody may try, and words of the refusal.
-struct Try {
+/// A status patch that must be denied, and text of the denial.
+struct Denied {
     status: Value,
     says: &'static str,
 }
 
-fn asking(reason: &str) -> Value {
+fn request_clearance(reason: &str) -> Value {
     json!({ "blockClearanceRequest": { "clearReason": reason } })
 }
 
-fn writing(by: &str, reason: &str) -> Value {
+fn write_clearance(by: &str, reason: &str) -> Value {
     json!({ "blockClearance": {
         "clearedBy": by, "clearedAt": Time(Timestamp::now()), "clearReason": reason, "clearMethod": "KubernetesAdmissionWebhook",
     } })
 }
 
-struct Stage {
+struct Setup {
     system: System,
     breaks: Script,
     works: Script,
 }
 
-impl Stage {
-    async fn set() -> Self {
+impl Setup {
+    async fn start() -> Self {
         let cluster = cluster().await;
         let breaks = Script::push(&cluster, "clear-breaks", "exit 3", "");
         let works = Script::push(&cluster, "clear-works", "exit 0", "");
@@ -50,7 +51,7 @@ impl Stage {
         }
     }
 
-    /// A target that a failure midway blocks.
+    /// Blocks a target by a failed execution.
     async fn block(&self, name: &str) {
         let on = json!({ "targetResource": target(name) });
         self.system
@@ -63,7 +64,7 @@ impl Stage {
             .await;
     }
 
-    /// The next one on the target of `name`, and what becomes of it.
+    /// Runs the execution `next` on the target of `name` and checks its condition `kind`.
     async fn run_on(&self, name: &str, next: &str, expected: &str, kind: &str) {
         let on = json!({ "targetResource": target(name) });
         self.system
@@ -89,10 +90,10 @@ impl Stage {
         patched.map_err(|error| error.to_string())
     }
 
-    async fn refused(&self, client: &Client, name: &str, tries: &[Try]) {
-        for Try { status, says } in tries {
-            let said = self.patch(client, name, status).await.expect_err(says);
-            assert!(said.contains(says), "{status}: {said}");
+    async fn denied(&self, client: &Client, name: &str, patches: &[Denied]) {
+        for Denied { status, says } in patches {
+            let text = self.patch(client, name, status).await.expect_err(says);
+            assert!(text.contains(says), "{status}: {text}");
         }
     }
 
@@ -103,7 +104,7 @@ impl Stage {
             .api::<WorkflowExecution>()
             .get(name)
             .await;
-        wfe.expect("there")
+        wfe.expect("found")
             .status
             .expect("a status")
             .block_clearance
@@ -114,81 +115,82 @@ fn target(name: &str) -> String {
     format!("prod/Deployment/{name}")
 }
 
+/// BR-WE-013: enforced by the webhook, and by the policies alone after the webhook is removed.
 #[tokio::test]
-async fn br_we_013_a_block_is_cleared_by_who_asks_once_and_for_good_with_the_webhook_and_without() {
-    let mut stage = Stage::set().await;
-    let namespace = stage.system.namespace.name().to_owned();
-    let ann = stage
+async fn block_clearance_records_requester_once_and_is_immutable() {
+    let mut setup = Setup::start().await;
+    let namespace = setup.system.namespace.name().to_owned();
+    let ann = setup
         .system
         .operator(&format!("ann-{namespace}"), &namespace)
         .await
         .expect("ann");
     let by_ann = format!("ann-{namespace}");
-    stage.run_on("good", "good", "True/Ready", "Ready").await;
+    setup.run_on("good", "good", "True/Ready", "Ready").await;
 
-    // With the webhook.
-    stage.block("first").await;
+    // With the webhook: it turns requests into clearances.
+    setup.block("first").await;
     let phase = json!({ "phase": "Pending" });
     let others = "only the controller writes the status of a WorkflowExecution";
     let forged = "must be set by wfe-webhook, which records the authenticated user: set status.blockClearanceRequest instead";
     let nothing = "only a Failed WorkflowExecution blocks its target: there is nothing to clear";
     let reason = "must describe in 10 to 1024 characters what was found and what was done";
-    stage
-        .refused(
+    setup
+        .denied(
             &ann,
             "first",
             &[
-                Try {
-                    status: asking("ok"),
+                Denied {
+                    status: request_clearance("ok"),
                     says: reason,
                 },
-                Try {
-                    status: asking("          ok          "),
+                Denied {
+                    status: request_clearance("          ok          "),
                     says: reason,
                 },
-                Try {
-                    status: writing("bob", REASON),
+                Denied {
+                    status: write_clearance("bob", REASON),
                     says: forged,
                 },
-                Try {
+                Denied {
                     status: phase.clone(),
                     says: "a final phase",
                 },
-                Try {
+                Denied {
                     status: json!({ "duration": "1h" }),
                     says: others,
                 },
-                Try {
+                Denied {
                     status: json!({ "failureDetails": null }),
                     says: others,
                 },
             ],
         )
         .await;
-    stage
-        .refused(
+    setup
+        .denied(
             &ann,
             "good",
-            &[Try {
-                status: asking(REASON),
+            &[Denied {
+                status: request_clearance(REASON),
                 says: nothing,
             }],
         )
         .await;
     let both = json!({ "blockClearanceRequest": { "clearReason": REASON }, "duration": "1h" });
-    stage
-        .refused(
+    setup
+        .denied(
             &ann,
             "first",
-            &[Try {
+            &[Denied {
                 status: both,
                 says: others,
             }],
         )
         .await;
-    assert_eq!(stage.clearance("first").await, None);
-    let cleared = stage
-        .patch(&ann, "first", &asking(REASON))
+    assert_eq!(setup.clearance("first").await, None);
+    let cleared = setup
+        .patch(&ann, "first", &request_clearance(REASON))
         .await
         .expect("cleared");
     let status = cleared.status.expect("a status");
@@ -202,37 +204,37 @@ async fn br_we_013_a_block_is_cleared_by_who_asks_once_and_for_good_with_the_web
     assert!(clearance.cleared_at >= created);
     let once = "blockClearance must not be changed or removed after it has been set";
     let changes = [
-        asking("another reason, and a better one"),
+        request_clearance("another reason, and a better one"),
         json!({ "blockClearance": null }),
         json!({ "blockClearance": { "clearedBy": "bob" } }),
         json!({ "blockClearance": { "clearReason": "another reason, and a better one" } }),
     ];
     for status in changes.clone() {
-        stage
-            .refused(&ann, "first", &[Try { status, says: once }])
+        setup
+            .denied(&ann, "first", &[Denied { status, says: once }])
             .await;
     }
-    assert_eq!(stage.clearance("first").await, Some(clearance));
-    stage
+    assert_eq!(setup.clearance("first").await, Some(clearance));
+    setup
         .run_on("first", "first-after", "True/Ready", "Ready")
         .await;
 
-    // A ServiceAccount has a uid: another one of the same name is somebody else.
-    stage.block("second").await;
+    // A ServiceAccount has a uid, which differs from that of a later account with the same name.
+    setup.block("second").await;
     let account: ServiceAccount =
         serde_json::from_value(json!({ "metadata": { "name": "robot" } })).expect("an account");
-    let accounts = stage.system.namespace.api::<ServiceAccount>();
+    let accounts = setup.system.namespace.api::<ServiceAccount>();
     let account = accounts
         .create(&PostParams::default(), &account)
         .await
         .expect("created");
-    let robot = stage
+    let robot = setup
         .system
-        .operating_account(&namespace, "robot", &namespace)
+        .operator_account(&namespace, "robot", &namespace)
         .await
         .expect("robot");
-    let cleared = stage
-        .patch(&robot, "second", &asking(REASON))
+    let cleared = setup
+        .patch(&robot, "second", &request_clearance(REASON))
         .await
         .expect("cleared");
     let clearance = cleared
@@ -245,81 +247,81 @@ async fn br_we_013_a_block_is_cleared_by_who_asks_once_and_for_good_with_the_web
     );
     assert_eq!(clearance.cleared_by_uid, account.uid());
 
-    // Without it.
-    stage.block("third").await;
-    stage
+    // Without the webhook: the policies let users write clearances in their own name.
+    setup.block("third").await;
+    setup
         .system
         .remove_webhook()
         .await
-        .expect("nobody is asked");
+        .expect("webhook removed");
     let mine = "clearedBy and clearedByUid must be who asks";
-    let mut with_uid = writing(&by_ann, REASON);
+    let mut with_uid = write_clearance(&by_ann, REASON);
     with_uid["blockClearance"]["clearedByUid"] = json!("somebody-else");
-    // It may update statuses; for this it gets the right to patch, too.
-    let execution = stage.system.execution.name();
-    let controller = stage
+    // RBAC lets the controller update statuses; for this test it may also patch them.
+    let execution = setup.system.execution.name();
+    let controller = setup
         .system
-        .operating_account(execution, "wfe-controller", &namespace)
+        .operator_account(execution, "wfe-controller", &namespace)
         .await
         .expect("the controller");
-    stage
-        .refused(
+    setup
+        .denied(
             &ann,
             "third",
             &[
-                Try {
-                    status: asking(REASON),
+                Denied {
+                    status: request_clearance(REASON),
                     says: "wfe-webhook did not process this request",
                 },
-                Try {
-                    status: writing("bob", REASON),
+                Denied {
+                    status: write_clearance("bob", REASON),
                     says: mine,
                 },
-                Try {
+                Denied {
                     status: with_uid,
                     says: mine,
                 },
-                Try {
-                    status: writing(&by_ann, "ok"),
+                Denied {
+                    status: write_clearance(&by_ann, "ok"),
                     says: reason,
                 },
-                Try {
+                Denied {
                     status: phase,
                     says: "a final phase",
                 },
-                Try {
+                Denied {
                     status: json!({ "duration": "1h" }),
                     says: others,
                 },
             ],
         )
         .await;
-    let everything = stage
+    let everything = setup
         .patch(&ann, "third", &Value::Null)
         .await
         .expect_err("refused");
     assert!(everything.contains("final phase"), "{everything}");
     let name = "good";
-    stage
-        .refused(
+    setup
+        .denied(
             &ann,
             name,
-            &[Try {
-                status: writing(&by_ann, REASON),
+            &[Denied {
+                status: write_clearance(&by_ann, REASON),
                 says: nothing,
             }],
         )
         .await;
-    // Not even the controller says that somebody else did it.
-    let bob = Try {
-        status: writing("bob", REASON),
+    // The controller cannot write a clearance in the name of another user either.
+    let bob = Denied {
+        status: write_clearance("bob", REASON),
         says: mine,
     };
-    stage.refused(&controller, "third", &[bob]).await;
-    stage
-        .patch(&ann, "third", &writing(&by_ann, REASON))
+    setup.denied(&controller, "third", &[bob]).await;
+    setup
+        .patch(&ann, "third", &write_clearance(&by_ann, REASON))
         .await
-        .expect("in her own name");
+        .expect("written in her own name");
     for status in changes {
         let says = if status.get("blockClearanceRequest").is_some() {
             "wfe-webhook did not process this request"
@@ -328,12 +330,12 @@ async fn br_we_013_a_block_is_cleared_by_who_asks_once_and_for_good_with_the_web
         };
         for client in [&ann, &controller] {
             let status = status.clone();
-            stage
-                .refused(client, "third", &[Try { status, says }])
+            setup
+                .denied(client, "third", &[Denied { status, says }])
                 .await;
         }
     }
-    stage
+    setup
         .run_on("third", "third-after", "True/Ready", "Ready")
         .await;
 }

@@ -1,5 +1,5 @@
-//! BR-WE-001: what is wrong is refused before it is stored; and where nobody is asked, it ends as
-//! Failed with the same sentence, and nothing runs.
+//! BR-WE-001: the webhook denies invalid requests. Without the webhook, the controller fails them
+//! with the same message, and nothing runs.
 
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::api::{Patch, PatchParams, PostParams};
@@ -11,17 +11,18 @@ use crate::schema_cases::HEX;
 use crate::schema_verdicts::{object, untyped};
 use crate::setup::{SECONDS_30, cluster};
 
-/// What is asked for, the field that is wrong, words of the refusal; whether the schema sees it,
-/// else the condition that tells.
+/// An invalid spec, the invalid field, and text of the denial.
 struct Case {
     spec: serde_json::Value,
     field: &'static str,
     says: &'static str,
-    told: Option<(&'static str, &'static str)>,
+    /// Type and `status/reason` of the condition that the controller sets; none if the schema
+    /// rejects the spec.
+    condition: Option<(&'static str, &'static str)>,
 }
 
 fn cases(plain: &Script, missing: &Script, empty: &Script) -> Vec<Case> {
-    // A target of its own for each: one that has failed makes the next one back off.
+    // Each case has its own target: a failure makes the next execution on the target back off.
     let spec = |workflow: &Script| {
         json!({
             "executionEngine": "job", "targetResource": format!("prod/Deployment/{}", workflow.id), "parameters": { "REPLICAS": "3" },
@@ -37,11 +38,11 @@ fn cases(plain: &Script, missing: &Script, empty: &Script) -> Vec<Case> {
             .insert(key.to_owned(), value);
         spec
     };
-    let case = |spec, field, says, told| Case {
+    let case = |spec, field, says, condition| Case {
         spec,
         field,
         says,
-        told,
+        condition,
     };
     let image = "/workflowRef/containerImage";
     let tagged = plain.image.split('@').next().expect("a name").to_owned() + ":v1";
@@ -139,8 +140,9 @@ fn cases(plain: &Script, missing: &Script, empty: &Script) -> Vec<Case> {
     ]
 }
 
+/// BR-WE-001: the webhook denies the request; without the webhook the controller fails it.
 #[tokio::test]
-async fn br_we_001_each_wrong_request_is_refused_and_unasked_ends_failed_in_the_same_words() {
+async fn invalid_request_is_denied_or_fails_with_the_same_message() {
     let cluster = cluster().await;
     let parameters = "parameters:\n- {name: REPLICAS, type: integer}\n";
     let workflow = |id, secret: &str| {
@@ -188,18 +190,18 @@ async fn br_we_001_each_wrong_request_is_refused_and_unasked_ends_failed_in_the_
         refusals.push(refused);
     }
 
-    system.remove_webhook().await.expect("nobody is asked");
+    system.remove_webhook().await.expect("webhook removed");
     for (case, refusal) in cases(&plain, &missing, &empty).into_iter().zip(refusals) {
         let stored = raw
             .create(&PostParams::default(), &object(&case.spec))
             .await;
-        let Some((kind, expected)) = case.told else {
-            let refused = stored.expect_err("the schema sees it").to_string();
+        let Some((kind, expected)) = case.condition else {
+            let refused = stored.expect_err("schema rejection").to_string();
             assert!(refused.contains(case.field), "{refused}");
             continue;
         };
         let name = stored
-            .expect("the schema does not see it")
+            .expect("accepted by the schema")
             .metadata
             .name
             .expect("a name");
@@ -212,7 +214,7 @@ async fn br_we_001_each_wrong_request_is_refused_and_unasked_ends_failed_in_the_
         );
         assert!(
             refusal.contains(&details.message),
-            "the same sentence: {refusal} / {}",
+            "webhook and controller report different messages: {refusal} / {}",
             details.message
         );
         assert!(!details.was_execution_failure);
@@ -221,8 +223,9 @@ async fn br_we_001_each_wrong_request_is_refused_and_unasked_ends_failed_in_the_
     assert_eq!(system.jobs().await.expect("listed").len(), 0);
 }
 
+/// BR-WE-001: also after the label is removed from a ServiceAccount that had it.
 #[tokio::test]
-async fn br_we_001_only_labelled_service_accounts_run_workflows_and_a_label_that_goes_is_noticed() {
+async fn service_account_without_runner_label_is_denied() {
     let cluster = cluster().await;
     let plain = Script::of("plain", format!("r.io/plain@sha256:{}", "1".repeat(64)), "");
     let mut system = System::install(&cluster, "accounts", &[&plain])
@@ -242,11 +245,11 @@ async fn br_we_001_only_labelled_service_accounts_run_workflows_and_a_label_that
             .expect("created");
     }
     let raw = untyped(cluster.admin(), system.namespace.name());
-    let ask = async |account: &str| {
+    let create = async |account: &str| {
         let spec = json!({ "executionConfig": { "serviceAccountName": account } });
         let spec = json!(plain.request("one", &spec).spec);
-        let asked = raw.create(&dry_run(), &object(&spec)).await;
-        asked.map(drop).map_err(|error| error.to_string())
+        let created = raw.create(&dry_run(), &object(&spec)).await;
+        created.map(drop).map_err(|error| error.to_string())
     };
     for (account, place, says) in [
         (
@@ -256,26 +259,27 @@ async fn br_we_001_only_labelled_service_accounts_run_workflows_and_a_label_that
         ),
         ("stranger", "in namespace", " must have the label"),
     ] {
-        let said = ask(account).await.expect_err(says);
+        let text = create(account).await.expect_err(says);
         let says = format!(
             "spec.executionConfig.serviceAccountName: ServiceAccount \"{account}\" {place} {}{says}",
             system.execution.name()
         );
-        assert!(said.contains(&says), "{said}");
+        assert!(text.contains(&says), "{text}");
     }
-    ask("runner").await.expect("allowed");
+    create("runner").await.expect("allowed");
     let patch = json!({ "metadata": { "labels": { "kubernaut.ai/workflow-runner": null } } });
     accounts
         .patch("runner", &PatchParams::default(), &Patch::Merge(patch))
         .await
         .expect("patched");
-    let refused = async { while ask("runner").await.is_ok() {} };
+    let refused = async { while create("runner").await.is_ok() {} };
     let refused = tokio::time::timeout(SECONDS_30, refused).await;
-    refused.expect("the watch hears of it");
+    refused.expect("denied without the label");
 }
 
+/// BR-WE-014
 #[tokio::test]
-async fn br_we_014_a_digest_is_filled_in_before_the_schema_looks() {
+async fn missing_image_digest_is_filled_before_schema_validation() {
     let cluster = cluster().await;
     let plain = Script::of(
         "plain",
@@ -288,27 +292,27 @@ async fn br_we_014_a_digest_is_filled_in_before_the_schema_looks() {
     system.webhook_flags = vec!["--image-digest=fill".to_owned()];
     system.start_webhook().await.expect("started");
     let raw = untyped(cluster.admin(), system.namespace.name());
-    let ask = async |image: &str| {
+    let create = async |image: &str| {
         let mut spec = json!(plain.request("one", &json!({})).spec);
         spec["workflowRef"]["containerImage"] = json!(image);
         let created = raw.create(&PostParams::default(), &object(&spec)).await;
         created.map_err(|error| error.to_string())
     };
-    let stored = ask("r.io/w/plain:v1").await.expect("completed");
+    let stored = create("r.io/w/plain:v1").await.expect("completed");
     assert_eq!(
         stored.data["spec"]["workflowRef"]["containerImage"],
         plain.image
     );
-    let said = ask("r.io/w/other:v1").await.expect_err("another");
+    let text = create("r.io/w/other:v1").await.expect_err("another");
     assert!(
-        said.contains(
+        text.contains(
             "\"r.io/w/other:v1\": repository and digest must be those in the catalog: use"
         ),
-        "{said}"
+        "{text}"
     );
-    let said = ask("plain").await.expect_err("no reference");
+    let text = create("plain").await.expect_err("no reference");
     assert!(
-        said.contains("must be registry/repository[:tag]@sha256:"),
-        "{said}"
+        text.contains("must be registry/repository[:tag]@sha256:"),
+        "{text}"
     );
 }

@@ -1,4 +1,4 @@
-//! BR-WE-014: what the rules call an image, the container runtime can pull.
+//! BR-WE-014: the container runtime can pull every image reference that the rules accept.
 
 use futures::future::join_all;
 use serde_json::json;
@@ -8,7 +8,7 @@ use wfe_tests::system::{Script, System, condition};
 
 use crate::setup::cluster;
 
-/// From every corner of the grammar that a registry can be asked for.
+/// Image names that cover the grammar of references, as far as the registry supports it.
 const NAMES: [&str; 6] = [
     "a:1",
     "a.b_c__d-e---f/0:v1.2.3-rc.1_x",
@@ -18,8 +18,9 @@ const NAMES: [&str; 6] = [
     "t:TTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTT",
 ];
 
+/// BR-WE-014
 #[tokio::test]
-async fn br_we_014_images_that_the_rules_accept_are_pulled_and_run() {
+async fn image_reference_accepted_by_rules_is_pulled_and_run() {
     let cluster = cluster().await;
     let registry = cluster.registry().expect("a registry");
     let mut ids = ["i0", "i1", "i2", "i3", "i4", "i5"].into_iter();
@@ -37,7 +38,7 @@ async fn br_we_014_images_that_the_rules_accept_are_pulled_and_run() {
             pushed.replace(":pushed", "")
         };
         assert!(ImageReference::parse(&reference).is_some(), "{reference}");
-        Script::of(ids.next().expect("one for each"), reference, "")
+        Script::of(ids.next().expect("as many ids"), reference, "")
     });
     let system = System::start(&cluster, "images", &scripts.each_ref())
         .await

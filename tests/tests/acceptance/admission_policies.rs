@@ -1,4 +1,4 @@
-//! What depends on who asks, held by the API server itself.
+//! `ValidatingAdmissionPolicies`: rules that depend on the requesting user.
 
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
@@ -23,7 +23,7 @@ async fn change(api: &Api<WorkflowExecution>, name: &str, metadata: &Value) -> R
 }
 
 #[tokio::test]
-async fn a_target_elsewhere_takes_the_right_to_create_there() {
+async fn target_in_other_namespace_requires_create_permission_there() {
     let cluster = cluster().await;
     let system = System::install(&cluster, "targets", &[])
         .await
@@ -36,40 +36,41 @@ async fn a_target_elsewhere_takes_the_right_to_create_there() {
     let own = format!("{here}/Deployment/web");
     create(&system, &bob, "own", &own)
         .await
-        .expect("his own namespace");
-    let said = create(&system, &bob, "other", &target)
+        .expect("in his own namespace");
+    let text = create(&system, &bob, "other", &target)
         .await
         .expect_err("refused");
     let says = format!(
         "spec.targetResource: {target} is not in namespace {here}: to name it, {name} must be allowed to create workflowexecutions in namespace {there}"
     );
-    assert!(said.contains(&says), "{said}");
-    let said = create(&system, &bob, "node", "Node/worker")
+    assert!(text.contains(&says), "{text}");
+    let text = create(&system, &bob, "node", "Node/worker")
         .await
         .expect_err("refused");
     assert!(
-        said.contains("must be allowed to create workflowexecutions in all namespaces"),
-        "{said}"
+        text.contains("must be allowed to create workflowexecutions in all namespaces"),
+        "{text}"
     );
 
     system.operator(&name, there).await.expect("bob, there too");
     create(&system, &bob, "other", &target)
         .await
-        .expect("he may create there");
+        .expect("allowed there");
     create(&system, &bob, "node", "Node/worker")
         .await
-        .expect_err("in no namespace");
+        .expect_err("cluster-scoped target");
     system
-        .let_everywhere(&name, "create")
+        .grant_cluster_wide(&name, "create")
         .await
         .expect("everywhere");
     create(&system, &bob, "node", "Node/worker")
         .await
-        .expect("he may create everywhere");
+        .expect("allowed everywhere");
 }
 
+/// BR-WE-005
 #[tokio::test]
-async fn br_we_005_giving_up_the_audit_trail_takes_a_right_of_its_own() {
+async fn abandon_audit_annotation_requires_abandon_audit_verb() {
     let cluster = cluster().await;
     let system = System::install(&cluster, "abandon", &[])
         .await
@@ -88,44 +89,45 @@ async fn br_we_005_giving_up_the_audit_trail_takes_a_right_of_its_own() {
     let says = "takes the right to abandon-audit workflowexecutions";
     annotate("kubernaut.ai/cancel", json!("wrong target"))
         .await
-        .expect("everybody may");
+        .expect("cancel needs no extra verb");
     for value in ["the sink is gone", ""] {
-        let said = annotate(abandon, json!(value)).await.expect_err("refused");
-        assert!(said.contains(says), "{said}");
+        let text = annotate(abandon, json!(value)).await.expect_err("refused");
+        assert!(text.contains(says), "{text}");
     }
-    let mut created = api.get("one").await.expect("there");
+    let mut created = api.get("one").await.expect("found");
     created.metadata = ObjectMeta {
         generate_name: Some("two-".to_owned()),
         annotations: Some([(abandon.to_owned(), "from the start".to_owned())].into()),
         ..ObjectMeta::default()
     };
-    let said = api
+    let text = api
         .create(&PostParams::default(), &created)
         .await
         .expect_err("refused")
         .to_string();
-    assert!(said.contains(says), "{said}");
+    assert!(text.contains(says), "{text}");
     let admin = system.namespace.api::<WorkflowExecution>();
     let by_admin = json!({ "annotations": { abandon: "by an administrator" } });
     change(&admin, "one", &by_admin)
         .await
-        .expect("who may do all may");
-    let said = annotate(abandon, Value::Null).await.expect_err("refused");
-    assert!(said.contains(says), "{said}");
+        .expect("cluster-admin has every verb");
+    let text = annotate(abandon, Value::Null).await.expect_err("refused");
+    assert!(text.contains(says), "{text}");
     annotate("kubernaut.ai/other", json!("x"))
         .await
-        .expect("the rest is free");
+        .expect("other annotations need no extra verb");
     system
-        .let_everywhere(&name, "abandon-audit")
+        .grant_cluster_wide(&name, "abandon-audit")
         .await
         .expect("allowed");
     annotate(abandon, json!("the sink is gone"))
         .await
-        .expect("she may");
+        .expect("has the abandon-audit verb");
 }
 
+/// BR-WE-009
 #[tokio::test]
-async fn br_we_009_the_finalizer_is_the_controllers_to_take_off() {
+async fn finalizer_removal_requires_controller_or_release_verb() {
     let cluster = cluster().await;
     let system = System::install(&cluster, "finalizer", &[])
         .await
@@ -146,36 +148,37 @@ async fn br_we_009_the_finalizer_is_the_controllers_to_take_off() {
         let api: Api<WorkflowExecution> = Api::namespaced(client.clone(), here);
         change(&api, one, &json!({ "finalizers": finalizers })).await
     };
-    let ours = "kubernaut.ai/workflow-execution";
+    let finalizer = "kubernaut.ai/workflow-execution";
     for one in ["one", "two", "three"] {
-        set(&max, one, json!([ours, "example.com/other"]))
+        set(&max, one, json!([finalizer, "example.com/other"]))
             .await
-            .expect("to add it is free");
+            .expect("users may add finalizers");
     }
     for less in [Value::Null, json!([]), json!(["example.com/other"])] {
-        let said = set(&max, "one", less).await.expect_err("refused");
-        assert!(said.contains("is the controller's to take off"), "{said}");
+        let text = set(&max, "one", less).await.expect_err("refused");
+        assert!(text.contains("is the controller's to take off"), "{text}");
     }
-    set(&max, "one", json!([ours]))
+    set(&max, "one", json!([finalizer]))
         .await
-        .expect("the other one is not ours");
+        .expect("other finalizers may be removed");
     set(&controller, "one", Value::Null)
         .await
-        .expect("the controller");
+        .expect("the controller may remove it");
     set(&cluster.admin(), "two", Value::Null)
         .await
-        .expect("who may do all");
+        .expect("cluster-admin has every verb");
     system
-        .let_everywhere(&name, "release")
+        .grant_cluster_wide(&name, "release")
         .await
         .expect("allowed");
     set(&max, "three", Value::Null)
         .await
-        .expect("who may release");
+        .expect("has the release verb");
 }
 
+/// BR-WE-003
 #[tokio::test]
-async fn br_we_003_nobody_but_the_controller_writes_a_status_in_whatever_way() {
+async fn status_write_by_user_is_denied_for_every_patch_type() {
     let cluster = cluster().await;
     let system = System::install(&cluster, "status", &[])
         .await
@@ -189,7 +192,7 @@ async fn br_we_003_nobody_but_the_controller_writes_a_status_in_whatever_way() {
         .await
         .expect("created");
     let api: Api<WorkflowExecution> = Api::namespaced(kim.clone(), here);
-    let mut wfe = api.get("one").await.expect("there");
+    let mut wfe = api.get("one").await.expect("found");
     let status = json!({ "phase": "Failed" });
     let path = "/status";
     let operations = json!([{ "op": "add", "path": path, "value": status }]);
@@ -211,10 +214,10 @@ async fn br_we_003_nobody_but_the_controller_writes_a_status_in_whatever_way() {
             .await,
     );
     for answer in answers {
-        let said = answer.expect_err("refused").to_string();
+        let text = answer.expect_err("refused").to_string();
         assert!(
-            said.contains("only the controller writes the status"),
-            "{said}"
+            text.contains("only the controller writes the status"),
+            "{text}"
         );
     }
 }

@@ -1,5 +1,5 @@
-//! BR-WE-001: the same cases as the schema's, with the webhook in front: each wrong one is refused
-//! in the rules' own words, all of them, and no right one is.
+//! BR-WE-001: the schema cases with the webhook installed: it denies each invalid spec with the
+//! messages of all rules the spec violates, and allows each valid spec.
 
 use std::fmt::Write as _;
 
@@ -15,7 +15,7 @@ use crate::schema_cases::{HEX, Spec, invalid, valid};
 use crate::schema_verdicts::{object, untyped, verdict_of_rules};
 use crate::setup::cluster;
 
-/// Kinds that every cluster serves.
+/// Target kinds that every cluster serves.
 const SERVED: [&str; 6] = [
     "deployment",
     "statefulset",
@@ -25,13 +25,14 @@ const SERVED: [&str; 6] = [
     "namespace",
 ];
 
-/// Nothing is stored: the answer is the same.
-async fn ask(api: &Api<DynamicObject>, spec: &Value) -> Result<DynamicObject, String> {
+/// Creates by dry run: admission is the same, and nothing is stored.
+async fn try_create(api: &Api<DynamicObject>, spec: &Value) -> Result<DynamicObject, String> {
     let created = api.create(&dry_run(), &object(spec)).await;
     created.map_err(|error| error.to_string())
 }
 
-/// A catalog entry that a right spec fits: its key is made unique, unless the case is about it.
+/// A catalog entry that matches a valid spec. The workflow id is made unique, unless the case tests
+/// the workflow id.
 fn workflow_for(number: usize, Spec(spec): &mut Spec) -> Script {
     if spec["workflowRef"]["workflowId"] == "restart-deployment" {
         spec["workflowRef"]["workflowId"] = json!(format!("case-{number}"));
@@ -62,8 +63,9 @@ fn workflow_for(number: usize, Spec(spec): &mut Spec) -> Script {
     }
 }
 
+/// BR-WE-001
 #[tokio::test]
-async fn br_we_001_each_invalid_one_is_refused_by_the_webhook_in_the_rules_words() {
+async fn invalid_spec_is_denied_with_every_rule_violation() {
     let cluster = cluster().await;
     let mut system = System::install(&cluster, "refused", &[])
         .await
@@ -77,14 +79,14 @@ async fn br_we_001_each_invalid_one_is_refused_by_the_webhook_in_the_rules_words
             let api = &api;
             async move {
                 let sentences = verdict_of_rules(&case.spec).expect_err(case.what);
-                match ask(api, &case.spec.0).await {
+                match try_create(api, &case.spec.0).await {
                     Ok(_) => vec![format!("{}: accepted", case.what)],
-                    Err(said) => {
+                    Err(text) => {
                         let sentences = sentences.iter().map(String::as_str);
                         let expected = sentences.chain([case.field, "admission webhook"]);
                         expected
-                            .filter(|it| !said.contains(it))
-                            .map(|it| format!("{}: {said:?} should say {it:?}", case.what))
+                            .filter(|it| !text.contains(it))
+                            .map(|it| format!("{}: {text:?} should say {it:?}", case.what))
                             .collect()
                     }
                 }
@@ -96,14 +98,15 @@ async fn br_we_001_each_invalid_one_is_refused_by_the_webhook_in_the_rules_words
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// BR-WE-001
 #[tokio::test]
-async fn br_we_001_no_valid_one_is_refused_by_the_webhook() {
+async fn valid_spec_is_allowed_and_gets_finalizer() {
     let cluster = cluster().await;
     let kind = |Spec(spec): &Spec| {
         let target = spec["targetResource"].as_str().and_then(Target::parse);
         target.expect("a target").kind().to_lowercase()
     };
-    // Whether its engine is installed is another test's.
+    // Other tests check for the tekton engine, which is not installed here.
     let cases = valid().into_iter().filter(|(_, spec)| {
         SERVED.contains(&kind(spec).as_str()) && spec.0["executionEngine"] == "job"
     });
@@ -132,9 +135,9 @@ async fn br_we_001_no_valid_one_is_refused_by_the_webhook() {
         .map(|(what, spec)| {
             let api = &api;
             async move {
-                let stored = match ask(api, &spec.0).await {
+                let stored = match try_create(api, &spec.0).await {
                     Ok(stored) => stored,
-                    Err(said) => return Some(format!("{what}: {said}")),
+                    Err(text) => return Some(format!("{what}: {text}")),
                 };
                 let finalizers = stored.metadata.finalizers.unwrap_or_default();
                 let complete = finalizers == ["kubernaut.ai/workflow-execution"];

@@ -1,13 +1,13 @@
-//! BR-AUDIT-005: the trail of a remediation, as an operator reads it.
+//! BR-AUDIT-005: the audit trail of a remediation as `wfe-controller audit` prints it.
 
 use serde_json::json;
 use wfe_tests::system::{Script, System};
 
 use crate::setup::cluster;
 
-/// Ten executions of one remediation, on real pods, reported to Data Storage.
+/// BR-AUDIT-005: executions of one remediation, on real pods, reported to Data Storage.
 #[tokio::test]
-async fn br_audit_005_the_trail_of_ten_executions_reads_as_a_story() {
+async fn audit_command_lists_events_of_ten_executions() {
     let cluster = cluster().await;
     let good = Script::push(&cluster, "restart", "true", "");
     let bad = Script::push(
@@ -26,7 +26,7 @@ async fn br_audit_005_the_trail_of_ten_executions_reads_as_a_story() {
     let mut system = System::install(&cluster, "story", &workflows)
         .await
         .expect("installed");
-    system.put_data_storage_beside().await.expect("beside");
+    system.start_data_storage().await.expect("started");
     system.start_webhook().await.expect("started");
     system.start_controller().await.expect("started");
     let run = async |workflow: &Script, name: &str, target: &str| {
@@ -55,13 +55,13 @@ async fn br_audit_005_the_trail_of_ten_executions_reads_as_a_story() {
     system
         .until("resize-1", "ClearanceRecorded", "True/AuditSucceeded")
         .await
-        .expect("told");
+        .expect("clearance audited");
     run(&good, "restart-db-again", "db").await;
     run(&slow, "drain-1", "node").await;
     system
         .until("drain-1", "ExecutionRunning", "True/ExecutionStarted")
         .await
-        .expect("it runs");
+        .expect("running");
     system
         .cancel("drain-1", "wrong node")
         .await
@@ -79,18 +79,18 @@ async fn br_audit_005_the_trail_of_ten_executions_reads_as_a_story() {
         system.ended(name).await.expect("ended");
     }
 
-    let url = system.storage().expect("beside").url();
+    let url = system.storage().expect("started").url();
     let ca = format!("--data-storage-ca={}", system.data_storage_ca().display());
     let token = format!(
         "--data-storage-token-file={}",
         system.data_storage_token().display()
     );
     let arguments = ["audit", &url, "--correlation-id=rr-web-1", &ca, &token];
-    let (content, text) = system
+    let (success, text) = system
         .controller_command(&arguments)
         .await
-        .expect("it runs");
-    assert!(content, "{text}");
+        .expect("executed");
+    assert!(success, "{text}");
     println!("{text}");
     let lines: Vec<_> = text.lines().collect();
     assert!(
@@ -100,18 +100,18 @@ async fn br_audit_005_the_trail_of_ten_executions_reads_as_a_story() {
         "{text}"
     );
     let namespace = system.namespace.name();
-    let story = |name: &str| -> Vec<String> {
+    let events_of = |name: &str| -> Vec<String> {
         let name = format!("{namespace}/{name}");
         let words = lines
             .iter()
             .map(|line| line.split_whitespace().collect::<Vec<_>>());
-        let ours = words.filter(|words| words[2] == name);
-        ours.map(|words| words[3..].join(" ")).collect()
+        let matching = words.filter(|words| words[2] == name);
+        matching.map(|words| words[3..].join(" ")).collect()
     };
-    let begins = |name: &str, expected: &[&str]| {
-        let story = story(name);
-        assert_eq!(story.len(), expected.len(), "{name}: {story:?}");
-        for (line, expected) in story.iter().zip(expected) {
+    let check = |name: &str, expected: &[&str]| {
+        let events = events_of(name);
+        assert_eq!(events.len(), expected.len(), "{name}: {events:?}");
+        for (line, expected) in events.iter().zip(expected) {
             assert!(
                 line.starts_with(expected),
                 "{name}: {line:?}, not {expected:?}"
@@ -122,9 +122,9 @@ async fn br_audit_005_the_trail_of_ten_executions_reads_as_a_story() {
         let selected = format!("selected restart 1.0.0 for prod/Deployment/web-{number} (job)");
         let name = format!("restart-{number}");
         let created = format!("created {name}-");
-        begins(&name, &[&selected, &created, "running", "succeeded after "]);
+        check(&name, &[&selected, &created, "running", "succeeded after "]);
     }
-    begins(
+    check(
         "resize-1",
         &[
             "selected resize 1.0.0 for prod/Deployment/db (job)",
@@ -134,33 +134,33 @@ async fn br_audit_005_the_trail_of_ten_executions_reads_as_a_story() {
             "cleared by ",
         ],
     );
-    let failed = &story("resize-1")[3];
+    let failed = &events_of("resize-1")[3];
     assert!(
         failed.ends_with("TaskFailed: the container ended with exit code 3: no room left"),
         "{failed}"
     );
-    assert!(story("resize-1")[4].ends_with(": looked at the target, it is fine"));
-    begins(
+    assert!(events_of("resize-1")[4].ends_with(": looked at the target, it is fine"));
+    check(
         "restart-db",
         &["skipped PreviousExecutionFailed: the last execution on prod/Deployment/db, "],
     );
-    begins(
+    check(
         "restart-db-again",
         &["selected", "created", "running", "succeeded"],
     );
-    begins(
+    check(
         "drain-1",
         &["selected", "created", "running", "failed after "],
     );
-    assert!(story("drain-1")[3].contains("Cancelled: cancelled on request: wrong node"));
+    assert!(events_of("drain-1")[3].contains("Cancelled: cancelled on request: wrong node"));
     assert_eq!(lines.len(), 1 + 6 * 4 + 5 + 1 + 4 + 4, "{text}");
 
-    let (content, said) = system
+    let (success, text) = system
         .controller_command(&["audit", &url, "--correlation-id=nobody", &ca, &token])
         .await
-        .expect("it runs");
+        .expect("executed");
     assert!(
-        !content && said.contains("nothing is known of nobody"),
-        "{said}"
+        !success && text.contains("nothing is known of nobody"),
+        "{text}"
     );
 }

@@ -1,4 +1,4 @@
-//! The harness itself: identities, namespaces, waiting.
+//! The test harness: client identities, test namespaces, waiting for objects.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use wfe_tests::{Cluster, wait};
 
 use crate::setup::SECONDS_30;
 
-async fn name_of(client: Client) -> (String, Vec<String>) {
+async fn identity_of(client: Client) -> (String, Vec<String>) {
     let review = Api::<SelfSubjectReview>::all(client);
     let answer = review
         .create(&PostParams::default(), &SelfSubjectReview::default())
@@ -27,19 +27,19 @@ async fn name_of(client: Client) -> (String, Vec<String>) {
 }
 
 #[tokio::test]
-async fn a_user_is_who_the_certificate_says_and_may_nothing_by_default() {
+async fn user_client_has_certificate_identity_and_no_permissions() {
     let cluster = Cluster::connect().await;
     let client = cluster
         .user("jane", Some("operators"))
         .await
         .expect("a client");
-    let (name, groups) = name_of(client.clone()).await;
+    let (name, groups) = identity_of(client.clone()).await;
     assert_eq!(name, "jane");
     assert!(groups.contains(&"operators".to_owned()), "{groups:?}");
     let denied = Api::<Namespace>::all(client)
         .list(&ListParams::default())
         .await
-        .expect_err("no rights");
+        .expect_err("no permissions");
     assert!(
         denied
             .to_string()
@@ -49,7 +49,7 @@ async fn a_user_is_who_the_certificate_says_and_may_nothing_by_default() {
 }
 
 #[tokio::test]
-async fn a_service_account_is_who_its_token_says() {
+async fn service_account_client_has_token_identity() {
     let cluster = Cluster::connect().await;
     let namespace = cluster.namespace("access").await.expect("a namespace");
     let account = ServiceAccount {
@@ -69,13 +69,13 @@ async fn a_service_account_is_who_its_token_says() {
         .await
         .expect("a client");
     assert_eq!(
-        name_of(client).await.0,
+        identity_of(client).await.0,
         format!("system:serviceaccount:{}:runner", namespace.name())
     );
 }
 
 #[tokio::test]
-async fn a_tests_namespace_goes_with_the_test() {
+async fn test_namespace_dropped_is_deleted() {
     let cluster = Cluster::connect().await;
     let namespace = cluster.namespace("gone").await.expect("a namespace");
     let name = namespace.name().to_owned();
@@ -83,50 +83,51 @@ async fn a_tests_namespace_goes_with_the_test() {
     assert!(namespaces.get(&name).await.is_ok());
     drop(namespace);
     let phase = |it: &Namespace| it.status.as_ref().and_then(|it| it.phase.clone());
-    let left = namespaces.get_opt(&name).await.expect("asked");
-    assert!(left.is_none_or(|it| phase(&it).as_deref() == Some("Terminating")));
+    let remaining = namespaces.get_opt(&name).await.expect("read");
+    assert!(remaining.is_none_or(|it| phase(&it).as_deref() == Some("Terminating")));
 }
 
 #[tokio::test]
-async fn a_wait_that_ends_in_vain_shows_the_object_it_was_about() {
+async fn wait_timeout_error_contains_last_seen_object() {
     let cluster = Cluster::connect().await;
     let namespace = cluster.namespace("wait").await.expect("a namespace");
     let maps = namespace.api::<ConfigMap>();
     let deadline = Duration::from_secs(3);
-    let absent = wait::until(&maps, "absent", "it is there", deadline, |_| true)
+    let absent = wait::until(&maps, "absent", "the ConfigMap exists", deadline, |_| true)
         .await
-        .expect_err("never there");
+        .expect_err("does not exist");
     assert!(
         absent
             .to_string()
-            .contains("it is there. absent as last seen: it was not there"),
+            .contains("the ConfigMap exists. absent as last seen: the object does not exist"),
         "{absent}"
     );
 
     let map = wait::until(
         &maps,
         "kube-root-ca.crt",
-        "it has the CA",
+        "the ConfigMap has the CA",
         SECONDS_30,
         |it: &ConfigMap| it.data.is_some(),
     );
     assert!(
         map.await
-            .expect("made by the controller manager")
+            .expect("created by kube-controller-manager")
             .data
             .expect("data")
             .contains_key("ca.crt")
     );
-    let vain = wait::until(
+    let timed_out = wait::until(
         &maps,
         "kube-root-ca.crt",
-        "it is empty",
+        "the ConfigMap is empty",
         deadline,
         |it: &ConfigMap| it.data.is_none(),
     );
     assert!(
-        vain.await
-            .expect_err("it never is")
+        timed_out
+            .await
+            .expect_err("never empty")
             .to_string()
             .contains("BEGIN CERTIFICATE")
     );

@@ -1,4 +1,4 @@
-//! The node runs what is in the registry.
+//! The test node runs images from the test registry.
 
 use k8s_openapi::api::batch::v1::Job;
 use kube::api::PostParams;
@@ -8,7 +8,7 @@ use wfe_tests::{Cluster, Image, wait};
 use crate::setup::{SECONDS_30, pod_and_log};
 
 #[tokio::test]
-async fn a_job_of_a_pushed_image_runs_and_its_log_can_be_read() {
+async fn job_with_pushed_image_runs_and_its_log_is_readable() {
     let cluster = Cluster::connect().await;
     let namespace = cluster.namespace("node").await.expect("a namespace");
     let script =
@@ -76,7 +76,7 @@ async fn a_job_of_a_pushed_image_runs_and_its_log_can_be_read() {
 }
 
 #[tokio::test]
-async fn the_same_content_has_the_same_digest() {
+async fn images_with_same_content_have_same_digest() {
     let registry = Cluster::connect().await.registry().expect("a registry");
     let image = || Image::scratch().text("a", "content").entrypoint(&["/a"]);
     let first = registry.push("tests/same:1", &image()).expect("pushed");

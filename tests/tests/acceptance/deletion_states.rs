@@ -1,5 +1,5 @@
-//! BR-WE-014: whatever state one is in when it is deleted, or what it has made is: nothing stays
-//! behind, and the audit trail is whole.
+//! BR-WE-014: deleting a WorkflowExecution, its namespace or its Job in any state leaves no objects
+//! behind and a complete audit trail.
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -16,7 +16,7 @@ use crate::setup::{SECONDS_30, cluster};
 
 const SLEEPS: &str = "trap 'exit 0' TERM; sleep 300 & wait";
 
-async fn nothing_is_left(system: &System) {
+async fn assert_nothing_left(system: &System) {
     assert!(system.jobs().await.expect("listed").is_empty(), "no Job");
     assert!(
         system.live_pods().await.expect("listed").is_empty(),
@@ -28,8 +28,8 @@ async fn nothing_is_left(system: &System) {
     );
 }
 
-/// A system without a webhook in which `mine` runs.
-async fn with_mine_running(cluster: &Cluster, prefix: &str, workflow: &Script) -> System {
+/// A system without a webhook, in which the WorkflowExecution `mine` runs.
+async fn start_with_running(cluster: &Cluster, prefix: &str, workflow: &Script) -> System {
     let mut system = System::install(cluster, prefix, &[workflow])
         .await
         .expect("installed");
@@ -41,11 +41,12 @@ async fn with_mine_running(cluster: &Cluster, prefix: &str, workflow: &Script) -
     system
         .until("mine", "ExecutionRunning", "True/ExecutionStarted")
         .await
-        .expect("it comes to that");
+        .expect("condition reached");
     system
 }
 
-/// Waiting, starting, running, and every end.
+/// Workflows that keep an execution in each state: running, succeeded, failed, waiting for its
+/// image, and failed for a missing dependency.
 fn workflows(cluster: &Cluster) -> [Script; 5] {
     let registry = cluster.registry().expect("a registry").address().to_owned();
     let missing = format!(
@@ -66,9 +67,9 @@ fn workflows(cluster: &Cluster) -> [Script; 5] {
     ]
 }
 
-/// Has one of each that has not ended, and one that has succeeded; all on targets of their own, but
-/// for the one that waits for `running` to end.
-async fn underway(system: &System, [sleeps, succeeds, _, stuck, _]: &[Script; 5]) {
+/// Creates an execution in each state before the end, and a succeeded one. Each has its own target,
+/// except `waiting`, which waits for the target of `running`.
+async fn create_in_each_state(system: &System, [sleeps, succeeds, _, stuck, _]: &[Script; 5]) {
     let waits = json!({ "targetResource": "prod/Deployment/running", "executionConfig": { "whenBlocked": "Wait" } });
     let none = json!({});
     system
@@ -96,13 +97,14 @@ async fn underway(system: &System, [sleeps, succeeds, _, stuck, _]: &[Script; 5]
         system
             .until(name, kind, comes_to)
             .await
-            .expect("it comes to that");
+            .expect("condition reached");
     }
     system.ended("succeeded").await.expect("ended");
 }
 
+/// BR-WE-014
 #[tokio::test]
-async fn br_we_014_deleted_in_any_state_nothing_stays_and_the_trail_is_whole() {
+async fn execution_deleted_in_any_state_leaves_no_objects_and_a_complete_trail() {
     let cluster = cluster().await;
     let all = workflows(&cluster);
     let [_, succeeds, fails, _, needy] = &all;
@@ -110,7 +112,7 @@ async fn br_we_014_deleted_in_any_state_nothing_stays_and_the_trail_is_whole() {
         .await
         .expect("installed");
     system.start_controller().await.expect("started");
-    underway(&system, &all).await;
+    create_in_each_state(&system, &all).await;
     let on_its_target = json!({ "targetResource": "prod/Deployment/running" });
     for (name, workflow, spec) in [
         ("failed", fails, &json!({})),
@@ -136,28 +138,28 @@ async fn br_we_014_deleted_in_any_state_nothing_stays_and_the_trail_is_whole() {
     for name in ["waiting", "starting", "succeeded", "not-made", "skipped"] {
         system.gone(name).await.expect("gone");
     }
-    // What ran in part stays until somebody has looked at its target.
+    // Executions that failed while running are kept until their block is cleared.
     system
         .until("running", "ExecutionComplete", "False/Cancelled")
         .await
-        .expect("it comes to that");
+        .expect("condition reached");
     for name in ["running", "failed"] {
         system.clear(name).await.expect("cleared");
         system.gone(name).await.expect("gone");
     }
-    nothing_is_left(&system).await;
-    let (selected, made) = (EventType::SelectionCompleted, EventType::ExecutionStarted);
-    let (began, failed) = (EventType::WorkflowStarted, EventType::WorkflowFailed);
+    assert_nothing_left(&system).await;
+    let (selected, created) = (EventType::SelectionCompleted, EventType::ExecutionStarted);
+    let (ran, failed) = (EventType::WorkflowStarted, EventType::WorkflowFailed);
     let cleared = EventType::BlockCleared;
     for (name, expected) in [
         ("waiting", vec![selected, failed]),
-        ("starting", vec![selected, made, failed]),
-        ("running", vec![selected, made, began, failed, cleared]),
+        ("starting", vec![selected, created, failed]),
+        ("running", vec![selected, created, ran, failed, cleared]),
         (
             "succeeded",
-            vec![selected, made, began, EventType::WorkflowCompleted],
+            vec![selected, created, ran, EventType::WorkflowCompleted],
         ),
-        ("failed", vec![selected, made, began, failed, cleared]),
+        ("failed", vec![selected, created, ran, failed, cleared]),
         ("not-made", vec![selected, failed]),
         ("skipped", vec![selected]),
     ] {
@@ -165,15 +167,16 @@ async fn br_we_014_deleted_in_any_state_nothing_stays_and_the_trail_is_whole() {
     }
 }
 
+/// BR-WE-014
 #[tokio::test]
-async fn br_we_014_cancelled_in_any_state_it_ends_so_and_nothing_runs_on() {
+async fn execution_cancelled_in_any_state_fails_as_cancelled_and_stops_pods() {
     let cluster = cluster().await;
     let all = workflows(&cluster);
     let mut system = System::install(&cluster, "cancel", &all.each_ref())
         .await
         .expect("installed");
     system.start_controller().await.expect("started");
-    underway(&system, &all).await;
+    create_in_each_state(&system, &all).await;
     for name in ["waiting", "starting", "running", "succeeded"] {
         system.cancel(name, "enough").await.expect("annotated");
     }
@@ -195,8 +198,8 @@ async fn br_we_014_cancelled_in_any_state_it_ends_so_and_nothing_runs_on() {
         .api::<WorkflowExecution>()
         .get("succeeded")
         .await
-        .expect("there");
-    assert_eq!(condition(&ended, "Ready"), "True/Ready", "an end is an end");
+        .expect("found");
+    assert_eq!(condition(&ended, "Ready"), "True/Ready", "state unchanged");
     let left = system.jobs().await.expect("listed");
     let left: Vec<_> = left.iter().map(ResourceExt::name_any).collect();
     assert!(
@@ -205,19 +208,20 @@ async fn br_we_014_cancelled_in_any_state_it_ends_so_and_nothing_runs_on() {
     );
     assert!(system.live_pods().await.expect("listed").is_empty());
     for name in ["waiting", "starting", "running", "succeeded"] {
-        system.unlocked(name).await.expect("its target is free");
+        system.unlocked(name).await.expect("target unlocked");
     }
 }
 
+/// BR-WE-014
 #[tokio::test]
-async fn br_we_014_a_namespace_that_is_deleted_takes_everything_with_it() {
+async fn namespace_deleted_leaves_no_jobs_pods_or_locks() {
     let cluster = cluster().await;
     let all = workflows(&cluster);
     let [sleeps, _, fails, ..] = &all;
     let mut system = System::install(&cluster, "ns-gone", &all.each_ref())
         .await
         .expect("installed");
-    system.grant_everywhere().await.expect("granted");
+    system.grant_all_namespaces().await.expect("granted");
     system.start_controller().await.expect("started");
     system
         .create(sleeps, "running", &json!({}))
@@ -230,7 +234,7 @@ async fn br_we_014_a_namespace_that_is_deleted_takes_everything_with_it() {
     system
         .until("running", "ExecutionRunning", "True/ExecutionStarted")
         .await
-        .expect("it comes to that");
+        .expect("condition reached");
     system.ended("blocks").await.expect("ended");
     let namespaces: Api<Namespace> = Api::all(cluster.admin());
     let name = system.namespace.name();
@@ -241,7 +245,7 @@ async fn br_we_014_a_namespace_that_is_deleted_takes_everything_with_it() {
     wait::gone(&namespaces, name, 3 * SECONDS_30)
         .await
         .expect("gone");
-    nothing_is_left(&system).await;
+    assert_nothing_left(&system).await;
     let ran = [
         EventType::SelectionCompleted,
         EventType::ExecutionStarted,
@@ -253,8 +257,9 @@ async fn br_we_014_a_namespace_that_is_deleted_takes_everything_with_it() {
     }
 }
 
+/// BR-WE-014
 #[tokio::test]
-async fn br_we_014_one_that_was_deleted_before_anybody_saw_it_goes_and_is_told_of() {
+async fn deleted_before_first_reconcile_is_finalized_and_audited() {
     let cluster = cluster().await;
     let workflow = Script::push(&cluster, "unseen", "true", "");
     let mut system = System::install(&cluster, "unseen", &[&workflow])
@@ -269,33 +274,34 @@ async fn br_we_014_one_that_was_deleted_before_anybody_saw_it_goes_and_is_told_o
     system.delete("unseen").await.expect("deleted");
     system.start_controller().await.expect("started");
     system.gone("unseen").await.expect("gone");
-    nothing_is_left(&system).await;
+    assert_nothing_left(&system).await;
     assert_eq!(
         system.trail_of("unseen").expect("a trail"),
         [EventType::WorkflowFailed]
     );
 }
 
+/// BR-WE-014
 #[tokio::test]
-async fn br_we_014_an_execution_that_is_replaced_by_hand_is_not_taken_for_the_real_one() {
+async fn job_recreated_with_same_name_is_not_adopted() {
     let cluster = cluster().await;
     let workflow = Script::push(&cluster, "sleeps", SLEEPS, "");
-    let mut system = with_mine_running(&cluster, "replaced", &workflow).await;
+    let mut system = start_with_running(&cluster, "replaced", &workflow).await;
     system.kill_controller().await.expect("killed");
     let jobs = system.execution.api::<Job>();
-    let real = system.jobs().await.expect("listed").remove(0);
-    let name = real.name_any();
+    let original = system.jobs().await.expect("listed").remove(0);
+    let name = original.name_any();
     jobs.delete(&name, &DeleteParams::background())
         .await
         .expect("deleted");
     wait::gone(&jobs, &name, SECONDS_30).await.expect("gone");
-    let mut other = Job {
-        metadata: real.metadata.clone(),
-        spec: real.spec.clone(),
+    let mut recreated = Job {
+        metadata: original.metadata.clone(),
+        spec: original.spec.clone(),
         status: None,
     };
-    (other.metadata.uid, other.metadata.resource_version) = (None, None);
-    let spec = other.spec.as_mut().expect("a spec");
+    (recreated.metadata.uid, recreated.metadata.resource_version) = (None, None);
+    let spec = recreated.spec.as_mut().expect("a spec");
     (spec.selector, spec.manual_selector) = (None, None);
     let labels = spec
         .template
@@ -304,7 +310,7 @@ async fn br_we_014_an_execution_that_is_replaced_by_hand_is_not_taken_for_the_re
         .and_then(|it| it.labels.as_mut())
         .expect("labels");
     labels.retain(|key, _| !key.contains("controller-uid") && !key.contains("job-name"));
-    jobs.create(&PostParams::default(), &other)
+    jobs.create(&PostParams::default(), &recreated)
         .await
         .expect("created");
 
@@ -318,14 +324,15 @@ async fn br_we_014_an_execution_that_is_replaced_by_hand_is_not_taken_for_the_re
     assert!(details.message.contains(&name), "{}", details.message);
     wait::gone(&jobs, &name, SECONDS_30)
         .await
-        .expect("it has no owner");
+        .expect("garbage-collected without an owner");
 }
 
+/// BR-WE-014
 #[tokio::test]
-async fn br_we_014_an_execution_that_loses_its_labels_is_followed_to_its_end() {
+async fn job_without_labels_is_tracked_to_completion() {
     let cluster = cluster().await;
     let workflow = Script::push(&cluster, "edited", "sleep 8", "");
-    let system = with_mine_running(&cluster, "edited", &workflow).await;
+    let system = start_with_running(&cluster, "edited", &workflow).await;
     let name = system.jobs().await.expect("listed")[0].name_any();
     let none = Patch::Merge(json!({ "metadata": { "labels": null } }));
     let jobs = system.execution.api::<Job>();
@@ -333,17 +340,18 @@ async fn br_we_014_an_execution_that_loses_its_labels_is_followed_to_its_end() {
         .await
         .expect("edited");
     let api = system.namespace.api::<WorkflowExecution>();
-    let phase = api.get("mine").await.expect("there").phase();
-    assert_eq!(phase, Some(Phase::Running), "edited while it ran");
+    let phase = api.get("mine").await.expect("found").phase();
+    assert_eq!(phase, Some(Phase::Running), "edited while the Job ran");
     let wfe = system.ended("mine").await.expect("ended");
     assert_eq!(condition(&wfe, "Ready"), "True/Ready");
     system.delete("mine").await.expect("deleted");
     system.gone("mine").await.expect("gone");
-    nothing_is_left(&system).await;
+    assert_nothing_left(&system).await;
 }
 
+/// BR-WE-009: the execution that waits for the target then runs.
 #[tokio::test]
-async fn br_we_009_what_one_leaves_that_vanished_without_us_is_swept_and_the_next_one_runs() {
+async fn orphaned_job_and_lock_are_garbage_collected() {
     let cluster = cluster().await;
     let (sleeps, succeeds) = (
         Script::push(&cluster, "sleeps", SLEEPS, ""),
@@ -361,7 +369,7 @@ async fn br_we_009_what_one_leaves_that_vanished_without_us_is_swept_and_the_nex
     system
         .until("vanishes", "ExecutionRunning", "True/ExecutionStarted")
         .await
-        .expect("it comes to that");
+        .expect("condition reached");
     let waits = json!({ "targetResource": "prod/Deployment/vanishes", "executionConfig": { "whenBlocked": "Wait" } });
     system
         .create(&succeeds, "next", &waits)
@@ -370,9 +378,9 @@ async fn br_we_009_what_one_leaves_that_vanished_without_us_is_swept_and_the_nex
     system
         .until("next", "Blocked", "True/ResourceBusy")
         .await
-        .expect("it comes to that");
+        .expect("condition reached");
     system.kill_controller().await.expect("killed");
-    // As if it had run for a while: a create of its cannot be on its way any more.
+    // Backdates the lock, as after a long run: no create of the execution can still be in flight.
     let leases = system.execution.api::<Lease>();
     let lock = leases
         .list(&ListParams::default())
@@ -384,10 +392,10 @@ async fn br_we_009_what_one_leaves_that_vanished_without_us_is_swept_and_the_nex
     let name = lock.name_any();
     let patched = leases.patch(&name, &PatchParams::default(), &earlier).await;
     patched.expect("patched");
-    let free = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
-    api.patch("vanishes", &PatchParams::default(), &free)
+    let no_finalizers = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+    api.patch("vanishes", &PatchParams::default(), &no_finalizers)
         .await
-        .expect("freed");
+        .expect("finalizers removed");
     system.delete("vanishes").await.expect("deleted");
     system.gone("vanishes").await.expect("gone");
     system.start_controller().await.expect("started");
@@ -396,8 +404,9 @@ async fn br_we_009_what_one_leaves_that_vanished_without_us_is_swept_and_the_nex
     assert!(system.holders().await.expect("listed").is_empty());
 }
 
+/// BR-WE-014
 #[tokio::test]
-async fn br_we_014_release_lets_everything_go_and_says_what_is_given_up() {
+async fn release_command_removes_finalizers_and_lists_what_is_abandoned() {
     let cluster = cluster().await;
     let (sleeps, fails) = (
         Script::push(&cluster, "sleeps", SLEEPS, ""),
@@ -418,7 +427,7 @@ async fn br_we_014_release_lets_everything_go_and_says_what_is_given_up() {
     system
         .until("running", "ExecutionRunning", "True/ExecutionStarted")
         .await
-        .expect("it comes to that");
+        .expect("condition reached");
     system.ended("blocks").await.expect("ended");
     system.kill_controller().await.expect("killed");
     let namespace = system.namespace.name().to_owned();

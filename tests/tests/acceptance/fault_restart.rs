@@ -1,4 +1,4 @@
-//! A controller that is killed at the worst moment, or told to stop.
+//! Restarts of the controller: SIGKILL at the worst moment, and SIGTERM.
 
 use std::time::Duration;
 
@@ -14,18 +14,19 @@ use wfe_tests::wait;
 
 use crate::setup::{SECONDS_30, cluster};
 
+/// BR-WE-014
 #[tokio::test]
-async fn br_we_014_a_kill_between_create_and_status_write_gives_one_job_and_a_success() {
+async fn controller_killed_between_job_create_and_status_write_runs_one_job() {
     let cluster = cluster().await;
     let workflow = Script::push(&cluster, "quick", "true", "");
     let mut system = System::install(&cluster, "restart", &[&workflow])
         .await
         .expect("installed");
-    // It can create Jobs and store nothing: every status write is refused until it is killed.
+    // The controller can create Jobs, but each of its status writes is denied until it is killed.
     system
         .allow_status_writes(false)
         .await
-        .expect("right taken");
+        .expect("permission revoked");
     system.start_controller().await.expect("started");
     let api = system.namespace.api::<WorkflowExecution>();
     let created = api
@@ -55,17 +56,17 @@ async fn br_we_014_a_kill_between_create_and_status_write_gives_one_job_and_a_su
     let pods = system.live_pods().await.expect("listed");
     assert!(
         pods.is_empty(),
-        "nothing runs before it is stored: {pods:?}"
+        "a pod runs before the status names its Job: {pods:?}"
     );
-    let unsaid = api.get("once").await.expect("there");
+    let unchanged = api.get("once").await.expect("found");
     assert_eq!(
-        unsaid.status.and_then(|status| status.phase),
+        unchanged.status.and_then(|status| status.phase),
         None,
-        "nothing was said of it"
+        "the status is not written"
     );
 
     system.kill_controller().await.expect("killed");
-    system.allow_status_writes(true).await.expect("right given");
+    system.allow_status_writes(true).await.expect("permitted");
     system.start_controller().await.expect("started again");
     let wfe = system.ended("once").await.expect("ended");
     assert_eq!(
@@ -89,8 +90,9 @@ async fn br_we_014_a_kill_between_create_and_status_write_gives_one_job_and_a_su
     );
 }
 
+/// BR-WE-014
 #[tokio::test]
-async fn br_we_014_a_controller_that_is_told_to_stop_ends_at_once_and_well() {
+async fn controller_receiving_sigterm_exits_promptly_with_zero() {
     let cluster = cluster().await;
     let system = System::install(&cluster, "stop", &[])
         .await

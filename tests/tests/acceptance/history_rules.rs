@@ -1,5 +1,5 @@
-//! BR-WE-010, BR-WE-012, BR-WE-013: what happened on a target decides what may run there; through
-//! restarts, and whoever deletes what.
+//! BR-WE-010, BR-WE-012, BR-WE-013: earlier executions on a target decide whether another one may
+//! run, also after restarts of the controller and deletion of those executions.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use wfe_tests::{Cluster, wait};
 
 use crate::setup::{SECONDS_30, cluster};
 
-/// A system with short times, and no webhook: history is the controller's.
+/// A system with short cooldown and backoff, and no webhook: the controller evaluates the history.
 async fn system(cluster: &Cluster, prefix: &str, workflows: &[&Script], flags: &[&str]) -> System {
     let mut system = System::install(cluster, prefix, workflows)
         .await
@@ -29,7 +29,7 @@ async fn restart(system: &mut System) {
     system.start_controller().await.expect("started again");
 }
 
-/// Asks for a run on `prod/Deployment/web`: how it ended.
+/// Runs a workflow on `prod/Deployment/web`; returns the final status.
 async fn run(
     system: &System,
     workflow: &Script,
@@ -63,8 +63,9 @@ async fn delete(system: &System, name: &str) {
     wait::gone(&api, name, SECONDS_30).await.expect("gone");
 }
 
+/// BR-WE-010
 #[tokio::test]
-async fn br_we_010_the_same_workflow_cools_down_and_another_may_run() {
+async fn same_workflow_is_skipped_during_cooldown_and_other_workflow_runs() {
     let cluster = cluster().await;
     let (first, other) = (
         Script::push(&cluster, "cool", "true", ""),
@@ -79,7 +80,7 @@ async fn br_we_010_the_same_workflow_cools_down_and_another_may_run() {
     let status = run(&system, &first, "too-soon", json!({})).await;
     assert_eq!(skipped(&status), Some(SkipReason::RecentlyRemediated));
     let details = status.skip_details.expect("details");
-    let recent = details.recent_remediation.expect("the one before");
+    let recent = details.recent_remediation.expect("the earlier execution");
     assert_eq!(
         (
             recent.name.as_str(),
@@ -89,7 +90,7 @@ async fn br_we_010_the_same_workflow_cools_down_and_another_may_run() {
         ("done", "cool", "Succeeded")
     );
     assert_eq!(details.retry_at.map(|it| it.0), Some(until));
-    assert!(recent.cooldown_remaining.is_some(), "how long");
+    assert!(recent.cooldown_remaining.is_some(), "remaining cooldown");
 
     restart(&mut system).await;
     assert_eq!(
@@ -102,18 +103,19 @@ async fn br_we_010_the_same_workflow_cools_down_and_another_may_run() {
     assert_eq!(
         skipped(&status),
         Some(SkipReason::RecentlyRemediated),
-        "the lock remembers it, though another one ran since"
+        "the lock keeps the history of the deleted execution"
     );
     let status = run(&system, &first, "patient", json!({ "whenBlocked": "Wait" })).await;
     assert_eq!(status.phase, Some(Phase::Succeeded), "{status:?}");
     assert!(
         status.start_time.expect("a start").0 >= until,
-        "not before it may"
+        "the execution waited for the end of the cooldown"
     );
 }
 
+/// BR-WE-012
 #[tokio::test]
-async fn br_we_012_failures_before_execution_back_off_until_a_person_must_look() {
+async fn failures_before_execution_back_off_until_retries_are_exhausted() {
     let cluster = cluster().await;
     let workflow = Script::push(
         &cluster,
@@ -124,7 +126,7 @@ async fn br_we_012_failures_before_execution_back_off_until_a_person_must_look()
     let flags = ["--cooldown=0s", "--backoff-base=5s", "--backoff-max=20s"];
     let mut system = system(&cluster, "backoff", &[&workflow], &flags).await;
     let secrets = system.execution.api::<Secret>();
-    let wait_for_it = json!({ "whenBlocked": "Wait" });
+    let wait = json!({ "whenBlocked": "Wait" });
     let backoff = |status: &WorkflowExecutionStatus| {
         let next = status.next_allowed_execution.as_ref()?.0;
         Some(
@@ -138,13 +140,13 @@ async fn br_we_012_failures_before_execution_back_off_until_a_person_must_look()
         (status.consecutive_failures, backoff(&status)),
         (Some(1), Some(5))
     );
-    let status = run(&system, &workflow, "f2", wait_for_it.clone()).await;
+    let status = run(&system, &workflow, "f2", wait.clone()).await;
     assert_eq!(
         (status.consecutive_failures, backoff(&status)),
         (Some(2), Some(10))
     );
 
-    // A success begins anew.
+    // A success resets the failure count.
     let secret: Secret = serde_json::from_value(
         json!({ "metadata": { "name": "needed" }, "stringData": { "a": "b" } }),
     )
@@ -153,7 +155,7 @@ async fn br_we_012_failures_before_execution_back_off_until_a_person_must_look()
         .create(&PostParams::default(), &secret)
         .await
         .expect("created");
-    let status = run(&system, &workflow, "s", wait_for_it.clone()).await;
+    let status = run(&system, &workflow, "s", wait.clone()).await;
     assert_eq!(status.phase, Some(Phase::Succeeded));
     secrets
         .delete("needed", &DeleteParams::default())
@@ -164,7 +166,7 @@ async fn br_we_012_failures_before_execution_back_off_until_a_person_must_look()
     let mut next = None;
     for (name, failures, seconds) in [("g1", 1, Some(5)), ("g2", 2, Some(10)), ("g3", 3, Some(20))]
     {
-        let status = run(&system, &workflow, name, wait_for_it.clone()).await;
+        let status = run(&system, &workflow, name, wait.clone()).await;
         next.clone_from(&status.next_allowed_execution);
         assert_eq!(
             (status.consecutive_failures, backoff(&status)),
@@ -181,13 +183,13 @@ async fn br_we_012_failures_before_execution_back_off_until_a_person_must_look()
     );
     assert_eq!(details.retry_at, next);
 
-    // Neither a restart nor a deletion makes anybody forget.
+    // The history survives restart and deletion.
     delete(&system, "g3").await;
     restart(&mut system).await;
     let status = run(&system, &workflow, "still-impatient", json!({})).await;
     assert_eq!(skipped(&status), Some(SkipReason::BackoffActive));
     for (name, failures, seconds) in [("g4", 4, Some(20)), ("g5", 5, None)] {
-        let status = run(&system, &workflow, name, wait_for_it.clone()).await;
+        let status = run(&system, &workflow, name, wait.clone()).await;
         assert_eq!(
             (status.consecutive_failures, backoff(&status)),
             (Some(failures), seconds),
@@ -195,22 +197,23 @@ async fn br_we_012_failures_before_execution_back_off_until_a_person_must_look()
         );
     }
     restart(&mut system).await;
-    let status = run(&system, &workflow, "exhausted", wait_for_it.clone()).await;
+    let status = run(&system, &workflow, "exhausted", wait.clone()).await;
     assert_eq!(
         skipped(&status),
         Some(SkipReason::ExhaustedRetries),
-        "waiting would not help"
+        "whenBlocked Wait does not wait: only a clearance helps"
     );
     let message = status.skip_details.expect("details").message;
     assert!(message.contains("patch workflowexecution g5"), "{message}");
 
     system.clear("g5").await.expect("cleared");
     let status = run(&system, &workflow, "h1", json!({})).await;
-    assert_eq!(status.consecutive_failures, Some(1), "clearing begins anew");
+    assert_eq!(status.consecutive_failures, Some(1), "reset by clearance");
 }
 
+/// BR-WE-013
 #[tokio::test]
-async fn br_we_013_a_failure_midway_blocks_the_target_for_everybody_until_it_is_cleared() {
+async fn failure_during_execution_blocks_target_until_cleared() {
     let cluster = cluster().await;
     let (bad, good) = (
         Script::push(&cluster, "bad", "exit 3", ""),
@@ -227,7 +230,7 @@ async fn br_we_013_a_failure_midway_blocks_the_target_for_everybody_until_it_is_
     assert_eq!(status.phase, Some(Phase::Failed));
     assert_eq!(
         status.consecutive_failures, None,
-        "that is for failures before execution"
+        "only failures before execution are counted"
     );
 
     let status = run(&system, &good, "blocked", json!({ "whenBlocked": "Wait" })).await;
@@ -243,7 +246,7 @@ async fn br_we_013_a_failure_midway_blocks_the_target_for_everybody_until_it_is_
         Some(("broken".to_owned(), "Failed".to_owned()))
     );
 
-    // Neither a failure before execution, nor deletion, nor a restart lifts it.
+    // The block survives a failure before execution, deletion and restart.
     let on_web = json!({
         "executionEngine": "tekton", "targetResource": "prod/Deployment/web",
         "workflowRef": { "workflowId": "pipeline", "version": "1.0.0", "bundleRef": "oci://r.io/pipeline" },
@@ -258,24 +261,21 @@ async fn br_we_013_a_failure_midway_blocks_the_target_for_everybody_until_it_is_
         .expect("ended")
         .status
         .expect("a status");
-    assert_eq!(status.consecutive_failures, Some(1), "it counts");
+    assert_eq!(status.consecutive_failures, Some(1));
     api.delete("broken", &DeleteParams::default())
         .await
-        .expect("marked");
+        .expect("deletion requested");
     restart(&mut system).await;
     let status = run(&system, &good, "still-blocked", json!({})).await;
     assert_eq!(skipped(&status), Some(SkipReason::PreviousExecutionFailed));
-    let broken = api
-        .get("broken")
-        .await
-        .expect("it stays until it is cleared");
+    let broken = api.get("broken").await.expect("kept until cleared");
     assert!(broken.metadata.deletion_timestamp.is_some());
     assert_eq!(condition(&broken, "AuditRecorded"), "True/AuditSucceeded");
 
     system.clear("broken").await.expect("cleared");
     wait::gone(&api, "broken", SECONDS_30)
         .await
-        .expect("now it goes");
+        .expect("gone after clearance");
     restart(&mut system).await;
     let status = run(&system, &good, "free", json!({})).await;
     assert_eq!(status.phase, Some(Phase::Succeeded), "{status:?}");

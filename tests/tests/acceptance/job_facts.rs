@@ -1,5 +1,5 @@
-//! BR-WE-012: what keeps a workflow from running is known by its facts, caused here on the real node
-//! and API server: while it lasts, through a restart, and at the end.
+//! BR-WE-012: the status reports why a workflow does not run, from pod statuses, conditions and
+//! Events of a real node and API server: while it waits, after a restart, and at the end.
 
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
@@ -18,29 +18,29 @@ use wfe_tests::{Cluster, Image, wait};
 
 use crate::setup::{SECONDS_30, cluster};
 
-/// What is told to end has not done its work.
+/// Exits non-zero on SIGTERM, so that an eviction is a failure.
 const SLEEP: &str = "trap 'exit 143' TERM; sleep 300 & wait";
-/// Longer than the controller waits until it asks the Events.
+/// Longer than the delay after which the controller lists Events.
 const START_TIMEOUT: &str = "--start-timeout=25s";
 
-/// How it must end.
-struct End {
+/// Expected failure.
+struct Expected {
     reason: FailureReason,
     ran: bool,
-    /// In the message, and so in what the operator reads.
+    /// Text in the message.
     says: &'static str,
 }
 
-fn never_ran(reason: FailureReason, says: &'static str) -> End {
-    End {
+fn never_ran(reason: FailureReason, says: &'static str) -> Expected {
+    Expected {
         reason,
         ran: false,
         says,
     }
 }
 
-/// With a limit for the start of an execution, as a flag.
-async fn started(cluster: &Cluster, prefix: &str, workflows: &[&Script], flag: &str) -> System {
+/// Starts a system without a webhook, with the controller flag `--start-timeout`.
+async fn start_with(cluster: &Cluster, prefix: &str, workflows: &[&Script], flag: &str) -> System {
     let system = System::install(cluster, prefix, workflows).await;
     let mut system = system.expect("installed");
     system.controller_flags = vec![flag.to_owned()];
@@ -48,7 +48,7 @@ async fn started(cluster: &Cluster, prefix: &str, workflows: &[&Script], flag: &
     system
 }
 
-async fn ends(system: &System, name: &str, end: &End) -> FailureDetails {
+async fn check_failure(system: &System, name: &str, expected: &Expected) -> FailureDetails {
     let wfe = system.ended(name).await.expect("ended");
     let details = wfe
         .status
@@ -56,27 +56,27 @@ async fn ends(system: &System, name: &str, end: &End) -> FailureDetails {
         .expect("details");
     assert_eq!(
         (details.reason, details.was_execution_failure),
-        (end.reason, end.ran),
+        (expected.reason, expected.ran),
         "{name}: {details:?}"
     );
     assert!(
-        details.message.contains(end.says),
+        details.message.contains(expected.says),
         "{name}: {}",
         details.message
     );
     let summary = &details.natural_language_summary;
     assert_eq!(
         summary.contains("look at the target"),
-        end.ran,
+        expected.ran,
         "{name}: {summary}"
     );
     details
 }
 
-/// The sentence of `ExecutionRunning`, once it says that something is waited for.
-async fn waits(system: &System, name: &str) -> String {
+/// Message of the condition `ExecutionRunning`, once its reason is `Waiting`.
+async fn waiting_message(system: &System, name: &str) -> String {
     let wfe = system.until(name, "ExecutionRunning", "False/Waiting");
-    message(&wfe.await.expect("it says why"), "ExecutionRunning")
+    message(&wfe.await.expect("waiting"), "ExecutionRunning")
 }
 
 fn without_a_command(cluster: &Cluster) -> Script {
@@ -86,8 +86,9 @@ fn without_a_command(cluster: &Cluster) -> Script {
     Script::of("no-command", image.expect("pushed"), "")
 }
 
+/// BR-WE-012
 #[tokio::test]
-async fn br_we_012_what_the_pod_says_is_told_while_it_waits_and_at_the_end() {
+async fn pod_status_is_reported_while_waiting_and_on_failure() {
     let cluster = cluster().await;
     let sleeps = Script::push(&cluster, "sleeps", SLEEP, "");
     let hungry = Script {
@@ -103,23 +104,23 @@ async fn br_we_012_what_the_pod_says_is_told_while_it_waits_and_at_the_end() {
     };
     let no_command = without_a_command(&cluster);
     let workflows = [&sleeps, &hungry, &no_command];
-    // Enough for the one that runs, on a slow machine, too.
-    let mut system = started(&cluster, "facts", &workflows, "--start-timeout=40s").await;
+    // Long enough for the pod of `sleeps` to start on a slow machine.
+    let mut system = start_with(&cluster, "facts", &workflows, "--start-timeout=40s").await;
     for workflow in workflows {
         system
             .create(workflow, workflow.id, &json!({}))
             .await
             .expect("stored");
     }
-    // Evicted by the real API, while it runs.
+    // The eviction API deletes the running pod.
     system
         .until("sleeps", "ExecutionRunning", "True/ExecutionStarted")
         .await
-        .expect("it runs");
+        .expect("running");
     let pods = system.execution.api::<Pod>();
-    let ours = ListParams::default().labels("kubernaut.ai/workflow-execution=sleeps");
+    let selector = ListParams::default().labels("kubernaut.ai/workflow-execution=sleeps");
     let pod = pods
-        .list(&ours)
+        .list(&selector)
         .await
         .expect("listed")
         .items
@@ -128,17 +129,17 @@ async fn br_we_012_what_the_pod_says_is_told_while_it_waits_and_at_the_end() {
     pods.evict(&pod, &EvictParams::default())
         .await
         .expect("evicted");
-    let evicted = End {
+    let evicted = Expected {
         reason: FailureReason::ResourceExhausted,
         ran: true,
         says: "EvictionByEvictionAPI",
     };
-    ends(&system, "sleeps", &evicted).await;
+    check_failure(&system, "sleeps", &evicted).await;
 
-    let said = waits(&system, "hungry").await;
+    let text = waiting_message(&system, "hungry").await;
     assert!(
-        said.starts_with("Unschedulable: ") && said.contains("Insufficient cpu"),
-        "{said}"
+        text.starts_with("Unschedulable: ") && text.contains("Insufficient cpu"),
+        "{text}"
     );
     system.kill_controller().await.expect("killed");
     system.start_controller().await.expect("started again");
@@ -146,8 +147,8 @@ async fn br_we_012_what_the_pod_says_is_told_while_it_waits_and_at_the_end() {
         FailureReason::ResourceExhausted,
         "no container started within 40s: 0/1 nodes are available",
     );
-    ends(&system, "hungry", &unschedulable).await;
-    let details = ends(
+    check_failure(&system, "hungry", &unschedulable).await;
+    let details = check_failure(
         &system,
         "no-command",
         &never_ran(FailureReason::ConfigurationError, "/there/is/no/such/file"),
@@ -156,7 +157,8 @@ async fn br_we_012_what_the_pod_says_is_told_while_it_waits_and_at_the_end() {
     assert_eq!(details.exit_code, Some(128));
 }
 
-/// Our pods refer to nothing that may be missing: a policy of somebody else's adds it.
+/// Adds a policy that mutates pods to reference a missing Secret: the controller itself creates no
+/// pods with such a reference.
 async fn add_a_missing_secret(cluster: &Cluster, namespace: &str) -> String {
     let name = format!("adds-env-{namespace}");
     let rule = json!({ "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"] });
@@ -174,7 +176,7 @@ async fn add_a_missing_secret(cluster: &Cluster, namespace: &str) -> String {
         let api = mutating(cluster, kind);
         api.create(&PostParams::default(), &object)
             .await
-            .expect("made");
+            .expect("created");
     }
     let pod: Pod = serde_json::from_value(json!({
         "metadata": { "name": "probe" },
@@ -191,7 +193,7 @@ async fn add_a_missing_secret(cluster: &Cluster, namespace: &str) -> String {
         Ok(containers.iter().any(|it| it.env_from.is_some()))
     })
     .await
-    .expect("in force");
+    .expect("in effect");
     name
 }
 
@@ -204,19 +206,20 @@ fn mutating(cluster: &Cluster, kind: &str) -> Api<DynamicObject> {
     Api::all_with(cluster.admin(), &plural)
 }
 
+/// BR-WE-012
 #[tokio::test]
-async fn br_we_012_what_admission_makes_of_the_pod_is_told_too() {
+async fn pod_mutated_or_rejected_by_admission_is_reported() {
     let cluster = cluster().await;
     let quick = Script::push(&cluster, "quick", "true", "");
-    let system = started(&cluster, "pods", &[&quick], START_TIMEOUT).await;
+    let system = start_with(&cluster, "pods", &[&quick], START_TIMEOUT).await;
     let policy = add_a_missing_secret(&cluster, system.execution.name()).await;
     system
         .create(&quick, "env", &json!({}))
         .await
         .expect("stored");
-    let said = waits(&system, "env").await;
-    assert!(said.starts_with("CreateContainerConfigError: "), "{said}");
-    ends(
+    let text = waiting_message(&system, "env").await;
+    assert!(text.starts_with("CreateContainerConfigError: "), "{text}");
+    check_failure(
         &system,
         "env",
         &never_ran(
@@ -240,14 +243,14 @@ async fn br_we_012_what_admission_makes_of_the_pod_is_told_too() {
     ranges
         .create(&PostParams::default(), &limits)
         .await
-        .expect("made");
+        .expect("created");
     system
         .create(&quick, "large", &json!({}))
         .await
         .expect("stored");
-    let said = waits(&system, "large").await;
-    assert!(said.starts_with("FailedCreate: "), "{said}");
-    ends(
+    let text = waiting_message(&system, "large").await;
+    assert!(text.starts_with("FailedCreate: "), "{text}");
+    check_failure(
         &system,
         "large",
         &never_ran(
@@ -267,14 +270,14 @@ async fn quota(system: &System, resource: &str) {
     quotas
         .create(&PostParams::default(), &quota)
         .await
-        .expect("made");
+        .expect("created");
     let known = |quota: &ResourceQuota| {
         let hard = quota.status.as_ref().and_then(|it| it.hard.as_ref());
         hard.is_some_and(|it| it.contains_key(resource))
     };
-    wait::until(&quotas, "none", "the quota is counted", SECONDS_30, known)
+    wait::until(&quotas, "none", "the quota has a status", SECONDS_30, known)
         .await
-        .expect("counted");
+        .expect("has a status");
 }
 
 async fn no_quota(system: &System) {
@@ -285,8 +288,9 @@ async fn no_quota(system: &System) {
         .expect("deleted");
 }
 
+/// BR-WE-012
 #[tokio::test]
-async fn br_we_012_a_pod_that_the_quota_or_a_missing_secret_keeps_back_is_told_by_events() {
+async fn pod_blocked_by_quota_or_missing_secret_is_reported_from_events() {
     let cluster = cluster().await;
     let needs = Script::push(
         &cluster,
@@ -294,7 +298,7 @@ async fn br_we_012_a_pod_that_the_quota_or_a_missing_secret_keeps_back_is_told_b
         "true",
         "dependencies: {secrets: [{name: key}]}\n",
     );
-    let system = started(&cluster, "mount", &[&needs], "--start-timeout=45s").await;
+    let system = start_with(&cluster, "mount", &[&needs], "--start-timeout=45s").await;
     let secret: Secret = serde_json::from_value(
         json!({ "metadata": { "name": "key" }, "stringData": { "a": "b" } }),
     )
@@ -303,17 +307,17 @@ async fn br_we_012_a_pod_that_the_quota_or_a_missing_secret_keeps_back_is_told_b
     secrets
         .create(&PostParams::default(), &secret)
         .await
-        .expect("made");
+        .expect("created");
     quota(&system, "pods").await;
     for name in ["over", "mounts"] {
         system
             .create(&needs, name, &json!({}))
             .await
             .expect("stored");
-        let made = waits(&system, name).await;
+        let text = waiting_message(&system, name).await;
         assert!(
-            made.starts_with("QuotaExceeded: ") && made.contains("exceeded quota: none"),
-            "{made}"
+            text.starts_with("QuotaExceeded: ") && text.contains("exceeded quota: none"),
+            "{text}"
         );
         if name == "over" {
             system
@@ -323,13 +327,13 @@ async fn br_we_012_a_pod_that_the_quota_or_a_missing_secret_keeps_back_is_told_b
             system.ended("over").await.expect("ended");
         }
     }
-    // Gone before the pod can be made: the kubelet looks for it in vain.
+    // The Secret is deleted while the quota blocks the pod, so that mounting it fails.
     secrets
         .delete("key", &DeleteParams::default())
         .await
         .expect("deleted");
     no_quota(&system).await;
-    ends(
+    check_failure(
         &system,
         "mounts",
         &never_ran(
@@ -340,29 +344,30 @@ async fn br_we_012_a_pod_that_the_quota_or_a_missing_secret_keeps_back_is_told_b
     .await;
 }
 
+/// BR-WE-012: quota, RBAC, admission policy.
 #[tokio::test]
-async fn br_we_012_a_refused_job_is_told_by_who_refused_it() {
+async fn rejected_job_is_reported_by_rejecting_admission_step() {
     let cluster = cluster().await;
     let quick = Script::push(&cluster, "quick", "true", "");
     let mut system = System::install(&cluster, "refused", &[&quick])
         .await
         .expect("installed");
     system.start_controller().await.expect("started");
-    let refused = async |name: &str, word: &str, end: &End| {
+    let refused = async |name: &str, reason: &str, expected: &Expected| {
         system
             .create(&quick, name, &json!({}))
             .await
             .expect("stored");
-        let details = ends(&system, name, end).await;
+        let details = check_failure(&system, name, expected).await;
         let wfe = system
             .namespace
             .api::<WorkflowExecution>()
             .get(name)
             .await
-            .expect("there");
+            .expect("found");
         assert_eq!(
             condition(&wfe, "ExecutionCreated"),
-            format!("False/{word}"),
+            format!("False/{reason}"),
             "{details:?}"
         );
     };
@@ -375,14 +380,14 @@ async fn br_we_012_a_refused_job_is_told_by_who_refused_it() {
     .await;
     no_quota(&system).await;
 
-    system.allow_jobs(false).await.expect("right taken");
+    system.allow_jobs(false).await.expect("revoked");
     refused(
         "rights",
         "RBACDenied",
         &never_ran(FailureReason::Forbidden, "cannot create resource \"jobs\""),
     )
     .await;
-    system.allow_jobs(true).await.expect("right given");
+    system.allow_jobs(true).await.expect("granted");
 
     let policy = forbid_jobs(&cluster, system.execution.name()).await;
     refused(
@@ -404,7 +409,7 @@ async fn br_we_012_a_refused_job_is_told_by_who_refused_it() {
         .await
         .expect("deleted");
     assert!(system.jobs().await.expect("listed").is_empty());
-    let told: Vec<Event> = system
+    let events: Vec<Event> = system
         .namespace
         .api::<Event>()
         .list(&ListParams::default())
@@ -412,13 +417,14 @@ async fn br_we_012_a_refused_job_is_told_by_who_refused_it() {
         .expect("listed")
         .items;
     assert!(
-        told.iter()
+        events
+            .iter()
             .any(|it| it.reason.as_deref() == Some("Forbidden")),
-        "{told:?}"
+        "{events:?}"
     );
 }
 
-/// A policy of somebody else's that does not want Jobs in a namespace, once it is in force.
+/// Adds a policy that denies Jobs in a namespace, and waits until it is in effect.
 async fn forbid_jobs(cluster: &Cluster, namespace: &str) -> String {
     let name = format!("no-jobs-{namespace}");
     let rule = json!({ "apiGroups": ["batch"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["jobs"] });
@@ -441,18 +447,18 @@ async fn forbid_jobs(cluster: &Cluster, namespace: &str) -> String {
     policies
         .create(&PostParams::default(), &policy)
         .await
-        .expect("made");
+        .expect("created");
     bindings
         .create(&PostParams::default(), &binding)
         .await
-        .expect("made");
+        .expect("created");
     let probe: Job = serde_json::from_value(probe_job()).expect("a Job");
     let jobs: Api<Job> = Api::namespaced(cluster.admin(), namespace);
     until_effective("the policy", async || {
         Ok(jobs.create(&dry_run(), &probe).await.is_err())
     })
     .await
-    .expect("in force");
+    .expect("in effect");
     name
 }
 

@@ -1,4 +1,4 @@
-//! BR-WE-012: every way to fail is reported by its right name, from real pods.
+//! BR-WE-012: failures of real pods are reported with their reason, exit code and summary.
 
 use k8s_openapi::api::batch::v1::Job;
 use kube::api::{DeleteParams, PostParams};
@@ -14,12 +14,13 @@ use crate::setup::{SECONDS_30, cluster};
 
 const SLEEP: &str = "trap 'exit 0' TERM; sleep 300 & wait";
 
+/// BR-WE-012
 #[tokio::test]
-async fn br_we_012_every_failure_has_its_reason_exit_code_and_summary() {
+async fn failed_execution_reports_reason_exit_code_and_summary() {
     let cluster = cluster().await;
     let registry = cluster.registry().expect("a registry");
     let missing = format!(
-        "{}/workflows/nobody-pushed-this@sha256:{}",
+        "{}/workflows/never-pushed@sha256:{}",
         registry.address(),
         "0".repeat(64)
     );
@@ -62,7 +63,7 @@ async fn br_we_012_every_failure_has_its_reason_exit_code_and_summary() {
     create("by-hand", &slow, json!({})).await;
     let began =
         |wfe: &WorkflowExecution| condition(wfe, "ExecutionRunning") == "True/ExecutionStarted";
-    let running = wait::until(&api, "by-hand", "its container runs", SECONDS_30, began)
+    let running = wait::until(&api, "by-hand", "the container runs", SECONDS_30, began)
         .await
         .expect("running");
     let job = running
@@ -75,7 +76,7 @@ async fn br_we_012_every_failure_has_its_reason_exit_code_and_summary() {
         .api::<Job>()
         .delete(&job, &DeleteParams::background())
         .await
-        .expect("deleted by hand");
+        .expect("deleted");
 
     let ran = [
         SelectionCompleted,
@@ -160,15 +161,16 @@ async fn br_we_012_every_failure_has_its_reason_exit_code_and_summary() {
     let exits = api
         .get("exits")
         .await
-        .expect("there")
+        .expect("found")
         .status
         .and_then(|status| status.failure_details)
         .expect("details");
     assert_eq!(exits.message, "the container ended with exit code 3: why");
 }
 
+/// BR-WE-003: the webhook denies the request; without the webhook the controller fails it.
 #[tokio::test]
-async fn br_we_003_an_engine_that_is_not_installed_is_refused_and_unasked_fails_with_that_reason() {
+async fn engine_not_installed_is_denied_or_fails_as_unsupported() {
     let cluster = cluster().await;
     let image = format!("r.io/pipeline@sha256:{}", "2".repeat(64));
     let pipeline = Script::pipeline("pipeline", image);
@@ -184,8 +186,8 @@ async fn br_we_003_an_engine_that_is_not_installed_is_refused_and_unasked_fails_
     let refused = create().await.expect_err("not installed").to_string();
     let says = "spec.executionEngine: executionEngine tekton is not installed: the cluster does not serve PipelineRun of tekton.dev/v1: install the engine";
     assert!(refused.contains(says), "{refused}");
-    system.remove_webhook().await.expect("nobody is asked");
-    create().await.expect("the schema does not know");
+    system.remove_webhook().await.expect("webhook removed");
+    create().await.expect("accepted by the schema");
     let wfe = system.ended("tekton").await.expect("ended");
     let details = wfe
         .status
@@ -200,5 +202,5 @@ async fn br_we_003_an_engine_that_is_not_installed_is_refused_and_unasked_fails_
         condition(&wfe, "ExecutionCreated"),
         "False/UnsupportedEngine"
     );
-    assert!(refused.contains(&details.message), "the same sentence");
+    assert!(refused.contains(&details.message), "messages must be equal");
 }

@@ -1,4 +1,4 @@
-//! BR-WE-014: a workflow runs as a Job, from accepted to audited.
+//! BR-WE-014: the life of a workflow that runs as a Job, from admission to audit and deletion.
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -13,8 +13,9 @@ use wfe_tests::wait;
 
 use crate::setup::{SECONDS_30, cluster, kubectl, pod_and_log};
 
+/// BR-WE-014
 #[tokio::test]
-async fn br_we_014_a_workflow_runs_with_its_files_and_parameters_and_is_audited() {
+async fn workflow_runs_with_dependencies_and_parameters_and_is_audited() {
     let cluster = cluster().await;
     let script = "set -e\necho target=$TARGET_RESOURCE wfe=$KUBERNAUT_WORKFLOW_EXECUTION rr=$KUBERNAUT_REMEDIATION_REQUEST\nprintf 'text=%s\\n' \"$TEXT\"\necho mode=$MODE user=$(id -u)\ncat /run/kubernaut/secrets/registry/token /run/kubernaut/configmaps/limits/max\ntouch /tmp/x\nif touch /x 2>/dev/null; then echo root is writable; fi\n";
     let more = "dependencies: {secrets: [{name: registry}], configMaps: [{name: limits}]}\nparameters:\n- {name: TEXT, type: string, required: true}\n- {name: MODE, type: string, default: safe}\n";
@@ -123,14 +124,14 @@ async fn br_we_014_a_workflow_runs_with_its_files_and_parameters_and_is_audited(
         "the lock is free"
     );
 
-    let told = system
+    let events = system
         .namespace
         .api::<Event>()
         .list(&ListParams::default())
         .await
         .expect("listed")
         .items;
-    let reasons: Vec<_> = told
+    let reasons: Vec<_> = events
         .iter()
         .filter_map(|event| event.reason.as_deref())
         .collect();
@@ -142,8 +143,9 @@ async fn br_we_014_a_workflow_runs_with_its_files_and_parameters_and_is_audited(
     );
 }
 
+/// BR-WE-014
 #[tokio::test]
-async fn br_we_014_a_deleted_request_is_cancelled_audited_and_leaves_nothing() {
+async fn running_execution_deleted_is_cancelled_audited_and_removed() {
     let cluster = cluster().await;
     let workflow = Script::push(
         &cluster,
@@ -163,13 +165,13 @@ async fn br_we_014_a_deleted_request_is_cancelled_audited_and_leaves_nothing() {
     .expect("admitted");
     let began =
         |wfe: &WorkflowExecution| condition(wfe, "ExecutionRunning") == "True/ExecutionStarted";
-    wait::until(&api, "gone", "its container runs", SECONDS_30, began)
+    wait::until(&api, "gone", "the container runs", SECONDS_30, began)
         .await
         .expect("running");
     api.delete("gone", &DeleteParams::default())
         .await
         .expect("deleted");
-    // It ran, so it stays until somebody has looked at the target.
+    // The execution ran, so it is kept until its block is cleared.
     let cancelled = system.ended("gone").await.expect("ended");
     assert_eq!(
         condition(&cancelled, "ExecutionComplete"),
@@ -216,8 +218,9 @@ async fn br_we_014_a_deleted_request_is_cancelled_audited_and_leaves_nothing() {
     );
 }
 
+/// BR-WE-014
 #[tokio::test]
-async fn br_we_014_the_job_of_a_success_is_deleted_after_its_retention_and_the_request_stays() {
+async fn succeeded_job_is_deleted_after_retention_and_execution_stays() {
     let cluster = cluster().await;
     let workflow = Script::push(&cluster, "brief", "true", "");
     let mut system = System::install(&cluster, "retention", &[&workflow])
@@ -238,6 +241,6 @@ async fn br_we_014_the_job_of_a_success_is_deleted_after_its_retention_and_the_r
     wait::gone(&system.execution.api::<Job>(), &job.name, SECONDS_30)
         .await
         .expect("deleted");
-    let left = api.get("kept").await.expect("the request stays");
-    assert_eq!(condition(&left, "Ready"), "True/Ready");
+    let kept = api.get("kept").await.expect("not deleted");
+    assert_eq!(condition(&kept, "Ready"), "True/Ready");
 }

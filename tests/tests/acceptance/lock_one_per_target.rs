@@ -8,8 +8,9 @@ use wfe_tests::wait;
 
 use crate::setup::{SECONDS_30, cluster};
 
+/// BR-WE-009
 #[tokio::test]
-async fn br_we_009_who_comes_second_is_skipped_or_waits_as_asked() {
+async fn second_execution_on_busy_target_is_skipped_or_waits() {
     let cluster = cluster().await;
     let workflow = Script::push(&cluster, "nap", "sleep 12", "");
     let mut system = System::install(&cluster, "lock", &[&workflow])
@@ -30,15 +31,15 @@ async fn br_we_009_who_comes_second_is_skipped_or_waits_as_asked() {
             .as_ref()
             .is_some_and(|status| status.phase == Some(Phase::Running))
     };
-    wait::until(&api, "first", "it runs", SECONDS_30, running)
+    wait::until(&api, "first", "the phase is Running", SECONDS_30, running)
         .await
         .expect("running");
-    // Another spelling of the kind is the same target.
+    // The kind in lower case names the same target.
     create("second", json!({ "targetResource": "prod/deployment/web" })).await;
     create("third", json!({ "targetResource": "prod/Deployment/web", "executionConfig": { "whenBlocked": "Wait" } })).await;
 
     let waits = |wfe: &WorkflowExecution| condition(wfe, "Blocked") == "True/ResourceBusy";
-    wait::until(&api, "third", "it waits", SECONDS_30, waits)
+    wait::until(&api, "third", "the target is locked", SECONDS_30, waits)
         .await
         .expect("waiting");
 
@@ -72,6 +73,6 @@ async fn br_we_009_who_comes_second_is_skipped_or_waits_as_asked() {
     );
     assert!(
         third.start_time.expect("started").0 >= first.completion_time.expect("completed").0,
-        "one after the other"
+        "executions on one target do not overlap"
     );
 }

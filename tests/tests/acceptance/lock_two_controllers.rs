@@ -1,4 +1,4 @@
-//! BR-WE-009: one at a time per target is the lock's doing, not the leader's.
+//! BR-WE-009: the target lock alone keeps executions apart, without leader election.
 
 use std::time::Duration;
 
@@ -14,24 +14,25 @@ use crate::overlap::Overlap;
 use crate::setup::cluster;
 
 const TARGETS: usize = 20;
-const EACH: usize = 10;
-/// Two cores start two or three pods a second.
+const PER_TARGET: usize = 10;
+/// A machine with two cores starts two or three pods a second.
 const ALL_WITHIN: Duration = Duration::from_mins(8);
 
+/// BR-WE-009
 #[tokio::test]
-async fn br_we_009_two_controllers_at_once_never_run_two_on_a_target() {
+async fn two_controllers_never_run_two_executions_on_one_target() {
     let cluster = cluster().await;
     let workflow = Script::push(&cluster, "brief", "true", "");
     let mut system = System::install(&cluster, "two", &[&workflow])
         .await
         .expect("installed");
-    // What has ended makes room on the node at once.
+    // A short retention frees room for pods on the node.
     system.controller_flags = vec!["--cooldown=0s".to_owned(), "--retention=20s".to_owned()];
     system.start_controller().await.expect("started");
     system.start_another_controller().await.expect("started");
     let overlap = Overlap::watch(&system.execution);
     let api = system.namespace.api::<WorkflowExecution>();
-    for number in 0..TARGETS * EACH {
+    for number in 0..TARGETS * PER_TARGET {
         let spec = json!({
             "targetResource": format!("prod/Deployment/t{}", number % TARGETS),
             "executionConfig": { "whenBlocked": "Wait" },
@@ -43,10 +44,10 @@ async fn br_we_009_two_controllers_at_once_never_run_two_on_a_target() {
     }
     let ended = |wfe: &WorkflowExecution| wfe.phase().is_some_and(Phase::is_final);
     let api = &api;
-    let all: FuturesUnordered<_> = (0..TARGETS * EACH)
+    let all: FuturesUnordered<_> = (0..TARGETS * PER_TARGET)
         .map(async |number| {
             let name = format!("w{number}");
-            let wfe = wait::until(api, &name, "it has ended", ALL_WITHIN, ended).await?;
+            let wfe = wait::until(api, &name, "the phase is final", ALL_WITHIN, ended).await?;
             anyhow::ensure!(
                 wfe.phase() == Some(Phase::Succeeded),
                 "{name}: {:?}",
@@ -59,5 +60,5 @@ async fn br_we_009_two_controllers_at_once_never_run_two_on_a_target() {
     for result in results {
         result.expect("succeeded");
     }
-    assert_eq!(overlap.end(), TARGETS * EACH, "each ran");
+    assert_eq!(overlap.end(), TARGETS * PER_TARGET, "executions that ran");
 }

@@ -1,4 +1,5 @@
-//! BR-WE-009: a target is free when the last pod on it has ended, not when its Job is gone.
+//! BR-WE-009: a target is unlocked when the last pod of its execution has ended, not when the Job
+//! is gone.
 
 use k8s_openapi::api::batch::v1::Job;
 use kube::api::{DeleteParams, PostParams};
@@ -10,13 +11,14 @@ use wfe_tests::wait;
 use crate::overlap::Overlap;
 use crate::setup::{SECONDS_30, cluster};
 
-/// A pod that does not go when it is asked to: SIGKILL after the grace period of 30 s ends it.
+/// Ignores SIGTERM: the kubelet kills the pod after the grace period of 30 s.
 const STUBBORN: &str =
     "if [ \"$FAST\" = true ]; then exit 0; fi; trap '' TERM; while true; do sleep 1; done";
 const PARAMETERS: &str = "parameters:\n- {name: FAST, type: boolean, default: 'false'}\n";
 
-/// Runs one that does not go, ends it by `end`, and lets a second one wait for the target.
-async fn second_starts_after_the_pod(
+/// Runs an execution whose pod ignores SIGTERM, ends the execution by `end`, and checks that a
+/// second execution on the target starts when the pod has ended.
+async fn second_starts_after_pod_ends(
     prefix: &str,
     reason: FailureReason,
     end: impl AsyncFnOnce(&System),
@@ -40,7 +42,7 @@ async fn second_starts_after_the_pod(
         .await
         .expect("admitted");
     let began = |wfe: &WorkflowExecution| condition(wfe, "ExecutionRunning").starts_with("True");
-    wait::until(&api, "first", "its container runs", SECONDS_30, began)
+    wait::until(&api, "first", "the container runs", SECONDS_30, began)
         .await
         .expect("running");
     let second = workflow.request(
@@ -51,21 +53,15 @@ async fn second_starts_after_the_pod(
         .await
         .expect("admitted");
     let waits = |wfe: &WorkflowExecution| condition(wfe, "Blocked") == "True/ResourceBusy";
-    wait::until(&api, "second", "it waits", SECONDS_30, waits)
+    wait::until(&api, "second", "the target is locked", SECONDS_30, waits)
         .await
         .expect("waiting");
 
     end(&system).await;
     let failed = |wfe: &WorkflowExecution| wfe.phase() == Some(Phase::Failed);
-    let first = wait::until(
-        &api,
-        "first",
-        "it is said to have ended",
-        SECONDS_30,
-        failed,
-    )
-    .await
-    .expect("failed");
+    let first = wait::until(&api, "first", "the phase is Failed", SECONDS_30, failed)
+        .await
+        .expect("failed");
     let details = first
         .status
         .as_ref()
@@ -75,11 +71,11 @@ async fn second_starts_after_the_pod(
         (details.reason, details.was_execution_failure),
         (reason, true)
     );
-    // The pod takes its time; what it left is looked at meanwhile.
+    // The pod is terminating; the block can be cleared in the meantime.
     assert_eq!(
         system.live_pods().await.expect("listed").len(),
         1,
-        "its pod lives on"
+        "the pod is terminating"
     );
     assert_eq!(
         system.holders().await.expect("listed").len(),
@@ -90,16 +86,17 @@ async fn second_starts_after_the_pod(
 
     let second = system.ended("second").await.expect("ended");
     assert_eq!(condition(&second, "Ready"), "True/Ready");
-    assert_eq!(overlap.end(), 2, "one after the other");
+    assert_eq!(overlap.end(), 2, "pods on one target do not overlap");
     assert!(
         system.holders().await.expect("listed").is_empty(),
-        "the target is free"
+        "the target is unlocked"
     );
 }
 
+/// BR-WE-009
 #[tokio::test]
-async fn br_we_009_after_a_cancel_the_next_one_starts_when_the_pod_has_ended() {
-    second_starts_after_the_pod("pod-cancel", FailureReason::Cancelled, async |system| {
+async fn next_execution_after_cancel_starts_when_pod_has_ended() {
+    second_starts_after_pod_ends("pod-cancel", FailureReason::Cancelled, async |system| {
         system
             .cancel("first", "wrong target")
             .await
@@ -108,17 +105,19 @@ async fn br_we_009_after_a_cancel_the_next_one_starts_when_the_pod_has_ended() {
     .await;
 }
 
+/// BR-WE-009
 #[tokio::test]
-async fn br_we_009_after_a_delete_the_next_one_starts_when_the_pod_has_ended() {
-    second_starts_after_the_pod("pod-delete", FailureReason::Cancelled, async |system| {
+async fn next_execution_after_delete_starts_when_pod_has_ended() {
+    second_starts_after_pod_ends("pod-delete", FailureReason::Cancelled, async |system| {
         system.delete("first").await.expect("deleted");
     })
     .await;
 }
 
+/// BR-WE-009
 #[tokio::test]
-async fn br_we_009_after_its_job_was_deleted_by_hand_the_next_one_starts_when_the_pod_has_ended() {
-    second_starts_after_the_pod(
+async fn next_execution_after_manual_job_delete_starts_when_pod_has_ended() {
+    second_starts_after_pod_ends(
         "pod-hand",
         FailureReason::ExecutionDeleted,
         async |system| {

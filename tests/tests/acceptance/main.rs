@@ -1,4 +1,4 @@
-//! What holds on a real cluster. Run by `make acceptance`; a file's name tells the layer.
+//! Tests on a real cluster, run by `make acceptance`. The prefix of a file's name is its layer.
 
 #![allow(
     clippy::expect_used,
@@ -6,7 +6,7 @@
     clippy::large_futures,
     clippy::panic,
     clippy::too_many_lines,
-    reason = "a story is told whole; a test fails by panicking, and so do its helpers"
+    reason = "tests are long scenarios; tests and their helpers fail by panicking"
 )]
 
 mod admission_clearance;

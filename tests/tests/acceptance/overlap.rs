@@ -1,8 +1,10 @@
-//! Whether two executions were ever alive on one target: from the watch log of Jobs and pods.
+//! Detects two executions that are alive on one target at the same time, from the watch events of
+//! Jobs and pods.
 
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use futures::StreamExt;
 use k8s_openapi::api::batch::v1::Job;
@@ -18,7 +20,7 @@ use wfe_tests::system::{job_has_ended, pod_is_alive};
 const TARGET: &str = "kubernaut.ai/target-hash";
 const SOURCE: &str = "kubernaut.ai/workflow-execution-uid";
 
-/// Watches from the beginning of an execution namespace.
+/// Watches an execution namespace from its creation.
 pub struct Overlap {
     log: Arc<Mutex<Log>>,
     tasks: Vec<JoinHandle<()>>,
@@ -26,7 +28,7 @@ pub struct Overlap {
 
 #[derive(Default)]
 struct Log {
-    /// Whatever had company.
+    /// Objects that were alive on one target together.
     overlaps: Vec<String>,
     /// Uids of Jobs that were ever alive.
     seen: BTreeSet<String>,
@@ -36,28 +38,28 @@ impl Overlap {
     pub fn watch(namespace: &TestNamespace) -> Self {
         let log: Arc<Mutex<Log>> = Arc::default();
         let tasks = vec![
-            tokio::spawn(follow(namespace.api::<Pod>(), log.clone(), pod_is_alive)),
-            tokio::spawn(follow(namespace.api::<Job>(), log.clone(), |job| {
+            tokio::spawn(watch(namespace.api::<Pod>(), log.clone(), pod_is_alive)),
+            tokio::spawn(watch(namespace.api::<Job>(), log.clone(), |job| {
                 !job_has_ended(job)
             })),
         ];
         Self { log, tasks }
     }
 
-    /// What was seen: how many executions; fails if two were alive on one target.
+    /// Number of executions seen; panics if two were alive on one target.
     pub fn end(self) -> usize {
         for task in self.tasks {
-            assert!(!task.is_finished(), "the watch has seen everything");
+            assert!(!task.is_finished(), "a watch ended and missed events");
             task.abort();
         }
-        let log = self.log.lock().expect("not poisoned");
+        let log = self.log.lock();
         assert_eq!(log.overlaps, [] as [&str; 0]);
         log.seen.len()
     }
 }
 
-/// Every event since the namespace is there, in the order of the API server.
-async fn follow<K>(api: Api<K>, log: Arc<Mutex<Log>>, is_alive: impl Fn(&K) -> bool)
+/// Processes all watch events since the creation of the namespace, in order.
+async fn watch<K>(api: Api<K>, log: Arc<Mutex<Log>>, is_alive: impl Fn(&K) -> bool)
 where
     K: Clone
         + Debug
@@ -70,10 +72,10 @@ where
         let params = kube::api::WatchParams::default().timeout(290);
         let mut events = api.watch(&params, &version).await.expect("watched").boxed();
         while let Some(event) = events.next().await {
-            let (object, lives) = match event.expect("an event") {
+            let (object, alive_now) = match event.expect("an event") {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                    let lives = is_alive(&object);
-                    (object, lives)
+                    let alive_now = is_alive(&object);
+                    (object, alive_now)
                 }
                 WatchEvent::Deleted(object) => (object, false),
                 WatchEvent::Bookmark(_) => continue,
@@ -82,12 +84,12 @@ where
             version = object.resource_version().expect("a version");
             let label = |key: &str| object.labels().get(key).cloned().unwrap_or_default();
             let on_target = alive.entry(label(TARGET)).or_default();
-            if !lives {
+            if !alive_now {
                 on_target.remove(&object.name_any());
                 continue;
             }
             on_target.insert(object.name_any(), label(SOURCE));
-            let mut log = log.lock().expect("not poisoned");
+            let mut log = log.lock();
             if K::kind(&()) == "Job" {
                 log.seen.insert(object.uid().expect("a uid"));
             }

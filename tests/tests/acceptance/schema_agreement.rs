@@ -1,4 +1,5 @@
-//! The rules and the CRD judge generated texts alike: one by one, against the API server.
+//! The rules and the CRD schema accept the same values: generated texts, checked against the API
+//! server.
 
 use futures::{StreamExt, stream};
 use kube::Api;
@@ -19,8 +20,8 @@ use crate::setup::cluster;
 
 const SAMPLE: usize = 120;
 
-/// Texts of the grammar, and ones with up to two characters changed: most differ in one detail.
-fn nearly(grammar: &str) -> impl Strategy<Value = String> {
+/// Texts of the grammar, with up to two characters changed.
+fn mutated(grammar: &str) -> impl Strategy<Value = String> {
     let text = proptest::string::string_regex(grammar).expect("a grammar");
     let change = (any::<prop::sample::Index>(), "[a-zA-Z0-9/:@._ $\\n=-]?");
     (text, prop::collection::vec(change, 0..3)).prop_map(|(text, changes)| {
@@ -35,7 +36,7 @@ fn nearly(grammar: &str) -> impl Strategy<Value = String> {
     })
 }
 
-/// Whether the API server would take it.
+/// Whether the API server accepts a create by dry run.
 async fn accepted(api: &Api<DynamicObject>, spec: &Spec) -> bool {
     match api.create(&dry_run(), &object(&spec.0)).await {
         Ok(_) => true,
@@ -53,7 +54,7 @@ async fn compare(
     let cluster = cluster().await;
     let api = untyped(cluster.admin(), "default");
     let mut runner = TestRunner::deterministic();
-    let strategy = nearly(grammar);
+    let strategy = mutated(grammar);
     let texts: Vec<_> = (0..SAMPLE)
         .map(|_| strategy.new_tree(&mut runner).expect("a text").current())
         .collect();
@@ -65,22 +66,23 @@ async fn compare(
         .buffered(8)
         .collect()
         .await;
-    for (text, theirs) in texts.iter().zip(&verdicts) {
+    for (text, accepted) in texts.iter().zip(&verdicts) {
         assert_eq!(
             rule(text),
-            *theirs,
-            "{what} {text:?}: ours is left, the API server's right"
+            *accepted,
+            "{what} {text:?}: accepted by the rules (left), by the API server (right)"
         );
     }
     let accepted = verdicts.iter().filter(|it| **it).count();
     assert!(
         (10..=SAMPLE - 10).contains(&accepted),
-        "{what}: {accepted} of {SAMPLE} accepted, that compares little"
+        "{what}: {accepted} of {SAMPLE} accepted: the sample has too few of one kind"
     );
 }
 
+/// BR-WE-014
 #[tokio::test]
-async fn br_we_014_images_are_judged_alike() {
+async fn image_reference_schema_and_rules_agree() {
     let grammar = "([a-z]{1,5}\\.io|localhost|reg:5000|10\\.0\\.0\\.1:5000)(/[a-z0-9]{1,4}([._-]{1,2}[a-z0-9]{1,3}){0,2}){1,2}(:[A-Za-z0-9_.]{1,4})?@sha256:[a-f0-9]{64}";
     compare(
         "image",
@@ -91,8 +93,9 @@ async fn br_we_014_images_are_judged_alike() {
     .await;
 }
 
+/// BR-WE-002
 #[tokio::test]
-async fn br_we_002_bundles_are_judged_alike() {
+async fn bundle_reference_schema_and_rules_agree() {
     let grammar = "oci://([a-z]{1,5}\\.io|localhost|reg:5000)(/[a-z0-9]{1,4}([._-]{1,2}[a-z0-9]{1,3}){0,2}){1,2}(:[A-Za-z0-9_.]{1,4})?(@sha256:[a-f0-9]{64})?";
     compare(
         "bundle",
@@ -103,8 +106,9 @@ async fn br_we_002_bundles_are_judged_alike() {
     .await;
 }
 
+/// BR-WE-009
 #[tokio::test]
-async fn br_we_009_targets_are_judged_alike() {
+async fn target_resource_schema_and_rules_agree() {
     let grammar =
         "([a-z0-9]{1,5}(-[a-z]{1,3})?/)?[A-Z][a-z0-9]{1,9}/[a-z0-9]{1,5}([.-][a-z0-9]{1,3}){0,2}";
     compare(
@@ -116,8 +120,9 @@ async fn br_we_009_targets_are_judged_alike() {
     .await;
 }
 
+/// BR-WE-001
 #[tokio::test]
-async fn br_we_001_timeouts_are_judged_alike() {
+async fn timeout_schema_and_rules_agree() {
     let grammar = "([0-9]{1,2}h)?([0-9]{1,4}m)?([0-9]{1,5}s)?";
     compare(
         "timeout",
@@ -128,8 +133,9 @@ async fn br_we_001_timeouts_are_judged_alike() {
     .await;
 }
 
+/// BR-WE-001
 #[tokio::test]
-async fn br_we_001_parameter_names_are_judged_alike() {
+async fn parameter_name_schema_and_rules_agree() {
     let grammar = "[A-Za-z_][A-Za-z0-9_]{0,12}|KUBERNAUT_?[A-Z]{0,3}|TARGET_RESOURCES?";
     compare(
         "parameter name",
@@ -140,8 +146,9 @@ async fn br_we_001_parameter_names_are_judged_alike() {
     .await;
 }
 
+/// BR-WE-001
 #[tokio::test]
-async fn br_we_001_object_names_are_judged_alike() {
+async fn object_name_schema_and_rules_agree() {
     let grammar = "[a-z0-9]{1,6}([.-][a-z0-9]{1,4}){0,3}";
     compare(
         "ServiceAccount",

@@ -1,14 +1,14 @@
-//! WorkflowExecutions that are right, and ones that are wrong in one way each.
+//! Valid specs, and specs with one error each.
 
 use serde_json::{Value, json};
 
 pub const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
-/// A spec to begin with, changed step by step. Paths are relative to it, with dots.
+/// A spec and its builder. Paths are relative to the spec, separated by dots.
 #[derive(Clone, Debug)]
 pub struct Spec(pub Value);
 
-/// Runs as a Job.
+/// A valid spec with engine job.
 pub fn job() -> Spec {
     Spec(json!({
         "executionEngine": "job",
@@ -21,7 +21,7 @@ pub fn job() -> Spec {
     }))
 }
 
-/// Runs as a PipelineRun.
+/// A valid spec with engine tekton.
 pub fn tekton() -> Spec {
     job()
         .with("executionEngine", "tekton")
@@ -75,7 +75,7 @@ impl Spec {
         })
     }
 
-    /// The object that holds the last part of `path`; made where it is missing.
+    /// The object with the last key of `path`, created where missing, and that key.
     fn parent(&mut self, path: &str) -> (&mut Value, String) {
         let (parents, key) = path
             .rsplit_once('.')
@@ -94,7 +94,7 @@ impl Spec {
     }
 }
 
-/// A spec that is wrong: in which field, and words of the API server's answer.
+/// An invalid spec, the invalid field, and text of the API server's error.
 pub struct Invalid {
     pub what: &'static str,
     pub spec: Spec,
@@ -122,7 +122,7 @@ const TIMEOUT_RULE: &str = "whole hours, minutes and seconds from 1s to 24h";
 const OBJECT_NAME: &str = "must be the name of a Kubernetes object";
 const TYPE_STRING: &str = "must be of type string";
 
-/// Each is refused by the API server alone, and by the rules alone.
+/// Specs that both the API server and the rules reject.
 #[rustfmt::skip]
 #[expect(clippy::too_many_lines, reason = "a table")]
 pub fn invalid() -> Vec<Invalid> {
@@ -157,7 +157,7 @@ pub fn invalid() -> Vec<Invalid> {
         case("long version", job().with("workflowRef.version", long(65)), "spec.workflowRef.version", "may not be more than 64"),
         case("version as a number", job().with("workflowRef.version", 1.5), "spec.workflowRef.version", TYPE_STRING),
         case("long workflow name", job().with("workflowRef.name", long(254)), "spec.workflowRef.name", "may not be more than 253"),
-        // Which image field belongs to which engine.
+        // Image fields by engine.
         case("job without image", job().without("workflowRef.containerImage"), IMAGE, "executionEngine job requires workflowRef.containerImage"),
         case("tekton without bundle", tekton().without("workflowRef.bundleRef"), BUNDLE, "executionEngine tekton requires workflowRef.bundleRef"),
         case("job with both", job().bundle("oci://r.io/b"), BUNDLE, "executionEngine job runs workflowRef.containerImage: remove workflowRef.bundleRef"),
@@ -172,8 +172,8 @@ pub fn invalid() -> Vec<Invalid> {
         case("digest of 63 digits", image(&format!("r.io/a@sha256:{}", &HEX[1..])), IMAGE, IMAGE_RULE),
         case("digest of 65 digits", image(&format!("r.io/a@sha256:{HEX}0")), IMAGE, IMAGE_RULE),
         case("digest with a g", image(&format!("r.io/a@sha256:{}g", &HEX[1..])), IMAGE, IMAGE_RULE),
-        case("md5", image("r.io/a@md5:d41d8cd98f00b204e9800998ecf8427e"), IMAGE, IMAGE_RULE),
-        case("sha512", image(&format!("r.io/a@sha512:{HEX}{HEX}")), IMAGE, IMAGE_RULE),
+        case("digest by md5", image("r.io/a@md5:d41d8cd98f00b204e9800998ecf8427e"), IMAGE, IMAGE_RULE),
+        case("digest by sha512", image(&format!("r.io/a@sha512:{HEX}{HEX}")), IMAGE, IMAGE_RULE),
         case("two digests", image(&format!("r.io/a{digest}{digest}")), IMAGE, IMAGE_RULE),
         case("digest without algorithm", image(&format!("r.io/a@{HEX}")), IMAGE, IMAGE_RULE),
         case("image with a space before", digested(" r.io/a"), IMAGE, IMAGE_RULE),
@@ -217,19 +217,19 @@ pub fn invalid() -> Vec<Invalid> {
         case("parameter with a leading digit", job().parameter("1ST", "a"), PARAMETERS, NAME_RULE),
         case("parameter without a name", job().parameter("", "a"), PARAMETERS, NAME_RULE),
         case("parameter with a dot", job().parameter("a.b", "a"), PARAMETERS, NAME_RULE),
-        case("parameter with a letter that is no ASCII", job().parameter("GRÖSSE", "a"), PARAMETERS, NAME_RULE),
+        case("parameter with a non-ASCII letter", job().parameter("GRÖSSE", "a"), PARAMETERS, NAME_RULE),
         case("parameter name of 129 characters", job().parameter(&long(129), "a"), PARAMETERS, NAME_RULE),
-        case("our own parameter", job().parameter("TARGET_RESOURCE", "a/b/c"), PARAMETERS, RESERVED),
-        case("a parameter that looks like ours", job().parameter("KUBERNAUT_X", "a"), PARAMETERS, RESERVED),
+        case("reserved parameter", job().parameter("TARGET_RESOURCE", "a/b/c"), PARAMETERS, RESERVED),
+        case("parameter with the reserved prefix", job().parameter("KUBERNAUT_X", "a"), PARAMETERS, RESERVED),
         case("65 parameters", job().parameters(65, 1), PARAMETERS, "must have at most 64 items"),
         case("a value of 9,000 characters", job().parameters(1, 9_000), PARAMETERS, "may not be more than 8192"),
         case("values of 66 Ki together", job().parameters(9, 7_500), PARAMETERS, "all values together must have at most 65536 characters"),
         case("a value with NUL", job().parameter("A", "a\0b"), PARAMETERS, "must not contain the NUL character"),
         case("a value as a number", job().parameter("A", 3), PARAMETERS, TYPE_STRING),
         case("a value that Tekton would substitute", tekton().parameter("A", "$(context.pipelineRun.name)"), PARAMETERS, "must not contain \"$(\" for executionEngine tekton"),
-        // Execution.
-        case("timeout soon", job().timeout("soon"), TIMEOUT, TIMEOUT_RULE),
-        case("timeout before now", job().timeout("-5m"), TIMEOUT, TIMEOUT_RULE),
+        // Execution configuration.
+        case("timeout in words", job().timeout("soon"), TIMEOUT, TIMEOUT_RULE),
+        case("negative timeout", job().timeout("-5m"), TIMEOUT, TIMEOUT_RULE),
         case("timeout zero", job().timeout("0s"), TIMEOUT, TIMEOUT_RULE),
         case("timeout of a week", job().timeout("168h"), TIMEOUT, TIMEOUT_RULE),
         case("timeout a second too long", job().timeout("24h0m1s"), TIMEOUT, TIMEOUT_RULE),
@@ -242,7 +242,7 @@ pub fn invalid() -> Vec<Invalid> {
         case("ServiceAccount in upper case", job().with("executionConfig.serviceAccountName", "Runner"), ACCOUNT, OBJECT_NAME),
         case("ServiceAccount of another namespace", job().with("executionConfig.serviceAccountName", "kube-system/admin"), ACCOUNT, OBJECT_NAME),
         case("unknown whenBlocked", job().with("executionConfig.whenBlocked", "Retry"), "spec.executionConfig.whenBlocked", "supported values: \"Skip\", \"Wait\""),
-        // What is only carried.
+        // Fields that the controller does not interpret.
         case("confidence over 1", job().with("confidence", 1.1), "spec.confidence", "should be less than or equal to 1"),
         case("confidence below 0", job().with("confidence", -0.1), "spec.confidence", "should be greater than or equal to 0"),
         case("confidence as text", job().with("confidence", "high"), "spec.confidence", "must be of type number"),
@@ -250,11 +250,11 @@ pub fn invalid() -> Vec<Invalid> {
         case("request without a name", job().with("remediationRequestRef", json!({ "kind": "RemediationRequest" })), "spec.remediationRequestRef.name", "Required value"),
         case("request with an empty name", job().with("remediationRequestRef.name", ""), "spec.remediationRequestRef.name", "at least 1 chars long"),
         case("request with a long namespace", job().with("remediationRequestRef", json!({ "name": "a", "namespace": long(64) })), "spec.remediationRequestRef.namespace", "may not be more than 63"),
-        case("several at once", job().image("nginx").target("web").timeout("soon"), TARGET, TARGET_RULE),
+        case("several errors", job().image("nginx").target("web").timeout("soon"), TARGET, TARGET_RULE),
     ]
 }
 
-/// Each is accepted by the API server, and by the rules.
+/// Specs that both the API server and the rules accept.
 #[rustfmt::skip]
 pub fn valid() -> Vec<(&'static str, Spec)> {
     let digest = format!("@sha256:{HEX}");
@@ -280,8 +280,8 @@ pub fn valid() -> Vec<(&'static str, Spec)> {
         ("no parameters", job().with("parameters", json!({}))),
         ("parameters", job().parameter("MEMORY_LIMIT", "512Mi").parameter("_x1", "").parameter("replicas", "3")),
         ("64 parameters of 1,024 characters", job().parameters(64, 1_024)),
-        ("a value of 8,192 characters that are no ASCII", job().parameter("A", "ö".repeat(8_192))),
-        ("a value with everything that shells dislike", job().parameter("A", "$(TARGET_RESOURCE) $HOME `x` \"'\\\n\t;&|")),
+        ("a value of 8,192 non-ASCII characters", job().parameter("A", "ö".repeat(8_192))),
+        ("a value with shell metacharacters", job().parameter("A", "$(TARGET_RESOURCE) $HOME `x` \"'\\\n\t;&|")),
         ("a dollar sign for tekton", tekton().parameter("A", "$HOME and $$ and ( )")),
         ("timeout of a second", job().timeout("1s")),
         ("timeout of a day", job().timeout("24h")),
@@ -292,7 +292,7 @@ pub fn valid() -> Vec<(&'static str, Spec)> {
         ("whenBlocked Wait", job().with("executionConfig.whenBlocked", "Wait")),
         ("whenBlocked Skip", job().with("executionConfig.whenBlocked", "Skip")),
         ("empty execution configuration", job().with("executionConfig", json!({}))),
-        ("null where nothing is needed", job().with("workflowRef.name", Value::Null).with("parameters", Value::Null)),
+        ("null in optional fields", job().with("workflowRef.name", Value::Null).with("parameters", Value::Null)),
         ("null as a value", job().parameter("A", Value::Null).parameter("B", "x")),
         ("request", job().with("remediationRequestRef", request)),
         ("confidence and rationale", job().with("confidence", 0.87).with("rationale", "OOMKilled three times")),

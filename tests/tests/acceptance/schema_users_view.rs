@@ -1,4 +1,4 @@
-//! What a person sees with kubectl.
+//! The CRD as kubectl shows it: columns, explanations, field selectors.
 
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ fn columns(line: &str) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn kubectl_lists_explains_and_selects() {
+async fn kubectl_get_explain_and_field_selectors_work() {
     let cluster = cluster().await;
     let namespace = cluster.namespace("view").await.expect("a namespace");
     let api = namespace.api::<WorkflowExecution>();

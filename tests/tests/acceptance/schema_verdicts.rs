@@ -1,4 +1,4 @@
-//! BR-WE-001: the CRD says no by itself, and the rules say the same.
+//! BR-WE-001: the CRD schema rejects invalid specs without a webhook, and so do the rules.
 
 use futures::{StreamExt, stream};
 use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
@@ -12,7 +12,7 @@ use wfe_tests::TestNamespace;
 use crate::schema_cases::{Spec, invalid, job, valid};
 use crate::setup::cluster;
 
-/// The kind without our types: what is sent is what the case says.
+/// An API without typed spec, which sends JSON unchanged.
 pub fn untyped(client: Client, namespace: &str) -> Api<DynamicObject> {
     Api::namespaced_with(
         client,
@@ -32,14 +32,14 @@ pub fn object(spec: &Value) -> DynamicObject {
     .expect("an object")
 }
 
-/// What the API server answers to a create: nothing, or its refusal.
+/// Creates an object; the error is the API server's message.
 async fn create(api: &Api<DynamicObject>, Spec(spec): &Spec) -> Result<DynamicObject, String> {
     api.create(&PostParams::default(), &object(spec))
         .await
         .map_err(|error| error.to_string())
 }
 
-/// What is wrong with a spec by the rules alone, each in a sentence.
+/// The messages of all rules that a spec violates.
 pub fn verdict_of_rules(Spec(spec): &Spec) -> Result<(), Vec<String>> {
     let read = rules::read(spec).map_err(|violation| vec![violation.sentence()])?;
     let checked = rules::check(&read);
@@ -48,8 +48,9 @@ pub fn verdict_of_rules(Spec(spec): &Spec) -> Result<(), Vec<String>> {
         .map_err(|violations| violations.iter().map(rules::Violation::sentence).collect())
 }
 
+/// BR-WE-001
 #[tokio::test]
-async fn br_we_001_each_invalid_spec_is_refused_by_schema_and_by_rules_naming_the_field() {
+async fn invalid_spec_is_rejected_by_schema_and_rules_naming_the_field() {
     let cluster = cluster().await;
     let namespace = cluster.namespace("invalid").await.expect("a namespace");
     let api = untyped(cluster.admin(), namespace.name());
@@ -62,9 +63,9 @@ async fn br_we_001_each_invalid_spec_is_refused_by_schema_and_by_rules_naming_th
                 let mut wrong = Vec::new();
                 match create(api, &case.spec).await {
                     Ok(_) => wrong.push(format!("{}: accepted by the API server", case.what)),
-                    Err(said) if !said.contains(case.field) || !said.contains(case.says) => {
+                    Err(text) if !text.contains(case.field) || !text.contains(case.says) => {
                         wrong.push(format!(
-                            "{}: {said:?} should name {} and say {:?}",
+                            "{}: {text:?} should name {} and say {:?}",
                             case.what, case.field, case.says
                         ));
                     }
@@ -72,9 +73,9 @@ async fn br_we_001_each_invalid_spec_is_refused_by_schema_and_by_rules_naming_th
                 }
                 match verdict_of_rules(&case.spec) {
                     Ok(()) => wrong.push(format!("{}: accepted by the rules", case.what)),
-                    Err(said) if !said.iter().any(|it| it.starts_with(case.field)) => {
+                    Err(text) if !text.iter().any(|it| it.starts_with(case.field)) => {
                         wrong.push(format!(
-                            "{}: the rules say {said:?} and should name {}",
+                            "{}: the rules say {text:?} and should name {}",
                             case.what, case.field
                         ));
                     }
@@ -89,8 +90,9 @@ async fn br_we_001_each_invalid_spec_is_refused_by_schema_and_by_rules_naming_th
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// BR-WE-001
 #[tokio::test]
-async fn br_we_001_each_valid_spec_is_accepted_by_schema_and_by_rules() {
+async fn valid_spec_is_accepted_by_schema_and_rules() {
     let cluster = cluster().await;
     let namespace = cluster.namespace("valid").await.expect("a namespace");
     let api = untyped(cluster.admin(), namespace.name());
@@ -99,7 +101,7 @@ async fn br_we_001_each_valid_spec_is_accepted_by_schema_and_by_rules() {
     for (what, spec) in cases {
         let stored = create(&api, &spec)
             .await
-            .unwrap_or_else(|said| panic!("{what}: {said}"));
+            .unwrap_or_else(|text| panic!("{what}: {text}"));
         let typed: WorkflowExecution = stored
             .try_parse()
             .unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -109,8 +111,9 @@ async fn br_we_001_each_valid_spec_is_accepted_by_schema_and_by_rules() {
     }
 }
 
+/// BR-WE-001
 #[tokio::test]
-async fn br_we_001_several_violations_are_reported_together() {
+async fn several_violations_are_reported_together() {
     let cluster = cluster().await;
     let namespace = cluster.namespace("several").await.expect("a namespace");
     let api = untyped(cluster.admin(), namespace.name());
@@ -118,7 +121,7 @@ async fn br_we_001_several_violations_are_reported_together() {
         .with("targetResource", "web")
         .with("executionConfig.timeout", "soon")
         .parameter("A-B", "x");
-    let said = create(&api, &spec)
+    let text = create(&api, &spec)
         .await
         .expect_err("three things are wrong");
     for field in [
@@ -126,7 +129,7 @@ async fn br_we_001_several_violations_are_reported_together() {
         "spec.executionConfig.timeout",
         "spec.parameters",
     ] {
-        assert!(said.contains(field), "{said}");
+        assert!(text.contains(field), "{text}");
     }
     assert_eq!(
         verdict_of_rules(&spec).expect_err("the same three").len(),
@@ -148,8 +151,9 @@ async fn stored(namespace: &TestNamespace) -> (Api<WorkflowExecution>, WorkflowE
     (api, created)
 }
 
+/// BR-WE-001
 #[tokio::test]
-async fn br_we_001_no_part_of_a_stored_spec_can_be_changed() {
+async fn stored_spec_is_immutable() {
     let cluster = cluster().await;
     let namespace = cluster.namespace("immutable").await.expect("a namespace");
     let (api, created) = stored(&namespace).await;
@@ -170,16 +174,16 @@ async fn br_we_001_no_part_of_a_stored_spec_can_be_changed() {
     ];
     for change in changes {
         let patch = Patch::Merge(json!({ "spec": change }));
-        let said = api
+        let text = api
             .patch(name, &PatchParams::default(), &patch)
             .await
             .expect_err("immutable")
             .to_string();
         assert!(
-            said.contains(
+            text.contains(
                 "spec is immutable: delete this WorkflowExecution and create a new one instead"
             ),
-            "{change}: {said}"
+            "{change}: {text}"
         );
     }
     let dropped = api
@@ -189,8 +193,8 @@ async fn br_we_001_no_part_of_a_stored_spec_can_be_changed() {
             &Patch::Merge(json!({ "spec": null })),
         )
         .await;
-    let said = dropped.expect_err("spec is required").to_string();
-    assert!(said.contains("spec: Required value"), "{said}");
+    let text = dropped.expect_err("spec is required").to_string();
+    assert!(text.contains("spec: Required value"), "{text}");
     let labelled = api
         .patch(
             name,
@@ -198,11 +202,12 @@ async fn br_we_001_no_part_of_a_stored_spec_can_be_changed() {
             &Patch::Merge(json!({ "metadata": { "labels": { "a": "b" } } })),
         )
         .await;
-    assert_eq!(labelled.expect("metadata is free").spec, created.spec);
+    assert_eq!(labelled.expect("metadata is mutable").spec, created.spec);
 }
 
+/// BR-WE-003
 #[tokio::test]
-async fn br_we_003_a_final_phase_never_changes() {
+async fn final_phase_is_immutable() {
     let cluster = cluster().await;
     let namespace = cluster.namespace("phases").await.expect("a namespace");
     for last in ["Succeeded", "Failed", "Skipped"] {
@@ -223,19 +228,19 @@ async fn br_we_003_a_final_phase_never_changes() {
             json!({ "phase": null }),
             Value::Null,
         ] {
-            let said = set(status.clone()).await.expect_err("final");
+            let text = set(status.clone()).await.expect_err("final");
             assert!(
-                said.contains("status.phase")
-                    && said.contains("a final phase (Succeeded, Failed, Skipped) never changes"),
-                "{status}: {said}"
+                text.contains("status.phase")
+                    && text.contains("a final phase (Succeeded, Failed, Skipped) never changes"),
+                "{status}: {text}"
             );
         }
         set(json!({ "phase": last, "duration": "2m30s" }))
             .await
-            .expect("the rest of the status is free");
-        let said = set(json!({ "phase": "Completed" }))
+            .expect("other status fields are mutable");
+        let text = set(json!({ "phase": "Completed" }))
             .await
-            .expect_err("no phase of ours");
-        assert!(said.contains("supported values"), "{said}");
+            .expect_err("unknown phase");
+        assert!(text.contains("supported values"), "{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! What every test needs: the CRD as the chart has it.
+//! Connects to the cluster, with the chart's CRD installed once; kubectl and pod logs.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -14,7 +14,7 @@ pub const SECONDS_30: Duration = Duration::from_secs(30);
 
 static INSTALLED: OnceCell<()> = OnceCell::const_new();
 
-/// The cluster with the shipped CRD.
+/// The cluster, with the chart's CRD.
 pub async fn cluster() -> Cluster {
     let cluster = Cluster::connect().await;
     INSTALLED
@@ -23,7 +23,7 @@ pub async fn cluster() -> Cluster {
     cluster
 }
 
-/// What kubectl prints, whichever stream it takes, and whether it was content.
+/// Runs kubectl; returns whether it succeeded, and stdout with stderr.
 pub async fn kubectl(arguments: &[&str]) -> (bool, String) {
     let output = tokio::process::Command::new("kubectl")
         .args(arguments)
@@ -38,7 +38,7 @@ pub async fn kubectl(arguments: &[&str]) -> (bool, String) {
     )
 }
 
-/// The one pod of a namespace, and its log.
+/// The only pod of a namespace, and its log.
 pub async fn pod_and_log(namespace: &TestNamespace) -> (Pod, String) {
     let pods = namespace.api::<Pod>();
     let listed = pods.list(&ListParams::default()).await.expect("listed");

@@ -1,5 +1,5 @@
-//! BR-WE-009, BR-WE-003: nothing new starts while everything is paused; what is cancelled ends so;
-//! what does not start in time is given up; what is stale is not started any more.
+//! BR-WE-009, BR-WE-003: pausing stops new executions; cancellation, start deadline and start
+//! timeout end executions that have not started.
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
@@ -21,8 +21,9 @@ async fn pause(system: &System, paused: Value) {
     patched.expect("annotated");
 }
 
+/// BR-WE-009
 #[tokio::test]
-async fn br_we_009_while_paused_nothing_starts_and_everything_can_be_cancelled_or_grows_stale() {
+async fn paused_execution_does_not_start_and_can_be_cancelled_or_expire() {
     let cluster = cluster().await;
     let workflow = Script::push(&cluster, "paused", "true", "");
     let mut system = System::install(&cluster, "pause", &[&workflow])
@@ -63,7 +64,7 @@ async fn br_we_009_while_paused_nothing_starts_and_everything_can_be_cancelled_o
     assert_eq!(details.reason, SkipReason::StartDeadlineExceeded);
     assert!(
         details.message.contains("kubernaut.ai/paused"),
-        "what was in its way: {}",
+        "the message does not name the obstacle: {}",
         details.message
     );
 
@@ -77,7 +78,7 @@ async fn br_we_009_while_paused_nothing_starts_and_everything_can_be_cancelled_o
         .expect("a status");
     assert_eq!(
         cancelled.consecutive_failures, None,
-        "it says nothing about the target"
+        "a cancellation is not a failure of the target"
     );
     let details = cancelled.failure_details.expect("details");
     assert_eq!(
@@ -104,8 +105,9 @@ async fn br_we_009_while_paused_nothing_starts_and_everything_can_be_cancelled_o
     assert_eq!(condition(&patient, "Blocked"), "False/Clear");
 }
 
+/// BR-WE-003
 #[tokio::test]
-async fn br_we_003_what_does_not_start_in_time_is_given_up_for_the_reason_that_was_seen() {
+async fn execution_not_started_in_time_fails_with_observed_reason() {
     let cluster = cluster().await;
     let registry = cluster.registry().expect("a registry").address().to_owned();
     let image = format!(

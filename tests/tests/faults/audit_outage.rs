@@ -1,4 +1,4 @@
-//! What becomes of the audit trail while Data Storage is in trouble: it comes late, whole, once.
+//! Outages of Data Storage: audit events arrive later, complete, and once.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use wfe_model::workflow_execution::{Phase, WorkflowExecution};
 use wfe_tests::fakes::data_storage::Fault;
-use wfe_tests::fakes::node::{Ending, StandIn};
+use wfe_tests::fakes::node::{Ending, FakeNode};
 use wfe_tests::system::{
     Program, Script, System, condition, install_crd, memory_kib, message, until_effective,
 };
@@ -32,7 +32,7 @@ const FAILED: [&str; 4] = [
     "workflow.failed",
 ];
 
-/// The server's 30 s, what the client waits longer, and the work itself.
+/// The server's deadline of 30 s, the client's margin, and the delivery.
 const SETTLED_WITHIN: Duration = Duration::from_mins(2);
 const ENDS_WITHIN: Duration = Duration::from_mins(2);
 
@@ -44,15 +44,15 @@ fn workflow() -> Script {
     )
 }
 
-/// A system whose audit trail goes to Data Storage; its controller does not run yet. Workflows that
-/// are for a failure end so.
-async fn install(prefix: &str) -> (System, StandIn) {
+/// Installs a system that audits to Data Storage, without starting its controller. Executions whose
+/// name starts with `fail` end in failure.
+async fn install(prefix: &str) -> (System, FakeNode) {
     let cluster = Cluster::connect().await;
     install_crd(&cluster).await.expect("the CRD");
     let system = System::install(&cluster, prefix, &[&workflow()]).await;
     let mut system = system.expect("installed");
-    system.put_data_storage_beside().await.expect("beside");
-    let stand_in = StandIn::start(&system.execution, |job| {
+    system.start_data_storage().await.expect("started");
+    let fake_node = FakeNode::start(&system.execution, |job| {
         let name = job.labels().get("kubernaut.ai/workflow-execution");
         if name.is_some_and(|name| name.starts_with("fail")) {
             Ending::Failure
@@ -60,23 +60,23 @@ async fn install(prefix: &str) -> (System, StandIn) {
             Ending::Success
         }
     });
-    (system, stand_in)
+    (system, fake_node)
 }
 
 async fn create(system: &System, name: &str) -> Result<WorkflowExecution> {
     system.create(&workflow(), name, &json!({})).await
 }
 
-/// Until the workflow has come to its end, audited or not.
-async fn over(system: &System, name: &str) -> Result<()> {
-    let over = |wfe: &WorkflowExecution| wfe.phase().is_some_and(Phase::is_final);
+/// Waits until the phase is final, whether or not the events are delivered.
+async fn wait_until_final(system: &System, name: &str) -> Result<()> {
+    let is_final = |wfe: &WorkflowExecution| wfe.phase().is_some_and(Phase::is_final);
     let api = system.namespace.api();
-    wait::until(&api, name, "it has ended", ENDS_WITHIN, over).await?;
+    wait::until(&api, name, "the phase is final", ENDS_WITHIN, is_final).await?;
     Ok(())
 }
 
-/// What Data Storage has, is what happened: each event once.
-fn each_event_once(system: &System, names: &[String]) -> Result<()> {
+/// Checks that Data Storage has each expected event once, and no others.
+fn check_events(system: &System, names: &[String]) -> Result<()> {
     let mut trails: HashMap<_, _> = system.storage()?.trails()?;
     for name in names {
         let last = if name.starts_with("fail") {
@@ -91,20 +91,20 @@ fn each_event_once(system: &System, names: &[String]) -> Result<()> {
         let trail = trails.remove(name).unwrap_or_default();
         ensure!(trail == expected, "{name}: {trail:?}");
     }
-    ensure!(trails.is_empty(), "of nobody: {trails:?}");
+    ensure!(trails.is_empty(), "unexpected events: {trails:?}");
     Ok(())
 }
 
-/// SIGKILL, and a new one.
+/// Kills the controller with SIGKILL and starts another one.
 async fn crash(system: &System, controller: Program) -> Program {
     controller.kill().await.expect("killed");
     system.launch_controller().await.expect("started again")
 }
 
-async fn a_hundred_while_the_sink_refuses(prefix: &str, kills: usize) {
-    let (system, _stand_in) = install(prefix).await;
-    let storage = system.storage().expect("beside");
-    storage.break_with(Fault::Answer(503));
+async fn run_hundred_executions_during_outage(prefix: &str, kills: usize) {
+    let (system, _fake_node) = install(prefix).await;
+    let storage = system.storage().expect("started");
+    storage.set_fault(Fault::Answer(503));
     let mut controller = system.launch_controller().await.expect("started");
     let names: Vec<_> = (0..100)
         .map(|number| format!("{}-{number}", if number % 5 == 0 { "fail" } else { "good" }))
@@ -117,24 +117,26 @@ async fn a_hundred_while_the_sink_refuses(prefix: &str, kills: usize) {
         )
         .await;
         if round < kills {
-            // In the middle of it: the last of them has not ended yet.
-            over(&system, &some[some.len() / 2]).await.expect("ended");
+            // Kills the controller while the second half of the executions runs.
+            wait_until_final(&system, &some[some.len() / 2])
+                .await
+                .expect("ended");
             controller = crash(&system, controller).await;
         }
     }
     for name in &names {
-        over(&system, name).await.expect("ended");
+        wait_until_final(&system, name).await.expect("ended");
     }
     system
         .until(&names[0], "AuditRecorded", "False/AuditSinkUnavailable")
         .await
-        .expect("it says why it waits");
+        .expect("outage reported");
     assert_eq!(storage.events().expect("read").len(), 0);
-    storage.mend();
+    storage.clear_fault();
     if kills > 0 {
-        // In the middle of the delivery, too: some are there, and nobody knows which.
-        let some = async || Ok(!storage.events()?.is_empty());
-        until_effective("the first batch", some)
+        // Kills the controller during delivery, too, when some events are stored.
+        let some_stored = async || Ok(!storage.events()?.is_empty());
+        until_effective("the first batch", some_stored)
             .await
             .expect("delivered");
         controller = crash(&system, controller).await;
@@ -142,30 +144,31 @@ async fn a_hundred_while_the_sink_refuses(prefix: &str, kills: usize) {
     for name in &names {
         system.ended(name).await.expect("audited");
     }
-    each_event_once(&system, &names).expect("all are there");
+    check_events(&system, &names).expect("complete");
     let metrics = system.controller_metrics().await.expect("metrics");
     assert_eq!(metrics.contains("result=\"found\""), kills > 0, "{metrics}");
     drop(controller);
 }
 
+/// BR-AUDIT-005
 #[tokio::test(flavor = "multi_thread")]
-async fn br_audit_005_what_ended_while_the_sink_refused_is_told_once() {
-    a_hundred_while_the_sink_refuses("outage", 0).await;
+async fn events_during_sink_outage_are_delivered_once() {
+    run_hundred_executions_during_outage("outage", 0).await;
 }
 
+/// BR-AUDIT-005
 #[tokio::test(flavor = "multi_thread")]
-async fn br_audit_005_what_ended_while_the_sink_refused_and_the_controller_was_killed_is_told_once()
-{
-    a_hundred_while_the_sink_refuses("killed", 3).await;
+async fn events_during_sink_outage_and_controller_kills_are_delivered_once() {
+    run_hundred_executions_during_outage("killed", 3).await;
 }
 
-/// Each fault strikes once; what it leaves, and how many copies there may be.
+/// BR-AUDIT-005
 #[tokio::test(flavor = "multi_thread")]
-async fn br_audit_005_whatever_goes_wrong_nothing_is_lost_and_only_a_late_commit_comes_twice() {
+async fn sink_fault_loses_no_event_and_only_late_commit_duplicates() {
     let second = Duration::from_secs(1);
     let faults = [
         (Fault::Slow(2 * second), false),
-        // Longer than the client waits: nothing of it is stored.
+        // Longer than the client timeout: nothing is stored.
         (Fault::Slow(60 * second), false),
         (Fault::Answer(401), false),
         (Fault::Answer(403), false),
@@ -177,36 +180,36 @@ async fn br_audit_005_whatever_goes_wrong_nothing_is_lost_and_only_a_late_commit
         (Fault::CommitLate(3 * second), false),
         (Fault::CommitLate(45 * second), true),
     ];
-    join_all(faults.map(async |(fault, twice)| {
-        let (system, _stand_in) = install("fault").await;
-        let storage = system.storage().expect("beside");
+    join_all(faults.map(async |(fault, duplicates)| {
+        let (system, _fake_node) = install("fault").await;
+        let storage = system.storage().expect("started");
         let controller = system.launch_controller().await.expect("started");
         create(&system, "good-before").await.expect("stored");
         system.ended("good-before").await.expect("audited");
         if fault == Fault::DatabaseDown {
-            storage.break_with(fault);
+            storage.set_fault(fault);
         } else {
-            storage.break_times(fault, 1);
+            storage.set_fault_times(fault, 1);
         }
         create(&system, "good-in").await.expect("stored");
         if fault == Fault::DatabaseDown {
             let waits = system.until("good-in", "AuditRecorded", "False/AuditSinkUnavailable");
-            waits.await.expect("an outage");
-            storage.mend();
+            waits.await.expect("outage reported");
+            storage.clear_fault();
         }
         let audited = |wfe: &WorkflowExecution| condition(wfe, "AuditRecorded").starts_with("True");
         let api = system.namespace.api();
-        let done = wait::until(&api, "good-in", "it is audited", SETTLED_WITHIN, audited).await;
+        let done = wait::until(&api, "good-in", "audited", SETTLED_WITHIN, audited).await;
         done.unwrap_or_else(|error| panic!("{fault:?}: {error:#}"));
         create(&system, "good-after").await.expect("stored");
         system.ended("good-after").await.expect("audited");
         let names = ["good-before", "good-in", "good-after"].map(str::to_owned);
-        if twice {
-            // What was committed late comes after all.
+        if duplicates {
+            // The late commit adds a second copy of the batch.
             let copies = || anyhow::Ok(storage.trails()?.remove("good-in").unwrap_or_default());
             until_effective("the late commit", async || anyhow::Ok(copies()?.len() > 4))
                 .await
-                .expect("it comes twice");
+                .expect("stored twice");
             let mut trail = copies().expect("read");
             trail.dedup();
             assert_eq!(trail.len(), 4, "{fault:?}: {trail:?}");
@@ -214,57 +217,58 @@ async fn br_audit_005_whatever_goes_wrong_nothing_is_lost_and_only_a_late_commit
             trails.remove("good-in");
             assert!(trails.values().all(|it| it.len() == 4), "{trails:?}");
         } else {
-            each_event_once(&system, &names).unwrap_or_else(|error| panic!("{fault:?}: {error}"));
+            check_events(&system, &names).unwrap_or_else(|error| panic!("{fault:?}: {error}"));
         }
         drop(controller);
     }))
     .await;
 }
 
+/// BR-AUDIT-005
 #[tokio::test(flavor = "multi_thread")]
-async fn br_audit_005_a_token_that_has_run_out_is_replaced_and_everything_arrives() {
-    let (system, _stand_in) = install("token").await;
-    std::fs::write(system.data_storage_token(), "of another time").expect("written");
+async fn expired_token_is_renewed_and_all_events_arrive() {
+    let (system, _fake_node) = install("token").await;
+    std::fs::write(system.data_storage_token(), "an expired token").expect("written");
     let controller = system.launch_controller().await.expect("started");
     create(&system, "good-1").await.expect("stored");
     let waits = system
         .until("good-1", "AuditRecorded", "False/AuditSinkUnavailable")
         .await;
-    let waits = waits.expect("it waits");
-    let said = message(&waits, "AuditRecorded");
-    assert!(said.contains("401 Unauthorized"), "{said}");
+    let waits = waits.expect("outage reported");
+    let text = message(&waits, "AuditRecorded");
+    assert!(text.contains("401 Unauthorized"), "{text}");
     system.renew_data_storage_token().await.expect("renewed");
     system.ended("good-1").await.expect("audited");
-    system.allow_data_storage(false).await.expect("right taken");
+    system.allow_data_storage(false).await.expect("revoked");
     create(&system, "good-2").await.expect("stored");
     system
         .until("good-2", "AuditRecorded", "False/AuditSinkUnavailable")
         .await
-        .expect("it waits");
+        .expect("outage reported");
     let says = "403 Forbidden: Insufficient RBAC permissions: system:serviceaccount:";
     let soon = Duration::from_secs(30);
     controller
-        .logged(says, 1, soon)
+        .wait_for_log(says, 1, soon)
         .await
-        .expect("what is missing");
-    system.allow_data_storage(true).await.expect("right given");
+        .expect("logged");
+    system.allow_data_storage(true).await.expect("granted");
     system.ended("good-2").await.expect("audited");
     let names = ["good-1", "good-2"].map(str::to_owned);
-    each_event_once(&system, &names).expect("there");
+    check_events(&system, &names).expect("complete");
     drop(controller);
 }
 
-/// The database fails on one WorkflowExecution, for ever, and another one happened too long ago.
+/// BR-AUDIT-005: the database always fails on one event, another event is too old for the sink.
 #[tokio::test(flavor = "multi_thread")]
-async fn br_audit_005_what_the_sink_never_takes_is_set_aside_alone_and_holds_nothing_up() {
-    let (system, _stand_in) = install("poison").await;
-    let storage = system.storage().expect("beside");
-    storage.poison("good-poison");
+async fn event_rejected_by_sink_is_set_aside_without_blocking_others() {
+    let (system, _fake_node) = install("poison").await;
+    let storage = system.storage().expect("started");
+    storage.fail_on("good-poison");
     let account = system.controller_client().await.expect("a client");
     let api: Api<WorkflowExecution> = Api::namespaced(account, system.namespace.name());
     let mut old = create(&system, "good-old").await.expect("stored");
     let last_week = Timestamp::now() - SignedDuration::from_hours(8 * 24);
-    old.status = Some(serde_json::from_value(succeeded(&second(last_week))).expect("a status"));
+    old.status = Some(serde_json::from_value(succeeded(&rfc3339(last_week))).expect("a status"));
     api.replace_status("good-old", &PostParams::default(), &old)
         .await
         .expect("stored");
@@ -280,9 +284,9 @@ async fn br_audit_005_what_the_sink_never_takes_is_set_aside_alone_and_holds_not
     for name in &names {
         system.ended(name).await.expect("audited");
     }
-    // That it is the event is known when the sink takes others after it.
+    // The controller blames the event, not the sink, when the sink accepts later events.
     for number in names.len()..30 {
-        let poison = api.get("good-poison").await.expect("there");
+        let poison = api.get("good-poison").await.expect("found");
         if condition(&poison, "AuditRecorded").ends_with("AuditEventRejected") {
             break;
         }
@@ -298,25 +302,25 @@ async fn br_audit_005_what_the_sink_never_takes_is_set_aside_alone_and_holds_not
         let aside = system
             .until(name, "AuditRecorded", "False/AuditEventRejected")
             .await;
-        let said = message(&aside.expect("set aside"), "AuditRecorded");
+        let text = message(&aside.expect("set aside"), "AuditRecorded");
         assert!(
-            said.contains("workflow.completed") && said.contains(why),
-            "{said}"
+            text.contains("workflow.completed") && text.contains(why),
+            "{text}"
         );
         system.delete(name).await.expect("deleted");
-        system.gone(name).await.expect("it waits for nothing");
+        system.gone(name).await.expect("gone without delivery");
     }
-    each_event_once(&system, &names).expect("all others are there");
+    check_events(&system, &names).expect("all other events are stored");
     let metrics = system.controller_metrics().await.expect("metrics");
     let rejected = "{event_type=\"workflowexecution.workflow.completed\",result=\"rejected\"} 2";
     assert!(metrics.contains(rejected), "{metrics}");
     drop(controller);
 }
 
-/// A certificate may say any name: the database would fail on this one for ever.
+/// BR-AUDIT-005: a client certificate may carry any name, also one that the database cannot store.
 #[tokio::test(flavor = "multi_thread")]
-async fn br_audit_005_a_clearing_by_a_name_that_no_column_holds_stops_nothing() {
-    let (system, _stand_in) = install("name").await;
+async fn clearance_by_overlong_user_name_is_truncated_and_delivered() {
+    let (system, _fake_node) = install("name").await;
     let controller = system.launch_controller().await.expect("started");
     create(&system, "fail-1").await.expect("stored");
     system.ended("fail-1").await.expect("audited");
@@ -327,7 +331,7 @@ async fn br_audit_005_a_clearing_by_a_name_that_no_column_holds_stops_nothing() 
         .await
         .expect("a user");
     let clearance = json!({ "status": { "blockClearance": {
-        "clearedBy": name, "clearedAt": second(Timestamp::now()), "clearReason": "looked at the target",
+        "clearedBy": name, "clearedAt": rfc3339(Timestamp::now()), "clearReason": "looked at the target",
         "clearMethod": "KubernetesAdmissionWebhook",
     } } });
     let api: Api<WorkflowExecution> = Api::namespaced(user, system.namespace.name());
@@ -337,10 +341,10 @@ async fn br_audit_005_a_clearing_by_a_name_that_no_column_holds_stops_nothing() 
     system
         .until("fail-1", "ClearanceRecorded", "True/AuditSucceeded")
         .await
-        .expect("told");
+        .expect("clearance audited");
     create(&system, "good-1").await.expect("stored");
     system.ended("good-1").await.expect("audited");
-    let events = system.storage().expect("beside").events().expect("read");
+    let events = system.storage().expect("started").events().expect("read");
     let cleared = events
         .iter()
         .filter(|it| it.event_type.ends_with("block.cleared"));
@@ -353,23 +357,24 @@ async fn br_audit_005_a_clearing_by_a_name_that_no_column_holds_stops_nothing() 
     drop(controller);
 }
 
+/// BR-AUDIT-005
 #[tokio::test(flavor = "multi_thread")]
-async fn br_audit_005_a_deletion_waits_for_the_sink_unless_somebody_says_otherwise() {
-    let (system, _stand_in) = install("waits").await;
-    let storage = system.storage().expect("beside");
+async fn deletion_waits_for_sink_unless_audit_is_abandoned() {
+    let (system, _fake_node) = install("waits").await;
+    let storage = system.storage().expect("started");
     let controller = system.launch_controller().await.expect("started");
     storage.stop().await;
     for name in ["good-kept", "good-given-up"] {
         create(&system, name).await.expect("stored");
-        over(&system, name).await.expect("ended");
+        wait_until_final(&system, name).await.expect("ended");
         system.delete(name).await.expect("deleted");
         let waits = system
             .until(name, "AuditRecorded", "False/AuditSinkUnavailable")
             .await;
-        let waits = waits.expect("it says why");
+        let waits = waits.expect("outage reported");
         assert!(waits.metadata.deletion_timestamp.is_some(), "{name}");
     }
-    let annotation = json!({ "metadata": { "annotations": { "kubernaut.ai/abandon-audit": "the trail is in the other one" } } });
+    let annotation = json!({ "metadata": { "annotations": { "kubernaut.ai/abandon-audit": "recorded elsewhere" } } });
     let api = system.namespace.api::<WorkflowExecution>();
     api.patch(
         "good-given-up",
@@ -381,53 +386,54 @@ async fn br_audit_005_a_deletion_waits_for_the_sink_unless_somebody_says_otherwi
     system.gone("good-given-up").await.expect("gone");
     let events: Api<Event> = system.namespace.api();
     let events = events.list(&ListParams::default()).await.expect("listed");
-    let told = events
+    let abandoned = events
         .iter()
         .filter(|it| it.reason.as_deref() == Some("AuditAbandoned"));
-    let told: Vec<_> = told
+    let abandoned: Vec<_> = abandoned
         .filter_map(|it| it.regarding.as_ref()?.name.clone())
         .collect();
-    assert_eq!(told, ["good-given-up"]);
+    assert_eq!(abandoned, ["good-given-up"]);
     let metrics = system.controller_metrics().await.expect("metrics");
-    let abandoned = "workflowexecution_audit_events_total{event_type=\"workflowexecution.workflow.completed\",result=\"abandoned\"} 1";
-    assert!(metrics.contains(abandoned), "{metrics}");
+    let counter = "workflowexecution_audit_events_total{event_type=\"workflowexecution.workflow.completed\",result=\"abandoned\"} 1";
+    assert!(metrics.contains(counter), "{metrics}");
     assert!(
         metrics.contains("workflowexecution_audit_pending 4"),
         "{metrics}"
     );
-    let kept = api.get("good-kept").await.expect("it waits");
+    let kept = api.get("good-kept").await.expect("not deleted");
     assert!(
         kept.finalizers()
             .iter()
             .any(|it| it.contains("kubernaut.ai"))
     );
-    storage.resume().await.expect("up again");
+    storage.resume().await.expect("resumed");
     system.gone("good-kept").await.expect("gone");
-    each_event_once(&system, &["good-kept".to_owned()]).expect("whole");
+    check_events(&system, &["good-kept".to_owned()]).expect("complete");
     drop(controller);
 }
 
-/// As many as have 5,000 events.
-const MANY: usize = 1250;
-/// What may be kept of what has been read and dropped: allocators do not give back all.
+/// Executions with 5,000 events together.
+const EXECUTIONS: usize = 1250;
+/// Tolerated growth: allocators do not return all freed memory to the kernel.
 const SLACK_KIB: u64 = 3 << 10;
 
 fn memory(controller: &Program, key: &str) -> u64 {
-    memory_kib(controller.pid().expect("it runs"), key).expect("known")
+    memory_kib(controller.pid().expect("running"), key).expect("known")
 }
 
+/// BR-AUDIT-005
 #[tokio::test(flavor = "multi_thread")]
-async fn br_audit_005_memory_does_not_grow_with_what_waits() {
-    let (system, _stand_in) = install("memory").await;
-    let storage = system.storage().expect("beside");
+async fn pending_events_do_not_grow_controller_memory() {
+    let (system, _fake_node) = install("memory").await;
+    let storage = system.storage().expect("started");
     let account = system.controller_client().await.expect("a client");
     let api: Api<WorkflowExecution> = Api::namespaced(account, system.namespace.name());
-    let ended = stream::iter(0..MANY).map(async |number| {
+    let ended = stream::iter(0..EXECUTIONS).map(async |number| {
         let created = create(&system, &format!("good-{number}")).await?;
         let mut ended = created.clone();
-        ended.status = Some(serde_json::from_value(succeeded(
-            &second(Timestamp::now()),
-        ))?);
+        ended.status = Some(serde_json::from_value(succeeded(&rfc3339(
+            Timestamp::now(),
+        )))?);
         let name = created.name_any();
         api.replace_status(&name, &PostParams::default(), &ended)
             .await?;
@@ -440,13 +446,13 @@ async fn br_audit_005_memory_does_not_grow_with_what_waits() {
         .expect("stored");
     storage.stop().await;
     let controller = system.launch_controller().await.expect("started");
-    let told =
+    let reported =
         |wfe: &WorkflowExecution| condition(wfe, "AuditRecorded") == "False/AuditSinkUnavailable";
     for name in &names {
-        let what = "it says that it waits";
-        wait::until(&system.namespace.api(), name, what, ENDS_WITHIN, told)
+        let what = "the outage is reported";
+        wait::until(&system.namespace.api(), name, what, ENDS_WITHIN, reported)
             .await
-            .expect("it waits");
+            .expect("outage reported");
     }
     let metrics = system.controller_metrics().await.expect("metrics");
     assert!(
@@ -455,20 +461,20 @@ async fn br_audit_005_memory_does_not_grow_with_what_waits() {
     );
     let first = memory(&controller, "VmRSS:");
     let (failed, tries) = ("the audit sink did not take", 8);
-    let before = controller.logs(failed).expect("a log");
+    let before = controller.log_count(failed).expect("a log");
     controller
-        .logged(failed, before + tries, Duration::from_mins(2))
+        .wait_for_log(failed, before + tries, Duration::from_mins(2))
         .await
-        .expect("it tries again and again");
+        .expect("retried");
     let later = memory(&controller, "VmRSS:");
-    storage.resume().await.expect("up again");
+    storage.resume().await.expect("resumed");
     for name in &names {
         system.ended(name).await.expect("audited");
     }
-    each_event_once(&system, &names).expect("all are there");
+    check_events(&system, &names).expect("complete");
     let delivered = memory(&controller, "VmRSS:");
     println!(
-        "5,000 events: {first} KiB while they wait, {later} KiB after {tries} tries, {delivered} KiB when they are delivered"
+        "5,000 events: {first} KiB while pending, {later} KiB after {tries} retries, {delivered} KiB after delivery"
     );
     assert!(later <= first + SLACK_KIB, "{first} KiB, then {later} KiB");
     assert!(
@@ -477,12 +483,12 @@ async fn br_audit_005_memory_does_not_grow_with_what_waits() {
     );
 }
 
-fn second(moment: Timestamp) -> String {
+fn rfc3339(moment: Timestamp) -> String {
     let second = Timestamp::from_second(moment.as_second());
     second.expect("a second").to_string()
 }
 
-/// A status as the controller stores it.
+/// Status of a succeeded execution, as the controller writes it.
 fn succeeded(at: &str) -> Value {
     let conditions = [
         "WorkflowResolved",

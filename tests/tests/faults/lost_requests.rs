@@ -1,8 +1,8 @@
-//! Each request of a run that changes something is lost once, or its answer is.
+//! Loses, rejects or delays each mutating request of a scenario once, or loses the response.
 
+use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::fmt::Write;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -10,15 +10,15 @@ use futures::future::join_all;
 use itertools::iproduct;
 use wfe_tests::fakes::proxy::Fault;
 
-use crate::scenario::{Moment, Scenario, Stage, Trail};
+use crate::scenario::{AuditTarget, Moment, Scenario, Setup};
 
-/// More would not be faster on two cores.
-const STAGES: usize = 4;
+/// More setups are not faster on two cores.
+const SETUPS: usize = 4;
 
-/// Later than a new controller needs to go on.
+/// Delivers the request after a restarted controller has continued.
 const LATE: Fault = Fault::Delay(Duration::from_secs(2));
 
-/// One run: the fault strikes the request of this name, in the first play of this scenario.
+/// One run of a scenario, with a fault for the request of this name.
 #[derive(Clone, Debug)]
 struct Case {
     number: usize,
@@ -27,86 +27,86 @@ struct Case {
     fault: Fault,
 }
 
-/// What changes something in an undisturbed run, by name.
-async fn mutations(stage: &Stage, scenario: Scenario) -> Vec<String> {
+/// Names of the mutating requests in a run without a fault.
+async fn mutations(setup: &Setup, scenario: Scenario) -> Vec<String> {
     let name = format!("{scenario:?}").to_lowercase();
-    stage.prepare(scenario, &name).await.expect("prepared");
-    stage.proxy().arm(None);
-    stage
-        .play(scenario, &name)
+    setup.prepare(scenario, &name).await.expect("prepared");
+    setup.proxy().arm(None);
+    setup
+        .run(scenario, &name)
         .await
-        .expect("undisturbed it comes out right");
-    stage.proxy().mutations()
+        .expect("success without a fault");
+    setup.proxy().mutations()
 }
 
-/// Plays a case; whether the fault found its request.
-async fn play(stage: &Stage, case: &Case, crash: bool) -> Result<bool> {
+/// Runs a case; returns whether the request came to which the fault applies.
+async fn run(setup: &Setup, case: &Case, crash: bool) -> Result<bool> {
     let name = format!("run-{}", case.number);
-    stage.proxy().arm(None);
-    stage.prepare(case.scenario, &name).await?;
-    let strikes = stage.proxy().strikes();
-    stage.proxy().arm(Some((case.request.clone(), case.fault)));
-    let played = stage.play(case.scenario, &name);
-    tokio::pin!(played, strikes);
+    setup.proxy().arm(None);
+    setup.prepare(case.scenario, &name).await?;
+    let fault = setup.proxy().next_fault();
+    setup.proxy().arm(Some((case.request.clone(), case.fault)));
+    let running = setup.run(case.scenario, &name);
+    tokio::pin!(running, fault);
     tokio::select! {
         biased;
-        () = &mut strikes => {}
-        result = &mut played => return result.map(|()| false),
+        () = &mut fault => {}
+        result = &mut running => return result.map(|()| false),
     }
     if crash {
-        stage.crash().await?;
+        setup.crash().await?;
     }
-    played.await.map(|()| true)
+    running.await.map(|()| true)
 }
 
-/// Plays all cases, several at once; every one that came out wrong is told.
-async fn play_all(stages: &[Stage], cases: VecDeque<Case>, crash: bool) {
+/// Runs all cases, one at a time in each setup; the failure message lists every failed case.
+async fn run_all(setups: &[Setup], cases: VecDeque<Case>, crash: bool) {
     let count = cases.len();
     let (queue, failures, missed) = (
         Mutex::new(cases),
         Mutex::new(String::new()),
         Mutex::new(Vec::new()),
     );
-    let next = || queue.lock().expect("not poisoned").pop_front();
-    let workers = stages.iter().map(async |stage| {
+    let next = || queue.lock().pop_front();
+    let workers = setups.iter().map(async |setup| {
         while let Some(case) = next() {
-            let played = play(stage, &case, crash).await;
-            match played.with_context(|| format!("{case:?}")) {
+            let result = run(setup, &case, crash).await;
+            match result.with_context(|| format!("{case:?}")) {
                 Ok(true) => {}
-                // How writes fall together depends on timing: once more.
+                // Which writes are coalesced depends on timing: retries the case once.
                 Ok(false) if case.number < count => {
                     let number = case.number + count;
-                    let again = Case { number, ..case };
-                    queue.lock().expect("not poisoned").push_back(again);
+                    let retry = Case { number, ..case };
+                    queue.lock().push_back(retry);
                 }
-                Ok(false) => missed.lock().expect("not poisoned").push(case),
+                Ok(false) => missed.lock().push(case),
                 Err(error) => {
-                    let mut failures = failures.lock().expect("not poisoned");
+                    let mut failures = failures.lock();
                     writeln!(failures, "{error:#}").expect("memory");
                 }
             }
         }
     });
     join_all(workers).await;
-    let missed = missed.into_inner().expect("not poisoned");
+    let missed = missed.into_inner();
     println!(
-        "{count} runs, in {} of them the request did not come: {missed:?}",
+        "{count} cases; the request of the fault did not come in {}: {missed:?}",
         missed.len()
     );
-    let failures = failures.into_inner().expect("not poisoned");
+    let failures = failures.into_inner();
     assert!(failures.is_empty(), "{failures}");
-    assert!(missed.len() * 10 <= count, "the faults strike: {missed:?}");
+    assert!(missed.len() * 10 <= count, "requests missed: {missed:?}");
 }
 
-async fn stages(prefix: &str, trail: Trail) -> Vec<Stage> {
-    join_all((0..STAGES).map(|_| Stage::set(prefix, trail))).await
+async fn setups(prefix: &str, audit_target: AuditTarget) -> Vec<Setup> {
+    join_all((0..SETUPS).map(|_| Setup::start(prefix, audit_target))).await
 }
 
-/// Every fault for every request of the scenarios.
-async fn cases(stages: &[Stage], faults: &[Fault], scenarios: &[Scenario]) -> VecDeque<Case> {
+/// A case for each fault and each mutating request of the scenarios.
+async fn cases(setups: &[Setup], faults: &[Fault], scenarios: &[Scenario]) -> VecDeque<Case> {
     let mut cases = VecDeque::new();
-    for (scenario, stage) in scenarios.iter().zip(stages.iter().cycle()) {
-        let requests = mutations(stage, *scenario).await;
+    for (scenario, setup) in scenarios.iter().zip(setups.iter().cycle()) {
+        let requests = mutations(setup, *scenario).await;
         for expected in scenario.changes() {
             assert!(
                 requests.contains(&format!("{expected} #1")),
@@ -126,28 +126,29 @@ async fn cases(stages: &[Stage], faults: &[Fault], scenarios: &[Scenario]) -> Ve
     cases
 }
 
-async fn a_crash_at_any_request(prefix: &str, trail: Trail) {
-    let stages = stages(prefix, trail).await;
+async fn check_crash_at_each_request(prefix: &str, audit_target: AuditTarget) {
+    let setups = setups(prefix, audit_target).await;
     let faults = [Fault::Drop, Fault::DropAnswer, LATE];
-    let cases = cases(&stages, &faults, &Scenario::ALL).await;
+    let cases = cases(&setups, &faults, &Scenario::ALL).await;
     assert!(cases.len() > 150, "only {} cases", cases.len());
-    play_all(&stages, cases, true).await;
+    run_all(&setups, cases, true).await;
 }
 
+/// BR-WE-009, BR-AUDIT-005
 #[tokio::test(flavor = "multi_thread")]
-async fn br_we_009_br_audit_005_a_crash_at_any_request_changes_nothing_of_the_end() {
-    a_crash_at_any_request("crash", Trail::File).await;
+async fn controller_crash_at_any_request_keeps_outcome() {
+    check_crash_at_each_request("crash", AuditTarget::File).await;
 }
 
+/// BR-WE-009, BR-AUDIT-005
 #[tokio::test(flavor = "multi_thread")]
-async fn br_we_009_br_audit_005_a_crash_at_any_request_changes_nothing_of_the_trail_in_data_storage()
- {
-    a_crash_at_any_request("crash-http", Trail::DataStorage).await;
+async fn controller_crash_at_any_request_keeps_trail_in_data_storage() {
+    check_crash_at_each_request("crash-http", AuditTarget::DataStorage).await;
 }
 
 /// BR-WE-009: the create of a controller that died is committed at the worst moments.
 #[tokio::test(flavor = "multi_thread")]
-async fn create_committed_late_never_starts() {
+async fn job_create_committed_late_never_starts() {
     let moments = [
         (Scenario::Success, Moment::Ended),
         (Scenario::Success, Moment::Gone),
@@ -157,32 +158,33 @@ async fn create_committed_late_never_starts() {
         (Scenario::Wait, Moment::NextRuns),
     ];
     join_all(moments.map(async |(scenario, moment)| {
-        let stage = Stage::set("late", Trail::File).await;
-        stage.deliver_at(moment);
+        let setup = Setup::start("late", AuditTarget::File).await;
+        setup.deliver_at(moment);
         let case = Case {
             number: 0,
             scenario,
             request: "create jobs #1".to_owned(),
             fault: Fault::Hold,
         };
-        let struck = play(&stage, &case, true).await;
+        let held = run(&setup, &case, true).await;
         assert!(
-            struck.unwrap_or_else(|error| panic!("{scenario:?}, {moment:?}: {error:#}")),
-            "{scenario:?}, {moment:?}: no create was held"
+            held.unwrap_or_else(|error| panic!("{scenario:?}, {moment:?}: {error:#}")),
+            "{scenario:?}, {moment:?}: no create was held back"
         );
     }))
     .await;
 }
 
+/// BR-WE-009
 #[tokio::test(flavor = "multi_thread")]
-async fn br_we_009_a_refused_or_late_request_changes_nothing_of_the_end() {
-    let stages = stages("refused", Trail::File).await;
+async fn rejected_or_delayed_request_keeps_outcome() {
+    let setups = setups("refused", AuditTarget::File).await;
     let faults = [
         Fault::Refuse(409),
         Fault::Refuse(429),
         Fault::Refuse(503),
         LATE,
     ];
-    let cases = cases(&stages, &faults, &[Scenario::Success]).await;
-    play_all(&stages, cases, false).await;
+    let cases = cases(&setups, &faults, &[Scenario::Success]).await;
+    run_all(&setups, cases, false).await;
 }

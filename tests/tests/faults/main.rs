@@ -1,6 +1,6 @@
-//! What a lost request, a lost answer and a crash in each moment of a run leave behind: nothing.
-//! Run by `make faults` on a control plane without nodes; pods and Job statuses are written by
-//! hand, everything else is real.
+//! Fault tests: lost, delayed or rejected requests, controller crashes at each request, stale
+//! watches and audit outages must not change the outcome of an execution. Run by `make faults` on a
+//! control plane without nodes; a fake node writes pods and Job statuses, everything else is real.
 
 #![allow(
     clippy::expect_used,

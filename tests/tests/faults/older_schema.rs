@@ -1,4 +1,4 @@
-//! A controller that is newer than the CRD: what it stores would be lost in part.
+//! A controller that is newer than the CRD: the API server would prune fields of its status.
 
 use std::time::Duration;
 
@@ -7,51 +7,55 @@ use wfe_model::workflow_execution::WorkflowExecution;
 use wfe_tests::system::condition;
 use wfe_tests::{system, wait};
 
-use crate::scenario::{Stage, Trail};
+use crate::scenario::{AuditTarget, Setup};
 
 const SOON: Duration = Duration::from_secs(30);
-/// It is tried every 30 s whether a newer one has come.
-const TRIED_AGAIN: Duration = Duration::from_mins(1);
+/// The controller checks the CRD every 30 s.
+const CHECKED_WITHIN: Duration = Duration::from_mins(1);
 
+/// BR-WE-014
 #[tokio::test(flavor = "multi_thread")]
-async fn br_we_014_with_an_older_crd_it_is_not_ready_and_goes_on_when_the_newer_one_comes() {
-    let stage = Stage::set("older", Trail::File).await;
-    // Waits for nobody: it is only there to try the CRD on.
-    let mut probe = stage.request("probe");
+async fn older_crd_makes_controller_unready_until_newer_crd_is_served() {
+    let setup = Setup::start("older", AuditTarget::File).await;
+    // Fails at once: the execution only serves to probe the CRD.
+    let mut probe = setup.request("probe");
     probe.spec.target_resource = "prod/Gadget/probe".to_owned();
-    let api = stage.system.namespace.api::<WorkflowExecution>();
+    let api = setup.system.namespace.api::<WorkflowExecution>();
     api.create(&PostParams::default(), &probe)
         .await
         .expect("stored");
-    stage.system.ended("probe").await.expect("ended");
-    stage
+    setup.system.ended("probe").await.expect("ended");
+    setup
         .system
         .serve_older_crd("startTime", "probe")
         .await
         .expect("served");
 
-    let request = stage.request("late");
+    let request = setup.request("late");
     api.create(&PostParams::default(), &request)
         .await
         .expect("stored");
-    stage.controller_says(false, SOON).await.expect("not ready");
-    stage.proxy().arm(None);
-    let halted = api.get("late").await.expect("there");
+    setup
+        .wait_for_controller_readiness(false, SOON)
+        .await
+        .expect("not ready");
+    setup.proxy().arm(None);
+    let halted = api.get("late").await.expect("found");
     assert_eq!(
         condition(&halted, "AuditRecorded"),
         "absent",
-        "nothing more is written"
+        "the controller writes no status"
     );
 
-    system::install_crd(&stage.system.cluster)
+    system::install_crd(&setup.system.cluster)
         .await
-        .expect("the newer one");
-    stage
-        .controller_says(true, TRIED_AGAIN)
+        .expect("newer CRD");
+    setup
+        .wait_for_controller_readiness(true, CHECKED_WITHIN)
         .await
         .expect("ready again");
     let succeeded = |wfe: &WorkflowExecution| condition(wfe, "Ready") == "True/Ready";
-    wait::until(&api, "late", "it has succeeded", SOON, succeeded)
+    wait::until(&api, "late", "the execution has succeeded", SOON, succeeded)
         .await
-        .expect("it goes on");
+        .expect("succeeded");
 }

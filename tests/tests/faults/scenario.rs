@@ -1,7 +1,8 @@
-//! Short lives of WorkflowExecutions, told from outside: what is asked for, and how it must end.
+//! Scenarios of the fault tests: what a user does with a WorkflowExecution, and the outcome.
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -14,33 +15,33 @@ use wfe_model::audit::EventType::{
 };
 use wfe_model::workflow_execution::WorkflowExecution;
 use wfe_tests::Cluster;
-use wfe_tests::fakes::node::{Ending, StandIn, again};
+use wfe_tests::fakes::node::{Ending, FakeNode, touch};
 use wfe_tests::fakes::proxy::Proxy;
 use wfe_tests::system::{Program, Script, System, condition};
 use wfe_tests::wait;
 
-/// A sweep looks every 30 s at the latest.
+/// The controller garbage-collects Jobs every 30 s.
 const JOB_GONE_WITHIN: Duration = Duration::from_mins(1);
 
 const SUCCEEDED: &str = "True/ExecutionSucceeded";
 
-/// What happens in a run.
+/// What happens to an execution.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Scenario {
-    /// It succeeds.
+    /// The execution succeeds.
     Success,
-    /// It fails midway, and is cleared.
+    /// The execution fails while running, and its block is cleared.
     Failure,
-    /// It is cancelled while it runs, and is cleared.
+    /// The execution is cancelled while running, and its block is cleared.
     Cancel,
-    /// It is skipped: the same workflow has just succeeded there.
+    /// The execution is skipped: the same workflow has just succeeded on the target.
     Skip,
-    /// It waits for another one, then succeeds.
+    /// The execution waits for another one on the target, then succeeds.
     Wait,
 }
 
 impl Scenario {
-    /// What changes something in any case.
+    /// Mutating requests that every run of the scenario sends.
     pub fn changes(self) -> &'static [&'static str] {
         match self {
             Self::Skip => &[
@@ -67,10 +68,10 @@ impl Scenario {
     ];
 }
 
-/// When a create is committed that was held on its way.
+/// When the API server receives a create that the proxy has held back.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Moment {
-    /// The execution has ended, its Job is there.
+    /// The execution has ended, its Job exists.
     Ended,
     /// The execution was cancelled, its Job is deleted.
     JobDeleted,
@@ -82,45 +83,46 @@ pub enum Moment {
 
 /// Where the audit trail goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Trail {
+pub enum AuditTarget {
     File,
     DataStorage,
 }
 
-/// A system whose controller sees the API server through a proxy, and a stand-in for the node.
-pub struct Stage {
-    // Ends first: it would put its finalizers back on.
+/// A system whose controller reaches the API server through a proxy, and a fake node.
+pub struct Setup {
+    // Dropped first: the controller would add its finalizers again.
     controller: Mutex<Option<Program>>,
     pub system: System,
-    stand_in: StandIn,
+    fake_node: FakeNode,
     workflow: Script,
-    another: Script,
+    /// Workflow of the execution that another one waits for.
+    blocker: Script,
     endings: Arc<Mutex<HashMap<String, Ending>>>,
-    /// When what was held is to arrive.
-    late: Mutex<Option<Moment>>,
+    /// When the proxy delivers the request it holds.
+    moment: Mutex<Option<Moment>>,
 }
 
-impl Stage {
-    /// With an audit trail in a file, or in Data Storage.
-    pub async fn set(prefix: &str, trail: Trail) -> Self {
+impl Setup {
+    /// Installs a system with its own namespaces and starts its controller.
+    pub async fn start(prefix: &str, audit_target: AuditTarget) -> Self {
         let cluster = Cluster::connect().await;
         wfe_tests::system::install_crd(&cluster)
             .await
             .expect("the CRD");
         let workflow = Script::of("w", format!("r.io/w@sha256:{}", "1".repeat(64)), "");
-        let another = Script::of("v", format!("r.io/v@sha256:{}", "2".repeat(64)), "");
-        let mut system = System::install(&cluster, prefix, &[&workflow, &another])
+        let blocker = Script::of("v", format!("r.io/v@sha256:{}", "2".repeat(64)), "");
+        let mut system = System::install(&cluster, prefix, &[&workflow, &blocker])
             .await
             .expect("installed");
-        system.put_proxy_between().await.expect("a proxy");
-        if trail == Trail::DataStorage {
-            system.put_data_storage_beside().await.expect("beside");
+        system.start_proxy().await.expect("a proxy");
+        if audit_target == AuditTarget::DataStorage {
+            system.start_data_storage().await.expect("started");
         }
         let controller = system.launch_controller().await.expect("started");
         let endings: Arc<Mutex<HashMap<String, Ending>>> = Arc::default();
-        let told = endings.clone();
-        let stand_in = StandIn::start(&system.execution, move |job| {
-            let endings = told.lock().unwrap_or_else(PoisonError::into_inner);
+        let node_endings = endings.clone();
+        let fake_node = FakeNode::start(&system.execution, move |job| {
+            let endings = node_endings.lock();
             let label = job.labels().get("kubernaut.ai/workflow-execution");
             label
                 .and_then(|name| endings.get(name))
@@ -129,30 +131,23 @@ impl Stage {
         });
         Self {
             system,
-            stand_in,
+            fake_node,
             controller: Mutex::new(Some(controller)),
             workflow,
-            another,
+            blocker,
             endings,
-            late: Mutex::default(),
+            moment: Mutex::default(),
         }
     }
 
-    /// SIGKILL, and a new one.
+    /// Kills the controller with SIGKILL and starts another one.
     pub async fn crash(&self) -> Result<()> {
-        let controller = self
-            .controller
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let controller = self.controller.lock().take();
         if let Some(controller) = controller {
             controller.kill().await?;
         }
         let controller = self.system.launch_controller().await?;
-        *self
-            .controller
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(controller);
+        *self.controller.lock() = Some(controller);
         Ok(())
     }
 
@@ -160,48 +155,45 @@ impl Stage {
         self.system.proxy.as_ref().expect("a proxy")
     }
 
-    /// Until the controller says that it is ready, or that it is not.
-    pub async fn controller_says(&self, ready: bool, deadline: Duration) -> Result<()> {
-        let controller = self
-            .controller
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let controller = controller.context("a controller runs")?;
-        let said = controller.says(ready, deadline).await;
-        *self
-            .controller
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(controller);
-        said
+    /// Waits until the controller is ready, or not ready.
+    pub async fn wait_for_controller_readiness(
+        &self,
+        ready: bool,
+        deadline: Duration,
+    ) -> Result<()> {
+        let controller = self.controller.lock().take();
+        let controller = controller.context("no controller runs")?;
+        let result = controller.wait_for_readiness(ready, deadline).await;
+        *self.controller.lock() = Some(controller);
+        result
     }
 
-    /// Has the create that is held arrive at a moment of the next play.
+    /// Delivers the held create at this moment of the next run.
     pub fn deliver_at(&self, moment: Moment) {
-        *self.late.lock().unwrap_or_else(PoisonError::into_inner) = Some(moment);
+        *self.moment.lock() = Some(moment);
     }
 
-    /// It is this moment now.
-    async fn comes(&self, moment: Moment) -> Result<()> {
+    /// Delivers the held create if it is due at this moment.
+    async fn reach(&self, moment: Moment) -> Result<()> {
         let due = {
-            let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
-            late.take_if(|it| *it == moment)
+            let mut planned = self.moment.lock();
+            planned.take_if(|it| *it == moment)
         };
         if due.is_some() {
             let codes = self.proxy().deliver().await?;
-            ensure!(codes.len() == 1, "nothing was held: {codes:?}");
+            ensure!(codes.len() == 1, "the proxy held no request: {codes:?}");
         }
         Ok(())
     }
 
-    /// A request on a target of its own.
+    /// A WorkflowExecution on its own target.
     pub fn request(&self, name: &str) -> WorkflowExecution {
         self.workflow.request(name, &json!({}))
     }
 
-    /// How the workflow of a request ends, from now on.
-    fn ends(&self, name: &str, ending: Ending) {
-        let mut endings = self.endings.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Sets how the Job of an execution ends.
+    fn set_ending(&self, name: &str, ending: Ending) {
+        let mut endings = self.endings.lock();
         endings.insert(name.to_owned(), ending);
     }
 
@@ -216,7 +208,7 @@ impl Stage {
         self.system.create(workflow, name, &spec).await
     }
 
-    /// Prepares what has happened before `scenario` begins.
+    /// Runs the executions that precede the scenario.
     pub async fn prepare(&self, scenario: Scenario, name: &str) -> Result<()> {
         if scenario == Scenario::Skip {
             let before = format!("{name}-before");
@@ -226,17 +218,17 @@ impl Stage {
         Ok(())
     }
 
-    /// Plays it from the create to the end of the deletion, and looks at what came of it.
-    pub async fn play(&self, scenario: Scenario, name: &str) -> Result<()> {
+    /// Runs a scenario from the create to the end of the deletion, and checks the outcome.
+    pub async fn run(&self, scenario: Scenario, name: &str) -> Result<()> {
         match scenario {
             Scenario::Success => {
                 self.create(&self.workflow, name, name, "Skip").await?;
-                self.ended_as(name, SUCCEEDED, WorkflowCompleted).await
+                self.conclude(name, SUCCEEDED, WorkflowCompleted).await
             }
             Scenario::Failure => {
-                self.ends(name, Ending::Failure);
+                self.set_ending(name, Ending::Failure);
                 self.create(&self.workflow, name, name, "Skip").await?;
-                self.ended_as(name, "False/TaskFailed", WorkflowFailed)
+                self.conclude(name, "False/TaskFailed", WorkflowFailed)
                     .await
             }
             Scenario::Cancel => self.cancel(name).await,
@@ -246,15 +238,16 @@ impl Stage {
                 self.system
                     .until(name, "Blocked", "True/RecentlyRemediated")
                     .await?;
-                self.came_to(name, &[SelectionCompleted], 0).await
+                self.verify(name, &[SelectionCompleted], 0).await
             }
             Scenario::Wait => self.wait(name).await,
         }
     }
 
-    async fn ended_as(&self, name: &str, end: &str, last: EventType) -> Result<()> {
+    /// Waits for the end, checks the condition `ExecutionComplete`, and verifies the outcome.
+    async fn conclude(&self, name: &str, end: &str, last: EventType) -> Result<()> {
         let wfe = self.system.ended(name).await?;
-        self.comes(Moment::Ended).await?;
+        self.reach(Moment::Ended).await?;
         let complete = condition(&wfe, "ExecutionComplete");
         ensure!(complete == end, "{name} is {complete}, not {end}");
         let ran = [
@@ -263,11 +256,11 @@ impl Stage {
             WorkflowStarted,
             last,
         ];
-        self.came_to(name, &ran, 1).await
+        self.verify(name, &ran, 1).await
     }
 
     async fn cancel(&self, name: &str) -> Result<()> {
-        self.ends(name, Ending::Never);
+        self.set_ending(name, Ending::Never);
         self.create(&self.workflow, name, name, "Skip").await?;
         self.system
             .until(name, "ExecutionRunning", "True/ExecutionStarted")
@@ -275,14 +268,14 @@ impl Stage {
         let job = self.job_of(name).await?;
         self.system.cancel(name, "enough").await?;
         self.job_gone(&job).await?;
-        self.comes(Moment::JobDeleted).await?;
-        self.ended_as(name, "False/Cancelled", WorkflowFailed).await
+        self.reach(Moment::JobDeleted).await?;
+        self.conclude(name, "False/Cancelled", WorkflowFailed).await
     }
 
     async fn wait(&self, name: &str) -> Result<()> {
         let first = format!("{name}-first");
-        self.ends(&first, Ending::Never);
-        self.create(&self.another, &first, name, "Skip").await?;
+        self.set_ending(&first, Ending::Never);
+        self.create(&self.blocker, &first, name, "Skip").await?;
         self.system
             .until(&first, "ExecutionRunning", "True/ExecutionStarted")
             .await?;
@@ -290,28 +283,28 @@ impl Stage {
         self.system
             .until(name, "Blocked", "True/ResourceBusy")
             .await?;
-        self.ends(name, Ending::Never);
-        self.end(&first).await?;
+        self.set_ending(name, Ending::Never);
+        self.finish(&first).await?;
         self.system
             .until(name, "ExecutionRunning", "True/ExecutionStarted")
             .await?;
-        if *self.late.lock().unwrap_or_else(PoisonError::into_inner) == Some(Moment::NextRuns) {
+        if *self.moment.lock() == Some(Moment::NextRuns) {
             let job = self.job_of(&first).await?;
             let jobs = self.system.execution.api::<Job>();
             jobs.delete(&job, &DeleteParams::background()).await?;
             self.job_gone(&job).await?;
         }
-        self.comes(Moment::NextRuns).await?;
-        self.end(name).await?;
-        self.ended_as(name, SUCCEEDED, WorkflowCompleted).await?;
-        self.ended_as(&first, SUCCEEDED, WorkflowCompleted).await
+        self.reach(Moment::NextRuns).await?;
+        self.finish(name).await?;
+        self.conclude(name, SUCCEEDED, WorkflowCompleted).await?;
+        self.conclude(&first, SUCCEEDED, WorkflowCompleted).await
     }
 
-    /// Lets the workflow of a request succeed that has run until now.
-    async fn end(&self, name: &str) -> Result<()> {
-        self.ends(name, Ending::Success);
+    /// Makes the running Job of an execution succeed.
+    async fn finish(&self, name: &str) -> Result<()> {
+        self.set_ending(name, Ending::Success);
         let job = self.job_of(name).await?;
-        again(&self.system.execution.api::<Job>(), &job).await
+        touch(&self.system.execution.api::<Job>(), &job).await
     }
 
     async fn job_gone(&self, job: &str) -> Result<()> {
@@ -321,15 +314,15 @@ impl Stage {
     async fn job_of(&self, name: &str) -> Result<String> {
         let api = self.system.namespace.api::<WorkflowExecution>();
         let reference = api.get(name).await?.execution_ref().cloned();
-        Ok(reference.context("it has a Job")?.name)
+        Ok(reference.context("the status names no Job")?.name)
     }
 
-    /// One execution or none, each event once, a free target, and nothing is left when it is
-    /// deleted.
-    async fn came_to(&self, name: &str, trail: &[EventType], executions: usize) -> Result<()> {
+    /// Deletes the execution and checks: number of Jobs started, each audit event once, target
+    /// unlocked, no object left.
+    async fn verify(&self, name: &str, trail: &[EventType], executions: usize) -> Result<()> {
         let api = self.system.namespace.api::<WorkflowExecution>();
         let wfe = api.get(name).await?;
-        let uid = wfe.uid().context("a uid")?;
+        let uid = wfe.uid().context("no uid")?;
         let mut trail = trail.to_vec();
         if condition(&api.get(name).await?, "Ready") == "False/NotReady" && executions > 0 {
             self.system.clear(name).await?;
@@ -337,15 +330,15 @@ impl Stage {
         }
         self.system.delete(name).await?;
         self.system.gone(name).await?;
-        self.comes(Moment::Gone).await?;
+        self.reach(Moment::Gone).await?;
         let found = self.system.trail_of(name)?;
         ensure!(found == trail, "{name}: {found:?}, not {trail:?}");
         let holders = self.system.holders().await?;
         ensure!(
             !holders.iter().any(|it| it.contains(&uid)),
-            "{name} holds its lock: {holders:?}"
+            "{name} still holds its lock: {holders:?}"
         );
-        // What was created late is found without owner, and deleted.
+        // A Job that was created late has no owner: the controller garbage-collects it.
         if let Some(reference) = wfe.execution_ref() {
             self.job_gone(&reference.name).await?;
         }
@@ -353,11 +346,11 @@ impl Stage {
         let left = jobs
             .iter()
             .any(|job| job.labels().values().any(|value: &String| *value == uid));
-        ensure!(!left, "{name} has left its Job");
-        let started = self.stand_in.started_for(&uid);
+        ensure!(!left, "the Job of {name} is left");
+        let started = self.fake_node.started_for(&uid);
         ensure!(
             started == executions,
-            "{name}: {started} executions, not {executions}"
+            "{name}: {started} Jobs were started, not {executions}"
         );
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! What the webhook costs while workflows run: nothing.
+//! The API server calls no webhook for the writes of the controller.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use futures::future::join_all;
 use http::Request;
 use serde_json::json;
 use wfe_tests::Cluster;
-use wfe_tests::fakes::node::{Ending, StandIn};
+use wfe_tests::fakes::node::{Ending, FakeNode};
 use wfe_tests::system::{Script, System, condition, install_crd};
 
 const EXECUTIONS: u64 = 50;
 
-/// How often the API server has asked a webhook, by its own count.
+/// Number of calls of a webhook, from the metrics of the API server.
 async fn calls(system: &System, webhook: &str) -> Result<u64> {
     let request = Request::get("/metrics").body(Vec::new())?;
     let text = system.cluster.admin().request_text(request).await?;
@@ -28,20 +28,21 @@ async fn calls(system: &System, webhook: &str) -> Result<u64> {
     counts.sum()
 }
 
+/// BR-WE-014
 #[tokio::test(flavor = "multi_thread")]
-async fn br_we_014_the_controller_causes_no_webhook_call() {
+async fn controller_writes_call_no_webhook() {
     let cluster = Cluster::connect().await;
     install_crd(&cluster).await.expect("the CRD");
     let workflow = Script::of("calls", format!("r.io/calls@sha256:{}", "5".repeat(64)), "");
     let system = System::start(&cluster, "calls", &[&workflow])
         .await
         .expect("started");
-    let _stand_in = StandIn::start(&system.execution, |_| Ending::Success);
-    let asked = async |webhook| calls(&system, webhook).await.expect("counted");
+    let _fake_node = FakeNode::start(&system.execution, |_| Ending::Success);
+    let called = async |webhook| calls(&system, webhook).await.expect("counted");
     let before = (
-        asked("mutate").await,
-        asked("validate").await,
-        asked("clear-block").await,
+        called("mutate").await,
+        called("validate").await,
+        called("clear-block").await,
     );
     assert_eq!(before.2, 0);
     join_all((0..EXECUTIONS).map(async |number| {
@@ -55,26 +56,26 @@ async fn br_we_014_the_controller_causes_no_webhook_call() {
     }))
     .await;
     assert_eq!(
-        asked("mutate").await - before.0,
+        called("mutate").await - before.0,
         EXECUTIONS,
         "one for each create"
     );
     assert_eq!(
-        asked("validate").await - before.1,
+        called("validate").await - before.1,
         EXECUTIONS,
         "one for each create"
     );
     assert_eq!(
-        asked("clear-block").await,
+        called("clear-block").await,
         0,
         "none for the controller's status writes"
     );
-    // The count counts.
-    let broken = tokio::time::timeout(Duration::from_secs(30), system.clear("run-0")).await;
-    let refused = broken
+    // A user's status write is counted: the metric is the right one.
+    let cleared = tokio::time::timeout(Duration::from_secs(30), system.clear("run-0")).await;
+    let refused = cleared
         .expect("answered")
-        .expect_err("it succeeded")
+        .expect_err("the execution succeeded")
         .to_string();
     assert!(refused.contains("there is nothing to clear"), "{refused}");
-    assert_eq!(asked("clear-block").await, 1);
+    assert_eq!(called("clear-block").await, 1);
 }

@@ -1,6 +1,6 @@
-//! Whatever ends a cluster, nothing of it stays.
+//! A cluster that is killed at any moment of its boot leaves nothing on the machine.
 //!
-//! Runs outside of any cluster, one kill after the other.
+//! Runs outside of a cluster, and kills one cluster after the other.
 
 #![allow(
     clippy::expect_used,
@@ -19,9 +19,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_wfe-cluster");
-/// Time for the kernel to end what was killed.
+/// Time for the kernel to end the processes of a killed cluster.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Time for a boot to come to a moment, also on a busy machine.
+/// Time for a boot to reach a moment, also on a busy machine.
 const BOOT_DEADLINE: Duration = Duration::from_secs(90);
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 const SYSCTLS: [&str; 7] = [
@@ -40,7 +40,7 @@ const MOUNT_POINTS: [&str; 4] = [
     "/var/log/pods",
 ];
 
-/// What a cluster could leave on a machine.
+/// Everything that a cluster could leave on a machine.
 #[derive(Debug, PartialEq)]
 struct Traces {
     pid_namespaces: BTreeSet<PathBuf>,
@@ -96,7 +96,7 @@ impl Traces {
     }
 }
 
-/// `wfe-cluster run -- COMMAND`, and what it prints, line by line.
+/// Starts `wfe-cluster run -- COMMAND` with piped stdout.
 fn start(command: &[&str]) -> Child {
     Command::new(PROGRAM)
         .args(["run", "--"])
@@ -107,7 +107,7 @@ fn start(command: &[&str]) -> Child {
         .expect("start wfe-cluster")
 }
 
-/// Looks again and again: the kernel tells nobody of the end of processes that are not one's own.
+/// Polls `holds`: the kernel does not notify of the end of processes that are not children.
 fn poll(what: &str, deadline: Duration, mut holds: impl FnMut() -> bool) {
     let started = Instant::now();
     while !holds() {
@@ -119,7 +119,7 @@ fn poll(what: &str, deadline: Duration, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Waits until a file of the home says that the boot has come this far.
+/// Waits until the boot has written a log file, which marks a moment of the boot.
 fn wait_for_boot(log: &Path, started: Instant) {
     poll(
         &format!("{} is written", log.display()),
@@ -145,7 +145,7 @@ fn home() -> PathBuf {
 }
 
 #[test]
-fn a_killed_cluster_leaves_nothing_and_the_next_one_works() {
+fn killed_cluster_leaves_nothing_and_next_cluster_boots() {
     assert!(
         Command::new(PROGRAM)
             .arg("build")
@@ -157,11 +157,12 @@ fn a_killed_cluster_leaves_nothing_and_the_next_one_works() {
         fs::read_to_string("/proc/self/status")
             .expect("status")
             .contains("Uid:\t0\t"),
-        "a node needs root"
+        "run this test as root: a node needs it"
     );
     let before = Traces::now();
     let log = |name: &str| home().join("log").join(name);
-    // Moments of the boot, by the process that has just been started; the last is after it.
+    // Moments of the boot, by the log of the process that was just started; the last is after the
+    // boot.
     for moment in [
         "etcd.log",
         "containerd.log",
@@ -182,15 +183,15 @@ fn a_killed_cluster_leaves_nothing_and_the_next_one_works() {
             ));
             assert!(
                 lines.any(|line| line.expect("a line") == "ready"),
-                "the pod runs"
+                "the pod is ready"
             );
         } else {
             wait_for_boot(&log(moment), started);
         }
         cluster.kill().expect("kill -9");
-        cluster.wait().expect("it is dead");
+        cluster.wait().expect("reaped");
         poll(
-            &format!("every process has ended, killed at {moment}"),
+            &format!("every process has ended after the kill at {moment}"),
             DEADLINE,
             || {
                 Traces::now()
@@ -214,12 +215,12 @@ fn a_killed_cluster_leaves_nothing_and_the_next_one_works() {
         ]);
         assert!(
             next.wait_with_output().expect("next run").status.success(),
-            "the next run works, killed at {moment}"
+            "the next cluster boots after the kill at {moment}"
         );
         assert_eq!(
             Traces::now(),
             before,
-            "after the next run, killed at {moment}"
+            "after the next cluster, killed at {moment}"
         );
     }
 }

@@ -188,11 +188,13 @@ fn sources(path: &Path, found: &mut Vec<PathBuf>) {
         return;
     }
     let mut entries: Vec<_> = fs::read_dir(path)
-        .unwrap_or_else(|error| panic!("{path:?}: {error}"))
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
         .map(|it| it.expect("an entry").path())
         .collect();
     entries.sort();
-    entries.iter().for_each(|it| sources(it, found));
+    for entry in &entries {
+        sources(entry, found);
+    }
 }
 
 fn document(workspace: &Path) -> String {
@@ -212,9 +214,10 @@ fn document(workspace: &Path) -> String {
             .iter()
             .for_each(|it| sources(&workspace.join(it), &mut files));
         for file in files {
-            let text =
-                fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file:?}: {error}"));
-            let parsed = syn::parse_file(&text).unwrap_or_else(|error| panic!("{file:?}: {error}"));
+            let text = fs::read_to_string(&file)
+                .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+            let parsed = syn::parse_file(&text)
+                .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
             texts.visit_file(&parsed);
         }
         assert!(!texts.found.is_empty(), "{title}: no text was found");

@@ -108,8 +108,10 @@ fn is_test(attributes: &[Attribute]) -> bool {
 impl Imports {
     /// Reads a module and its children.
     fn read(&mut self, file: &Path, module: &Module) {
-        let text = fs::read_to_string(file).unwrap_or_else(|error| panic!("{file:?}: {error}"));
-        let parsed = syn::parse_file(&text).unwrap_or_else(|error| panic!("{file:?}: {error}"));
+        let text =
+            fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let parsed =
+            syn::parse_file(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         let mut paths = Paths {
             module,
             found: BTreeSet::new(),

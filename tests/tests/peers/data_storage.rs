@@ -1,4 +1,4 @@
-//! The stand-in for Data Storage is as strict as the real one was seen to be.
+//! The fake Data Storage accepts and rejects what the real service was observed to.
 
 use jiff::{SignedDuration, Timestamp};
 use rstest::rstest;
@@ -6,15 +6,15 @@ use serde_json::{Value, json};
 use wfe_model::audit::EventType;
 use wfe_peers::audit::AuditSink;
 
-use crate::audit_sinks::{Beside, PATIENT};
+use crate::audit_sinks::{DEADLINE, StorageServer};
 use crate::events::{event, failed};
 
-/// Status and problem of a batch that is sent as it is.
-async fn send(beside: &Beside, token: Option<&str>, body: &Value) -> (u16, String) {
-    let ca = std::fs::read(beside.path("ca.pem")).expect("read");
+/// Sends a batch as it is; returns status and body of the response.
+async fn send(server: &StorageServer, token: Option<&str>, body: &Value) -> (u16, String) {
+    let ca = std::fs::read(server.path("ca.pem")).expect("read");
     let ca = reqwest::Certificate::from_pem(&ca).expect("a certificate");
     let client = reqwest::Client::builder().tls_certs_only([ca]).build();
-    let url = format!("{}/api/v1/audit/events/batch", beside.storage.url());
+    let url = format!("{}/api/v1/audit/events/batch", server.storage.url());
     let mut request = client.expect("a client").post(url).json(body);
     if let Some(token) = token {
         request = request.header("authorization", token);
@@ -46,31 +46,31 @@ const GOOD: Option<&str> = Some("Bearer the token of this hour");
 #[case("/resource_type", json!("x".repeat(101)), 500)]
 #[case("/event_data/failure_message", json!("a\0b"), 500)]
 #[tokio::test]
-async fn what_the_real_one_does_not_take_is_not_taken(
+async fn event_rejected_by_data_storage_is_rejected_by_fake(
     #[case] pointer: &str,
     #[case] value: Value,
     #[case] status: u16,
 ) {
-    let beside = Beside::start().await;
+    let server = StorageServer::start().await;
     let events = [
         event("one", EventType::WorkflowStarted),
         event("two", EventType::WorkflowFailed),
     ];
     let mut batch = json!(events);
-    *batch[1].pointer_mut(pointer).expect("it has this") = value;
-    let answer = send(&beside, GOOD, &batch).await;
+    *batch[1].pointer_mut(pointer).expect("an event field") = value;
+    let answer = send(&server, GOOD, &batch).await;
     assert_eq!(answer.0, status, "{}", answer.1);
     assert!(
-        beside.storage.events().expect("read").is_empty(),
-        "all or nothing"
+        server.storage.events().expect("read").is_empty(),
+        "a batch is stored as a whole"
     );
 }
 
 #[tokio::test]
-async fn content_is_checked_before_the_token_and_the_token_before_anything_is_stored() {
-    let beside = Beside::start().await;
-    assert_eq!(send(&beside, None, &json!([])).await.0, 400);
-    assert_eq!(send(&beside, None, &json!({})).await.0, 400);
+async fn request_is_checked_for_content_then_token_before_storing() {
+    let server = StorageServer::start().await;
+    assert_eq!(send(&server, None, &json!([])).await.0, 400);
+    assert_eq!(send(&server, None, &json!({})).await.0, 400);
     let batch = json!(failed("one"));
     for token in [
         None,
@@ -78,30 +78,30 @@ async fn content_is_checked_before_the_token_and_the_token_before_anything_is_st
         Some("bearer the token of this hour"),
         Some("Bearer "),
     ] {
-        assert_eq!(send(&beside, token, &batch).await.0, 401, "{token:?}");
+        assert_eq!(send(&server, token, &batch).await.0, 401, "{token:?}");
     }
-    assert!(beside.storage.events().expect("read").is_empty());
-    assert_eq!(send(&beside, GOOD, &batch).await.0, 201);
-    assert_eq!(send(&beside, GOOD, &batch).await.0, 201);
+    assert!(server.storage.events().expect("read").is_empty());
+    assert_eq!(send(&server, GOOD, &batch).await.0, 201);
+    assert_eq!(send(&server, GOOD, &batch).await.0, 201);
     assert_eq!(
-        beside.storage.events().expect("read").len(),
+        server.storage.events().expect("read").len(),
         8,
         "no idempotency"
     );
 }
 
 #[tokio::test]
-async fn keys_that_are_not_known_are_dropped_and_the_engine_until_a_newer_server_keeps_it() {
-    let beside = Beside::start().await;
-    let sink = beside.sink(PATIENT);
+async fn unknown_event_data_keys_are_dropped_and_engine_by_older_server() {
+    let server = StorageServer::start().await;
+    let sink = server.sink(DEADLINE);
     sink.record(&[event("one", EventType::WorkflowStarted)])
         .await
         .expect("recorded");
-    beside.storage.keep_engine();
+    server.storage.keep_engine();
     sink.record(&[event("two", EventType::WorkflowStarted)])
         .await
         .expect("recorded");
-    let mut stored = beside.storage.events().expect("read");
+    let mut stored = server.storage.events().expect("read");
     stored.sort_by(|a, b| a.resource_id.cmp(&b.resource_id));
     let data: Vec<_> = stored.iter().map(|it| &it.event_data).collect();
     for data in &data {

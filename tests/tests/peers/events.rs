@@ -1,4 +1,4 @@
-//! Events to send.
+//! Audit events for tests.
 
 use jiff::{SignedDuration, Timestamp};
 use wfe_model::audit::{
@@ -6,7 +6,7 @@ use wfe_model::audit::{
     PeerFailureReason, PeerPhase, event_id, moment,
 };
 
-/// What a WorkflowExecution that failed after its start has to tell.
+/// All events of a WorkflowExecution that failed while it ran.
 pub fn failed(name: &str) -> Vec<AuditEvent> {
     let types = [
         EventType::SelectionCompleted,
@@ -17,7 +17,7 @@ pub fn failed(name: &str) -> Vec<AuditEvent> {
     types.map(|it| event(name, it)).to_vec()
 }
 
-/// One event, of a minute ago.
+/// An event with a timestamp one minute ago.
 pub fn event(name: &str, event_type: EventType) -> AuditEvent {
     let second = Timestamp::now() - SignedDuration::from_mins(1);
     let second = Timestamp::from_second(second.as_second()).expect("a second");

@@ -1,5 +1,5 @@
-//! What other services are to us: the audit sinks behind their one trait, and the stand-in for Data
-//! Storage as strict as the real one. Run by `make platform`; needs no cluster.
+//! Tests of the clients of other services: every audit sink, and the fake Data Storage they are
+//! tested with. Run by `make platform`; needs no cluster.
 
 #![allow(
     clippy::expect_used,

@@ -1,14 +1,11 @@
 //! Declaration of a parameter by a workflow, and its errors.
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 use serde_json::{Map, Number, Value, json};
 use thiserror::Error;
 
-use super::declared::{Parameters, validator_of};
 use super::kind::ParameterType;
-use super::{PARAMETER_NAME, ParameterViolation, RESERVED};
+use super::violation::{PARAMETER_NAME, ParameterViolation, RESERVED};
 
 /// Declaration of a parameter by a workflow.
 #[derive(Clone, Debug, Deserialize)]
@@ -105,74 +102,6 @@ pub enum DeclarationError {
 }
 
 impl ParameterDeclaration {
-    /// Reports the errors of this declaration that do not depend on other declarations.
-    pub(super) fn check(&self, report: &mut impl FnMut(DeclarationError)) {
-        let is_number = matches!(self.kind, ParameterType::Integer | ParameterType::Float);
-        for (keyword, present) in [
-            ("minimum", self.minimum.is_some()),
-            ("maximum", self.maximum.is_some()),
-        ] {
-            if present && !is_number {
-                report(DeclarationError::WrongType {
-                    keyword,
-                    allowed: "integer and float",
-                    kind: self.kind,
-                });
-            }
-        }
-        if let (Some(minimum), Some(maximum)) = (&self.minimum, &self.maximum)
-            && minimum.as_f64() > maximum.as_f64()
-        {
-            report(DeclarationError::Bounds {
-                minimum: minimum.clone(),
-                maximum: maximum.clone(),
-            });
-        }
-        if let Some(pattern) = &self.pattern {
-            if self.kind != ParameterType::String {
-                report(DeclarationError::WrongType {
-                    keyword: "pattern",
-                    allowed: "string",
-                    kind: self.kind,
-                });
-            }
-            if let Err(message) = validator_of(&json!({ "pattern": pattern })) {
-                report(DeclarationError::Pattern {
-                    pattern: pattern.clone(),
-                    message,
-                });
-            }
-        }
-        if self.allowed.as_ref().is_some_and(Vec::is_empty) {
-            report(DeclarationError::EmptyEnum);
-        }
-        for value in self.allowed.iter().flatten() {
-            if self.kind.read(&text_of(value)).is_none() {
-                report(DeclarationError::EnumValue {
-                    value: value.clone(),
-                    kind: self.kind,
-                });
-            }
-        }
-        if let Some(default) = &self.default {
-            self.violations_of_default(default)
-                .into_iter()
-                .for_each(|it| report(DeclarationError::Default(it)));
-        }
-    }
-
-    fn violations_of_default(&self, default: &Value) -> Vec<ParameterViolation> {
-        let alone = Self {
-            depends_on: Vec::new(),
-            ..self.clone()
-        };
-        // `check` reports a pattern that does not compile.
-        let Ok(parameters) = Parameters::compile_checked(vec![alone]) else {
-            return Vec::new();
-        };
-        parameters.check(&BTreeMap::from([(self.name.clone(), text_of(default))]))
-    }
-
     /// The JSON Schema of the parameter.
     pub(super) fn property(&self) -> Value {
         let mut property = Map::from_iter([("type".to_owned(), json!(self.kind.json_type()))]);

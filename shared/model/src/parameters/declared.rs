@@ -8,7 +8,8 @@ use jsonschema::error::ValidationErrorKind;
 use serde_json::{Map, Value, json};
 
 use super::declaration::{DeclarationError, ParameterDeclaration, text_of};
-use super::{PARAMETER_NAME, ParameterViolation, is_reserved};
+use super::kind::ParameterType;
+use super::violation::{PARAMETER_NAME, ParameterViolation, is_reserved};
 
 /// The declared parameters of a workflow, compiled.
 #[derive(Clone, Debug)]
@@ -41,7 +42,7 @@ impl Parameters {
                     report(DeclarationError::DependsOn(needed.clone()));
                 }
             }
-            declaration.check(&mut report);
+            check_declaration(declaration, &mut report);
         }
         if !errors.is_empty() {
             return Err(errors);
@@ -54,7 +55,7 @@ impl Parameters {
     }
 
     /// Compiles checked declarations. The error is the message of the JSON Schema library.
-    pub(super) fn compile_checked(declarations: Vec<ParameterDeclaration>) -> Result<Self, String> {
+    fn compile_checked(declarations: Vec<ParameterDeclaration>) -> Result<Self, String> {
         let schema = schema_of(&declarations);
         let validator = validator_of(&schema)?;
         Ok(Self {
@@ -191,6 +192,86 @@ impl Parameters {
     }
 }
 
+/// Reports the errors of a declaration that do not depend on other declarations.
+fn check_declaration(
+    declaration: &ParameterDeclaration,
+    report: &mut impl FnMut(DeclarationError),
+) {
+    let is_number = matches!(
+        declaration.kind,
+        ParameterType::Integer | ParameterType::Float
+    );
+    for (keyword, present) in [
+        ("minimum", declaration.minimum.is_some()),
+        ("maximum", declaration.maximum.is_some()),
+    ] {
+        if present && !is_number {
+            report(DeclarationError::WrongType {
+                keyword,
+                allowed: "integer and float",
+                kind: declaration.kind,
+            });
+        }
+    }
+    if let (Some(minimum), Some(maximum)) = (&declaration.minimum, &declaration.maximum)
+        && minimum.as_f64() > maximum.as_f64()
+    {
+        report(DeclarationError::Bounds {
+            minimum: minimum.clone(),
+            maximum: maximum.clone(),
+        });
+    }
+    if let Some(pattern) = &declaration.pattern {
+        if declaration.kind != ParameterType::String {
+            report(DeclarationError::WrongType {
+                keyword: "pattern",
+                allowed: "string",
+                kind: declaration.kind,
+            });
+        }
+        if let Err(message) = validator_of(&json!({ "pattern": pattern })) {
+            report(DeclarationError::Pattern {
+                pattern: pattern.clone(),
+                message,
+            });
+        }
+    }
+    if declaration.allowed.as_ref().is_some_and(Vec::is_empty) {
+        report(DeclarationError::EmptyEnum);
+    }
+    for value in declaration.allowed.iter().flatten() {
+        if declaration.kind.read(&text_of(value)).is_none() {
+            report(DeclarationError::EnumValue {
+                value: value.clone(),
+                kind: declaration.kind,
+            });
+        }
+    }
+    if let Some(default) = &declaration.default {
+        for violation in violations_of_default(declaration, default) {
+            report(DeclarationError::Default(violation));
+        }
+    }
+}
+
+fn violations_of_default(
+    declaration: &ParameterDeclaration,
+    default: &Value,
+) -> Vec<ParameterViolation> {
+    let alone = ParameterDeclaration {
+        depends_on: Vec::new(),
+        ..declaration.clone()
+    };
+    // `check` reports a pattern that does not compile.
+    let Ok(parameters) = Parameters::compile_checked(vec![alone]) else {
+        return Vec::new();
+    };
+    parameters.check(&BTreeMap::from([(
+        declaration.name.clone(),
+        text_of(default),
+    )]))
+}
+
 /// JSON Schema of the values before defaults are applied: a parameter with a default is optional.
 fn schema_of(declarations: &[ParameterDeclaration]) -> Value {
     let has_default = |name: &str| {
@@ -222,7 +303,7 @@ fn schema_of(declarations: &[ParameterDeclaration]) -> Value {
     })
 }
 
-pub(super) fn validator_of(schema: &Value) -> Result<jsonschema::Validator, String> {
+fn validator_of(schema: &Value) -> Result<jsonschema::Validator, String> {
     jsonschema::draft202012::options()
         .offline()
         .with_pattern_options(PatternOptions::regex())

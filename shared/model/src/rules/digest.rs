@@ -1,8 +1,8 @@
 //! Completes a reference without a digest with the digest of the workflow in the catalog, if both
 //! have the same repository (BR-WE-014). No registry is contacted.
 
-use super::Violation;
 use crate::image::{Digest, ImageReference};
+use crate::violation::Violation;
 use crate::workflow::{Engine, Workflow};
 use crate::workflow_execution::WorkflowExecutionSpec;
 

@@ -8,7 +8,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
-use super::shortened;
+use crate::text::shortened;
 
 /// A JSON value that does not have the expected type.
 #[derive(Clone, Debug, Error, PartialEq)]

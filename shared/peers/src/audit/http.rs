@@ -21,8 +21,8 @@ use url::Url;
 use wfe_model::audit::{AuditEvent, Identity};
 use wfe_model::text::cut;
 
-use super::trail::StoredIdentity;
-use super::{AuditSink, NotRecorded, TrailEvent, Unasked};
+use super::sink::{AuditSink, NotRecorded, Unasked};
+use super::trail::{StoredIdentity, TrailEvent};
 use wfe_model::text::in_full;
 
 /// The server closes a connection after 30 s and does not commit the request afterwards.

@@ -19,8 +19,8 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use wfe_model::audit::{AuditEvent, Identity};
 
-use super::trail::StoredIdentity;
-use super::{AuditSink, NotRecorded, TrailEvent, Unasked};
+use super::sink::{AuditSink, NotRecorded, Unasked};
+use super::trail::{StoredIdentity, TrailEvent};
 
 /// Maximum size of a file before rotation.
 const MAX_FILE_BYTES: u64 = 100 << 20;

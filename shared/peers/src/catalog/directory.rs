@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use thiserror::Error;
 use wfe_model::workflow::{ReadWorkflow, Workflow, WorkflowError};
 
-use super::{Catalog, CatalogUnavailable};
+use super::source::{Catalog, CatalogUnavailable};
 use wfe_model::text::in_full;
 
 /// Why a directory cannot be loaded as a catalog.

@@ -1,4 +1,4 @@
-//! Reviews as an API server sends them, but for `managedFields`.
+//! Admission reviews as the API server sends them, without `managedFields`.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use wfe_model::workflow_execution::WorkflowExecution;
 
 const UID: &str = "00000000-0000-0000-0000-000000000000";
 
-/// A request of one size that can be sent again and again, each time with another uid.
+/// A request of fixed size that is sent repeatedly, each time with a new uid.
 #[derive(Clone)]
 pub struct Request {
     bytes: Vec<u8>,
@@ -15,13 +15,13 @@ pub struct Request {
 }
 
 impl Request {
-    /// A POST of a review of `wfe`, grown to `size` bytes by `grow`, which takes the text to put
-    /// into it.
+    /// A POST of a review of `size` bytes. `grow` returns a WorkflowExecution that contains the
+    /// given filling.
     pub fn new(path: &str, size: usize, grow: impl Fn(&str) -> WorkflowExecution) -> Result<Self> {
         let empty = review(&grow("")).to_string().len();
         let filling = "x".repeat(
             size.checked_sub(empty)
-                .context("a review is larger already")?,
+                .context("the review is larger without filling")?,
         );
         let body = review(&grow(&filling)).to_string();
         let head = format!(
@@ -29,7 +29,7 @@ impl Request {
             body.len()
         );
         let bytes = [head, body].concat();
-        let uid_at = bytes.find(UID).context("it has a uid")?;
+        let uid_at = bytes.find(UID).context("the review has no uid")?;
         Ok(Self {
             bytes: bytes.into_bytes(),
             uid_at,
@@ -37,7 +37,7 @@ impl Request {
         })
     }
 
-    /// The next one, and its uid.
+    /// The next request, and its uid.
     pub fn next(&mut self, connection: usize) -> (&[u8], String) {
         self.counter += 1;
         let uid = format!("{connection:08x}-0000-4000-8000-{:012x}", self.counter);

@@ -1,4 +1,4 @@
-//! Keep-alive load over TLS, each answer checked.
+//! Generates load over keep-alive TLS connections, and checks each response.
 
 use std::time::Duration;
 
@@ -15,25 +15,25 @@ use super::body::Request;
 
 const TICK: Duration = Duration::from_millis(1);
 
-/// How requests follow each other.
+/// When the next request is sent.
 #[derive(Clone, Copy, Debug)]
 pub enum Pace {
-    /// The next one when the last is answered: as many as there can be.
+    /// After the response to the last request: maximum throughput.
     Saturation,
-    /// So many a second over all connections, whether or not the last is answered. A request that
-    /// is due while its connection waits counts from when it was due.
+    /// At this rate over all connections. The latency of a request that is due while its connection
+    /// waits for a response is measured from the due time.
     PerSecond(u32),
 }
 
-/// What came of it.
+/// Results of a load.
 pub struct Outcome {
-    /// In nanoseconds.
+    /// Latencies in nanoseconds.
     pub latencies: Histogram<u64>,
-    /// From the first request to the last answer.
+    /// Time from the first request to the last response.
     pub took: Duration,
 }
 
-/// Loads `client` for some time.
+/// Sends requests over `connections` for `time`.
 pub async fn load(
     client: &TlsClient,
     request: &Request,
@@ -44,32 +44,32 @@ pub async fn load(
     let open = (0..connections).map(async |_| client.connect().await);
     let streams = try_join_all(open).await?;
     let started = Instant::now();
-    let users = streams
+    let connected = streams
         .into_iter()
         .enumerate()
-        .map(|(number, stream)| User {
+        .map(|(number, stream)| Connection {
             number,
             stream,
             request: request.clone(),
             buffer: Vec::with_capacity(4 << 10),
         });
-    let loads = users.map(|user| user.load(connections, pace, started, time));
+    let loads = connected.map(|it| it.load(connections, pace, started, time));
     let mut latencies = Histogram::new(3)?;
-    for of_one in try_join_all(loads).await? {
-        latencies.add(of_one)?;
+    for histogram in try_join_all(loads).await? {
+        latencies.add(histogram)?;
     }
     let took = started.elapsed();
     Ok(Outcome { latencies, took })
 }
 
-struct User {
+struct Connection {
     number: usize,
     stream: TlsStream<TcpStream>,
     request: Request,
     buffer: Vec<u8>,
 }
 
-impl User {
+impl Connection {
     async fn load(
         mut self,
         connections: usize,
@@ -93,20 +93,21 @@ impl User {
         while due < started + time {
             let begun = if due > Instant::now() {
                 sleep_until(due).await;
-                // The timer ticks in milliseconds: so much of being late is its own.
+                // The timer has a resolution of 1 ms: up to this, the delay is not that of the
+                // webhook.
                 Instant::now().min(due + TICK)
             } else {
                 due
             };
-            self.ask().await?;
+            self.review().await?;
             latencies.record(u64::try_from(begun.elapsed().as_nanos())?)?;
             due = every.map_or_else(Instant::now, |every| due + every);
         }
         Ok(latencies)
     }
 
-    /// One review: it must be allowed, and have the uid that was sent.
-    async fn ask(&mut self) -> Result<()> {
+    /// Sends one review; the response must allow it and have its uid.
+    async fn review(&mut self) -> Result<()> {
         let (bytes, uid) = self.request.next(self.number);
         self.stream.write_all(bytes).await?;
         self.stream.flush().await?;
@@ -117,14 +118,14 @@ impl User {
             if let Some(body) = complete(&self.buffer)? {
                 let text = std::str::from_utf8(body)?;
                 let right = text.contains(&uid) && text.contains("\"allowed\":true");
-                ensure!(right, "{uid} was answered: {text}");
+                ensure!(right, "unexpected response to review {uid}: {text}");
                 return Ok(());
             }
         }
     }
 }
 
-/// The body of an answer that is there whole.
+/// The body of a response; none while the response is incomplete.
 fn complete(bytes: &[u8]) -> Result<Option<&[u8]>> {
     let mut headers = [httparse::EMPTY_HEADER; 16];
     let mut response = httparse::Response::new(&mut headers);
@@ -138,6 +139,6 @@ fn complete(bytes: &[u8]) -> Result<Option<&[u8]>> {
     );
     let mut headers = response.headers.iter();
     let length = headers.find(|it| it.name.eq_ignore_ascii_case("content-length"));
-    let length: usize = std::str::from_utf8(length.context("a length")?.value)?.parse()?;
+    let length: usize = std::str::from_utf8(length.context("no content-length")?.value)?.parse()?;
     Ok(bytes.get(head..head + length))
 }

@@ -1,6 +1,7 @@
-//! `make bench-webhook`: what the gate costs, measured from a process of its own.
+//! `make bench-webhook`: measures latency, throughput and memory of the webhook from another
+//! process.
 //!
-//! Run in a cluster, with binaries of the release profile. Nothing here is asserted: it prints.
+//! Runs in a cluster, with release binaries. Prints results, and asserts no limits.
 
 mod body;
 mod load;
@@ -10,7 +11,7 @@ mod webhook;
 
 use std::process::ExitCode;
 
-/// One thread: the other core is the webhook's.
+/// Single-threaded, which leaves the second core to the webhook.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     match webhook::measure().await {

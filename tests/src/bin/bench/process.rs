@@ -1,4 +1,4 @@
-//! What the kernel says of a process.
+//! CPU time and memory of a process, from `/proc`.
 
 use std::fs;
 use std::time::Duration;
@@ -6,34 +6,34 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use wfe_tests::system::memory_kib;
 
-/// `USER_HZ`: the same on every Linux.
+/// `USER_HZ`, the unit of CPU times in `/proc`.
 const TICKS_PER_SECOND: u64 = 100;
 
-/// Processor time so far, of all threads.
+/// CPU time of all threads so far.
 pub fn processor_time(pid: u32) -> Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name, in parentheses, may have spaces.
-    let (_, fields) = stat.rsplit_once(')').context("a name")?;
+    // The process name, in parentheses, may contain spaces.
+    let (_, fields) = stat.rsplit_once(')').context("no process name")?;
     let fields: Vec<_> = fields.split_whitespace().collect();
     let ticks =
-        |index: usize| -> Result<u64> { Ok(fields.get(index).context("a field")?.parse()?) };
+        |index: usize| -> Result<u64> { Ok(fields.get(index).context("missing field")?.parse()?) };
     let (user, system) = (ticks(11)?, ticks(12)?);
     Ok(Duration::from_millis(
         (user + system) * 1_000 / TICKS_PER_SECOND,
     ))
 }
 
-/// Resident memory now, in KiB.
+/// Resident memory, in KiB.
 pub fn memory(pid: u32) -> Result<u64> {
     memory_kib(pid, "VmRSS:")
 }
 
-/// The part of it that is not pages of the program's file, in KiB.
+/// Resident memory without pages of files, such as the binary, in KiB.
 pub fn anonymous_memory(pid: u32) -> Result<u64> {
     memory_kib(pid, "RssAnon:")
 }
 
-/// The machine, in a few words.
+/// CPUs and kernel of this machine.
 pub fn machine() -> Result<String> {
     let cpus = fs::read_to_string("/proc/cpuinfo")?;
     let models = cpus

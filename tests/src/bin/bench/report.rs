@@ -1,4 +1,4 @@
-//! Figures as a table.
+//! Formats results as tables.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use comfy_table::Table;
 use comfy_table::presets::ASCII_MARKDOWN;
 use hdrhistogram::Histogram;
 
-/// A table that a document can have as it is.
+/// A Markdown table.
 pub fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN).set_header(header);

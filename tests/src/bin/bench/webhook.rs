@@ -1,4 +1,4 @@
-//! The webhook by itself, and next to an API server that asks nobody.
+//! Measures the webhook alone, and creates through the API server with and without the webhook.
 
 use std::time::Duration;
 
@@ -28,7 +28,8 @@ const CREATORS: usize = 4;
 const VALIDATE: &str = "/validate-workflowexecution";
 const MUTATE: &str = "/mutate-workflowexecution";
 
-/// Everything that the rules know: parameters of each type, Secrets, a ConfigMap.
+/// A workflow for which the webhook checks everything: parameters of each type, Secrets, a
+/// ConfigMap.
 fn workflow() -> Script {
     let image = format!("r.io/workflows/bench:v1@sha256:{}", "6".repeat(64));
     Script::of(
@@ -49,7 +50,7 @@ parameters:
     )
 }
 
-/// One that is right; `filling` makes it as large as is wished.
+/// A valid WorkflowExecution; `filling` sets its size.
 fn request(workflow: &Script, namespace: &str, filling: &str) -> WorkflowExecution {
     let (first, rest) = filling.split_at(filling.len().min(8_000));
     let (second, third) = rest.split_at(rest.len().min(8_000));
@@ -68,7 +69,7 @@ fn request(workflow: &Script, namespace: &str, filling: &str) -> WorkflowExecuti
     request
 }
 
-/// Prints all figures.
+/// Measures and prints everything.
 pub async fn measure() -> Result<()> {
     let cluster = Cluster::connect().await;
     install_crd(&cluster).await?;
@@ -90,39 +91,39 @@ pub async fn measure() -> Result<()> {
     );
 
     let mut starts = Vec::new();
-    // As it is shipped.
+    // The default log level: tests run the webhook with debug.
     system.webhook_flags.push("--log-filter=info".to_owned());
     for _ in 0..COLD_STARTS {
         system.start_webhook().await?;
-        let webhook = system.webhook.as_ref().context("it runs")?;
+        let webhook = system.webhook.as_ref().context("no webhook runs")?;
         starts.push(webhook.ready_after());
         if starts.len() < COLD_STARTS {
             system.remove_webhook().await?;
         }
     }
     starts.sort();
-    let median = starts.get(COLD_STARTS / 2).context("there are some")?;
+    let median = starts.get(COLD_STARTS / 2).context("no starts")?;
     println!(
         "cold start to ready (median of {COLD_STARTS}): {} ms",
         median.as_millis()
     );
-    let pid = system.webhook.as_ref().context("it runs")?.pid()?;
+    let pid = system.webhook.as_ref().context("no webhook runs")?.pid()?;
     println!(
-        "memory idle: {:.1} MiB, {:.1} MiB without the pages of its own file\n",
+        "memory idle: {:.1} MiB, {:.1} MiB without the pages of its binary\n",
         mebibytes(memory(pid)?),
         mebibytes(anonymous_memory(pid)?)
     );
 
-    directly(&system, &workflow, pid).await?;
-    through(&mut system, &workflow, pid).await
+    measure_reviews(&system, &workflow, pid).await?;
+    measure_creates(&mut system, &workflow, pid).await
 }
 
-#[expect(clippy::cast_precision_loss, reason = "for people")]
+#[expect(clippy::cast_precision_loss, reason = "rounded for display")]
 fn mebibytes(kibibytes: u64) -> f64 {
     kibibytes as f64 / 1_024.0
 }
 
-async fn directly(system: &System, workflow: &Script, pid: u32) -> Result<()> {
+async fn measure_reviews(system: &System, workflow: &Script, pid: u32) -> Result<()> {
     let client = system.webhook_client()?;
     let namespace = system.namespace.name();
     let mut table = table(&[
@@ -152,7 +153,7 @@ async fn directly(system: &System, workflow: &Script, pid: u32) -> Result<()> {
                 let outcome = load(&client, &body, CONNECTIONS, pace, TIME).await?;
                 let processor = processor_time(pid)?.saturating_sub(before);
                 let own = processor_time(std::process::id())?.saturating_sub(own);
-                #[expect(clippy::cast_precision_loss, reason = "for people")]
+                #[expect(clippy::cast_precision_loss, reason = "rounded for display")]
                 let reviews = outcome.latencies.len() as f64;
                 let mut row = vec![
                     label.to_owned(),
@@ -163,7 +164,7 @@ async fn directly(system: &System, workflow: &Script, pid: u32) -> Result<()> {
                 row.extend(quantiles(&outcome.latencies));
                 row.push(format!("{:.0} ms", processor.as_secs_f64() * 1e6 / reviews));
                 let handled_after = handled(system, label).await?;
-                row.push(p99(&handled_before, &handled_after).context("some reviews")?);
+                row.push(p99(&handled_before, &handled_after).context("no reviews")?);
                 let share = own.as_secs_f64() / outcome.took.as_secs_f64();
                 row.push(format!("{:.0} %", share * 100.0));
                 row.push(format!("{:.1} MiB", mebibytes(memory(pid)?)));
@@ -172,13 +173,13 @@ async fn directly(system: &System, workflow: &Script, pid: u32) -> Result<()> {
         }
     }
     println!(
-        "{CONNECTIONS} connections (HTTP/1.1, TLS 1.3), {} s each; CPU is the webhook's, client is the load's share of one core\n\n{table}\n",
+        "{CONNECTIONS} connections (HTTP/1.1, TLS 1.3), {} s each; CPU is the webhook's, client is the load generator's share of one core\n\n{table}\n",
         TIME.as_secs()
     );
     Ok(())
 }
 
-/// How many reviews took at most how many seconds in the handler, by the webhook's own histogram.
+/// Buckets of the webhook's histogram of handler time: upper bound in seconds, cumulative count.
 async fn handled(system: &System, operation: &str) -> Result<Vec<(f64, u64)>> {
     let label = format!(",operation=\"{operation}\"");
     let metrics = system.webhook_metrics().await?;
@@ -195,7 +196,7 @@ async fn handled(system: &System, operation: &str) -> Result<Vec<(f64, u64)>> {
     Ok(buckets.collect())
 }
 
-/// The bucket that has the 99th percentile of what came between.
+/// Upper bound of the bucket with the 99th percentile of the reviews between two samples.
 fn p99(before: &[(f64, u64)], after: &[(f64, u64)]) -> Option<String> {
     let counts = after.iter().enumerate().map(|(index, (bound, count))| {
         let earlier = before.get(index).map_or(0, |(_, count)| *count);
@@ -208,8 +209,8 @@ fn p99(before: &[(f64, u64)], after: &[(f64, u64)]) -> Option<String> {
     Some(format!("<= {} ms", bound * 1e3))
 }
 
-/// Creates that are not stored, with the webhooks and without.
-async fn through(system: &mut System, workflow: &Script, pid: u32) -> Result<()> {
+/// Measures dry-run creates through the API server, with the webhooks and without.
+async fn measure_creates(system: &mut System, workflow: &Script, pid: u32) -> Result<()> {
     let mut table = table(&[
         "dry-run create through the API server",
         "object",
@@ -221,7 +222,7 @@ async fn through(system: &mut System, workflow: &Script, pid: u32) -> Result<()>
     ]);
     for with in [true, false] {
         if !with {
-            system.leave_webhook_alone().await?;
+            system.delete_webhook_configurations().await?;
         }
         for (size_label, filling) in [("2 KB", 600), ("18 KB", 16_800)] {
             let wfe = request(workflow, system.namespace.name(), &"x".repeat(filling));
@@ -229,7 +230,7 @@ async fn through(system: &mut System, workflow: &Script, pid: u32) -> Result<()>
             let (started, before) = (Instant::now(), processor_time(pid)?);
             let latencies = create_all(system, &wfe, CREATES).await?;
             let processor = processor_time(pid)?.saturating_sub(before);
-            #[expect(clippy::cast_precision_loss, reason = "for people")]
+            #[expect(clippy::cast_precision_loss, reason = "rounded for display")]
             let creates = latencies.len() as f64;
             let label = if with {
                 "with both webhooks"
@@ -244,7 +245,8 @@ async fn through(system: &mut System, workflow: &Script, pid: u32) -> Result<()>
         }
     }
     println!("{CREATES} creates, {CREATORS} at a time\n\n{table}\n");
-    let peak = system.webhook.as_ref().context("it runs")?.peak_memory()?;
+    let webhook = system.webhook.as_ref().context("no webhook runs")?;
+    let peak = webhook.peak_memory()?;
     println!("memory at its peak: {:.1} MiB", mebibytes(peak >> 10));
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `wfe-cluster`: see [`wfe_tests::cluster::args::Args`] for what it can do.
+//! `wfe-cluster`: see [`wfe_tests::cluster::args::Args`] for its subcommands.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! `make demo`: the main job, told on the terminal, on a real cluster.
+//! `make demo`: shows the main features of wfe on a real cluster, on the terminal.
 
 mod story;
 mod tell;
@@ -7,17 +7,17 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// Shows what wfe does, in the cluster this runs in.
+/// Shows what wfe does, in the cluster that this program runs in.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Leave everything running at the end.
+    /// Leave webhook, controller and objects in place at the end.
     #[arg(long)]
     keep: bool,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match story::tell(Args::parse().keep).await {
+    match story::run(Args::parse().keep).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("the demo failed: {error:#}");

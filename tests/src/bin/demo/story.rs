@@ -1,5 +1,5 @@
-//! The story: bad requests are refused, a good one repairs a Deployment, the same again is too soon,
-//! one fails and says why, and keeps its target until somebody has looked.
+//! The chapters of the demo: invalid requests are denied, a valid request repairs a Deployment, the
+//! same request is skipped during cooldown, and a failed execution blocks its target until cleared.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use crate::tell::{chapter, follow, kubectl, kubectl_ok, say};
 const NAMESPACE: &str = "prod";
 const EXECUTION_NAMESPACE: &str = "kubernaut-workflows";
 
-/// The examples, with the references of the images that were pushed.
+/// The files in `examples/`, with placeholders replaced by references of the pushed images.
 struct Examples {
     directory: TempDir,
     images: [(&'static str, String); 2],
@@ -28,7 +28,7 @@ impl Examples {
             .join(file)
     }
 
-    /// A file's text.
+    /// Text of an example, with the image references.
     fn text(&self, file: &str) -> Result<String> {
         let path = Self::source(file);
         let text =
@@ -39,7 +39,7 @@ impl Examples {
             .fold(text, |text, (name, image)| text.replace(name, image)))
     }
 
-    /// A copy to apply.
+    /// Writes a copy with the image references, for kubectl.
     fn copy(&self, file: &str) -> Result<String> {
         let copy = self.directory.path().join(file.replace('/', "-"));
         std::fs::write(&copy, self.text(file)?)?;
@@ -47,7 +47,7 @@ impl Examples {
     }
 }
 
-pub(crate) async fn tell(keep: bool) -> Result<()> {
+pub(crate) async fn run(keep: bool) -> Result<()> {
     let cluster = Cluster::connect().await;
     let examples = Examples {
         directory: tempfile::tempdir()?,
@@ -58,33 +58,33 @@ pub(crate) async fn tell(keep: bool) -> Result<()> {
     let cluster_file = examples.copy("cluster.yaml")?;
     run_quietly(&["apply", "-f", &cluster_file]).await?;
 
-    refused(&examples).await?;
-    repaired(&examples, &api).await?;
-    too_soon(&examples, &system).await?;
-    failed(&examples, &api, &system).await?;
-    cleared().await?;
+    deny_invalid_requests(&examples).await?;
+    repair_deployment(&examples, &api).await?;
+    skip_during_cooldown(&examples, &system).await?;
+    fail_and_block(&examples, &api, &system).await?;
+    clear_block().await?;
     chapter("6. The audit trail of each remediation");
-    told(&system).await?;
+    show_audit_trail(&system).await?;
     if keep {
         let audit = system.audit_file();
-        system.leave();
+        system.detach();
         chapter("Everything is still running");
         say("make shell                                    a shell with kubectl in the cluster");
-        say("kubectl -n prod get wfe -o wide               the requests");
+        say("kubectl -n prod get wfe -o wide               the WorkflowExecutions");
         say("kubectl -n prod describe wfe/raise-memory     one of them");
         say(&format!("{}     the audit trail", audit.display()));
-        say("make down                                     ends it all");
+        say("make down                                     ends the cluster");
     }
     Ok(())
 }
 
-/// What wfe-controller makes of the audit file.
-async fn told(system: &System) -> Result<()> {
+/// Prints the audit trail with `wfe-controller audit`.
+async fn show_audit_trail(system: &System) -> Result<()> {
     let file = system.audit_file().display().to_string();
     for correlation_id in ["rr-my-app-oom", "rr-my-worker-oom"] {
         let arguments = ["audit", &file, "--correlation-id", correlation_id];
-        let (content, text) = system.controller_command(&arguments).await?;
-        ensure!(content, "{text}");
+        let (success, text) = system.controller_command(&arguments).await?;
+        ensure!(success, "{text}");
         say(&format!(
             "\n\x1b[2m$ wfe-controller audit audit.jsonl --correlation-id {correlation_id}\x1b[0m"
         ));
@@ -145,8 +145,8 @@ async fn run_quietly(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-async fn refused(examples: &Examples) -> Result<()> {
-    chapter("1. Five bad requests, and what the API server answers");
+async fn deny_invalid_requests(examples: &Examples) -> Result<()> {
+    chapter("1. The API server denies five invalid requests");
     for name in [
         "bad-engine",
         "bad-image",
@@ -161,12 +161,12 @@ async fn refused(examples: &Examples) -> Result<()> {
             &["create", "-f", &copy],
         )
         .await?;
-        ensure!(!accepted, "{file} was accepted");
+        ensure!(!accepted, "{file} was not denied");
     }
     Ok(())
 }
 
-async fn limit() -> Result<()> {
+async fn show_memory_limit() -> Result<()> {
     let columns = "custom-columns=NAME:.metadata.name,MEMORY LIMIT:.spec.template.spec.containers[0].resources.limits.memory,APPROVED BY:.metadata.annotations.example\\.com/approved-by";
     kubectl_ok(
         "-n prod get deployment my-app",
@@ -184,9 +184,9 @@ async fn limit() -> Result<()> {
     .map(drop)
 }
 
-async fn repaired(examples: &Examples, api: &Api<WorkflowExecution>) -> Result<()> {
-    chapter("2. A good one repairs a Deployment");
-    limit().await?;
+async fn repair_deployment(examples: &Examples, api: &Api<WorkflowExecution>) -> Result<()> {
+    chapter("2. A valid request repairs a Deployment");
+    show_memory_limit().await?;
     let copy = examples.copy("requests/good.yaml")?;
     kubectl_ok(
         "create -f examples/requests/good.yaml",
@@ -194,23 +194,23 @@ async fn repaired(examples: &Examples, api: &Api<WorkflowExecution>) -> Result<(
     )
     .await?;
     let wfe = follow(api, "raise-memory").await?;
-    let status = wfe.status.context("a status")?;
+    let status = wfe.status.context("no status")?;
     ensure!(
         status.phase == Some(Phase::Succeeded),
-        "it ended as {:?}",
+        "raise-memory ended as {:?}",
         status.phase
     );
-    let job = format!("job/{}", status.execution_ref.context("a Job")?.name);
+    let job = format!("job/{}", status.execution_ref.context("no Job")?.name);
     kubectl_ok(
         &format!("-n {EXECUTION_NAMESPACE} logs {job}"),
         &["-n", EXECUTION_NAMESPACE, "logs", &job],
     )
     .await?;
-    limit().await
+    show_memory_limit().await
 }
 
-/// One that may not run now: it ends as Skipped, and says who is in the way.
-async fn skipped(
+/// Creates a request that is skipped, and prints why.
+async fn show_skipped(
     examples: &Examples,
     system: &System,
     file: &str,
@@ -228,8 +228,8 @@ async fn skipped(
     let details = wfe
         .status
         .and_then(|status| status.skip_details)
-        .context("details")?;
-    ensure!(details.reason == reason, "it was skipped for {details:?}");
+        .context("not skipped")?;
+    ensure!(details.reason == reason, "skipped for {details:?}");
     let object = format!("wfe/{name}");
     kubectl_ok(
         &format!("-n prod get {object} -o jsonpath={{.status.skipDetails.message}}"),
@@ -246,14 +246,18 @@ async fn skipped(
     .map(drop)
 }
 
-async fn too_soon(examples: &Examples, system: &System) -> Result<()> {
-    chapter("3. The same again: the target cools down");
+async fn skip_during_cooldown(examples: &Examples, system: &System) -> Result<()> {
+    chapter("3. The same request again is skipped: the target is in cooldown");
     let (file, name) = ("too-soon.yaml", "raise-memory-again");
-    skipped(examples, system, file, name, SkipReason::RecentlyRemediated).await
+    show_skipped(examples, system, file, name, SkipReason::RecentlyRemediated).await
 }
 
-async fn failed(examples: &Examples, api: &Api<WorkflowExecution>, system: &System) -> Result<()> {
-    chapter("4. One that fails, says why, and keeps its target until somebody has looked");
+async fn fail_and_block(
+    examples: &Examples,
+    api: &Api<WorkflowExecution>,
+    system: &System,
+) -> Result<()> {
+    chapter("4. A failed execution reports why, and blocks its target until the block is cleared");
     let copy = examples.copy("requests/fails.yaml")?;
     kubectl_ok(
         "create -f examples/requests/fails.yaml",
@@ -264,8 +268,8 @@ async fn failed(examples: &Examples, api: &Api<WorkflowExecution>, system: &Syst
     let details = wfe
         .status
         .and_then(|status| status.failure_details)
-        .context("details")?;
-    ensure!(details.exit_code == Some(3), "it ended with {details:?}");
+        .context("not failed")?;
+    ensure!(details.exit_code == Some(3), "failed with {details:?}");
     let path = "jsonpath={range .status.failureDetails}reason: {.reason}{\"\\n\"}exitCode: {.exitCode}{\"\\n\"}message: {.message}{\"\\n\"}{.naturalLanguageSummary}{\"\\n\"}{end}";
     kubectl_ok(
         "-n prod get wfe/over-the-ceiling -o jsonpath={.status.failureDetails}",
@@ -273,7 +277,7 @@ async fn failed(examples: &Examples, api: &Api<WorkflowExecution>, system: &Syst
     )
     .await?;
     let (file, name) = ("blocked.yaml", "after-the-failure");
-    skipped(
+    show_skipped(
         examples,
         system,
         file,
@@ -289,9 +293,9 @@ async fn failed(examples: &Examples, api: &Api<WorkflowExecution>, system: &Syst
     .map(drop)
 }
 
-/// Who looked, when and why is kept with it.
-async fn cleared() -> Result<()> {
-    chapter("5. Somebody has looked: the target may be worked on again");
+/// Clears the block, and prints who cleared it, when and why.
+async fn clear_block() -> Result<()> {
+    chapter("5. An operator clears the block");
     let request = r#"{"status":{"blockClearanceRequest":{"clearReason":"64Mi more are enough, the quota was raised"}}}"#;
     let command = "patch wfe over-the-ceiling --subresource=status --type=merge -p";
     let arguments = [
@@ -301,7 +305,7 @@ async fn cleared() -> Result<()> {
     ]
     .concat();
     kubectl_ok(&format!("-n prod {command} '{request}'"), &arguments).await?;
-    let shown = "jsonpath={range .status.blockClearance}clearedBy: {.clearedBy}{\"\\n\"}clearedAt: {.clearedAt}{\"\\n\"}clearReason: {.clearReason}{\"\\n\"}{end}";
+    let path = "jsonpath={range .status.blockClearance}clearedBy: {.clearedBy}{\"\\n\"}clearedAt: {.clearedAt}{\"\\n\"}clearReason: {.clearReason}{\"\\n\"}{end}";
     kubectl_ok(
         "-n prod get wfe over-the-ceiling -o jsonpath={.status.blockClearance}",
         &[
@@ -311,7 +315,7 @@ async fn cleared() -> Result<()> {
             "wfe",
             "over-the-ceiling",
             "-o",
-            shown,
+            path,
         ],
     )
     .await

@@ -1,4 +1,4 @@
-//! How the demo looks on the terminal.
+//! Terminal output of the demo.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,8 +12,8 @@ use wfe_model::workflow_execution::WorkflowExecution;
 
 const DEADLINE: Duration = Duration::from_mins(1);
 
-/// Conditions in the order they come true.
-const LIFE: [&str; 7] = [
+/// Condition types in the order in which they become true.
+const CONDITIONS: [&str; 7] = [
     "WorkflowResolved",
     "DependenciesReady",
     "ExecutionCreated",
@@ -31,7 +31,8 @@ pub(crate) fn say(text: &str) {
     println!("{text}");
 }
 
-/// What kubectl answers; the command is shown as a person would type it.
+/// Runs kubectl and prints its output after `shown`, the command as a user would type it; returns
+/// whether it succeeded, and the output.
 pub(crate) async fn kubectl(shown: &str, arguments: &[&str]) -> Result<(bool, String)> {
     println!("\n\x1b[2m$ kubectl {shown}\x1b[0m");
     let output = Command::new("kubectl")
@@ -44,14 +45,14 @@ pub(crate) async fn kubectl(shown: &str, arguments: &[&str]) -> Result<(bool, St
     Ok((output.status.success(), text))
 }
 
-/// kubectl, which must succeed.
+/// Runs [`kubectl`]; an error if it fails.
 pub(crate) async fn kubectl_ok(shown: &str, arguments: &[&str]) -> Result<String> {
     let (success, text) = kubectl(shown, arguments).await?;
     ensure!(success, "kubectl {shown} failed");
     Ok(text)
 }
 
-/// A line for each transition, until the audit trail is acknowledged.
+/// Prints each transition of a condition, until the audit trail is acknowledged.
 pub(crate) async fn follow(api: &Api<WorkflowExecution>, name: &str) -> Result<WorkflowExecution> {
     let started = Instant::now();
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
@@ -69,7 +70,7 @@ pub(crate) async fn follow(api: &Api<WorkflowExecution>, name: &str) -> Result<W
                 .iter()
                 .flat_map(|status| &status.conditions)
                 .collect();
-            conditions.sort_by_key(|it| LIFE.iter().position(|kind| *kind == it.type_));
+            conditions.sort_by_key(|it| CONDITIONS.iter().position(|kind| *kind == it.type_));
             for it in conditions {
                 let now = (it.status.clone(), it.reason.clone());
                 if seen.insert(it.type_.clone(), now.clone()) != Some(now) {

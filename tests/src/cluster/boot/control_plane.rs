@@ -1,4 +1,4 @@
-//! etcd, API server, controller manager, scheduler.
+//! Starts etcd, API server, controller manager and scheduler.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use crate::cluster::access;
 
 const ETCD: &str = "http://127.0.0.1:2379";
 const ETCD_PEER: &str = "http://127.0.0.1:2380";
-/// The address the `kubernetes` Service gets: the first of [`SERVICE_NETWORK`].
+/// Address of the `kubernetes` Service: the first of [`SERVICE_NETWORK`].
 const SERVICE_ADDRESS: &str = "10.96.0.1";
 const DEADLINE: Duration = Duration::from_secs(90);
 
-/// Writes every identity of the control plane, then starts etcd and the API server.
+/// Writes the identities of API server and administrator, then starts etcd and the API server.
 pub(super) fn start_api_server(boot: &mut Boot) -> Result<()> {
     boot.write("ca.crt", &boot.authority.certificate)?;
     boot.write("ca.key", &boot.authority.key())?;
@@ -39,7 +39,7 @@ pub(super) fn start_api_server(boot: &mut Boot) -> Result<()> {
         "etcd",
         [
             data.as_str(),
-            // The data is gone with the cluster, whatever happens.
+            // Durability is not needed: the data is lost with the cluster.
             "--unsafe-no-fsync",
             "--log-level=warn",
             &format!("--listen-client-urls={ETCD}"),
@@ -76,7 +76,7 @@ pub(super) fn start_api_server(boot: &mut Boot) -> Result<()> {
     boot.processes.start("kube-apiserver", flags)
 }
 
-/// A client of the administrator, once the API server is ready.
+/// Waits until the API server is ready; returns the administrator's client.
 pub(super) async fn wait_for_api_server(boot: &mut Boot) -> Result<Client> {
     let client = access::client(&boot.path("admin.conf")).await?;
     let probe = async || Ok(client.request_text(http_get("/readyz")?).await? == "ok");
@@ -90,7 +90,7 @@ fn http_get(path: &str) -> Result<http::Request<Vec<u8>>> {
     Ok(http::Request::get(path).body(Vec::new())?)
 }
 
-/// Starts controller manager and scheduler; they wait for the API server by themselves.
+/// Starts controller manager and scheduler, which wait for the API server themselves.
 pub(super) fn start_controllers(boot: &mut Boot) -> Result<()> {
     boot.identity("kcm", "system:kube-controller-manager", None, &[])?;
     boot.identity("scheduler", "system:kube-scheduler", None, &[])?;
@@ -125,7 +125,7 @@ pub(super) fn start_controllers(boot: &mut Boot) -> Result<()> {
     )
 }
 
-/// Pods can be made when their default ServiceAccount exists.
+/// Waits for the default ServiceAccount, without which the API server admits no pods.
 pub(super) async fn wait_for_controllers(boot: &mut Boot, client: &Client) -> Result<()> {
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "default");
     let probe = async || Ok(accounts.get_opt("default").await?.is_some());

@@ -1,4 +1,4 @@
-//! The one node: bridge, containerd, kubelet, kube-proxy.
+//! Starts the node: bridge, containerd, kubelet and kube-proxy.
 
 use std::fs;
 use std::time::Duration;
@@ -16,7 +16,7 @@ const NAME: &str = "wfe";
 const BRIDGE: &str = "wfe0";
 const DEADLINE: Duration = Duration::from_secs(90);
 
-/// The bridge that pods hang on; its address is the node's.
+/// Creates the bridge of the pod network, with the address of the node.
 pub(super) fn bridge() -> Result<()> {
     ip(&["link", "add", BRIDGE, "type", "bridge"])?;
     ip(&["addr", "add", &format!("{NODE_ADDRESS}/24"), "dev", BRIDGE])?;
@@ -24,7 +24,7 @@ pub(super) fn bridge() -> Result<()> {
     fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("step network: forward between pods")
 }
 
-/// Starts containerd and prepares the kubelet's configuration.
+/// Starts containerd, and writes the configuration of kubelet and kube-proxy.
 pub(super) fn start_runtime(boot: &mut Boot) -> Result<()> {
     sandbox::make_cgroups()?;
     let registry = registry::address(NODE_ADDRESS);
@@ -58,7 +58,7 @@ pub(super) fn start_runtime(boot: &mut Boot) -> Result<()> {
         .start("containerd", ["--config", &configuration])
 }
 
-/// Starts kubelet and kube-proxy, and waits for all that a pod needs.
+/// Starts kubelet and kube-proxy, and waits until pods can run.
 pub(super) async fn wait_until_ready(boot: &mut Boot, client: Client) -> Result<()> {
     let socket = boot.path("containerd/s");
     boot.processes
@@ -79,7 +79,7 @@ pub(super) async fn wait_until_ready(boot: &mut Boot, client: Client) -> Result<
         format!("--hostname-override={NAME}"),
         format!("--cluster-cidr={POD_NETWORK}"),
         "--proxy-mode=nftables".to_owned(),
-        // The connection table's size is the whole machine's.
+        // The size of the connection table is a setting of the whole machine: leave it unchanged.
         "--conntrack-max-per-core=0".to_owned(),
     ];
     boot.processes.start("kube-proxy", flags)?;
@@ -158,7 +158,7 @@ fn kubelet(boot: &Boot) -> serde_json::Value {
             "anonymous": { "enabled": false }, "webhook": { "enabled": true }, "x509": { "clientCAFile": boot.text("ca.crt") },
         },
         "authorization": { "mode": "Webhook" },
-        // Containers live under one control group of our own, on cgroup v1 and v2 alike.
+        // All containers are under one control group, with cgroup v1 and v2.
         "failCgroupV1": false,
         "cgroupDriver": "cgroupfs",
         "cgroupsPerQOS": true,
@@ -166,11 +166,11 @@ fn kubelet(boot: &Boot) -> serde_json::Value {
         "enforceNodeAllocatable": [],
         "failSwapOn": false,
         "resolvConf": "",
-        // Nothing answers there: without an address every pod gets a Warning event.
+        // No DNS server runs here, but without an address every pod gets a Warning event.
         "clusterDNS": ["10.96.0.10"],
         "podLogsDir": boot.text("podlogs"),
         "volumePluginDir": boot.text("volume-plugins"),
-        // The images are all there is: never collect them.
+        // Never garbage-collect images.
         "imageGCHighThresholdPercent": 100,
         "evictionHard": { "memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%" },
         "maxPods": 200,

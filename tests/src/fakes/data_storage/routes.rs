@@ -1,4 +1,4 @@
-//! The paths, and what goes wrong on demand.
+//! The HTTP handlers, and the injection of faults.
 
 use std::panic::resume_unwind;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use super::store::Query;
-use super::{Door, Fault, Inner, lock, rules};
+use super::{Authorizer, Fault, Inner, lock, rules};
 
 type Shared = State<Arc<Inner>>;
 
@@ -65,7 +65,7 @@ async fn batch(State(inner): Shared, headers: HeaderMap, body: String) -> Respon
     let fault = {
         let mut faults = lock(&inner.faults);
         faults.batches += 1;
-        faults.strike()
+        faults.take()
     };
     match fault {
         None => inner.store(&events),
@@ -77,7 +77,7 @@ async fn batch(State(inner): Shared, headers: HeaderMap, body: String) -> Respon
         Some(Fault::DatabaseDown) => failed(),
         Some(Fault::LoseAnswer) => {
             inner.store(&events);
-            // The connection ends without a word.
+            // The panic of the handler closes the connection without a response.
             resume_unwind(Box::new("the answer is lost"))
         }
         Some(Fault::CommitLate(delay)) => {
@@ -100,7 +100,7 @@ async fn find(State(inner): Shared, headers: HeaderMap, RawQuery(query): RawQuer
     }
     let fault = {
         let mut faults = lock(&inner.faults);
-        faults.questions += 1;
+        faults.queries += 1;
         faults.current.map(|(fault, _)| fault)
     };
     match fault {
@@ -117,7 +117,7 @@ async fn find(State(inner): Shared, headers: HeaderMap, RawQuery(query): RawQuer
     Json(json!({ "data": data, "pagination": pagination })).into_response()
 }
 
-/// What is not known is ignored, as the real one does it.
+/// Unknown parameters are ignored, as in the real service.
 fn read_query(text: &str) -> Result<Query, String> {
     let mut query = Query {
         limit: 50,
@@ -148,7 +148,7 @@ fn answered(status: u16) -> Response {
     refused(status, "on demand")
 }
 
-/// A problem by the name of its status.
+/// A problem response with the title of its status.
 fn refused(status: StatusCode, detail: &str) -> Response {
     problem(
         status,
@@ -165,8 +165,8 @@ fn failed() -> Response {
 }
 
 impl super::Faults {
-    /// What goes wrong with this batch.
-    fn strike(&mut self) -> Option<Fault> {
+    /// The fault to apply to this batch; counts down.
+    fn take(&mut self) -> Option<Fault> {
         let (fault, times) = self.current.as_mut()?;
         let fault = *fault;
         *times = times.saturating_sub(1);
@@ -179,18 +179,18 @@ impl super::Faults {
 
 impl Inner {
     fn store(&self, events: &[Value]) -> Response {
-        let (poison, keeps_engine) = {
+        let (failing_text, keeps_engine) = {
             let faults = lock(&self.faults);
-            (faults.poison.clone(), faults.keeps_engine)
+            (faults.failing_text.clone(), faults.keeps_engine)
         };
         let has = |event: &Value| {
-            poison
+            failing_text
                 .as_ref()
                 .is_some_and(|it| event.to_string().contains(it))
         };
         if events
             .iter()
-            .any(|event| rules::is_poison(event) || has(event))
+            .any(|event| rules::exceeds_columns(event) || has(event))
         {
             return failed();
         }
@@ -205,7 +205,7 @@ impl Inner {
         }
     }
 
-    /// Whether the token is good, and its user may come in; else the answer.
+    /// Authenticates and authorizes the request; the error is the response.
     async fn admit(&self, headers: &HeaderMap) -> Result<(), Box<Response>> {
         let no = |detail: &str| Err(Box::new(refused(StatusCode::UNAUTHORIZED, detail)));
         let Some(header) = headers.get(AUTHORIZATION) else {
@@ -218,16 +218,18 @@ impl Inner {
         let Some(token) = token.filter(|it| !it.is_empty()) else {
             return no("Invalid Authorization header format");
         };
-        let user = match &self.door {
-            Door::Tokens(tokens) if tokens.contains(token) => return Ok(()),
-            Door::Tokens(_) => None,
-            Door::Review(client, _) => user_of(client, token).await,
+        let user = match &self.authorizer {
+            Authorizer::Tokens(tokens) if tokens.contains(token) => return Ok(()),
+            Authorizer::Tokens(_) => None,
+            Authorizer::Kubernetes(client, _) => user_of(client, token).await,
         };
         let Some(user) = user else {
             return no("Token validation failed: token not authenticated");
         };
-        match &self.door {
-            Door::Review(client, namespace) if !may(client, &user, namespace).await => {
+        match &self.authorizer {
+            Authorizer::Kubernetes(client, namespace)
+                if !may_create(client, &user, namespace).await =>
+            {
                 let detail = format!(
                     "Insufficient RBAC permissions: {user} verb:create on services/data-storage-service"
                 );
@@ -238,7 +240,7 @@ impl Inner {
     }
 }
 
-/// Whose token it is.
+/// The user that `TokenReview` finds for a token.
 async fn user_of(client: &Client, token: &str) -> Option<String> {
     let review = TokenReview {
         spec: TokenReviewSpec {
@@ -254,8 +256,9 @@ async fn user_of(client: &Client, token: &str) -> Option<String> {
     user.username
 }
 
-/// Whether the user itself may: the real one does not ask for its groups.
-async fn may(client: &Client, user: &str, namespace: &str) -> bool {
+/// Whether `SubjectAccessReview` lets the user create the Service. Like the real service, sends no
+/// groups.
+async fn may_create(client: &Client, user: &str, namespace: &str) -> bool {
     let review = SubjectAccessReview {
         spec: SubjectAccessReviewSpec {
             user: Some(user.to_owned()),

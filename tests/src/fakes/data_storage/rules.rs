@@ -1,4 +1,4 @@
-//! What Data Storage takes: the schema, the window of time, and what its columns hold.
+//! What Data Storage accepts: schema, age of events, and lengths of database columns.
 
 use anyhow::{Result, anyhow};
 use jiff::{SignedDuration, Timestamp};
@@ -9,7 +9,7 @@ const SCHEMA: &str = include_str!("audit-event.schema.json");
 const OLDEST: SignedDuration = SignedDuration::from_hours(7 * 24);
 const NEWEST: SignedDuration = SignedDuration::from_mins(60);
 
-/// Columns that are shorter than the schema says: what is longer is an error of the database.
+/// Columns that are shorter than the schema allows: the database fails on longer values.
 const COLUMNS: [(&str, usize); 7] = [
     ("actor_id", 255),
     ("resource_id", 255),
@@ -20,8 +20,9 @@ const COLUMNS: [(&str, usize); 7] = [
     ("version", 10),
 ];
 
-/// What of `event_data` is decoded, and so stored. `execution_engine` is to come.
-const KEPT: [&str; 16] = [
+/// Keys of `event_data` that the server decodes and stores. A newer server also stores
+/// `execution_engine`.
+const EXECUTION_KEYS: [&str; 16] = [
     "event_type",
     "workflow_id",
     "workflow_version",
@@ -39,7 +40,7 @@ const KEPT: [&str; 16] = [
     "pipelinerun_name",
     "parameters",
 ];
-const KEPT_CLEARED: [&str; 6] = [
+const CLEARANCE_KEYS: [&str; 6] = [
     "event_type",
     "workflow_name",
     "clear_reason",
@@ -57,7 +58,7 @@ pub(super) fn schema() -> Result<Validator> {
         .map_err(|error| anyhow!("{error}"))
 }
 
-/// What is wrong with a batch, in the server's words; the whole batch is refused for it.
+/// Why a batch is rejected as a whole, in the words of the real service.
 pub(super) fn refusal(schema: &Validator, events: &[Value], now: Timestamp) -> Option<String> {
     if events.is_empty() {
         return Some("request body must be a JSON array: empty".to_owned());
@@ -87,8 +88,8 @@ pub(super) fn instant(event: &Value) -> Option<Timestamp> {
     event.get("event_timestamp")?.as_str()?.parse().ok()
 }
 
-/// Whether the database would fail on it.
-pub(super) fn is_poison(event: &Value) -> bool {
+/// Whether the real database would fail on the event.
+pub(super) fn exceeds_columns(event: &Value) -> bool {
     let too_long = |(column, most): &(&str, usize)| {
         let text = event.get(*column).and_then(Value::as_str);
         text.is_some_and(|text| text.chars().count() > *most)
@@ -107,19 +108,23 @@ fn has_nul(value: &Value) -> bool {
     }
 }
 
-/// `event_data` as it comes back.
-pub(super) fn kept(data: &Map<String, Value>, keeps_engine: bool) -> Map<String, Value> {
+/// `event_data` as stored and returned by queries.
+pub(super) fn stored_data(data: &Map<String, Value>, keeps_engine: bool) -> Map<String, Value> {
     let cleared =
         data.get("event_type").and_then(Value::as_str) == Some("workflowexecution.block.cleared");
-    let keys: &[&str] = if cleared { &KEPT_CLEARED } else { &KEPT };
-    let kept = data.iter().filter(|(key, _)| {
+    let keys: &[&str] = if cleared {
+        &CLEARANCE_KEYS
+    } else {
+        &EXECUTION_KEYS
+    };
+    let stored = data.iter().filter(|(key, _)| {
         keys.contains(&key.as_str()) || keeps_engine && *key == "execution_engine"
     });
-    let mut kept: Map<_, _> = kept
+    let mut stored: Map<_, _> = stored
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect();
     for key in ["started_at", "completed_at", "cleared_at"] {
-        if let Some(Value::String(text)) = kept.get_mut(key)
+        if let Some(Value::String(text)) = stored.get_mut(key)
             && let Ok(at) = text.parse::<Timestamp>()
         {
             *text = Timestamp::from_second(at.as_second())
@@ -127,5 +132,5 @@ pub(super) fn kept(data: &Map<String, Value>, keeps_engine: bool) -> Map<String,
                 .to_string();
         }
     }
-    kept
+    stored
 }

@@ -1,4 +1,4 @@
-//! The table of events.
+//! The database table of audit events.
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
@@ -11,7 +11,7 @@ use super::rules;
 /// One database, in memory.
 pub(super) struct Store(Connection);
 
-/// What is asked.
+/// Filters and page of a query.
 #[derive(Default)]
 pub(super) struct Query {
     pub correlation_id: Option<String>,
@@ -38,12 +38,12 @@ impl Store {
         Ok(Self(connection))
     }
 
-    /// All of them, or none; the ids the server gives them.
+    /// Stores all events or none; returns their ids.
     pub(super) fn insert(&mut self, events: &[Value], keeps_engine: bool) -> Result<Vec<String>> {
         let transaction = self.0.transaction()?;
         let mut ids = Vec::new();
         for event in events {
-            let at = rules::instant(event).context("a timestamp")?;
+            let at = rules::instant(event).context("no timestamp")?;
             let text = |key: &str| event.get(key).and_then(Value::as_str).unwrap_or_default();
             let id = Uuid::new_v4().to_string();
             let data = event.get("event_data").and_then(Value::as_object);
@@ -63,7 +63,7 @@ impl Store {
                 "actor_id": text("actor_id"),
                 "actor_type": text("actor_type"),
                 "severity": "info",
-                "event_data": rules::kept(data.context("event_data")?, keeps_engine),
+                "event_data": rules::stored_data(data.context("no event_data")?, keeps_engine),
             });
             transaction.execute(
                 "INSERT INTO events VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -81,7 +81,7 @@ impl Store {
         Ok(ids)
     }
 
-    /// A page of events, the newest first, and how many there are.
+    /// A page of events, the newest first, and the total number of matches.
     pub(super) fn find(&self, query: &Query) -> Result<(Vec<Value>, usize)> {
         const FROM: &str = "FROM events
             WHERE (?1 IS NULL OR correlation_id = ?1) AND (?2 IS NULL OR event_type = ?2)

@@ -18,6 +18,10 @@ fn kind_advice(instead: Option<&str>) -> String {
     )
 }
 
+/// Message for a change of the spec.
+pub const IMMUTABLE: &str =
+    "spec is immutable: delete this WorkflowExecution and create a new one instead";
+
 /// CEL rule: `engine` requires `workflowRef.<field>`.
 pub(crate) fn cel_needs(engine: &str, field: &str) -> Rule {
     Rule::new(format!(

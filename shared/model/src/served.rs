@@ -4,8 +4,8 @@
 //! Plurals and short names, which kubectl accepts, are rejected: two names for one target would
 //! result in two locks.
 
-use super::Target;
-use crate::rules::Violation;
+use crate::target::Target;
+use crate::violation::Violation;
 
 /// A kind that the cluster serves.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

@@ -1,0 +1,264 @@
+//! Rules for parameters that do not depend on the workflow, and the violations of all rules.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use kube::core::Rule;
+use thiserror::Error;
+
+use super::kind::ParameterType;
+use crate::pattern::pattern;
+
+pattern!(
+    /// Name of a parameter, which becomes the name of an environment variable.
+    PARAMETER_NAME, 128,
+    "^[A-Za-z_][A-Za-z0-9_]{0,127}$",
+    "letters, digits and _, not starting with a digit, at most 128 characters"
+);
+
+/// Maximum number of parameters in a WorkflowExecution.
+pub const MAX_COUNT: usize = 64;
+/// Maximum length of a value in characters.
+pub const MAX_VALUE_LENGTH: usize = 8_192;
+/// Maximum length of all values together in characters.
+pub const MAX_TOTAL_LENGTH: usize = 65_536;
+
+pub(super) const RESERVED: &str =
+    "TARGET_RESOURCE and names starting with KUBERNAUT_ are reserved for the controller";
+const NO_NUL: &str =
+    "values must not contain the NUL character: remove it, environment variables cannot hold it";
+
+pub(crate) fn cel_names() -> Rule {
+    Rule::new(format!(
+        "self.all(name, name.matches(r'{}'))",
+        PARAMETER_NAME.expression
+    ))
+    .message(&*format!(
+        "parameter names must be {}",
+        PARAMETER_NAME.allowed
+    ))
+}
+
+pub(crate) fn cel_reserved() -> Rule {
+    Rule::new("!self.exists(name, name == 'TARGET_RESOURCE' || name.startsWith('KUBERNAUT_'))")
+        .message(RESERVED)
+}
+
+pub(crate) fn cel_total() -> Rule {
+    Rule::new(format!(
+        "self.map(name, self[name].size()).sum() <= {MAX_TOTAL_LENGTH}"
+    ))
+    .message(&*format!(
+        "all values together must have at most {MAX_TOTAL_LENGTH} characters"
+    ))
+}
+
+pub(crate) fn cel_no_nul() -> Rule {
+    Rule::new(r"self.all(name, !self[name].contains('\u0000'))").message(NO_NUL)
+}
+
+/// A valid name of a parameter.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ParameterName(String);
+
+impl ParameterName {
+    /// Parses a name that [`PARAMETER_NAME`] accepts and that is not reserved for the controller.
+    pub fn parse(text: &str) -> Option<Self> {
+        (PARAMETER_NAME.accepts(text) && !is_reserved(text)).then(|| Self(text.to_owned()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ParameterName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+pub(super) fn is_reserved(name: &str) -> bool {
+    name == "TARGET_RESOURCE" || name.starts_with("KUBERNAUT_")
+}
+
+/// A violation of the rules for one parameter of a WorkflowExecution.
+#[derive(Clone, Debug, Error, PartialEq)]
+pub enum ParameterViolation {
+    /// The name cannot be that of an environment variable.
+    #[error("invalid name {name:?}: must be {}", PARAMETER_NAME.allowed)]
+    Name {
+        /// Name of the parameter.
+        name: String,
+    },
+    /// The name is reserved for the controller.
+    #[error("{RESERVED}: remove {name}")]
+    Reserved {
+        /// Name of the parameter.
+        name: String,
+    },
+    /// The value is longer than [`MAX_VALUE_LENGTH`].
+    #[error("too long: must have at most {MAX_VALUE_LENGTH} characters, has {length}")]
+    TooLong {
+        /// Name of the parameter.
+        name: String,
+        /// Length in characters.
+        length: usize,
+    },
+    /// The value contains a NUL character.
+    #[error("{NO_NUL}")]
+    Nul {
+        /// Name of the parameter.
+        name: String,
+    },
+    /// The value contains a Tekton variable substitution.
+    #[error(
+        "invalid value {value:?}: must not contain \"$(\", because Tekton would substitute it: write the text another way"
+    )]
+    Substitution {
+        /// Name of the parameter.
+        name: String,
+        /// The rejected value.
+        value: String,
+    },
+    /// The workflow does not declare the parameter.
+    #[error("unknown parameter: {}", advice_for_unknown(declared))]
+    Undeclared {
+        /// Name of the parameter.
+        name: String,
+        /// Names of the declared parameters.
+        declared: Vec<String>,
+    },
+    /// The parameter is required, has no default and no value.
+    #[error("required value: add this parameter (type {kind})")]
+    Required {
+        /// Name of the parameter.
+        name: String,
+        /// The declared type.
+        kind: ParameterType,
+    },
+    /// The value is not of the declared type.
+    #[error("invalid value {value:?}: must be of type {kind}: {}", kind.advice())]
+    Type {
+        /// Name of the parameter.
+        name: String,
+        /// The rejected value.
+        value: String,
+        /// The declared type.
+        kind: ParameterType,
+    },
+    /// The value is not in the declared `enum`.
+    #[error("unsupported value {value:?}: supported values are {allowed}")]
+    Enum {
+        /// Name of the parameter.
+        name: String,
+        /// The rejected value.
+        value: String,
+        /// The declared values, as a JSON array.
+        allowed: String,
+    },
+    /// The value does not match the declared pattern.
+    #[error("invalid value {value:?}: must match the pattern {pattern:?}")]
+    Pattern {
+        /// Name of the parameter.
+        name: String,
+        /// The rejected value.
+        value: String,
+        /// The declared pattern.
+        pattern: String,
+    },
+    /// The value is below the declared minimum.
+    #[error("invalid value {value}: must be at least {minimum}")]
+    Minimum {
+        /// Name of the parameter.
+        name: String,
+        /// The rejected value.
+        value: String,
+        /// The declared minimum.
+        minimum: String,
+    },
+    /// The value is above the declared maximum.
+    #[error("invalid value {value}: must be at most {maximum}")]
+    Maximum {
+        /// Name of the parameter.
+        name: String,
+        /// The rejected value.
+        value: String,
+        /// The declared maximum.
+        maximum: String,
+    },
+    /// A parameter that this one depends on has no value.
+    #[error("parameter {name} requires parameter {needs}: add {needs}")]
+    DependsOn {
+        /// Name of the parameter.
+        name: String,
+        /// The missing parameter.
+        needs: String,
+    },
+    /// The value violates another keyword of the JSON Schema.
+    #[error("{message}")]
+    Other {
+        /// Name of the parameter.
+        name: String,
+        /// Message of the JSON Schema library.
+        message: String,
+    },
+}
+
+impl ParameterViolation {
+    /// Name of the parameter.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Name { name }
+            | Self::Reserved { name }
+            | Self::TooLong { name, .. }
+            | Self::Nul { name }
+            | Self::Substitution { name, .. }
+            | Self::Undeclared { name, .. }
+            | Self::Required { name, .. }
+            | Self::Type { name, .. }
+            | Self::Enum { name, .. }
+            | Self::Pattern { name, .. }
+            | Self::Minimum { name, .. }
+            | Self::Maximum { name, .. }
+            | Self::DependsOn { name, .. }
+            | Self::Other { name, .. } => name,
+        }
+    }
+}
+
+fn advice_for_unknown(declared: &[String]) -> String {
+    if declared.is_empty() {
+        "remove it, the workflow declares no parameters".to_owned()
+    } else {
+        format!(
+            "remove it, or use a parameter that the workflow declares: {}",
+            declared.join(", ")
+        )
+    }
+}
+
+/// Checks the rules for names and values that do not depend on the workflow.
+pub fn check_names_and_sizes(given: &BTreeMap<String, String>) -> Vec<ParameterViolation> {
+    let mut violations = Vec::new();
+    for (name, value) in given {
+        let name = name.clone();
+        if !PARAMETER_NAME.accepts(&name) {
+            violations.push(ParameterViolation::Name { name: name.clone() });
+        } else if is_reserved(&name) {
+            violations.push(ParameterViolation::Reserved { name: name.clone() });
+        }
+        let length = value.chars().count();
+        if length > MAX_VALUE_LENGTH {
+            violations.push(ParameterViolation::TooLong {
+                name: name.clone(),
+                length,
+            });
+        }
+        if value.contains('\0') {
+            violations.push(ParameterViolation::Nul { name });
+        }
+    }
+    violations
+}
