@@ -1,4 +1,4 @@
-//! The command line; every flag has an environment variable.
+//! Command-line flags; every flag has an environment variable.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,36 +12,37 @@ use wfe_process::ProcessArgs;
 #[derive(Debug, Parser)]
 #[command(name = "wfe-controller", version)]
 pub struct Args {
-    /// What to do instead of running.
+    /// Subcommand; without one the controller runs.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// How to run.
+    /// Flags of the controller.
     #[command(flatten)]
     pub run: RunArgs,
 }
 
-/// What the program does besides running.
+/// Subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Print the CustomResourceDefinitions as YAML, for `kubectl apply -f -`.
     Crds,
-    /// Take this program's finalizer off every WorkflowExecution of a namespace, to uninstall it.
+    /// Remove the controller's finalizer from every WorkflowExecution of a namespace (for
+    /// uninstalling).
     ///
-    /// Says of each what is given up: an execution that still runs, a block that nobody cleared,
-    /// audit events that were not delivered. The controller must not run any more.
+    /// Prints for each WorkflowExecution what is lost: an execution that still runs, a block that
+    /// was not cleared, audit events that were not delivered. Stop the controller first.
     Release {
         /// Namespace of the WorkflowExecutions.
         #[arg(long)]
         namespace: String,
     },
-    /// Print the audit trail of one remediation as a table.
+    /// Print the audit trail of a remediation as a table.
     Audit {
-        /// Where the trail is: an audit file, or the URL of Data Storage.
+        /// Source of the audit trail: an audit file or the URL of Data Storage.
         source: String,
-        /// Name of the RemediationRequest, else of the WorkflowExecution.
+        /// Correlation id: name of the RemediationRequest, else of the WorkflowExecution.
         #[arg(long)]
         correlation_id: String,
-        /// PEM file with the certificate authority of Data Storage (default: those of the system).
+        /// PEM file with the certificate authority of Data Storage (default: the system's).
         #[arg(long, env = "WFE_DATA_STORAGE_CA")]
         data_storage_ca: Option<PathBuf>,
         /// File with the bearer token for Data Storage.
@@ -50,24 +51,25 @@ pub enum Command {
     },
 }
 
-/// How the controller runs.
+/// Flags of the controller.
 #[derive(ClapArgs, Clone, Debug)]
 pub struct RunArgs {
-    /// Namespace that workflows run in.
+    /// Namespace in which the Jobs and PipelineRuns of workflows run.
     #[arg(
         long,
         env = "WFE_EXECUTION_NAMESPACE",
         default_value = "kubernaut-workflows"
     )]
     pub execution_namespace: String,
-    /// Namespace whose WorkflowExecutions are run (default: all).
+    /// Namespace that is watched for WorkflowExecutions (default: all).
     #[arg(long, env = "WFE_WATCH_NAMESPACE")]
     pub watch_namespace: Option<String>,
-    /// Directory with the workflow schemas (a mounted ConfigMap).
+    /// Directory of the workflow catalog: one YAML file per workflow (a mounted ConfigMap).
     #[arg(long, env = "WFE_CATALOG_DIR", default_value = "/etc/wfe/catalog")]
     pub catalog_dir: PathBuf,
-    /// File that audit events are appended to where there is no Data Storage, one JSON object a line;
-    /// - for standard output. A file of 100 MiB is renamed to FILE.1, FILE.2 and so on; none is deleted.
+    /// File to which audit events are appended without --data-storage-url, one JSON object per
+    /// line; - for standard output. At 100 MiB the file is renamed to FILE.1, FILE.2 and so on; no
+    /// file is deleted.
     #[arg(
         long,
         env = "WFE_AUDIT_FILE",
@@ -75,62 +77,65 @@ pub struct RunArgs {
         conflicts_with = "data_storage_url"
     )]
     pub audit_file: PathBuf,
-    /// URL of Data Storage, which keeps the audit trail (instead of a file).
+    /// URL of Data Storage; audit events are sent to it instead of the audit file.
     #[arg(long, env = "WFE_DATA_STORAGE_URL")]
     pub data_storage_url: Option<Url>,
-    /// PEM file with the certificate authority of Data Storage (default: those of the system).
+    /// PEM file with the certificate authority of Data Storage (default: the system's).
     #[arg(long, env = "WFE_DATA_STORAGE_CA")]
     pub data_storage_ca: Option<PathBuf>,
-    /// File with the bearer token for Data Storage; read for each request, since it rotates.
+    /// File with the bearer token for Data Storage; read for each request, because the token
+    /// rotates.
     #[arg(
         long,
         env = "WFE_DATA_STORAGE_TOKEN_FILE",
         default_value = "/var/run/secrets/kubernetes.io/serviceaccount/token"
     )]
     pub data_storage_token_file: PathBuf,
-    /// How long the Job of a succeeded execution is kept.
+    /// Time for which the Job of a succeeded execution is kept.
     #[arg(long, env = "WFE_RETENTION", default_value = "10m", value_parser = duration)]
     pub retention: Duration,
-    /// How long the Job of a failed execution is kept: it is evidence.
+    /// Time for which the Job of a failed execution is kept, for diagnosis.
     #[arg(long, env = "WFE_RETENTION_FAILED", default_value = "24h", value_parser = duration)]
     pub retention_failed: Duration,
-    /// How long after a success the same workflow does not run again on its target.
+    /// Cooldown: time after a success in which the same workflow does not run again on the target.
     #[arg(long, env = "WFE_COOLDOWN", default_value = "5m", value_parser = duration)]
     pub cooldown: Duration,
-    /// How long nothing runs on a target after one failure before execution; doubles with each.
+    /// Backoff of a target after an execution failed before a container started; doubles with each
+    /// such failure in a row.
     #[arg(long, env = "WFE_BACKOFF_BASE", default_value = "1m", value_parser = duration)]
     pub backoff_base: Duration,
-    /// The longest backoff.
+    /// Maximum backoff.
     #[arg(long, env = "WFE_BACKOFF_MAX", default_value = "10m", value_parser = duration)]
     pub backoff_max: Duration,
-    /// After so many failures in a row before execution, a person must clear the target.
+    /// Number of such failures in a row after which the target is blocked until a user clears it.
     #[arg(long, env = "WFE_MAX_CONSECUTIVE_FAILURES", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_consecutive_failures: u32,
-    /// How long an execution may take until its container starts; then it is given up.
+    /// Time within which a container of an execution must start; after it the execution is deleted
+    /// and fails.
     #[arg(long, env = "WFE_START_TIMEOUT", default_value = "5m", value_parser = duration)]
     pub start_timeout: Duration,
-    /// Timeout of WorkflowExecutions that name none.
+    /// Timeout of WorkflowExecutions without executionConfig.timeout.
     #[arg(long, env = "WFE_DEFAULT_TIMEOUT", default_value = "30m", value_parser = duration)]
     pub default_timeout: Duration,
-    /// ServiceAccount of WorkflowExecutions that name none.
+    /// ServiceAccount of WorkflowExecutions without executionConfig.serviceAccountName.
     #[arg(
         long,
         env = "WFE_DEFAULT_SERVICE_ACCOUNT",
         default_value = "kubernaut-workflow-runner"
     )]
     pub default_service_account: String,
-    /// How many WorkflowExecutions are worked on at once.
+    /// Number of WorkflowExecutions that are reconciled concurrently.
     #[arg(long, env = "WFE_CONCURRENCY", default_value_t = 32)]
     pub concurrency: u16,
-    /// Logs, health and metrics.
+    /// Logging, health and metrics flags.
     #[command(flatten)]
     pub process: ProcessArgs,
 }
 
-/// `90s`, `10m`, `1h30m`.
+/// Parses a duration such as `90s`, `10m` or `1h30m`.
 fn duration(text: &str) -> Result<Duration, String> {
     text.parse::<SignedDuration>()
         .ok()
         .and_then(|parsed| Duration::try_from(parsed).ok())
-        .ok_or_else(|| "must be a duration, as 90s, 10m or 1h30m".to_owned())
+        .ok_or_else(|| "must be a duration such as 90s, 10m or 1h30m".to_owned())
 }

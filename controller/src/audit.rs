@@ -1,9 +1,9 @@
-//! The audit trail: nothing is lost, whatever becomes of the sink or of this process.
+//! Audit trail. No event is lost by an outage of the sink or a crash of this process.
 //!
-//! [`wfe_core::audit`] derives from a stored status what there is to report; [`ledger`] knows of each
-//! WorkflowExecution how much of that the sink has; [`outbox`] delivers the rest, in batches, and asks the
-//! sink first where an earlier try, or an earlier process, may have delivered already. What waits is
-//! in the API server, not here: memory does not grow with an outage.
+//! [`wfe_core::audit`] derives the events from a stored status, [`ledger`] keeps the delivery state
+//! of each WorkflowExecution, and [`outbox`] delivers the events in batches. If an earlier request
+//! or process may have delivered an event, the outbox asks the sink first. Undelivered events are
+//! stored in the API server as statuses, so memory does not grow with an outage.
 
 mod ledger;
 pub mod outbox;

@@ -1,6 +1,6 @@
-//! The CustomResourceDefinitions as text. The chart's copy is compared with this by a test.
+//! The CustomResourceDefinitions as YAML. A test compares the chart's copy with them.
 
-/// YAML of every definition; the error is the serializer's.
+/// Serializes every definition.
 pub fn yaml() -> Result<String, serde_saphyr::ser::Error> {
     serde_saphyr::to_string(&wfe_model::crd::workflow_execution())
 }
@@ -8,16 +8,16 @@ pub fn yaml() -> Result<String, serde_saphyr::ser::Error> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn the_chart_has_the_definitions_that_the_types_say() {
+    fn chart_crds_equal_the_generated_ones() {
         let path = concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/../charts/workflow-execution/crds/kubernaut.ai.yaml"
         );
-        let in_chart = std::fs::read_to_string(path).expect("the chart has the definitions");
+        let in_chart = std::fs::read_to_string(path).expect("the chart has the CRDs");
         assert_eq!(
             super::yaml().unwrap(),
             in_chart,
-            "run `make generate` and look at the difference"
+            "the chart's CRDs are outdated: run `make generate` and review the difference"
         );
     }
 }

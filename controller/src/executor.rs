@@ -1,8 +1,8 @@
-//! How each engine runs a workflow.
+//! Executors: how each engine runs a workflow.
 //!
-//! An engine is a pure builder (a validated plan becomes an object) and a pure reader (the object and
-//! its pods become an `Execution`) in `wfe_core`, and an [`Executor`] here: its watches, its caches and
-//! its calls. It is chosen in one place, [`Executors::of`].
+//! An engine has a pure builder (validated plan to object) and a pure reader (object and pods to
+//! `Execution`) in `wfe_core`, and an [`Executor`] here, with its watches, caches and requests.
+//! Only [`Executors::of`] chooses the executor of an engine.
 
 mod engine;
 mod job;
@@ -19,27 +19,27 @@ use wfe_core::names::{TargetHash, Uid};
 use wfe_model::workflow::Engine;
 
 use self::job::JobExecutor;
-use crate::watches::{Began, Changes};
+use crate::watches::{Changes, StartTimes};
 
 pub use self::engine::Executor;
 pub use self::unanswered::Unanswered;
 
-/// The engines that this cluster has.
+/// The executors of all installed engines.
 #[derive(Clone)]
 pub struct Executors {
     job: Arc<dyn Executor>,
 }
 
 impl Executors {
-    /// Starts the watches of every engine, for one execution namespace. The caches are filled while
-    /// the changes are read.
-    pub fn start(client: &Client, namespace: &str, began: &Began) -> (Self, Changes) {
-        let (job, jobs) = JobExecutor::start(client, namespace, began);
+    /// Starts the watches of every engine in one execution namespace. The caches are filled only
+    /// while the returned changes are polled.
+    pub fn start(client: &Client, namespace: &str, start_times: &StartTimes) -> (Self, Changes) {
+        let (job, job_changes) = JobExecutor::start(client, namespace, start_times);
         let executors = Self { job: Arc::new(job) };
-        (executors, stream::select_all([jobs]).boxed())
+        (executors, stream::select_all([job_changes]).boxed())
     }
 
-    /// The executor of an engine; none where the engine is not installed.
+    /// The executor of an engine; `None` if the engine is not installed.
     pub fn of(&self, engine: Engine) -> Option<&dyn Executor> {
         match engine {
             Engine::Job => Some(self.job.as_ref()),
@@ -47,23 +47,24 @@ impl Executors {
         }
     }
 
-    /// Every engine that is installed.
+    /// The executors of all installed engines.
     pub fn all(&self) -> impl Iterator<Item = &dyn Executor> {
         Engine::ALL.into_iter().filter_map(|it| self.of(it))
     }
 
-    /// Whether a pod made for a WorkflowExecution is alive, as cached.
+    /// Whether the caches have a live pod of a WorkflowExecution.
     pub fn has_live_pod(&self, source: &Uid) -> bool {
         self.all().any(|it| it.has_live_pod(source))
     }
 
-    /// For whom something is alive on the target, other than for `own`, as cached.
+    /// A WorkflowExecution other than the uid `own` that has a live execution or pod on the target,
+    /// according to the caches.
     pub fn others_alive(&self, target: &TargetHash, own: &str) -> Option<Source> {
         let mut alive = self.all().flat_map(|it| it.alive_on(target));
         alive.find(|source| source.uid != own)
     }
 
-    /// Until every cache has been filled once.
+    /// Waits until every cache has been filled once.
     pub async fn synced(&self) -> Result<(), WriterDropped> {
         for executor in self.all() {
             executor.synced().await?;

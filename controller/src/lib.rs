@@ -1,8 +1,9 @@
-//! The engine room: runs admitted WorkflowExecutions, one at a time per target.
+//! Controller of WorkflowExecutions: runs their workflows, one execution at a time per target.
 //!
-//! [`watches`] keeps caches of what the API server has, [`reconcile`] takes one WorkflowExecution step
-//! by step as `wfe_core` decides, [`executor`] knows how each engine runs a workflow, [`audit`] reports
-//! what happened.
+//! [`watches`] fills caches from the API server, [`reconcile`] carries out the steps that
+//! `wfe_core` decides for one WorkflowExecution, [`executor`] creates and reads the executions of
+//! each engine, [`audit`] delivers the audit events, [`sweep`] garbage-collects orphaned executions
+//! and locks.
 
 pub mod args;
 pub mod audit;

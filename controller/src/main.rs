@@ -1,4 +1,5 @@
-//! `wfe-controller`: see [`wfe_controller::args::Args`] for what it can be told.
+//! `wfe-controller`: parses [`wfe_controller::args::Args`] and runs the subcommand or the
+//! controller.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -38,6 +39,6 @@ async fn execute(args: Args) -> anyhow::Result<()> {
         return trail::print(source, &correlation_id, &mut std::io::stdout()).await;
     }
     telemetry::init(args.run.process.log_format, &args.run.process.log_filter)?;
-    // Large: it is all of the program.
+    // Boxed: the future of the whole controller is too large for the stack.
     Box::pin(wfe_controller::run::run(args.run)).await
 }

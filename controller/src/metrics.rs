@@ -1,4 +1,4 @@
-//! What is counted. No object names in labels: their number is bounded.
+//! Metrics. Labels are closed sets and never object names, so the number of series is bounded.
 
 use std::sync::atomic::AtomicI64;
 
@@ -29,7 +29,7 @@ struct OutcomeLabels {
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct ReasonLabels {
     execution_engine: &'static str,
-    reason: String,
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -38,14 +38,14 @@ struct AuditLabels {
     result: &'static str,
 }
 
-/// 1 s to 1 h.
+/// Buckets for the duration of executions: 1 s to 1 h.
 const DURATIONS: [f64; 10] = [
     1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0,
 ];
-/// From creation to start, and from the end to its notice: 5 ms to 1 min.
+/// Buckets for the start latency: 5 ms to 1 min.
 const LATENCIES: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0];
 
-/// See the names in [`Metrics::new`].
+/// The metrics; [`Metrics::new`] has their names and descriptions.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     ended: Family<OutcomeLabels, Counter>,
@@ -62,7 +62,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers everything.
+    /// Registers all metrics.
     pub fn new(registry: &mut Registry) -> Self {
         let metrics = Self {
             ended: Family::default(),
@@ -80,64 +80,65 @@ impl Metrics {
         let registry = registry.sub_registry_with_prefix("workflowexecution");
         registry.register(
             "reconciler",
-            "WorkflowExecutions ended",
+            "WorkflowExecutions that ended, by outcome",
             metrics.ended.clone(),
         );
         registry.register(
             "reconciler_duration_seconds",
-            "From start to end of an execution",
+            "Time from the start to the end of an execution",
             metrics.duration.clone(),
         );
         registry.register(
             "reconciler_execution_creations",
-            "Jobs and PipelineRuns created",
+            "Jobs and PipelineRuns that were created",
             metrics.creations.clone(),
         );
         registry.register(
             "skip",
-            "WorkflowExecutions that were not allowed to run",
+            "WorkflowExecutions that ended as Skipped, by reason",
             metrics.skips.clone(),
         );
         registry.register(
             "backoff_skip",
-            "WorkflowExecutions that were not allowed to run after failures",
+            "WorkflowExecutions that ended as Skipped because of earlier failures on the target",
             metrics.backoff_skips.clone(),
         );
         registry.register(
             "notice",
-            "WorkflowExecutions that an operator should look at: Overdue, PodRemains, DeletionWaits, AuditAbandoned",
+            "WorkflowExecutions that need attention: Overdue, PodRemains, DeletionWaits, AuditAbandoned",
             metrics.notices.clone(),
         );
         registry.register(
             "active",
-            "Executions created and not ended",
+            "Executions that were created and have not ended",
             metrics.active.clone(),
         );
         registry.register(
             "start_latency_seconds",
-            "From the creation of a WorkflowExecution to that of its execution",
+            "Time from the creation of a WorkflowExecution to the creation of its execution",
             metrics.start_latency.clone(),
         );
         registry.register(
             "block_clearances",
-            "Blocks that somebody cleared",
+            "Blocks of targets that users cleared",
             metrics.block_clearances.clone(),
         );
         registry.register(
             "audit_events",
-            "Audit events by what became of them: delivered, found (after a restart or an unanswered send), rejected, abandoned, lost",
+            "Audit events by result: delivered, found (already stored, after a restart or an unanswered request), rejected, abandoned, lost",
             metrics.audit_events.clone(),
         );
         registry.register(
             "audit_pending",
-            "Audit events that wait for the sink",
+            "Audit events that are not delivered yet",
             metrics.audit_pending.clone(),
         );
         metrics
     }
 
-    /// Counts one that runs when this process begins.
-    pub fn found(&self, wfe: &WorkflowExecution) {
+    /// Counts `wfe` as active if it is Running. Call it once for each object at start, since only
+    /// transitions change the gauge afterwards.
+    pub fn count_if_running(&self, wfe: &WorkflowExecution) {
         if wfe.phase() == Some(Phase::Running) {
             let execution_engine = engine_of(wfe);
             self.active
@@ -146,29 +147,29 @@ impl Metrics {
         }
     }
 
-    /// Counts what became of an audit event.
+    /// Counts the result of the delivery of an audit event.
     pub fn audit_event(&self, event_type: EventType, result: &'static str) {
         let event_type = event_type.as_str();
         let labels = AuditLabels { event_type, result };
         self.audit_events.get_or_create(&labels).inc();
     }
 
-    /// How many audit events wait.
+    /// Sets the number of undelivered audit events.
     pub fn audit_pending(&self, events: usize) {
         self.audit_pending
             .set(i64::try_from(events).unwrap_or(i64::MAX));
     }
 
-    /// Counts a block that somebody cleared.
+    /// Counts a cleared block.
     pub fn block_cleared(&self) {
         self.block_clearances.inc();
     }
 
-    /// Counts what an operator should look at.
+    /// Counts a published notice.
     pub fn notice(&self, wfe: &WorkflowExecution, notice: Notice) {
         let labels = ReasonLabels {
             execution_engine: engine_of(wfe),
-            reason: format!("{notice:?}"),
+            reason: notice_label(notice),
         };
         self.notices.get_or_create(&labels).inc();
     }
@@ -197,7 +198,7 @@ impl Metrics {
                 let reason = status.skip_details.as_ref().map(|details| details.reason);
                 let labels = ReasonLabels {
                     execution_engine,
-                    reason: reason.map(|it| format!("{it:?}")).unwrap_or_default(),
+                    reason: reason.map(SkipReason::as_str).unwrap_or_default(),
                 };
                 self.skips.get_or_create(&labels).inc();
                 let backoff = [SkipReason::BackoffActive, SkipReason::ExhaustedRetries];
@@ -224,7 +225,17 @@ impl Metrics {
     }
 }
 
-/// A label, whatever the object says.
+/// Label of a notice.
+fn notice_label(notice: Notice) -> &'static str {
+    match notice {
+        Notice::Overdue => "Overdue",
+        Notice::PodRemains => "PodRemains",
+        Notice::DeletionWaits => "DeletionWaits",
+        Notice::AuditAbandoned => "AuditAbandoned",
+    }
+}
+
+/// Label of the engine; `unknown` for a value that is no engine, so that the set stays closed.
 fn engine_of(wfe: &WorkflowExecution) -> &'static str {
     Engine::parse(&wfe.spec.execution_engine).map_or("unknown", Engine::as_str)
 }
@@ -242,8 +253,9 @@ mod tests {
         wfe
     }
 
+    /// BR-WE-008
     #[test]
-    fn br_we_008_a_run_is_counted_from_start_to_end() {
+    fn metrics_after_transitions_count_start_end_and_skip() {
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
         let now = "2026-01-01T00:01:00Z".parse().expect("a timestamp");

@@ -1,8 +1,9 @@
-//! One WorkflowExecution, from accepted to audited.
+//! Reconciles one WorkflowExecution, from its creation to its delivered audit trail.
 //!
-//! `observe` gathers what is known, [`decide`] (pure) says the next step, `carry_out` carries it out:
-//! one question or one write. Then all over again, until there is nothing to do but wait. So every
-//! state between two requests is a state a crash can leave behind, and is decided like any other.
+//! A pass repeats three steps until only waiting is left: `observe` collects the facts from caches,
+//! [`decide`] (pure) returns the next step, `carry_out` makes the request of that step: one read or
+//! one write. A crash between two requests therefore leaves a state that the next pass decides like
+//! any other.
 
 mod carry_out;
 mod events;
@@ -24,34 +25,35 @@ use wfe_core::observed::Answers;
 use wfe_core::step::Step;
 use wfe_model::workflow_execution::WorkflowExecution;
 
-use self::carry_out::ActError;
+use self::carry_out::StepError;
 
 pub use self::carry_out::{Actions, Shared};
 pub use self::notified::Notified;
 pub use self::observe::Observer;
 pub use self::schema::Schema;
 
-/// More steps than any pass takes: a decision that does not come to an end is a bug, to be seen.
+/// More steps than any correct pass takes: decisions that never end are a bug, which must surface.
 const MAX_STEPS: usize = 32;
-/// While the caches are filled for the first time.
-const NOT_READY: Duration = Duration::from_millis(100);
-const RETRY: Duration = Duration::from_secs(2);
+/// Requeue delay until the caches have been filled for the first time.
+const REQUEUE_NOT_READY: Duration = Duration::from_millis(100);
+/// Requeue delay after a failed pass.
+const REQUEUE_FAILED: Duration = Duration::from_secs(2);
 
-/// Why a pass was given up; it is made again.
+/// Why a pass failed; the WorkflowExecution is requeued.
 #[derive(Debug, Error)]
 pub enum PassError {
-    /// A request failed.
+    /// A step failed.
     #[error(transparent)]
-    Act(#[from] ActError),
-    /// The pass panicked: a bug, which costs this one only.
-    #[error("the pass panicked")]
+    Step(#[from] StepError),
+    /// The task panicked: a bug, which affects only this WorkflowExecution.
+    #[error("the reconcile task panicked")]
     Panicked(#[from] tokio::task::JoinError),
     /// See [`MAX_STEPS`].
-    #[error("no end after {MAX_STEPS} steps")]
-    Endless,
+    #[error("not finished after {MAX_STEPS} steps")]
+    StepLimit,
 }
 
-/// Looks, decides and acts, over and over.
+/// Context of all passes.
 pub struct Reconciler {
     observer: Observer,
     actions: Actions,
@@ -59,7 +61,7 @@ pub struct Reconciler {
 }
 
 impl Reconciler {
-    /// Not [ready](Self::set_ready) yet.
+    /// A reconciler that requeues everything until it is [ready](Self::set_ready).
     pub fn new(observer: Observer, actions: Actions) -> Self {
         Self {
             observer,
@@ -68,13 +70,14 @@ impl Reconciler {
         }
     }
 
-    /// From now on decisions may be made: with half of the caches empty they would be wrong.
+    /// Allows decisions. Call it when all caches are synced: decisions from incomplete caches would
+    /// be wrong.
     pub fn set_ready(&self) {
         self.ready.store(true, Ordering::Release);
     }
 }
 
-/// Takes one WorkflowExecution as far as it goes now, in a task of its own.
+/// Runs one pass, in its own task so that a panic fails only this pass.
 pub async fn reconcile(
     wfe: Arc<WorkflowExecution>,
     context: Arc<Reconciler>,
@@ -93,10 +96,10 @@ async fn pass(
     context: Arc<Reconciler>,
 ) -> Result<Action, PassError> {
     if !context.ready.load(Ordering::Acquire) {
-        return Ok(Action::requeue(NOT_READY));
+        return Ok(Action::requeue(REQUEUE_NOT_READY));
     }
     let mut answers = Answers::default();
-    // The version that the answers are about.
+    // The resourceVersion to which the answers refer.
     let mut version = None;
     for _ in 0..MAX_STEPS {
         let Some(observed) = context.observer.observe(&cached, &answers) else {
@@ -104,7 +107,7 @@ async fn pass(
         };
         let current = observed.wfe.metadata.resource_version.clone();
         if version.is_some() && version != current {
-            // Somebody else has written: what was seen was seen before that.
+            // Another client has written the object: the answers may be outdated.
             answers = Answers::default();
             version = None;
             continue;
@@ -112,14 +115,14 @@ async fn pass(
         version = current;
         match decide(&observed) {
             Step::Ask(question) => {
-                tracing::debug!(?question, "ask");
+                tracing::debug!(?question, "asking question");
                 context
                     .actions
                     .ask(&observed, question, &mut answers)
                     .await?;
             }
             Step::Do(effect) => {
-                tracing::debug!(effect = effect.name(), "do");
+                tracing::debug!(effect = effect.name(), "carrying out effect");
                 answers.forget_before_a_write();
                 context
                     .actions
@@ -135,13 +138,18 @@ async fn pass(
             Step::Done => return Ok(Action::await_change()),
         }
     }
-    Err(PassError::Endless)
+    Err(PassError::StepLimit)
 }
 
-/// What happens after a pass was given up.
+/// Requeues a WorkflowExecution whose pass failed.
 #[expect(clippy::needless_pass_by_value, reason = "the applier's signature")]
 pub fn retry(wfe: Arc<WorkflowExecution>, error: &PassError, _: Arc<Reconciler>) -> Action {
     let metadata = &wfe.metadata;
-    tracing::warn!(namespace = metadata.namespace, name = metadata.name, %error, "to be tried again");
-    Action::requeue(RETRY)
+    tracing::warn!(
+        namespace = metadata.namespace,
+        name = metadata.name,
+        %error,
+        "reconcile failed, requeueing"
+    );
+    Action::requeue(REQUEUE_FAILED)
 }

@@ -1,4 +1,4 @@
-//! The wiring.
+//! Builds the controller from its flags and runs it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,21 +15,22 @@ use wfe_process::endpoints::Readiness;
 use wfe_process::shutdown;
 
 use crate::args::RunArgs;
-use crate::audit::outbox::Outbox;
+use crate::audit::outbox::{BATCH, Outbox};
 use crate::executor::Executors;
 use crate::metrics::Metrics;
 use crate::reconcile::{Actions, Notified, Observer, Reconciler, Schema, Shared, reconcile, retry};
 use crate::sweep::Sweep;
 use crate::view::View;
-use crate::watches::{self, Began};
+use crate::watches::{self, StartTimes};
 use wfe_core::history::Limits;
 use wfe_core::observed::Settings;
 
-/// How long open passes may go on after a signal: less than Kubernetes waits (30 s).
-const GRACE: Duration = Duration::from_secs(20);
-const CACHES_SYNCED: &str = "caches synced";
+/// Time for open reconciles to end after SIGTERM; the default grace period of a pod is 30 s.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
+/// Readiness condition, named in the response of `/readyz` while it does not hold.
+const CACHES_SYNCED: &str = "caches-synced";
 
-/// Runs WorkflowExecutions until a signal.
+/// Reconciles WorkflowExecutions until SIGTERM or SIGINT.
 pub async fn run(args: RunArgs) -> Result<()> {
     let stop = shutdown::on_signal()?;
     let catalog = DirectoryCatalog::open(&args.catalog_dir).context("--catalog-dir")?;
@@ -37,26 +38,26 @@ pub async fn run(args: RunArgs) -> Result<()> {
     let client = client::connect().await?;
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
-    let readiness = Readiness::of(&[CACHES_SYNCED, Schema::CURRENT]);
+    let readiness = Readiness::of(&[CACHES_SYNCED, Schema::CRD_UP_TO_DATE]);
     let endpoints = args.process.serve(readiness.clone(), registry, &stop);
     endpoints.await?;
 
-    let began = Began::default();
-    let (executors, changes) = Executors::start(&client, &args.execution_namespace, &began);
+    let start_times = StartTimes::default();
+    let (executors, changes) = Executors::start(&client, &args.execution_namespace, &start_times);
     let (caches, triggers) = watches::start(
         &client,
         args.watch_namespace.as_deref(),
         &args.execution_namespace,
-        began,
+        start_times,
         changes,
     );
     let store = caches.store();
     let view = Arc::new(View::new(caches.clone()));
-    // As many as a batch may have.
-    let (told, audited) = mpsc::channel(100);
-    let outbox = Arc::new(Outbox::new(sink, metrics.clone(), told, stop.clone()));
-    let audited = audited.map(|reference| Ok(ReconcileRequest::from(reference)));
-    let triggers = stream::select(triggers, audited);
+    // The outbox requests at most one reconcile per event of a batch.
+    let (requeue, requeued) = mpsc::channel(BATCH);
+    let outbox = Arc::new(Outbox::new(sink, metrics.clone(), requeue, stop.clone()));
+    let requeued = requeued.map(|reference| Ok(ReconcileRequest::from(reference)));
+    let triggers = stream::select(triggers, requeued);
     let settings = Settings {
         execution_namespace: args.execution_namespace,
         default_timeout: args.default_timeout,
@@ -92,9 +93,9 @@ pub async fn run(args: RunArgs) -> Result<()> {
         schema: Schema::new(readiness.clone()),
     };
     let reconciler = Arc::new(Reconciler::new(observer, Actions::new(&client, shared)));
-    let ready = reconciler.clone();
+    let decisions = reconciler.clone();
     let delivery = outbox.run(view.as_ref());
-    let passes = applier(
+    let reconciles = applier(
         |wfe, reconciler| Box::pin(reconcile(wfe, reconciler)),
         retry,
         reconciler,
@@ -102,42 +103,46 @@ pub async fn run(args: RunArgs) -> Result<()> {
         triggers.take_until(stop.clone().cancelled_owned()),
         Config::default().concurrency(args.concurrency),
     );
-    let synced = async {
+    let sync_then_sweep = async {
         if caches.synced().await.is_ok() && executors.synced().await.is_ok() {
-            // What has vanished while nobody looked must not be in anybody's way.
+            // Orphaned executions and stale locks must not delay the first reconciles.
             let ending = sweep.once().await;
-            ready.set_ready();
-            // What an earlier process has started.
+            decisions.set_ready();
+            // Executions that an earlier process created count as active, too.
             for wfe in caches.workflow_executions() {
-                metrics.found(&wfe);
+                metrics.count_if_running(&wfe);
             }
             readiness.set(CACHES_SYNCED, true);
             tracing::info!("caches synced");
-            stop.run_until_cancelled(sweep.forever(ending)).await;
+            stop.run_until_cancelled(sweep.run(ending)).await;
         }
     };
-    // In one task: a store wakes the last of those that wait for it, and the applier waits too.
+    // In one task: the store of kube wakes only the last waiter, and the applier waits for it, too.
     let work = async {
         tokio::join!(
-            passes.for_each(|_| futures::future::ready(())),
-            synced,
+            reconciles.for_each(|_| futures::future::ready(())),
+            sync_then_sweep,
             delivery
         )
     };
-    // What runs is finished, within a grace; caches that never fill are not waited for.
-    let stopped = async {
+    // Open reconciles may end within the grace period; caches that never fill must not block the
+    // exit.
+    let grace_over = async {
         stop.cancelled().await;
-        tokio::time::sleep(GRACE).await;
+        tokio::time::sleep(SHUTDOWN_GRACE).await;
     };
     tokio::select! {
         _ = work => {}
-        () = stopped => tracing::warn!("some work did not end in time"),
+        () = grace_over => tracing::warn!(
+            grace_seconds = SHUTDOWN_GRACE.as_secs(),
+            "shutdown grace period exceeded, aborting open reconciles"
+        ),
     }
-    tracing::info!("done");
+    tracing::info!("shutdown complete");
     Ok(())
 }
 
-/// Data Storage where there is one, else a file.
+/// Data Storage if `--data-storage-url` is given, else the audit file.
 fn sink(args: &RunArgs) -> Result<Arc<dyn AuditSink>> {
     let Some(url) = args.data_storage_url.clone() else {
         let sink = JsonlSink::open(&args.audit_file)

@@ -1,9 +1,10 @@
-//! What WorkflowExecutions left behind when they vanished without us: somebody took the finalizer
-//! off, or a create came through after its maker had died. Executions without owner are deleted,
-//! locks without holder freed, locks that nobody has used for long removed.
+//! Garbage-collects orphaned executions and stale locks. An execution or a held lock is orphaned
+//! when its WorkflowExecution was deleted without the controller: a user removed the finalizer, or
+//! a create was committed after its sender had died. A lock is stale when it has not been used for
+//! so long that no rule reads its records.
 //!
-//! Looks at caches only; whatever seems to be without owner is asked for at the API server before
-//! it is believed.
+//! Candidates come from the caches. Before an object counts as orphaned, the API server must
+//! confirm that its WorkflowExecution is gone.
 
 use std::time::Duration;
 
@@ -22,22 +23,25 @@ use wfe_model::workflow_execution::WorkflowExecution;
 use crate::executor::{Executor, Executors, Unanswered};
 use crate::watches::Caches;
 
+/// Interval of sweeps.
 const INTERVAL: Duration = Duration::from_secs(30);
-/// While something that was found is still ending.
-const SOON: Duration = Duration::from_secs(5);
-/// A deleted namespace makes many vanish at once: one sweep for all.
-const SETTLE: Duration = Duration::from_millis(500);
-const DEADLINE: Duration = Duration::from_mins(1);
+/// Interval while an orphaned object is still being deleted.
+const INTERVAL_WHILE_ENDING: Duration = Duration::from_secs(5);
+/// Delay before a sweep: the deletion of a namespace deletes many WorkflowExecutions at once, and
+/// one sweep covers them all.
+const DEBOUNCE: Duration = Duration::from_millis(500);
+/// Deadline for one object.
+const OBJECT_DEADLINE: Duration = Duration::from_mins(1);
 
-/// Why something could not be swept; it is tried again.
+/// Why sweeping an object failed; the next sweep retries.
 #[derive(Debug, Error)]
 enum SweepError {
-    #[error("ask for the WorkflowExecution {1}/{2}")]
-    Ask(#[source] kube::Error, String, String),
-    #[error("look for what is alive on the target")]
-    Look(#[source] Unanswered),
-    #[error("delete an orphaned execution")]
-    Delete(#[source] Unanswered),
+    #[error("read WorkflowExecution {1}/{2}")]
+    ReadOwner(#[source] kube::Error, String, String),
+    #[error("check the target for live executions")]
+    CheckTarget(#[source] Unanswered),
+    #[error("delete the orphaned execution")]
+    DeleteExecution(#[source] Unanswered),
     #[error("write the lock")]
     WriteLock(#[source] kube::Error),
 }
@@ -48,79 +52,85 @@ pub struct Sweep {
     caches: Caches,
     executors: Executors,
     leases: Api<Lease>,
-    /// How long an unused lock is kept: as long as its record may matter.
-    keep: Duration,
+    /// Time after its last use in which a rule may still read the records of a lock.
+    lock_retention: Duration,
 }
 
 impl Sweep {
-    /// Nothing is swept yet.
+    /// A sweep of the execution namespace in `settings`.
     pub fn new(client: &Client, caches: Caches, executors: Executors, settings: &Settings) -> Self {
         let namespace = &settings.execution_namespace;
         let limits = &settings.limits;
-        let keep = limits.cooldown.max(limits.backoff_max);
+        let history_window = limits.cooldown.max(limits.backoff_max);
         Self {
             caches,
             executors,
             leases: Api::namespaced(client.clone(), namespace),
             client: client.clone(),
-            keep: keep.max(settings.retention),
+            lock_retention: history_window.max(settings.retention),
         }
     }
 
-    /// Sweeps now and then, and soon after a WorkflowExecution has vanished.
-    /// Begins soon where the last one found something that was still `ending`.
-    pub async fn forever(&self, ending: bool) {
-        let mut interval = if ending { SOON } else { INTERVAL };
+    /// Sweeps periodically, and when a WorkflowExecution is gone. `ending`: the last sweep found an
+    /// orphaned object that is still being deleted.
+    pub async fn run(&self, mut ending: bool) {
         loop {
-            let _ = tokio::time::timeout(interval, self.caches.orphaned()).await;
-            tokio::time::sleep(SETTLE).await;
-            interval = if self.once().await { SOON } else { INTERVAL };
+            let interval = if ending {
+                INTERVAL_WHILE_ENDING
+            } else {
+                INTERVAL
+            };
+            let _ = tokio::time::timeout(interval, self.caches.orphan_suspected()).await;
+            tokio::time::sleep(DEBOUNCE).await;
+            ending = self.once().await;
         }
     }
 
-    /// Sweeps everything that is in sight; whether something of it is still ending.
+    /// Sweeps every cached execution and lock. Returns whether an orphaned object is still being
+    /// deleted.
     pub async fn once(&self) -> bool {
         let mut ending = false;
         for executor in self.executors.all() {
             for (source, execution) in executor.executions() {
-                let swept = self.execution(executor, &source, &execution);
+                let swept = self.sweep_execution(executor, &source, &execution);
                 let reference = &execution.reference;
-                ending |= told(&reference.kind, &reference.name, swept).await;
+                ending |= log_failure(&reference.kind, &reference.name, swept).await;
             }
         }
         for lease in self.caches.locks() {
-            ending |= told("Lease", &lease.name_any(), self.lock(&lease)).await;
+            ending |= log_failure("Lease", &lease.name_any(), self.sweep_lock(&lease)).await;
         }
         ending
     }
 
     /// Deletes an execution whose WorkflowExecution is gone.
-    async fn execution(
+    async fn sweep_execution(
         &self,
         executor: &dyn Executor,
         source: &Source,
         execution: &Execution,
     ) -> Result<bool, SweepError> {
-        if execution.deleting || !self.is_gone(source).await? {
+        if execution.deleting || !self.is_confirmed_gone(source).await? {
             return Ok(false);
         }
         let (namespace, name) = (&source.namespace, &source.name);
         let reference = &execution.reference;
         tracing::warn!(
-            execution = reference.name,
             namespace,
             name,
-            "deleting an orphaned execution"
+            execution = reference.name,
+            "deleting orphaned execution"
         );
         let deleted = executor.delete(reference).await;
-        deleted.map(|()| true).map_err(SweepError::Delete)
+        deleted.map(|()| true).map_err(SweepError::DeleteExecution)
     }
 
-    /// Guarded by the version that was looked at: who uses it in between is not disturbed.
-    async fn lock(&self, lease: &Lease) -> Result<bool, SweepError> {
+    /// Frees an orphaned lock, or deletes a stale one. Each write has the cached resourceVersion as
+    /// its precondition, so a lock that was taken since is not touched.
+    async fn sweep_lock(&self, lease: &Lease) -> Result<bool, SweepError> {
         let swept = match lock::holder(lease) {
-            Some(holder) => self.held(lease, &holder).await,
-            None => self.unused(lease).await,
+            Some(holder) => self.free_if_orphaned(lease, &holder).await,
+            None => self.delete_if_stale(lease).await,
         };
         match swept {
             Err(SweepError::WriteLock(kube::Error::Api(status)))
@@ -133,32 +143,33 @@ impl Sweep {
     }
 
     /// Frees a lock whose holder is gone.
-    async fn held(&self, lease: &Lease, holder: &Source) -> Result<bool, SweepError> {
+    async fn free_if_orphaned(&self, lease: &Lease, holder: &Source) -> Result<bool, SweepError> {
         let now = Timestamp::now();
-        if !self.is_gone(holder).await? {
+        if !self.is_confirmed_gone(holder).await? {
             return Ok(false);
         }
-        if self.is_alive_on(lease).await? {
+        if self.is_target_occupied(lease).await? {
             return Ok(true);
         }
-        let (name, namespace, gone) = (lease.name_any(), &holder.namespace, &holder.name);
+        let lock = lease.name_any();
         tracing::warn!(
-            lock = name,
-            namespace,
-            name = gone,
-            "freeing a lock whose holder is gone"
+            namespace = holder.namespace,
+            name = holder.name,
+            lock,
+            "freeing lock whose holder is gone"
         );
         let freed = lock::freed(lease.clone(), None, now);
         let replaced = self
             .leases
-            .replace(&name, &PostParams::default(), &freed)
+            .replace(&lock, &PostParams::default(), &freed)
             .await;
         replaced.map(|_| false).map_err(SweepError::WriteLock)
     }
 
-    /// Removes a lock that nobody has used for as long as its records may matter.
-    async fn unused(&self, lease: &Lease) -> Result<bool, SweepError> {
-        let used = lock::last_used(lease).and_then(|used| used.checked_add(self.keep).ok());
+    /// Deletes a lock that has not been used for [`Self::lock_retention`].
+    async fn delete_if_stale(&self, lease: &Lease) -> Result<bool, SweepError> {
+        let used =
+            lock::last_used(lease).and_then(|used| used.checked_add(self.lock_retention).ok());
         if used.is_none_or(|until| Timestamp::now() < until) {
             return Ok(false);
         }
@@ -173,20 +184,20 @@ impl Sweep {
         deleted.map(|_| false).map_err(SweepError::WriteLock)
     }
 
-    /// Whether a WorkflowExecution is gone, by the API server's own word: not there, or another one
-    /// of that name. Whatever else it says is no such word.
-    async fn is_gone(&self, source: &Source) -> Result<bool, SweepError> {
+    /// Whether the API server confirms that a WorkflowExecution is gone: it does not exist, or its
+    /// name belongs to another uid. An error is no confirmation.
+    async fn is_confirmed_gone(&self, source: &Source) -> Result<bool, SweepError> {
         if self.caches.knows(&Uid::from(source.uid.as_str())) {
             return Ok(false);
         }
         let api: Api<WorkflowExecution> = Api::namespaced(self.client.clone(), &source.namespace);
-        // A name that somebody has written by hand.
+        // A user may have set a holder that does not have the form namespace/name/uid.
         if source.namespace.is_empty() {
             return Ok(false);
         }
         match api.get_metadata(&source.name).await {
             Ok(found) => Ok(found.metadata.uid.as_ref() != Some(&source.uid)),
-            // Not: the kind is not served.
+            // A 404 without the object's name means that the kind is not served.
             Err(kube::Error::Api(status))
                 if status.code == 404
                     && status
@@ -198,19 +209,20 @@ impl Sweep {
             }
             Err(error) => {
                 let (namespace, name) = (source.namespace.clone(), source.name.clone());
-                Err(SweepError::Ask(error, namespace, name))
+                Err(SweepError::ReadOwner(error, namespace, name))
             }
         }
     }
 
-    /// Whether something is alive on the lock's target, by the API server's own word.
-    async fn is_alive_on(&self, lease: &Lease) -> Result<bool, SweepError> {
+    /// Whether an execution or a pod is alive on the lock's target, read from the API server.
+    async fn is_target_occupied(&self, lease: &Lease) -> Result<bool, SweepError> {
         let Some(target) = lease.labels().get(TARGET_HASH) else {
             return Ok(true);
         };
         let target = TargetHash::from(target.as_str());
         for executor in self.executors.all() {
-            if executor.occupies(&target).await.map_err(SweepError::Look)? {
+            let occupied = executor.occupies(&target).await;
+            if occupied.map_err(SweepError::CheckTarget)? {
                 return Ok(true);
             }
         }
@@ -218,22 +230,23 @@ impl Sweep {
     }
 }
 
-async fn told(
+/// Awaits the sweep of one object and logs its failure.
+async fn log_failure(
     kind: &str,
-    name: &str,
+    object: &str,
     sweeping: impl Future<Output = Result<bool, SweepError>>,
 ) -> bool {
-    match tokio::time::timeout(DEADLINE, sweeping).await {
+    match tokio::time::timeout(OBJECT_DEADLINE, sweeping).await {
         Ok(Ok(ending)) => return ending,
         Ok(Err(error)) => {
             tracing::warn!(
                 kind,
-                name,
+                object,
                 error = in_full(&error),
                 "sweep failed, retrying"
             );
         }
-        Err(_) => tracing::warn!(kind, name, "sweep timed out, retrying"),
+        Err(_) => tracing::warn!(kind, object, "sweep timed out, retrying"),
     }
     false
 }

@@ -1,4 +1,4 @@
-//! The newest objects: what the caches have, or what our own writes returned since.
+//! Newest known objects: the cached version, or the version that an own write returned later.
 
 use std::sync::Arc;
 
@@ -9,10 +9,11 @@ use wfe_core::lock::TargetLock;
 use wfe_core::names::{TargetHash, lock_name};
 use wfe_model::workflow_execution::WorkflowExecution;
 
-use crate::audit::outbox::Objects;
+use crate::audit::outbox::ObjectReader;
 use crate::watches::{Caches, Written};
 
-/// One for the whole process: whatever reads here sees the same.
+/// Caches plus results of own writes; one instance per process, so that all components see the
+/// same.
 pub struct View {
     caches: Caches,
     wfes: Written<WorkflowExecution>,
@@ -20,7 +21,7 @@ pub struct View {
 }
 
 impl View {
-    /// Nothing is written yet.
+    /// A view without own writes.
     pub fn new(caches: Caches) -> Self {
         Self {
             caches,
@@ -29,25 +30,25 @@ impl View {
         }
     }
 
-    /// What the watches have seen.
+    /// The caches alone.
     pub fn caches(&self) -> &Caches {
         &self.caches
     }
 
-    /// The WorkflowExecution of this name.
+    /// The WorkflowExecution with this name.
     pub fn newest(
         &self,
         reference: &ObjectRef<WorkflowExecution>,
     ) -> Option<Arc<WorkflowExecution>> {
         let cached = self.caches.workflow_execution(reference)?;
-        let again = || {
-            let now = self.caches.workflow_execution(reference);
-            now.filter(|now| now.uid() == cached.uid())
+        let reread = || {
+            let current = self.caches.workflow_execution(reference);
+            current.filter(|it| it.uid() == cached.uid())
         };
-        self.wfes.newest(&key(&cached), again)
+        self.wfes.newest(&key(&cached), reread)
     }
 
-    /// The other WorkflowExecutions on the target of one.
+    /// The WorkflowExecutions on `target` other than `of`.
     pub fn neighbours(
         &self,
         target: &TargetHash,
@@ -66,18 +67,18 @@ impl View {
         TargetLock::from(self.leases.newest(&lock_name(target), cached))
     }
 
-    /// A write of a WorkflowExecution returned this.
-    pub fn wrote(&self, wfe: Arc<WorkflowExecution>) {
+    /// Records the object that a write of a WorkflowExecution returned.
+    pub fn record_write(&self, wfe: Arc<WorkflowExecution>) {
         self.wfes.put(&key(&wfe), Some(wfe));
     }
 
-    /// The cache will not show a newer version of this one any more.
-    pub fn let_go(&self, wfe: &WorkflowExecution) {
+    /// Forgets the written version of an object that is deleted.
+    pub fn forget(&self, wfe: &WorkflowExecution) {
         self.wfes.put(&key(wfe), None);
     }
 
-    /// A write of a lock returned this.
-    pub fn wrote_lock(&self, lease: Lease) {
+    /// Records the Lease that a write of a lock returned.
+    pub fn record_lock_write(&self, lease: Lease) {
         self.leases.put(&lease.name_any(), Some(Arc::new(lease)));
     }
 }
@@ -86,7 +87,7 @@ fn key(wfe: &WorkflowExecution) -> String {
     wfe.uid().unwrap_or_default()
 }
 
-impl Objects for View {
+impl ObjectReader for View {
     fn newest(&self, reference: &ObjectRef<WorkflowExecution>) -> Option<Arc<WorkflowExecution>> {
         self.newest(reference)
     }

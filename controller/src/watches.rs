@@ -1,23 +1,23 @@
-//! Caches of what the API server has, kept by watches, and the queue of WorkflowExecutions to
-//! reconcile. Nothing is polled.
+//! Caches that watches keep up to date, and the reconcile requests that changes trigger. Nothing is
+//! polled.
 //!
-//! Per kind: watch, prune what is not read, store, index by uid and target ([`follow()`]), and a trigger
-//! for each WorkflowExecution that the change may matter to ([`start`]). What engines watch comes in as
-//! [`Changes`]: nothing here names an engine.
+//! For each kind, [`reflect()`] prunes unused fields and stores and indexes the objects by uid and
+//! target; [`start`] turns each change into requests for the affected WorkflowExecutions. The
+//! executors pass the changes of their kinds as [`Changes`], so no engine is named here.
 
-mod began;
 mod caches;
-mod follow;
 mod index;
-mod made;
+mod owner_labels;
 mod prune;
+mod reflect;
+mod start_times;
 mod triggers;
 mod written;
 
-pub use self::began::Began;
 pub use self::caches::{Caches, target_of};
-pub use self::follow::{Cache, Touched, follow};
 pub use self::index::Key;
-pub use self::made::{Made, ours};
+pub use self::owner_labels::{OwnerLabels, managed};
+pub use self::reflect::{Cache, Change, reflect};
+pub use self::start_times::StartTimes;
 pub use self::triggers::{Changes, Triggers, start};
 pub use self::written::Written;

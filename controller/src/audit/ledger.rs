@@ -1,5 +1,5 @@
-//! What the sink has of each WorkflowExecution whose events are not acknowledged yet, as far as this
-//! process knows. Pure: no clock, no requests.
+//! Delivery state of the audit events of each WorkflowExecution that has unacknowledged ones. Pure:
+//! no clock, no requests.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,20 +9,21 @@ use tokio::time::Instant;
 use wfe_model::audit::EventType;
 use wfe_model::workflow_execution::WorkflowExecution;
 
-/// One WorkflowExecution's events. Small: there may be many.
+/// Delivery state of one WorkflowExecution. Holds sets of event types instead of events, because
+/// events of thousands of objects may wait during an outage of the sink.
 #[derive(Debug)]
 struct Account {
     reference: ObjectRef<WorkflowExecution>,
-    /// Its place in line, while something waits.
-    ticket: Option<u64>,
+    /// Position in the queue while events wait for delivery.
+    position: Option<u64>,
     happened: EnumSet<EventType>,
-    /// Sent by nobody: need not be asked for.
+    /// Certainly never sent: the sink need not be asked whether it has them.
     unsent: EnumSet<EventType>,
     delivered: EnumSet<EventType>,
     rejected: EnumSet<EventType>,
-    /// Why the sink did not take the last rejected one.
+    /// Error of the sink for the last rejected event.
     why: Option<Box<str>>,
-    /// An unanswered send may be committed until then.
+    /// Latest time at which the sink may still commit an unanswered request.
     settles: Option<Instant>,
 }
 
@@ -32,41 +33,42 @@ impl Account {
     }
 }
 
-/// All accounts, and in which order they are served.
+/// Delivery state of all WorkflowExecutions, and the queue of those with waiting events.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     accounts: HashMap<String, Account>,
-    /// Uids of those that wait, by their tickets.
+    /// Uids of the WorkflowExecutions with waiting events, by position.
     queue: BTreeMap<u64, String>,
-    next_ticket: u64,
+    next_position: u64,
     waiting: usize,
 }
 
-/// Events of one WorkflowExecution that are to be delivered.
+/// Events of one WorkflowExecution that wait for delivery.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Parcel {
+pub(super) struct PendingEvents {
     pub uid: String,
     pub reference: ObjectRef<WorkflowExecution>,
     pub waiting: EnumSet<EventType>,
-    /// Of these the sink has nothing for sure.
+    /// Subset that was certainly never sent.
     pub unsent: EnumSet<EventType>,
 }
 
-/// How one WorkflowExecution stands.
+/// Delivery state of the events of one WorkflowExecution.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Standing {
-    /// Waits for delivery here.
+pub struct DeliveryState {
+    /// Waiting for delivery in this process.
     pub queued: EnumSet<EventType>,
-    /// The sink has it.
+    /// Stored by the sink.
     pub delivered: EnumSet<EventType>,
-    /// The sink will not have it.
+    /// Rejected by the sink.
     pub rejected: EnumSet<EventType>,
-    /// Why.
+    /// Error of the sink for the last rejected event.
     pub why: Option<String>,
 }
 
 impl Ledger {
-    /// `happened` is to be delivered, unless it is already; `unsent`: nobody can have sent it before.
+    /// Adds the events `happened` that are neither delivered nor waiting. `unsent` is the subset
+    /// that no process can have sent before.
     pub(super) fn offer(
         &mut self,
         uid: &str,
@@ -79,7 +81,7 @@ impl Ledger {
             .entry(uid.to_owned())
             .or_insert_with(|| Account {
                 reference: reference.clone(),
-                ticket: None,
+                position: None,
                 happened: EnumSet::empty(),
                 unsent: EnumSet::empty(),
                 delivered: EnumSet::empty(),
@@ -91,65 +93,69 @@ impl Ledger {
         account.unsent |= unsent - account.happened;
         account.happened |= happened;
         let after = account.waiting();
-        if account.ticket.is_none() && !after.is_empty() {
-            account.ticket = Some(self.next_ticket);
-            self.queue.insert(self.next_ticket, uid.to_owned());
-            self.next_ticket += 1;
+        if account.position.is_none() && !after.is_empty() {
+            account.position = Some(self.next_position);
+            self.queue.insert(self.next_position, uid.to_owned());
+            self.next_position += 1;
         }
         self.waiting += after.len() - before.len();
     }
 
-    /// The next to be delivered, of as many WorkflowExecutions as have `most` events together, at
-    /// least one. They stay in line until they are settled.
-    pub(super) fn next(&self, most: usize, now: Instant) -> Vec<Parcel> {
+    /// The waiting events of the first WorkflowExecutions in the queue: at least one
+    /// WorkflowExecution, otherwise at most `most` events. They stay queued until they are
+    /// delivered or rejected.
+    pub(super) fn next(&self, most: usize, now: Instant) -> Vec<PendingEvents> {
         let mut events = 0;
         let waiting = self.queue.values().filter_map(|uid| {
             let account = self.accounts.get(uid)?;
-            account.settles.is_none_or(|it| it <= now).then(|| Parcel {
-                uid: uid.clone(),
-                reference: account.reference.clone(),
-                waiting: account.waiting(),
-                unsent: account.unsent,
-            })
+            account
+                .settles
+                .is_none_or(|it| it <= now)
+                .then(|| PendingEvents {
+                    uid: uid.clone(),
+                    reference: account.reference.clone(),
+                    waiting: account.waiting(),
+                    unsent: account.unsent,
+                })
         });
         waiting
-            .take_while(|parcel| {
+            .take_while(|pending| {
                 let first = events == 0;
-                events += parcel.waiting.len();
+                events += pending.waiting.len();
                 first || events <= most
             })
             .collect()
     }
 
-    /// When there is something to deliver again, where everything that waits has to settle first.
-    pub(super) fn settles(&self) -> Option<Instant> {
+    /// Earliest time at which events after an unanswered request may be retried.
+    pub(super) fn next_settled(&self) -> Option<Instant> {
         let accounts = self.queue.values().filter_map(|uid| self.accounts.get(uid));
         accounts.filter_map(|it| it.settles).min()
     }
 
-    /// The sink has it.
-    pub(super) fn delivered(&mut self, uid: &str, event_type: EventType) {
+    /// The sink has stored the event.
+    pub(super) fn mark_delivered(&mut self, uid: &str, event_type: EventType) {
         self.change(uid, |account| account.delivered |= event_type);
     }
 
-    /// The sink will not have it.
-    pub(super) fn rejected(&mut self, uid: &str, event_type: EventType, why: &str) {
+    /// The sink has rejected the event for its content.
+    pub(super) fn mark_rejected(&mut self, uid: &str, event_type: EventType, why: &str) {
         self.change(uid, |account| {
             account.rejected |= event_type;
             account.why = Some(why.into());
         });
     }
 
-    /// The sink was asked, and does not have it.
-    pub(super) fn absent(&mut self, uid: &str, event_type: EventType) {
+    /// The sink has answered that it does not have the event.
+    pub(super) fn mark_absent(&mut self, uid: &str, event_type: EventType) {
         self.change(uid, |account| {
             account.unsent |= event_type;
             account.settles = None;
         });
     }
 
-    /// The sink may have it; what it does not have when it `settles` will not come any more.
-    pub(super) fn doubtful(&mut self, uid: &str, event_type: EventType, settles: Instant) {
+    /// The sink may have stored the event, and may still commit it until `settles`.
+    pub(super) fn mark_uncertain(&mut self, uid: &str, event_type: EventType, settles: Instant) {
         self.change(uid, |account| {
             account.unsent -= event_type;
             account.settles = Some(settles);
@@ -166,31 +172,31 @@ impl Ledger {
         self.waiting -= before - after;
         if after == 0 {
             account.settles = None;
-            if let Some(ticket) = account.ticket.take() {
-                self.queue.remove(&ticket);
+            if let Some(position) = account.position.take() {
+                self.queue.remove(&position);
             }
         }
     }
 
-    /// Nothing more is to be done for it; what was still waiting.
+    /// Removes one WorkflowExecution and returns its waiting events.
     pub(super) fn forget(&mut self, uid: &str) -> EnumSet<EventType> {
         let Some(account) = self.accounts.remove(uid) else {
             return EnumSet::empty();
         };
         let waiting = account.waiting();
         self.waiting -= waiting.len();
-        if let Some(ticket) = account.ticket {
-            self.queue.remove(&ticket);
+        if let Some(position) = account.position {
+            self.queue.remove(&position);
         }
         waiting
     }
 
-    /// How it stands.
-    pub(super) fn standing(&self, uid: &str) -> Standing {
+    /// Delivery state of one WorkflowExecution.
+    pub(super) fn state(&self, uid: &str) -> DeliveryState {
         let Some(account) = self.accounts.get(uid) else {
-            return Standing::default();
+            return DeliveryState::default();
         };
-        Standing {
+        DeliveryState {
             queued: account.waiting(),
             delivered: account.delivered,
             rejected: account.rejected,
@@ -198,13 +204,13 @@ impl Ledger {
         }
     }
 
-    /// How many events wait.
+    /// Number of waiting events.
     pub(super) fn waiting(&self) -> usize {
         self.waiting
     }
 
-    /// Everybody in line.
-    pub(super) fn in_line(&self) -> Vec<ObjectRef<WorkflowExecution>> {
+    /// All WorkflowExecutions with waiting events, in queue order.
+    pub(super) fn queued(&self) -> Vec<ObjectRef<WorkflowExecution>> {
         let accounts = self.queue.values().filter_map(|uid| self.accounts.get(uid));
         accounts.map(|it| it.reference.clone()).collect()
     }
@@ -223,33 +229,35 @@ mod tests {
         ledger.offer(uid, &ObjectRef::new(uid), happened, EnumSet::empty());
     }
 
-    fn in_line(ledger: &Ledger, most: usize, now: Instant) -> Vec<(String, usize)> {
+    fn queue(ledger: &Ledger, most: usize, now: Instant) -> Vec<(String, usize)> {
         let next = ledger.next(most, now).into_iter();
         next.map(|it| (it.uid, it.waiting.len())).collect()
     }
 
+    /// BR-AUDIT-005
     #[test]
-    fn br_audit_005_each_is_served_in_turn_until_everything_of_it_is_delivered() {
+    fn next_returns_objects_in_queue_order_until_all_events_are_delivered() {
         let (mut ledger, now) = (Ledger::default(), Instant::now());
         offer(&mut ledger, "a", SELECTED | CREATED);
         offer(&mut ledger, "b", SELECTED.into());
         offer(&mut ledger, "a", SELECTED | CREATED);
-        assert_eq!(ledger.waiting(), 3, "once each");
-        assert_eq!(in_line(&ledger, 1, now), [("a".to_owned(), 2)], "whole");
-        assert_eq!(in_line(&ledger, 3, now).len(), 2);
-        ledger.delivered("a", SELECTED);
-        assert_eq!(in_line(&ledger, 1, now), [("a".to_owned(), 1)]);
-        ledger.rejected("a", CREATED, "too long");
-        assert_eq!(in_line(&ledger, 9, now), [("b".to_owned(), 1)]);
-        let standing = ledger.standing("a");
-        assert_eq!(standing.rejected, CREATED);
-        assert_eq!(standing.why.as_deref(), Some("too long"));
+        assert_eq!(ledger.waiting(), 3, "each event is counted once");
+        assert_eq!(queue(&ledger, 1, now), [("a".to_owned(), 2)], "all of a");
+        assert_eq!(queue(&ledger, 3, now).len(), 2);
+        ledger.mark_delivered("a", SELECTED);
+        assert_eq!(queue(&ledger, 1, now), [("a".to_owned(), 1)]);
+        ledger.mark_rejected("a", CREATED, "too long");
+        assert_eq!(queue(&ledger, 9, now), [("b".to_owned(), 1)]);
+        let state = ledger.state("a");
+        assert_eq!(state.rejected, CREATED);
+        assert_eq!(state.why.as_deref(), Some("too long"));
         assert_eq!(ledger.forget("b"), SELECTED);
-        assert_eq!((ledger.waiting(), in_line(&ledger, 9, now).len()), (0, 0));
+        assert_eq!((ledger.waiting(), queue(&ledger, 9, now).len()), (0, 0));
     }
 
+    /// BR-AUDIT-005
     #[test]
-    fn br_audit_005_what_may_be_committed_late_waits_and_holds_up_nobody_else() {
+    fn uncertain_event_waits_until_settled_and_does_not_block_other_objects() {
         let (mut ledger, now) = (Ledger::default(), Instant::now());
         ledger.offer("a", &ObjectRef::new("a"), SELECTED.into(), SELECTED.into());
         offer(&mut ledger, "b", SELECTED.into());
@@ -258,20 +266,25 @@ mod tests {
             Some(1)
         );
         let later = now + Duration::from_secs(35);
-        ledger.doubtful("a", SELECTED, later);
-        assert_eq!(in_line(&ledger, 9, now), [("b".to_owned(), 1)]);
-        assert_eq!(ledger.settles(), Some(later));
+        ledger.mark_uncertain("a", SELECTED, later);
+        assert_eq!(queue(&ledger, 9, now), [("b".to_owned(), 1)]);
+        assert_eq!(ledger.next_settled(), Some(later));
         let next = ledger.next(9, later);
-        assert_eq!(next.first().map(|it| it.unsent.len()), Some(0), "asked for");
-        ledger.absent("a", SELECTED);
+        assert_eq!(
+            next.first().map(|it| it.unsent.len()),
+            Some(0),
+            "the sink must be asked"
+        );
+        ledger.mark_absent("a", SELECTED);
         assert_eq!(
             ledger.next(9, now).first().map(|it| it.unsent.len()),
             Some(1)
         );
     }
 
+    /// BR-AUDIT-005
     #[test]
-    fn br_audit_005_only_what_is_new_is_taken_for_unsent() {
+    fn offer_of_known_event_as_unsent_does_not_make_it_unsent() {
         let mut ledger = Ledger::default();
         offer(&mut ledger, "a", SELECTED.into());
         let both = SELECTED | CREATED;

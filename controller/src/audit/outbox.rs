@@ -1,8 +1,8 @@
-//! Delivers what waits, one batch at a time.
+//! Delivers audit events, one batch at a time.
 //!
-//! Passes only say what has happened ([`Outbox::offer`]); nothing waits for the sink. Delivery goes on
-//! for ever: with longer and longer pauses while the sink is down, asking whether it is well before
-//! the next try.
+//! A pass only offers the events of an object ([`Outbox::offer`]) and never waits for the sink.
+//! Delivery is retried without limit, with growing delays; after a failure the sink's health is
+//! checked first.
 
 mod send;
 
@@ -22,73 +22,76 @@ use wfe_model::audit::{AuditEvent, EventType};
 use wfe_model::workflow_execution::{Phase, WorkflowExecution};
 use wfe_peers::audit::{AuditSink, Unasked};
 
-use super::ledger::{Ledger, Parcel, Standing};
+use super::ledger::{DeliveryState, Ledger, PendingEvents};
 use crate::metrics::Metrics;
 use wfe_core::audit;
 use wfe_core::observed::Delivery;
 
-/// Events of a batch: 100 take the peer 80 ms, and are some 200 KB here.
-const BATCH: usize = 100;
-/// Pauses after a failure: the sink's return is noticed within seconds.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// After so many failures of the sink on what it was sent, the event is looked for again.
-const LOOKS: usize = 4;
-/// So many failures in a row are an outage: WorkflowExecutions say that they wait for the sink.
-const OUTAGE: usize = 2;
+/// Maximum number of events in a batch: Data Storage takes 80 ms for 100 events, which are about
+/// 200 KB.
+pub const BATCH: usize = 100;
+/// Delays after failures. The maximum bounds the time until the sink's recovery is noticed.
+const MIN_RETRY_DELAY: Duration = Duration::from_millis(500);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
+/// Number of failures in a row between two searches for the event that causes them.
+const ISOLATION_INTERVAL: usize = 4;
+/// Number of failures in a row that count as an outage, which conditions of WorkflowExecutions
+/// report.
+const OUTAGE_THRESHOLD: usize = 2;
 
-/// Where the objects are that are reported.
-pub trait Objects: Sync {
-    /// The newest version of one.
+/// Source of the WorkflowExecutions from which events are derived.
+pub trait ObjectReader: Sync {
+    /// The newest known version of an object.
     fn newest(&self, reference: &ObjectRef<WorkflowExecution>) -> Option<Arc<WorkflowExecution>>;
 }
 
-/// See the module.
+/// Delivers audit events to the sink; see the module documentation.
 pub struct Outbox {
     ledger: Mutex<Ledger>,
-    /// Why nothing is delivered, while that is so.
+    /// Last error of the sink during an outage.
     outage: Mutex<Option<String>>,
     offered: Notify,
     sink: Arc<dyn AuditSink>,
     metrics: Metrics,
-    /// Whose events are all delivered, or will not be for a while.
-    told: Sender<ObjectRef<WorkflowExecution>>,
+    /// Requests a reconcile of an object whose delivery state has changed.
+    requeue: Sender<ObjectRef<WorkflowExecution>>,
     stop: CancellationToken,
 }
 
-/// Events that go together, and whose they are.
+/// Events of one request, each with the uid of its WorkflowExecution.
 #[derive(Default)]
 struct Batch {
     uids: Vec<String>,
     events: Vec<AuditEvent>,
 }
 
-/// Why a batch was not delivered whole.
-struct Trouble {
-    why: String,
-    /// Nobody answered, for as long as an answer is waited for.
-    unanswered: bool,
-    /// The sink failed on the events, though it is well.
-    failed: bool,
+/// Why a batch was not delivered completely.
+struct DeliveryError {
+    message: String,
+    /// The request waited until its deadline, or the sink failed its health check afterwards: this
+    /// counts as an outage without a second failure.
+    outage: bool,
+    /// The sink is healthy but failed on this batch: one of the events may be the cause.
+    batch_failed: bool,
 }
 
-impl From<Unasked> for Trouble {
+impl From<Unasked> for DeliveryError {
     fn from(error: Unasked) -> Self {
         Self {
-            why: error.0,
-            unanswered: false,
-            failed: false,
+            message: error.0,
+            outage: false,
+            batch_failed: false,
         }
     }
 }
 
 impl Outbox {
-    /// An empty one: what waits is offered by the passes. `told` hears of WorkflowExecutions that
-    /// should be looked at. At `stop` what is being sent is sent to its end.
+    /// An outbox without events. It sends an object to `requeue` when the object's delivery state
+    /// has changed. After `stop` it finishes the current batch and ends.
     pub fn new(
         sink: Arc<dyn AuditSink>,
         metrics: Metrics,
-        told: Sender<ObjectRef<WorkflowExecution>>,
+        requeue: Sender<ObjectRef<WorkflowExecution>>,
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -97,38 +100,38 @@ impl Outbox {
             offered: Notify::new(),
             sink,
             metrics,
-            told,
+            requeue,
             stop,
         }
     }
 
-    /// Takes what has happened to `wfe` and is not acknowledged. `new` is what this process has just
-    /// stored itself: nobody can have sent it before.
+    /// Queues the unacknowledged events of `wfe`. `new` are the events of a transition that this
+    /// process has just stored: no process can have sent them before.
     pub fn offer(&self, wfe: &WorkflowExecution, new: EnumSet<EventType>) {
         let (uid, open) = (uid(wfe), audit::open(wfe));
         if open.is_empty() {
-            self.change(|ledger| ledger.forget(uid));
+            self.update_ledger(|ledger| ledger.forget(uid));
             return;
         }
         let reference = ObjectRef::from_obj(wfe);
-        self.change(|ledger| ledger.offer(uid, &reference, open, new & open));
+        self.update_ledger(|ledger| ledger.offer(uid, &reference, open, new & open));
         self.offered.notify_one();
     }
 
-    /// How delivery stands for `wfe`.
+    /// The delivery state of `wfe`, for decisions.
     pub fn delivery(&self, wfe: &WorkflowExecution) -> Delivery {
         let open = audit::open(wfe);
         if open.is_empty() {
-            self.change(|ledger| ledger.forget(uid(wfe)));
+            self.update_ledger(|ledger| ledger.forget(uid(wfe)));
             return Delivery::default();
         }
-        let standing = self.ledger().standing(uid(wfe));
-        let Standing {
+        let state = self.ledger().state(uid(wfe));
+        let DeliveryState {
             queued,
             delivered,
             rejected,
             why,
-        } = standing;
+        } = state;
         let waiting = open - delivered - rejected;
         Delivery {
             waiting,
@@ -138,55 +141,58 @@ impl Outbox {
         }
     }
 
-    /// Gives up what waits for one that is let go.
+    /// Drops the undelivered events of a WorkflowExecution whose finalizer was removed.
     pub fn abandon(&self, wfe: &WorkflowExecution) {
         self.forget(uid(wfe), "abandoned");
     }
 
     fn forget(&self, uid: &str, result: &'static str) {
-        for event_type in self.change(|ledger| ledger.forget(uid)) {
+        for event_type in self.update_ledger(|ledger| ledger.forget(uid)) {
             self.metrics.audit_event(event_type, result);
         }
     }
 
-    /// Delivers until it is to stop; `objects` has what is reported.
-    pub async fn run(&self, objects: &impl Objects) {
+    /// Delivers queued events, derived from `objects`, until `stop`.
+    pub async fn run(&self, objects: &impl ObjectReader) {
         let stop = &self.stop;
-        let (mut failures, mut failed) = (0, 0_usize);
-        let mut pauses = pauses();
-        while let Some(parcels) = stop.run_until_cancelled(self.next()).await {
+        let (mut failures, mut batch_failures) = (0, 0_usize);
+        let mut delays = retry_delays();
+        while let Some(pending) = stop.run_until_cancelled(self.next()).await {
             match self
-                .try_to_deliver(&parcels, objects, failures, failed)
+                .deliver(&pending, objects, failures, batch_failures)
                 .await
             {
                 Ok(()) => {
                     if failures > 0 {
-                        tracing::info!("the audit sink takes events again");
+                        tracing::info!("audit delivery resumed");
                     }
-                    (failures, failed, pauses) = (0, 0, self::pauses());
+                    (failures, batch_failures, delays) = (0, 0, retry_delays());
                     *self.outage.lock() = None;
                 }
-                Err(trouble) => {
-                    // An answer that did not come has taken its time already.
-                    failures += if trouble.unanswered { OUTAGE } else { 1 };
-                    failed = if trouble.failed { failed + 1 } else { 0 };
-                    self.note(trouble.why, failures).await;
-                    let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
-                    stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+                Err(error) => {
+                    failures += if error.outage { OUTAGE_THRESHOLD } else { 1 };
+                    batch_failures = if error.batch_failed {
+                        batch_failures + 1
+                    } else {
+                        0
+                    };
+                    self.report_failure(error.message, failures).await;
+                    let delay = delays.next().unwrap_or(MAX_RETRY_DELAY);
+                    stop.run_until_cancelled(tokio::time::sleep(delay)).await;
                 }
             }
         }
     }
 
-    /// Until there is something to deliver.
-    async fn next(&self) -> Vec<Parcel> {
+    /// Waits until there are events to deliver.
+    async fn next(&self) -> Vec<PendingEvents> {
         loop {
             let offered = self.offered.notified();
-            let parcels = self.ledger().next(BATCH, Instant::now());
-            if !parcels.is_empty() {
-                return parcels;
+            let pending = self.ledger().next(BATCH, Instant::now());
+            if !pending.is_empty() {
+                return pending;
             }
-            let settles = self.ledger().settles();
+            let settles = self.ledger().next_settled();
             match settles {
                 Some(settles) => {
                     let _ = tokio::time::timeout_at(settles, offered).await;
@@ -196,117 +202,122 @@ impl Outbox {
         }
     }
 
-    /// Says that nothing is delivered, in the log each time and to those who wait once.
-    async fn note(&self, why: String, failures: usize) {
-        tracing::warn!(
-            error = why,
-            failures,
-            "the audit sink did not take the events: they will be sent again"
-        );
-        if failures < OUTAGE {
+    /// Logs a failure. At the start of an outage it requeues every WorkflowExecution with waiting
+    /// events, so that their conditions report the outage.
+    async fn report_failure(&self, message: String, failures: usize) {
+        tracing::warn!(error = message, failures, "audit delivery failed, retrying");
+        if failures < OUTAGE_THRESHOLD {
             return;
         }
-        let known = self.outage.lock().replace(why).is_some();
+        let known = self.outage.lock().replace(message).is_some();
         if !known {
-            let in_line = self.ledger().in_line();
-            for reference in in_line {
-                self.tell(reference).await;
+            let queued = self.ledger().queued();
+            for reference in queued {
+                self.request_reconcile(reference).await;
             }
         }
     }
 
-    async fn tell(&self, reference: ObjectRef<WorkflowExecution>) {
-        // Nobody listens while the process ends.
-        let mut told = self.told.clone();
-        self.stop.run_until_cancelled(told.send(reference)).await;
+    async fn request_reconcile(&self, reference: ObjectRef<WorkflowExecution>) {
+        // After `stop` nothing receives from the channel, and a send could wait forever.
+        let mut requeue = self.requeue.clone();
+        self.stop.run_until_cancelled(requeue.send(reference)).await;
     }
 
-    async fn try_to_deliver(
+    async fn deliver(
         &self,
-        parcels: &[Parcel],
-        objects: &impl Objects,
+        pending: &[PendingEvents],
+        objects: &impl ObjectReader,
         failures: usize,
-        failed: usize,
-    ) -> Result<(), Trouble> {
+        batch_failures: usize,
+    ) -> Result<(), DeliveryError> {
         if failures > 0 {
             self.sink.is_well().await?;
         }
-        let (mut unsent, mut doubtful) = (Batch::default(), Batch::default());
+        let (mut unsent, mut uncertain) = (Batch::default(), Batch::default());
         let mut ended = Vec::new();
-        for parcel in parcels {
+        for pending in pending {
             let Some(wfe) = objects
-                .newest(&parcel.reference)
-                .filter(|wfe| uid(wfe) == parcel.uid)
+                .newest(&pending.reference)
+                .filter(|wfe| uid(wfe) == pending.uid)
             else {
-                tracing::error!(reference = %parcel.reference, "gone before its audit events were delivered");
-                self.forget(&parcel.uid, "lost");
+                tracing::error!(
+                    namespace = pending.reference.namespace,
+                    name = pending.reference.name,
+                    "WorkflowExecution is gone, dropping its undelivered audit events"
+                );
+                self.forget(&pending.uid, "lost");
                 continue;
             };
-            let events = audit::events(&wfe, parcel.waiting);
-            if events.len() < parcel.waiting.len() {
-                // Somebody has changed the status back: what there is now is offered again.
-                self.change(|ledger| ledger.forget(&parcel.uid));
-                self.tell(parcel.reference.clone()).await;
+            let events = audit::events(&wfe, pending.waiting);
+            if events.len() < pending.waiting.len() {
+                // The status does not show every queued transition any more: another client has
+                // changed it. The next pass offers the events of the current status.
+                self.update_ledger(|ledger| ledger.forget(&pending.uid));
+                self.request_reconcile(pending.reference.clone()).await;
                 continue;
             }
             if wfe.phase().is_some_and(Phase::is_final) {
-                ended.push(parcel);
+                ended.push(pending);
             }
             for event in events {
-                let batch = if parcel.unsent.contains(event.event_type) {
+                let batch = if pending.unsent.contains(event.event_type) {
                     &mut unsent
                 } else {
-                    &mut doubtful
+                    &mut uncertain
                 };
-                batch.push(parcel.uid.clone(), event);
+                batch.push(pending.uid.clone(), event);
             }
         }
-        // What is doubtful happened before what is not; where it cannot be asked for, the others go.
-        let (mut batch, unasked) = match self.without_known(&doubtful).await {
+        // Uncertain events of an object precede its unsent ones. If the sink cannot be asked about
+        // them, only events of other objects are sent, to keep the order.
+        let (mut batch, query_error) = match self.remove_recorded(&uncertain).await {
             Ok(rest) => (rest, None),
-            Err(trouble) => {
-                unsent.leave_out(&doubtful.uids);
-                (Batch::default(), Some(trouble))
+            Err(error) => {
+                unsent.remove_objects(&uncertain.uids);
+                (Batch::default(), Some(error))
             }
         };
         batch.append(unsent);
-        // One failure may be a moment's: then the event is looked for, less and less often.
-        let looks = failed.is_power_of_two() || failed > 0 && failed.is_multiple_of(LOOKS);
-        let delivered = self.send(&batch, looks).await;
-        for parcel in ended {
-            if self.ledger().standing(&parcel.uid).queued.is_empty() {
-                self.tell(parcel.reference.clone()).await;
+        // The search for the event that makes the sink fail costs many requests, so it is not
+        // repeated at every attempt.
+        let isolate = batch_failures.is_power_of_two()
+            || batch_failures > 0 && batch_failures.is_multiple_of(ISOLATION_INTERVAL);
+        let delivered = self.send(&batch, isolate).await;
+        for pending in ended {
+            if self.ledger().state(&pending.uid).queued.is_empty() {
+                self.request_reconcile(pending.reference.clone()).await;
             }
         }
-        delivered.and(unasked.map_or(Ok(()), Err))
+        delivered.and(query_error.map_or(Ok(()), Err))
     }
 
-    /// Asks the sink what it has of a batch, and leaves the rest.
-    async fn without_known(&self, batch: &Batch) -> Result<Batch, Trouble> {
+    /// Asks the sink which events of a batch it has, and returns the others.
+    async fn remove_recorded(&self, batch: &Batch) -> Result<Batch, DeliveryError> {
         let mut rest = Batch::default();
         if batch.events.is_empty() {
             return Ok(rest);
         }
-        let known = self.sink.recorded(&batch.events).await?;
-        let letters = batch.uids.iter().zip(&batch.events);
-        for ((uid, event), known) in letters.zip(known) {
-            if known {
-                self.settle(uid, event.event_type, "found");
+        let recorded = self.sink.recorded(&batch.events).await?;
+        let entries = batch.uids.iter().zip(&batch.events);
+        for ((uid, event), recorded) in entries.zip(recorded) {
+            if recorded {
+                self.mark_delivered(uid, event.event_type, "found");
             } else {
-                self.ledger().absent(uid, event.event_type);
+                self.ledger().mark_absent(uid, event.event_type);
                 rest.push(uid.clone(), event.clone());
             }
         }
         Ok(rest)
     }
 
-    fn settle(&self, uid: &str, event_type: EventType, result: &'static str) {
-        self.change(|ledger| ledger.delivered(uid, event_type));
+    fn mark_delivered(&self, uid: &str, event_type: EventType, result: &'static str) {
+        self.update_ledger(|ledger| ledger.mark_delivered(uid, event_type));
         self.metrics.audit_event(event_type, result);
     }
 
-    /// Changes the ledger; the number of those that wait goes with it.
-    fn change<T>(&self, change: impl FnOnce(&mut Ledger) -> T) -> T {
+    /// Changes the ledger and updates the metric of undelivered events.
+    fn update_ledger<T>(&self, change: impl FnOnce(&mut Ledger) -> T) -> T {
         let mut ledger = self.ledger();
         let changed = change(&mut ledger);
         self.metrics.audit_pending(ledger.waiting());
@@ -324,11 +335,11 @@ impl Batch {
         self.events.push(event);
     }
 
-    /// Leaves out the events of these.
-    fn leave_out(&mut self, uids: &[String]) {
-        let letters = std::mem::take(&mut self.uids).into_iter();
-        let letters = letters.zip(std::mem::take(&mut self.events));
-        let others = letters.filter(|(uid, _)| !uids.contains(uid));
+    /// Removes the events of the WorkflowExecutions with these uids.
+    fn remove_objects(&mut self, uids: &[String]) {
+        let uids_of_events = std::mem::take(&mut self.uids).into_iter();
+        let entries = uids_of_events.zip(std::mem::take(&mut self.events));
+        let others = entries.filter(|(uid, _)| !uids.contains(uid));
         (self.uids, self.events) = others.unzip();
     }
 
@@ -338,10 +349,10 @@ impl Batch {
     }
 }
 
-fn pauses() -> impl Iterator<Item = Duration> {
+fn retry_delays() -> impl Iterator<Item = Duration> {
     ExponentialBuilder::default()
-        .with_min_delay(FIRST_PAUSE)
-        .with_max_delay(LONGEST_PAUSE)
+        .with_min_delay(MIN_RETRY_DELAY)
+        .with_max_delay(MAX_RETRY_DELAY)
         .with_jitter()
         .without_max_times()
         .build()

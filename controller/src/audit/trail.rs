@@ -1,4 +1,4 @@
-//! `wfe-controller audit`: a trail as a table that reads as a story.
+//! `wfe-controller audit`: prints an audit trail as a table.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -14,19 +14,19 @@ use wfe_model::audit::EventType;
 use wfe_model::text::cut;
 use wfe_peers::audit::{HttpSink, HttpSinkOptions, TrailEvent, read_file};
 
-/// A line is read at a glance: the events have the whole sentences.
-const LONGEST: usize = 160;
+/// Maximum number of characters in a cell; the stored events have the full text.
+const MAX_CELL: usize = 160;
 
-/// Where a trail is.
+/// Source of an audit trail.
 pub enum Source {
-    /// An audit file, with those that were renamed.
+    /// An audit file, together with its rotated files.
     File(PathBuf),
     /// Data Storage.
     DataStorage(Box<HttpSinkOptions>),
 }
 
 impl Source {
-    /// What is no URL is a file.
+    /// A text that is not a URL with a host names a file.
     pub fn of(text: &str, ca: Option<PathBuf>, token_file: Option<PathBuf>) -> Self {
         match Url::parse(text) {
             Ok(url) if url.has_host() => Self::DataStorage(Box::new(HttpSinkOptions {
@@ -40,7 +40,7 @@ impl Source {
     }
 }
 
-/// Prints what happened, the oldest first.
+/// Prints the events, oldest first.
 pub async fn print(source: Source, correlation_id: &str, out: &mut impl Write) -> Result<()> {
     let mut events = match source {
         Source::File(path) => {
@@ -50,16 +50,16 @@ pub async fn print(source: Source, correlation_id: &str, out: &mut impl Write) -
         Source::DataStorage(options) => HttpSink::new(*options)?.trail(correlation_id).await?,
     };
     if events.is_empty() {
-        bail!("nothing is known of {correlation_id}");
+        bail!("no audit events with correlation id \"{correlation_id}\"");
     }
-    in_order(&mut events);
+    sort(&mut events);
     writeln!(out, "{}", table(&events).trim_fmt())?;
     Ok(())
 }
 
-/// By the second. What came of an earlier request in a second is told before what a later one made
-/// of it.
-fn in_order(events: &mut [TrailEvent]) {
+/// Sorts by second; within a second the events of the WorkflowExecution that began first come
+/// first.
+fn sort(events: &mut [TrailEvent]) {
     let object = |event: &TrailEvent| (event.namespace.clone(), event.resource_id.clone());
     let mut began = HashMap::new();
     for event in events.iter() {
@@ -79,26 +79,26 @@ fn table(events: &[TrailEvent]) -> Table {
         .load_style(NOTHING)
         .set_header(["TIME", "WORKFLOWEXECUTION", "WHAT", "DETAILS"]);
     for event in events {
-        let (what, details) = story(event);
+        let (what, details) = describe(event);
         let name = format!("{}/{}", event.namespace, event.resource_id);
         table.add_row([time(event.event_timestamp), name, what, details].map(|it| printable(&it)));
     }
     table
 }
 
-/// In UTC: to the second, which is what statuses have.
+/// In UTC with a resolution of seconds, as in statuses.
 fn time(at: Timestamp) -> String {
     at.to_zoned(TimeZone::UTC)
         .strftime("%Y-%m-%d %H:%M:%SZ")
         .to_string()
 }
 
-/// What happened, and what there is to know about it.
-fn story(event: &TrailEvent) -> (String, String) {
+/// The transition and its details.
+fn describe(event: &TrailEvent) -> (String, String) {
     let text = |name: &str| event.detail(name).unwrap_or_default();
     let failed = event.event_outcome == "failure";
     let (what, details) = match EventType::named(&event.event_type) {
-        Some(EventType::SelectionCompleted) if failed => ("skipped", why(event)),
+        Some(EventType::SelectionCompleted) if failed => ("skipped", failure(event)),
         Some(EventType::SelectionCompleted) => (
             "selected",
             format!(
@@ -112,7 +112,7 @@ fn story(event: &TrailEvent) -> (String, String) {
         Some(EventType::ExecutionStarted) => ("created", text("execution_name").to_owned()),
         Some(EventType::WorkflowStarted) => ("running", String::new()),
         Some(EventType::WorkflowCompleted) => ("succeeded", format!("after {}", text("duration"))),
-        Some(EventType::WorkflowFailed) => ("failed", why(event)),
+        Some(EventType::WorkflowFailed) => ("failed", failure(event)),
         Some(EventType::BlockCleared) => (
             "cleared",
             format!("by {}: {}", event.actor_id, text("clear_reason")),
@@ -122,11 +122,11 @@ fn story(event: &TrailEvent) -> (String, String) {
     (what.to_owned(), details)
 }
 
-fn why(event: &TrailEvent) -> String {
+fn failure(event: &TrailEvent) -> String {
     let details = event.event_data.get("error_details");
     let text = |name: &str| details?.get(name)?.as_str();
     let after = event.detail("duration").map(|it| format!("after {it}: "));
-    let code = text("code").unwrap_or("no reason is known");
+    let code = text("code").unwrap_or("unknown reason");
     let message = text("message").map(|it| format!(": {it}"));
     format!(
         "{}{code}{}",
@@ -135,7 +135,7 @@ fn why(event: &TrailEvent) -> String {
     )
 }
 
-/// Where the sink drops the engine, it is among the parameters.
+/// Data Storage drops the field of the engine, so events carry the engine as a parameter as well.
 fn engine(event: &TrailEvent) -> &str {
     let parameters = event.event_data.get("parameters");
     let parameter = parameters.and_then(|it| it.get("KUBERNAUT_EXECUTION_ENGINE")?.as_str());
@@ -145,10 +145,11 @@ fn engine(event: &TrailEvent) -> &str {
         .unwrap_or("?")
 }
 
-/// A trail has what workflows and users have written: none of it is for the terminal.
+/// Replaces control characters, which workflows and users may have written, so that the terminal
+/// does not interpret them.
 fn printable(text: &str) -> String {
     let printed = |it: char| if it.is_control() { '\u{fffd}' } else { it };
-    cut(text.trim(), LONGEST).chars().map(printed).collect()
+    cut(text.trim(), MAX_CELL).chars().map(printed).collect()
 }
 
 #[cfg(test)]
@@ -165,8 +166,9 @@ mod tests {
         .expect("an event")
     }
 
+    /// BR-AUDIT-005
     #[test]
-    fn br_audit_005_a_trail_is_told_in_order_also_within_a_second() {
+    fn trail_with_events_in_one_second_is_sorted() {
         let selected = EventType::SelectionCompleted;
         let duration = json!({ "duration": "4s" });
         let mut events = [
@@ -179,22 +181,26 @@ mod tests {
             ),
             event(selected, "first", "2026-01-01T00:00:00.7Z", &json!({})),
         ];
-        in_order(&mut events);
-        let told: Vec<_> = events
+        sort(&mut events);
+        let printed: Vec<_> = events
             .iter()
-            .map(|it| (it.resource_id.as_str(), story(it).0))
+            .map(|it| (it.resource_id.as_str(), describe(it).0))
             .collect();
         let expected = [
             ("first", "selected"),
             ("first", "succeeded"),
             ("later", "selected"),
         ];
-        assert_eq!(told, expected.map(|(name, what)| (name, what.to_owned())));
-        assert_eq!(story(&events[1]).1, "after 4s");
+        assert_eq!(
+            printed,
+            expected.map(|(name, what)| (name, what.to_owned()))
+        );
+        assert_eq!(describe(&events[1]).1, "after 4s");
     }
 
+    /// BR-AUDIT-005
     #[test]
-    fn br_audit_005_nothing_in_a_trail_reaches_the_terminal_as_a_command() {
+    fn printable_with_control_characters_replaces_them() {
         assert_eq!(printable("a\u{1b}[2Jb\nc"), "a\u{fffd}[2Jb\u{fffd}c");
     }
 }

@@ -1,4 +1,4 @@
-//! What the controller asks of an engine.
+//! Interface of an engine's executor.
 
 use futures::future::BoxFuture;
 use kube::runtime::reflector::store::WriterDropped;
@@ -8,45 +8,48 @@ use wfe_model::workflow_execution::ExecutionRef;
 
 use super::unanswered::Unanswered;
 
-/// An answer of the API server, or none.
+/// A result that takes a definite answer of the API server.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, Unanswered>>;
 
-/// One engine: its watches, its caches, its calls.
+/// One engine: its watches, caches and requests. Methods that return [`Answer`] make requests, the
+/// others read the caches and own writes.
 pub trait Executor: Send + Sync {
-    /// Creates the execution, suspended: nothing runs until [`start`](Self::start). May be repeated.
-    /// A create that is committed late, when nothing waits for it any more, is harmless.
+    /// Creates the execution suspended: nothing runs until [`start`](Self::start). Repeatable. A
+    /// create that is committed after the controller has given up on it is harmless, because
+    /// nothing starts it.
     fn create<'a>(&'a self, plan: &'a Plan) -> Answer<'a, Created>;
-    /// Starts exactly this object; may be repeated. An object that is gone is not started.
+    /// Starts the object with this uid. Repeatable; does nothing if the object is gone.
     fn start<'a>(&'a self, reference: &'a ExecutionRef) -> Answer<'a, ()>;
-    /// Deletes exactly this object, and its pods after it; an object that is gone is fine.
+    /// Deletes the object with this uid and then its pods. Succeeds if the object is gone.
     fn delete<'a>(&'a self, reference: &'a ExecutionRef) -> Answer<'a, ()>;
 
-    /// The execution by name, as cached.
+    /// The cached execution with this name, if it belongs to the WorkflowExecution `source`.
     fn status(&self, name: &str, source: &Uid) -> Option<Execution>;
-    /// Every execution and whose it is, as cached.
+    /// Every cached execution with its WorkflowExecution.
     fn executions(&self) -> Vec<(Source, Execution)>;
-    /// Whether a pod made for a WorkflowExecution is alive, as cached.
+    /// Whether the cache has a live pod of a WorkflowExecution.
     fn has_live_pod(&self, source: &Uid) -> bool;
-    /// For whom an execution or a pod is alive on the target, as cached: executions first.
+    /// The WorkflowExecutions with a live cached execution or pod on the target, those with an
+    /// execution first.
     fn alive_on(&self, target: &TargetHash) -> Vec<Source>;
-    /// Until the caches have been filled once.
+    /// Waits until the caches have been filled once.
     fn synced(&self) -> BoxFuture<'_, Result<(), WriterDropped>>;
 
-    /// The execution by name, from the API server itself.
+    /// Reads the execution with this name and its pods from the API server.
     fn read<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Execution>>;
-    /// What the Events of an execution that does not start say about it.
+    /// Reads the Events of an execution that does not start, and derives the cause.
     fn startup_diagnosis<'a>(
         &'a self,
         reference: &'a ExecutionRef,
         source: &'a Uid,
     ) -> Answer<'a, Option<Waiting>>;
-    /// What is left of the execution of a WorkflowExecution, from the API server itself.
+    /// Reads from the API server what is left of the execution of a WorkflowExecution.
     fn remains<'a>(
         &'a self,
         name: &'a str,
         source: &'a Uid,
         stored: Option<&'a ExecutionRef>,
     ) -> Answer<'a, Remains>;
-    /// Whether an execution or a pod is alive on the target, from the API server itself.
+    /// Reads from the API server whether an execution or a pod is alive on the target.
     fn occupies<'a>(&'a self, target: &'a TargetHash) -> Answer<'a, bool>;
 }

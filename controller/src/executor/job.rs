@@ -1,4 +1,4 @@
-//! Engine `job`: one container in a Kubernetes Job.
+//! Executor of engine `job`: runs a workflow as one container in a Kubernetes Job.
 
 use std::sync::Arc;
 
@@ -30,9 +30,9 @@ use wfe_model::workflow_execution::ExecutionRef;
 
 use super::engine::{Answer, Executor};
 use super::unanswered::Unanswered;
-use crate::watches::{Began, Cache, Changes, Key, Made, Written, follow, ours};
+use crate::watches::{Cache, Changes, Key, OwnerLabels, StartTimes, Written, managed, reflect};
 
-/// Runs workflows as Jobs of one namespace.
+/// Runs workflows as Jobs in one namespace.
 pub struct JobExecutor {
     namespace: String,
     jobs: Cache<Job>,
@@ -46,19 +46,19 @@ pub struct JobExecutor {
 
 impl JobExecutor {
     /// Watches the Jobs of `namespace` and their pods.
-    pub fn start(client: &Client, namespace: &str, began: &Began) -> (Self, Changes) {
+    pub fn start(client: &Client, namespace: &str, start_times: &StartTimes) -> (Self, Changes) {
         let jobs_api: Api<Job> = Api::namespaced(client.clone(), namespace);
         let pods_api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-        let events = watcher(jobs_api.clone(), ours()).default_backoff();
-        let (jobs, job_changes) = follow(events, prune::job, Made::keys, |_| ());
-        let events = watcher(pods_api.clone(), ours()).default_backoff();
-        let memory = began.clone();
-        let (pods, pod_changes) = follow(events, prune::pod, Made::keys, move |event| {
-            remember(&memory, event);
+        let events = watcher(jobs_api.clone(), managed()).default_backoff();
+        let (jobs, job_changes) = reflect(events, prune::job, OwnerLabels::keys, |_| ());
+        let events = watcher(pods_api.clone(), managed()).default_backoff();
+        let start_times = start_times.clone();
+        let (pods, pod_changes) = reflect(events, prune::pod, OwnerLabels::keys, move |event| {
+            record_start(&start_times, event);
         });
         let changes = select(
-            job_changes.map(|it| it.map(|touched| touched.map(|job| Made::of(&job)))),
-            pod_changes.map(|it| it.map(|touched| touched.map(|pod| Made::of(&pod)))),
+            job_changes.map(|it| it.map(|change| change.map(|job| OwnerLabels::of(&job)))),
+            pod_changes.map(|it| it.map(|change| change.map(|pod| OwnerLabels::of(&pod)))),
         );
         let executor = Self {
             namespace: namespace.to_owned(),
@@ -73,19 +73,19 @@ impl JobExecutor {
         (executor, changes.boxed())
     }
 
-    /// A write returned this.
-    fn wrote(&self, mut job: Job) {
+    /// Records the Job that a write returned.
+    fn record_write(&self, mut job: Job) {
         prune::job(&mut job);
         self.written.put(&job.name_any(), Some(Arc::new(job)));
     }
 
-    /// The Job of this name: as cached, or as the last write returned it.
+    /// The Job with this name: the cached one, or the newer one that an own write returned.
     fn job(&self, name: &str) -> Option<Arc<Job>> {
         let reference = ObjectRef::new(name).within(&self.namespace);
         self.written.newest(name, || self.jobs.get(&reference))
     }
 
-    fn pods_for(&self, source: &Uid) -> Vec<Arc<Pod>> {
+    fn cached_pods(&self, source: &Uid) -> Vec<Arc<Pod>> {
         self.pods.with(&Key::Uid(source.clone()))
     }
 
@@ -98,7 +98,7 @@ impl JobExecutor {
         {
             Ok(job) => {
                 let execution = read(&job, &[]);
-                self.wrote(job);
+                self.record_write(job);
                 Ok(Created::Ours(Box::new(execution)))
             }
             Err(kube::Error::Api(status)) => match status.code {
@@ -117,7 +117,8 @@ impl JobExecutor {
         }
     }
 
-    /// Whether it is the right to make Jobs that is missing, or something else is in the way.
+    /// Finds out why a create was refused with 403: missing RBAC permission, quota or another
+    /// admission plugin.
     async fn refusal(&self, message: &str) -> Result<Refusal, Unanswered> {
         let attributes = ResourceAttributes {
             group: Some("batch".to_owned()),
@@ -139,9 +140,9 @@ impl JobExecutor {
             .await
         {
             Ok(answer) => answer.status.is_some_and(|it| it.allowed),
-            // Who may not even ask is told what the refusal says.
+            // The controller may not create access reviews: classify by the refusal itself.
             Err(kube::Error::Api(status)) if status.code == 403 => true,
-            Err(error) => return Err(Unanswered::of("ask for the right to create Jobs")(error)),
+            Err(error) => return Err(Unanswered::of("check the right to create Jobs")(error)),
         };
         Ok(if !allowed {
             Refusal::Rights
@@ -152,38 +153,42 @@ impl JobExecutor {
         })
     }
 
-    /// Of the Job's pod, or, where it has none, of the Job.
+    /// Reads the Events of the Job's pod, or of the Job if it has no pod.
     async fn diagnose(
         &self,
         reference: &ExecutionRef,
         source: &Uid,
     ) -> Result<Option<Waiting>, Unanswered> {
-        let pods = self.pods_of(source.as_str()).await?;
+        let pods = self.list_pods(source.as_str()).await?;
         let uid = pods.first().and_then(|pod| pod.metadata.uid.as_ref());
-        let about = format!("involvedObject.uid={}", uid.unwrap_or(&reference.uid));
-        let about = ListParams::default().fields(&about);
-        match self.events_api.list(&about).await {
+        let selector = format!("involvedObject.uid={}", uid.unwrap_or(&reference.uid));
+        let selected = ListParams::default().fields(&selector);
+        match self.events_api.list(&selected).await {
             Ok(listed) => Ok(startup_diagnosis(&listed.items)),
-            // Nothing waits for a reason that we may not read.
+            // The reason is optional: a missing permission must not delay the execution.
             Err(kube::Error::Api(status)) if status.code == 403 => {
-                tracing::warn!(message = status.message, "the Events cannot be read");
+                tracing::warn!(
+                    error = status.message,
+                    "cannot list Events, startup diagnosis is missing"
+                );
                 Ok(None)
             }
             Err(error) => Err(Unanswered::of("list the Events")(error)),
         }
     }
 
-    /// The Job that has the name already: an earlier try's, or somebody else's.
+    /// Adopts the Job that already has the name, if an earlier attempt for the same
+    /// WorkflowExecution has created it.
     async fn adopt(&self, plan: &Plan) -> Result<Created, Unanswered> {
         match self.read_job(&plan.name).await? {
             Some(execution) if execution.source_uid.as_ref() == Some(&plan.source.uid) => {
                 Ok(Created::Ours(Box::new(execution)))
             }
             Some(_) => Ok(Created::NameTaken),
-            // Deleted in between: the next try makes it.
+            // The Job was deleted between the two requests: the next attempt creates it.
             None => Err(Unanswered {
                 act: "create the Job",
-                cause: "its name was taken a moment ago".to_owned(),
+                cause: "a Job with the same name was just deleted".to_owned(),
             }),
         }
     }
@@ -197,36 +202,37 @@ impl JobExecutor {
         Ok(self.get(name).await?.map(|job| read(&job, &[])))
     }
 
-    /// The Job and what its pods say.
-    async fn read_all(&self, name: &str) -> Result<Option<Execution>, Unanswered> {
+    /// Reads the Job and its pods.
+    async fn read_with_pods(&self, name: &str) -> Result<Option<Execution>, Unanswered> {
         let Some(job) = self.get(name).await? else {
             return Ok(None);
         };
         let Some(uid) = job.labels().get(WORKFLOW_EXECUTION_UID) else {
             return Ok(Some(read(&job, &[])));
         };
-        let pods = self.pods_of(uid).await?;
+        let pods = self.list_pods(uid).await?;
         let pods: Vec<_> = pods.into_iter().map(Arc::new).collect();
         Ok(Some(read(&job, &pods)))
     }
 
-    async fn pods_of(&self, source_uid: &str) -> Result<Vec<Pod>, Unanswered> {
-        let ours = ListParams::default().labels(&format!("{WORKFLOW_EXECUTION_UID}={source_uid}"));
-        let listed = self.pods_api.list(&ours).await;
+    async fn list_pods(&self, source_uid: &str) -> Result<Vec<Pod>, Unanswered> {
+        let selector = format!("{WORKFLOW_EXECUTION_UID}={source_uid}");
+        let selected = ListParams::default().labels(&selector);
+        let listed = self.pods_api.list(&selected).await;
         Ok(listed.map_err(Unanswered::of("list the pods"))?.items)
     }
 
-    async fn what_remains(
+    async fn read_remains(
         &self,
         name: &str,
         source: &Uid,
         stored: Option<&ExecutionRef>,
     ) -> Result<Remains, Unanswered> {
-        if self.pods_of(source.as_str()).await?.iter().any(is_alive) {
+        if self.list_pods(source.as_str()).await?.iter().any(is_alive) {
             return Ok(Remains::Alive);
         }
         let execution = self.read_job(name).await?;
-        // By its label; or by its uid, where somebody has taken the labels off.
+        // The uid identifies the Job if a user has removed its labels.
         let execution = execution.filter(|it| {
             it.source_uid.as_deref() == Some(source.as_str())
                 || stored.is_some_and(|stored| stored.uid == it.reference.uid)
@@ -238,7 +244,7 @@ impl JobExecutor {
         })
     }
 
-    /// The uid in the patch is a precondition: another Job of that name is not started.
+    /// The uid in the patch is a precondition: another Job with that name is not started.
     async fn start_job(&self, reference: &ExecutionRef) -> Result<(), Unanswered> {
         let start = Patch::Merge(json!({
             "metadata": { "uid": reference.uid, "annotations": { STARTED: "true" } },
@@ -251,17 +257,17 @@ impl JobExecutor {
             .await
         {
             Ok(started) => {
-                self.wrote(started);
+                self.record_write(started);
                 Ok(())
             }
-            // Gone, or another object by now.
+            // The object is gone, or its name belongs to another object.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
             Err(error) => Err(Unanswered::of("start the Job")(error)),
         }
     }
 
     async fn delete_job(&self, reference: &ExecutionRef) -> Result<(), Unanswered> {
-        let exactly = DeleteParams {
+        let parameters = DeleteParams {
             propagation_policy: Some(PropagationPolicy::Background),
             preconditions: Some(Preconditions {
                 uid: Some(reference.uid.clone()),
@@ -269,24 +275,24 @@ impl JobExecutor {
             }),
             ..DeleteParams::default()
         };
-        match self.jobs_api.delete(&reference.name, &exactly).await {
+        match self.jobs_api.delete(&reference.name, &parameters).await {
             Ok(_) => Ok(()),
-            // Gone, or another object by now.
+            // The object is gone, or its name belongs to another object.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
             Err(error) => Err(Unanswered::of("delete the Job")(error)),
         }
     }
 }
 
-/// Remembers when the workflow's container began.
-fn remember(began_by_uid: &Began, event: &watcher::Event<Pod>) {
+/// Records the start time of the workflow's container.
+fn record_start(start_times: &StartTimes, event: &watcher::Event<Pod>) {
     let (watcher::Event::Apply(pod) | watcher::Event::InitApply(pod) | watcher::Event::Delete(pod)) =
         event
     else {
         return;
     };
-    if let (Some(since), Some(uid)) = (began(pod), Made::of(pod).uid) {
-        began_by_uid.note(uid, since);
+    if let (Some(started_at), Some(uid)) = (began(pod), OwnerLabels::of(pod).uid) {
+        start_times.record(uid, started_at);
     }
 }
 
@@ -305,7 +311,7 @@ impl Executor for JobExecutor {
 
     fn status(&self, name: &str, source: &Uid) -> Option<Execution> {
         let job = self.job(name).filter(|job| is_of(job.as_ref(), source))?;
-        Some(read(&job, &self.pods_for(source)))
+        Some(read(&job, &self.cached_pods(source)))
     }
 
     fn executions(&self) -> Vec<(Source, Execution)> {
@@ -315,7 +321,7 @@ impl Executor for JobExecutor {
     }
 
     fn has_live_pod(&self, source: &Uid) -> bool {
-        self.pods_for(source).iter().any(|pod| is_alive(pod))
+        self.cached_pods(source).iter().any(|pod| is_alive(pod))
     }
 
     fn alive_on(&self, target: &TargetHash) -> Vec<Source> {
@@ -338,7 +344,7 @@ impl Executor for JobExecutor {
     }
 
     fn read<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Execution>> {
-        self.read_all(name).boxed()
+        self.read_with_pods(name).boxed()
     }
 
     fn startup_diagnosis<'a>(
@@ -355,13 +361,13 @@ impl Executor for JobExecutor {
         source: &'a Uid,
         stored: Option<&'a ExecutionRef>,
     ) -> Answer<'a, Remains> {
-        self.what_remains(name, source, stored).boxed()
+        self.read_remains(name, source, stored).boxed()
     }
 
     fn occupies<'a>(&'a self, target: &'a TargetHash) -> Answer<'a, bool> {
         async {
-            let on_target = format!("{TARGET_HASH}={}", target.as_str());
-            let on_target = ListParams::default().labels(&on_target);
+            let selector = format!("{TARGET_HASH}={}", target.as_str());
+            let on_target = ListParams::default().labels(&selector);
             let pods = self.pods_api.list(&on_target).await;
             let pods = pods.map_err(Unanswered::of("list the pods of the target"))?;
             let jobs = self.jobs_api.list(&on_target).await;

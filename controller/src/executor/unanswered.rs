@@ -1,17 +1,17 @@
-//! Requests without a definite answer.
+//! Error of a request without a definite answer.
 
-/// A request that got no definite answer: to be repeated.
+/// A request that got no definite answer and must be repeated.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{act}: {cause}")]
 pub struct Unanswered {
-    /// What was tried.
+    /// The request, as a verb phrase.
     pub act: &'static str,
-    /// Why there is no answer.
+    /// The error of the request.
     pub cause: String,
 }
 
 impl Unanswered {
-    /// Of a request to the API server.
+    /// Converts the error of the request `act` to the API server.
     pub fn of(act: &'static str) -> impl Fn(kube::Error) -> Self {
         move |error| Self {
             act,

@@ -1,4 +1,5 @@
-//! Carries out one step: one question, or one write. What comes of it is what the next decision sees.
+//! Carries out one step: answers one question, or makes one write. The next decision sees the
+//! result.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,30 +35,30 @@ use crate::metrics::Metrics;
 use crate::view::View;
 use crate::watches::target_of;
 
-/// No request may take longer: it is repeated then.
-const DEADLINE: Duration = Duration::from_secs(30);
+/// Deadline of one step; a step that misses it fails, and the pass is repeated.
+const STEP_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Why a step could not be carried out; the pass is made again.
+/// Why a step failed; the pass is repeated.
 #[derive(Debug, Error)]
-pub enum ActError {
-    /// The API server did not answer, or not definitely.
+pub enum StepError {
+    /// The API server gave no answer, or no definite answer.
     #[error(transparent)]
     Unanswered(#[from] Unanswered),
-    /// See [`DEADLINE`].
-    #[error("no answer within {} s", DEADLINE.as_secs())]
-    TooLong(#[from] tokio::time::error::Elapsed),
-    /// The CRD is older than this program.
+    /// See [`STEP_DEADLINE`].
+    #[error("no answer within {} s", STEP_DEADLINE.as_secs())]
+    Timeout(#[from] tokio::time::error::Elapsed),
+    /// The CRD in the cluster is older than the controller.
     #[error(transparent)]
     Schema(#[from] SchemaError),
-    /// A step of an engine that is not installed: never decided.
-    #[error("engine {0:?} has no backend")]
-    NoBackend(String),
-    /// A step about the lock of an invalid target: never decided.
-    #[error("{0:?} is no target")]
-    NoTarget(String),
+    /// A step that needs an engine which is not installed; no decision returns such a step.
+    #[error("engine \"{0}\" is not installed")]
+    EngineNotInstalled(String),
+    /// A step that needs the lock of an invalid target; no decision returns such a step.
+    #[error("invalid target \"{0}\"")]
+    InvalidTarget(String),
 }
 
-/// Everything that steps need.
+/// Carries out steps.
 pub struct Actions {
     client: Client,
     view: Arc<View>,
@@ -74,28 +75,28 @@ pub struct Actions {
     schema: Schema,
 }
 
-/// What [`Actions`] shares with the rest of the process.
+/// The parts of [`Actions`] that other components use as well.
 pub struct Shared {
-    /// The newest objects.
+    /// Newest known objects.
     pub view: Arc<View>,
-    /// The engines.
+    /// Executors of the engines.
     pub executors: Executors,
-    /// The catalog.
+    /// Workflow catalog.
     pub catalog: Arc<dyn Catalog>,
-    /// Takes what has happened.
+    /// Delivers audit events.
     pub outbox: Arc<Outbox>,
-    /// What operators were notified of.
+    /// Notices that were published already.
     pub notified: Arc<Notified>,
-    /// Flags.
+    /// Flags that decisions depend on.
     pub settings: Arc<Settings>,
-    /// Counts.
+    /// Metrics.
     pub metrics: Metrics,
-    /// Whether the CRD is as new as this program.
+    /// Whether the CRD in the cluster has every field that the controller writes.
     pub schema: Schema,
 }
 
 impl Actions {
-    /// Ready to act.
+    /// The actions of one process.
     pub fn new(client: &Client, shared: Shared) -> Self {
         let Shared {
             view,
@@ -125,28 +126,28 @@ impl Actions {
         }
     }
 
-    fn backend(&self, wfe: &WorkflowExecution) -> Result<&dyn Executor, ActError> {
+    fn executor(&self, wfe: &WorkflowExecution) -> Result<&dyn Executor, StepError> {
         let engine = &wfe.spec.execution_engine;
         let executor = Engine::parse(engine).and_then(|it| self.executors.of(it));
-        executor.ok_or_else(|| ActError::NoBackend(engine.clone()))
+        executor.ok_or_else(|| StepError::EngineNotInstalled(engine.clone()))
     }
 
-    /// Asks, and puts the answer where the next decision finds it.
+    /// Makes the read of `question` and stores the result in `answers` for the next decision.
     pub async fn ask(
         &self,
         observed: &Observed,
         question: Question,
         answers: &mut Answers,
-    ) -> Result<(), ActError> {
-        tokio::time::timeout(DEADLINE, self.ask_one(observed, question, answers)).await?
+    ) -> Result<(), StepError> {
+        tokio::time::timeout(STEP_DEADLINE, self.answer(observed, question, answers)).await?
     }
 
-    async fn ask_one(
+    async fn answer(
         &self,
         observed: &Observed,
         question: Question,
         answers: &mut Answers,
-    ) -> Result<(), ActError> {
+    ) -> Result<(), StepError> {
         match question {
             Question::TargetKind(target) => {
                 answers.target = Some(known(self.kinds.misfit(&target).await));
@@ -165,20 +166,20 @@ impl Actions {
             }
             Question::Execution => {
                 let name = observed.execution_name();
-                answers.execution = Some(self.backend(&observed.wfe)?.read(&name).await?);
+                answers.execution = Some(self.executor(&observed.wfe)?.read(&name).await?);
             }
             Question::StartupDiagnosis(reference) => {
-                let backend = self.backend(&observed.wfe)?;
+                let executor = self.executor(&observed.wfe)?;
                 let uid = Uid::from(observed.source.uid.as_str());
-                let diagnosis = backend.startup_diagnosis(&reference, &uid);
+                let diagnosis = executor.startup_diagnosis(&reference, &uid);
                 answers.startup_diagnosis = Some(diagnosis.await?);
             }
             Question::Remains => {
                 let name = observed.execution_name();
                 let stored = observed.wfe.execution_ref();
-                let backend = self.backend(&observed.wfe)?;
+                let executor = self.executor(&observed.wfe)?;
                 let uid = Uid::from(observed.source.uid.as_str());
-                let remains = backend.remains(&name, &uid, stored);
+                let remains = executor.remains(&name, &uid, stored);
                 answers.remains = Some(remains.await?);
             }
             Question::Lock => {
@@ -192,14 +193,14 @@ impl Actions {
         Ok(())
     }
 
-    /// Carries out a write, and puts what came of it where the next decision finds it.
+    /// Makes the write of `effect` and stores the result in `answers` for the next decision.
     pub async fn carry_out(
         &self,
         observed: &Observed,
         effect: Effect,
         answers: &mut Answers,
-    ) -> Result<(), ActError> {
-        tokio::time::timeout(DEADLINE, self.write(observed, effect, answers)).await?
+    ) -> Result<(), StepError> {
+        tokio::time::timeout(STEP_DEADLINE, self.write(observed, effect, answers)).await?
     }
 
     async fn write(
@@ -207,9 +208,9 @@ impl Actions {
         observed: &Observed,
         effect: Effect,
         answers: &mut Answers,
-    ) -> Result<(), ActError> {
+    ) -> Result<(), StepError> {
         let wfe = &observed.wfe;
-        self.schema.permits(|wfe| self.api(wfe)).await?;
+        self.schema.check_write_allowed(|wfe| self.api(wfe)).await?;
         match effect {
             Effect::AddFinalizer => {
                 answers.finalizer_removed = !self.add_finalizer(wfe).await?;
@@ -232,20 +233,20 @@ impl Actions {
             }
             Effect::Record(entry) => self.record(observed, &entry, answers).await,
             Effect::Tell(notice) => {
-                self.tell(wfe, notice).await;
+                self.publish(wfe, notice).await;
                 Ok(())
             }
             Effect::Create(plan) => {
-                answers.created = Some(self.backend(wfe)?.create(&plan).await?);
+                answers.created = Some(self.executor(wfe)?.create(&plan).await?);
                 Ok(())
             }
             Effect::Start(reference) => {
-                self.backend(wfe)?.start(&reference).await?;
+                self.executor(wfe)?.start(&reference).await?;
                 answers.started = true;
                 Ok(())
             }
             Effect::Delete(reference) => {
-                self.backend(wfe)?.delete(&reference).await?;
+                self.executor(wfe)?.delete(&reference).await?;
                 answers.deleted = true;
                 Ok(())
             }
@@ -257,33 +258,35 @@ impl Actions {
         }
     }
 
-    /// The very Lease that was seen: another holder has changed its version. Or a new one.
-    fn lease(&self, observed: &Observed) -> Result<Lease, ActError> {
+    /// The observed Lease, with its resourceVersion so that a write fails if another client has
+    /// changed the Lease; or a new Lease.
+    fn lease(&self, observed: &Observed) -> Result<Lease, StepError> {
         Ok(match observed.target_lock.lease.as_deref() {
             Some(lease) => lease.clone(),
             None => lock::new(&self.settings.execution_namespace, &target(observed)?),
         })
     }
 
-    /// Where the execution namespace is being deleted there is no place for records any more.
+    /// Records an ended execution on its target's Lease. In an execution namespace that is being
+    /// deleted no Lease can be created, and the record is given up.
     async fn record(
         &self,
         observed: &Observed,
         entry: &Entry,
         answers: &mut Answers,
-    ) -> Result<(), ActError> {
+    ) -> Result<(), StepError> {
         let limits = &self.settings.limits;
         let recorded = lock::recorded(self.lease(observed)?, entry, limits, observed.now);
-        let nowhere = !self
+        let namespace_gone = !self
             .view
             .caches()
-            .is_there(&self.settings.execution_namespace);
-        answers.recorded = nowhere || self.write_lease(&recorded, answers).await?;
+            .is_active(&self.settings.execution_namespace);
+        answers.recorded = namespace_gone || self.write_lease(&recorded, answers).await?;
         Ok(())
     }
 
-    /// Told once by this process.
-    async fn tell(&self, wfe: &WorkflowExecution, notice: Notice) {
+    /// Publishes a notice as metric and Event, once per process.
+    async fn publish(&self, wfe: &WorkflowExecution, notice: Notice) {
         self.metrics.notice(wfe, notice);
         self.events.notice(wfe, notice).await;
         self.notified.insert(&wfe.uid().unwrap_or_default(), notice);
@@ -296,35 +299,36 @@ impl Actions {
         )
     }
 
-    /// Whether the object is still there.
-    async fn add_finalizer(&self, wfe: &WorkflowExecution) -> Result<bool, ActError> {
+    /// Returns whether the object still exists.
+    async fn add_finalizer(&self, wfe: &WorkflowExecution) -> Result<bool, StepError> {
         let mut finalizers = wfe.metadata.finalizers.clone().unwrap_or_default();
         finalizers.push(FINALIZER.to_owned());
         let written = self.patch_finalizers(wfe, &finalizers).await?;
-        let is_there = written.is_some();
+        let exists = written.is_some();
         match written {
-            Some(written) => self.view.wrote(Arc::new(written)),
-            None => self.view.let_go(wfe),
+            Some(written) => self.view.record_write(Arc::new(written)),
+            None => self.view.forget(wfe),
         }
-        Ok(is_there)
+        Ok(exists)
     }
 
-    async fn remove_finalizer(&self, wfe: &WorkflowExecution) -> Result<(), ActError> {
+    async fn remove_finalizer(&self, wfe: &WorkflowExecution) -> Result<(), StepError> {
         let mut finalizers = wfe.metadata.finalizers.clone().unwrap_or_default();
         finalizers.retain(|it| it != FINALIZER);
         self.patch_finalizers(wfe, &finalizers).await?;
-        self.view.let_go(wfe);
+        self.view.forget(wfe);
         self.outbox.abandon(wfe);
         self.notified.forget(&wfe.uid().unwrap_or_default());
         Ok(())
     }
 
-    /// Guarded by the resourceVersion: finalizers of others are not lost. None when it is gone.
+    /// Sends the resourceVersion, so that a finalizer which another client has just added is not
+    /// lost. Returns `None` if the object does not exist any more.
     async fn patch_finalizers(
         &self,
         wfe: &WorkflowExecution,
         finalizers: &[String],
-    ) -> Result<Option<WorkflowExecution>, ActError> {
+    ) -> Result<Option<WorkflowExecution>, StepError> {
         let patch = json!({ "metadata": {
             "resourceVersion": wfe.metadata.resource_version,
             "finalizers": finalizers,
@@ -348,7 +352,7 @@ impl Actions {
         &self,
         wfe: &WorkflowExecution,
         status: WorkflowExecutionStatus,
-    ) -> Result<(), ActError> {
+    ) -> Result<(), StepError> {
         let mut changed = wfe.clone();
         changed.status = Some(status);
         let written = self
@@ -356,9 +360,9 @@ impl Actions {
             .replace_status(&wfe.name_any(), &PostParams::default(), &changed)
             .await;
         let written = written.map_err(Unanswered::of("store the status"))?;
-        self.schema.check(&changed, &written)?;
+        self.schema.check_stored(&changed, &written)?;
         let written = Arc::new(written);
-        self.view.wrote(written.clone());
+        self.view.record_write(written.clone());
         let new = audit::types(&written) - audit::types(wfe);
         self.outbox.offer(&written, new);
         let reported = |wfe| audit::is_settled(wfe, ConditionType::ClearanceRecorded);
@@ -367,13 +371,14 @@ impl Actions {
         }
         if wfe.phase() != written.phase() {
             self.metrics.transition(&written, Timestamp::now());
-            self.events.tell(&written).await;
+            self.events.publish_phase(&written).await;
         }
         Ok(())
     }
 
-    /// Whether it was written. A no means that somebody else was: what is cached is not believed.
-    async fn write_lease(&self, lease: &Lease, answers: &mut Answers) -> Result<bool, ActError> {
+    /// Returns whether the Lease was written. `false` means that another client wrote or deleted it
+    /// first, and that the cached Lease is outdated.
+    async fn write_lease(&self, lease: &Lease, answers: &mut Answers) -> Result<bool, StepError> {
         let name = lease.name_any();
         let written = if lease.metadata.resource_version.is_some() {
             self.leases
@@ -385,7 +390,7 @@ impl Actions {
         match written {
             Ok(written) => {
                 answers.lease = None;
-                self.view.wrote_lock(written);
+                self.view.record_lock_write(written);
                 Ok(true)
             }
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
@@ -401,8 +406,7 @@ fn known<T, E: std::error::Error>(answer: Result<T, E>) -> Answer<T> {
     answer.map_or_else(|error| Answer::Unavailable(in_full(&error)), Answer::Known)
 }
 
-/// No step about a lock is decided for an invalid target.
-fn target(observed: &Observed) -> Result<TargetHash, ActError> {
+fn target(observed: &Observed) -> Result<TargetHash, StepError> {
     target_of(&observed.wfe)
-        .ok_or_else(|| ActError::NoTarget(observed.wfe.spec.target_resource.clone()))
+        .ok_or_else(|| StepError::InvalidTarget(observed.wfe.spec.target_resource.clone()))
 }

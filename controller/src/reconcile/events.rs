@@ -1,5 +1,5 @@
-//! Kubernetes Events: what `kubectl describe` shows. Told after the status is stored; one that
-//! does not get through is logged, the audit trail is what must be complete.
+//! Kubernetes Events, as `kubectl describe` shows them. They are published after the status is
+//! stored. A failed Event is logged and not retried: the complete record is the audit trail.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use wfe_model::workflow_execution::{Phase, WorkflowExecution};
 use wfe_core::names::MANAGER;
 use wfe_core::step::Notice;
 
-/// The API takes 1,024 bytes; our sentences are mostly ASCII, values in them may not be.
-const MAX_NOTE: usize = 340;
+/// The API server accepts a note of 1,024 bytes; a character has up to three bytes in most scripts.
+const MAX_NOTE_CHARACTERS: usize = 340;
 const DEADLINE: Duration = Duration::from_secs(5);
 
 pub(super) struct Events(Recorder);
@@ -21,14 +21,14 @@ impl Events {
         Self(Recorder::new(client.clone(), Reporter::from(MANAGER)))
     }
 
-    /// Tells that `wfe` has come to its phase.
-    pub(super) async fn tell(&self, wfe: &WorkflowExecution) {
+    /// Publishes the Event of the current phase of `wfe`.
+    pub(super) async fn publish_phase(&self, wfe: &WorkflowExecution) {
         if let Some((type_, reason, note)) = wfe.phase().and_then(|phase| describe(phase, wfe)) {
             self.publish(wfe, type_, reason, &note).await;
         }
     }
 
-    /// Tells that something takes longer than it should.
+    /// Publishes the Event of a notice.
     pub(super) async fn notice(&self, wfe: &WorkflowExecution, notice: Notice) {
         let reference = wfe.execution_ref();
         let execution = reference.map_or_else(String::new, |it| {
@@ -37,19 +37,19 @@ impl Events {
         let (reason, note) = match notice {
             Notice::Overdue => (
                 "ExecutionOverdue",
-                format!("{execution} has not ended, though its timeout is over: its backend may not work. The target stays locked"),
+                format!("{execution} has not ended 2 minutes after its timeout: check the Job controller and the node. The target stays locked"),
             ),
             Notice::PodRemains => (
                 "PodRemains",
-                format!("A pod of {execution} is still alive, long after the end: its node may be lost. The target stays locked until the pod is gone"),
+                format!("A pod of {execution} still exists after the execution has ended: check its node. The target stays locked until the pod is gone"),
             ),
             Notice::DeletionWaits => (
                 "DeletionWaitsForClearance",
-                "Its failure keeps the target blocked: it stays until somebody has looked at the target and cleared it".to_owned(),
+                "The finalizer stays until the block of the target is cleared: inspect the target, then clear the block".to_owned(),
             ),
             Notice::AuditAbandoned => (
                 "AuditAbandoned",
-                "Deleted without its whole audit trail: the annotation kubernaut.ai/abandon-audit says not to wait for the sink".to_owned(),
+                "Deleted before the audit trail was delivered completely, as the annotation kubernaut.ai/abandon-audit demands".to_owned(),
             ),
         };
         self.publish(wfe, EventType::Warning, reason.to_owned(), &note)
@@ -60,14 +60,16 @@ impl Events {
         let event = Event {
             type_,
             reason,
-            note: Some(note.chars().take(MAX_NOTE).collect()),
+            note: Some(note.chars().take(MAX_NOTE_CHARACTERS).collect()),
             action: "Reconcile".to_owned(),
             secondary: None,
         };
         match tokio::time::timeout(DEADLINE, self.0.publish(&event, &wfe.object_ref(&()))).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "an Event was not told"),
-            Err(_) => tracing::warn!("an Event was not told in time"),
+            Ok(Err(error)) => {
+                tracing::warn!(reason = event.reason, %error, "publishing an Event failed");
+            }
+            Err(_) => tracing::warn!(reason = event.reason, "publishing an Event timed out"),
         }
     }
 }
@@ -99,7 +101,7 @@ fn describe(phase: Phase, wfe: &WorkflowExecution) -> Option<(EventType, String,
             let details = status.failure_details.as_ref()?;
             (
                 EventType::Warning,
-                format!("{:?}", details.reason),
+                details.reason.as_str().to_owned(),
                 details.natural_language_summary.clone(),
             )
         }
@@ -107,7 +109,7 @@ fn describe(phase: Phase, wfe: &WorkflowExecution) -> Option<(EventType, String,
             let details = status.skip_details.as_ref()?;
             (
                 EventType::Warning,
-                format!("{:?}", details.reason),
+                details.reason.as_str().to_owned(),
                 details.message.clone(),
             )
         }

@@ -1,4 +1,4 @@
-//! What operators were notified of. Kept in memory: after a restart they are notified again.
+//! Notices that this process has published. Kept in memory: a new process publishes them again.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,7 +10,7 @@ use wfe_core::step::Notice;
 pub struct Notified(Mutex<HashMap<String, HashSet<Notice>>>);
 
 impl Notified {
-    /// Remembers one.
+    /// Remembers that `notice` was published.
     pub fn insert(&self, uid: &str, notice: Notice) {
         self.0
             .lock()
@@ -19,12 +19,12 @@ impl Notified {
             .insert(notice);
     }
 
-    /// All of one WorkflowExecution.
+    /// The published notices of one WorkflowExecution.
     pub fn of(&self, uid: &str) -> HashSet<Notice> {
         self.0.lock().get(uid).cloned().unwrap_or_default()
     }
 
-    /// Forgets those of one WorkflowExecution.
+    /// Forgets the notices of one WorkflowExecution.
     pub fn forget(&self, uid: &str) {
         self.0.lock().remove(uid);
     }

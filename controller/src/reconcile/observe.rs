@@ -1,4 +1,4 @@
-//! Gathers what a decision may look at: from caches and own writes, without a request.
+//! Collects the facts for a decision from caches and from results of own writes, without a request.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::executor::Executors;
 use crate::view::View;
 use crate::watches::target_of;
 
-/// Everything that is looked at.
+/// Sources of the facts.
 pub struct Observer {
     view: Arc<View>,
     executors: Executors,
@@ -28,7 +28,7 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Looks at nothing yet.
+    /// An observer of the given sources.
     pub fn new(
         view: Arc<View>,
         executors: Executors,
@@ -45,7 +45,8 @@ impl Observer {
         }
     }
 
-    /// What is known now; none when the object is gone, or another one of that name.
+    /// Returns the current facts; `None` if the object is gone, or if the name belongs to another
+    /// object.
     pub fn observe(&self, cached: &WorkflowExecution, answers: &Answers) -> Option<Observed> {
         let wfe = self.view.newest(&ObjectRef::from_obj(cached))?;
         let wfe = (wfe.uid() == cached.uid()).then_some(wfe)?;
@@ -55,7 +56,7 @@ impl Observer {
         let executor = Engine::parse(&wfe.spec.execution_engine);
         let executor = executor.and_then(|engine| self.executors.of(engine));
         let name = names::execution_name(&source.name, &source.uid);
-        // An invalid target has neither lock nor neighbours.
+        // An invalid target has no lock, and no other WorkflowExecution shares it.
         let target = target_of(&wfe);
         let target_lock = match (&answers.lease, &target) {
             (Some(read), _) => TargetLock::from(read.clone()),

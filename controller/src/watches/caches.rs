@@ -1,4 +1,4 @@
-//! What the watches have seen of WorkflowExecutions, locks and namespaces.
+//! Caches of WorkflowExecutions, locks and namespaces.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -14,35 +14,36 @@ use wfe_core::names::{PAUSED, TargetHash, Uid, lock_name};
 use wfe_model::target::Target;
 use wfe_model::workflow_execution::WorkflowExecution;
 
-use super::began::Began;
-use super::follow::Cache;
 use super::index::Key;
+use super::reflect::Cache;
+use super::start_times::StartTimes;
 
-/// What the watches have seen.
+/// The caches that do not belong to one engine.
 #[derive(Clone)]
 pub struct Caches {
     pub(super) workflow_executions: Cache<WorkflowExecution>,
     pub(super) leases: Cache<Lease>,
     pub(super) namespaces: Cache<PartialObjectMeta<Namespace>>,
-    pub(super) began: Began,
-    /// Whether the WorkflowExecutions were listed once: before that, an unknown uid says nothing.
+    pub(super) start_times: StartTimes,
+    /// Whether the WorkflowExecutions have been listed once. Before that, a uid that the cache does
+    /// not have may exist.
     pub(super) listed: Arc<AtomicBool>,
-    /// Notified when something may have been left by a WorkflowExecution that is gone.
-    pub(super) orphaned: Arc<Notify>,
+    /// Notified when a WorkflowExecution that is gone may have left an execution or a held lock.
+    pub(super) orphan_suspected: Arc<Notify>,
     pub(super) execution_namespace: String,
 }
 
 impl Caches {
-    /// Until every cache has been filled once.
+    /// Waits until every cache has been filled once.
     pub async fn synced(&self) -> Result<(), WriterDropped> {
         self.workflow_executions.synced().await?;
         self.leases.synced().await?;
         self.namespaces.synced().await
     }
 
-    /// Until something may have been left by a WorkflowExecution that is gone.
-    pub async fn orphaned(&self) {
-        self.orphaned.notified().await;
+    /// Waits until a WorkflowExecution that is gone may have left an execution or a held lock.
+    pub async fn orphan_suspected(&self) {
+        self.orphan_suspected.notified().await;
     }
 
     /// The store of WorkflowExecutions.
@@ -60,7 +61,7 @@ impl Caches {
         self.workflow_executions.all()
     }
 
-    /// The WorkflowExecution of this name.
+    /// The WorkflowExecution with this name.
     pub fn workflow_execution(
         &self,
         reference: &ObjectRef<WorkflowExecution>,
@@ -68,7 +69,7 @@ impl Caches {
         self.workflow_executions.get(reference)
     }
 
-    /// Whether there is a WorkflowExecution with this uid.
+    /// Whether the cache has a WorkflowExecution with this uid.
     pub fn knows(&self, uid: &Uid) -> bool {
         let key = Key::Uid(uid.clone());
         !self.workflow_executions.references(&key).is_empty()
@@ -85,38 +86,38 @@ impl Caches {
         self.leases.get(&reference)
     }
 
-    /// Since when the workflow of a WorkflowExecution runs or has run.
+    /// The start time of the first container of a workflow, even if its pod is gone.
     pub fn began(&self, uid: &Uid) -> Option<jiff::Timestamp> {
-        self.began.of(uid)
+        self.start_times.get(uid)
     }
 
-    /// Whether a namespace says that nothing new starts there.
+    /// Whether a namespace has the annotation that pauses new executions.
     pub fn is_paused(&self, namespace: &str) -> bool {
         let namespace = self.namespaces.get(&ObjectRef::new(namespace));
         namespace.is_some_and(|it| it.annotations().get(PAUSED).is_some_and(|it| it == "true"))
     }
 
-    /// Whether a namespace is being deleted, as far as was seen.
+    /// Whether the cached namespace is being deleted.
     pub fn is_ending(&self, namespace: &str) -> bool {
         let namespace = self.namespaces.get(&ObjectRef::new(namespace));
         namespace.is_some_and(|it| it.metadata.deletion_timestamp.is_some())
     }
 
     /// Whether a namespace exists and is not being deleted.
-    pub fn is_there(&self, namespace: &str) -> bool {
+    pub fn is_active(&self, namespace: &str) -> bool {
         let namespace = self.namespaces.get(&ObjectRef::new(namespace));
         namespace.is_some_and(|it| it.metadata.deletion_timestamp.is_none())
     }
 }
 
-/// What a WorkflowExecution is found by.
+/// Index keys of a WorkflowExecution.
 pub(super) fn wfe_keys(wfe: &WorkflowExecution) -> Vec<Key> {
     let uid = wfe.uid().map(|uid| Key::Uid(uid.as_str().into()));
     let target = target_of(wfe).map(Key::Target);
     uid.into_iter().chain(target).collect()
 }
 
-/// The target that a WorkflowExecution names; an invalid one is none.
+/// The hash of the target of a WorkflowExecution; `None` if the target is invalid.
 pub fn target_of(wfe: &WorkflowExecution) -> Option<TargetHash> {
     Target::parse(&wfe.spec.target_resource).map(|target| TargetHash::of(&target))
 }

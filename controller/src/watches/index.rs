@@ -1,4 +1,5 @@
-//! Objects by uid of their WorkflowExecution and by target: a store knows its objects by name only.
+//! Index of cached objects by uid of the WorkflowExecution and by target; a store finds objects
+//! only by name.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -8,19 +9,19 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::Event;
 use wfe_core::names::{TargetHash, Uid};
 
-/// What objects are found by.
+/// Index key of an object.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Key {
     /// Uid of the WorkflowExecution.
     Uid(Uid),
-    /// Its target.
+    /// Target of the WorkflowExecution.
     Target(TargetHash),
 }
 
-/// Names of objects by key; fed with the events that feed the store.
+/// References to objects by key; fed with the same events as the store.
 pub(super) struct Index<K: Resource<DynamicType = ()>> {
     current: Keys<K>,
-    /// Filled while a list is read, then the whole truth.
+    /// Filled while a list is read; replaces `current` when the list is complete.
     listing: Keys<K>,
 }
 
@@ -61,7 +62,7 @@ where
         }
     }
 
-    /// The objects that have `key`.
+    /// References to the objects with index key `key`.
     pub(super) fn of(&self, key: &Key) -> Vec<ObjectRef<K>> {
         self.current
             .by_key
@@ -126,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn objects_are_found_by_key_through_changes_deletes_and_new_lists() {
+    fn index_after_changes_deletes_and_relist_matches_the_objects() {
         let mut index = Index::default();
         let mut apply = |event| {
             let key = |label: &String| Key::Uid(label.as_str().into());
@@ -144,7 +145,7 @@ mod tests {
         assert_eq!(
             apply(Event::InitApply(pod("3", "a"))).1,
             ["1"],
-            "the old list holds until the new one is whole"
+            "the old list stays until the new list is complete"
         );
         assert_eq!(apply(Event::InitDone), (vec!["3".to_owned()], vec![]));
     }

@@ -1,4 +1,4 @@
-//! Starts the watches, and says of each change which WorkflowExecutions it may matter to.
+//! Starts the watches and maps each change to the WorkflowExecutions that it may affect.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,26 +18,26 @@ use wfe_core::lock;
 use wfe_core::names::TargetHash;
 use wfe_model::workflow_execution::{Phase, TriState, WorkflowExecution};
 
-use super::began::Began;
 use super::caches::{Caches, target_of, wfe_keys};
-use super::follow::{Touched, follow};
 use super::index::Key;
-use super::made::{Made, ours};
+use super::owner_labels::{OwnerLabels, managed};
 use super::prune;
+use super::reflect::{Change, reflect};
+use super::start_times::StartTimes;
 
-/// Requests to look at a WorkflowExecution.
+/// Reconcile requests.
 pub type Triggers = BoxStream<'static, Result<ReconcileRequest<WorkflowExecution>, watcher::Error>>;
 
-/// Changes of what engines have made.
-pub type Changes = BoxStream<'static, Result<Touched<Made>, watcher::Error>>;
+/// Changes of the objects that executors watch.
+pub type Changes = BoxStream<'static, Result<Change<OwnerLabels>, watcher::Error>>;
 
-/// Starts the watches: the caches, and the triggers that keep them going. While nothing reads
-/// the triggers, the watches stand still.
+/// Starts the watches and returns the caches and the triggers. The watches make progress only while
+/// the triggers are polled.
 pub fn start(
     client: &Client,
     watch_namespace: Option<&str>,
     execution_namespace: &str,
-    began: Began,
+    start_times: StartTimes,
     changes: Changes,
 ) -> (Caches, Triggers) {
     let api: Api<DeserializeGuard<WorkflowExecution>> = watch_namespace.map_or_else(
@@ -45,48 +45,51 @@ pub fn start(
         |it| Api::namespaced(client.clone(), it),
     );
     let events = watcher(api, watcher::Config::default()).default_backoff();
-    let (workflow_executions, requests) = follow(
-        events.filter_map(valid),
+    let (workflow_executions, wfe_changes) = reflect(
+        events.filter_map(skip_invalid),
         prune::workflow_execution,
         wfe_keys,
         |_| (),
     );
     let all: Api<PartialObjectMeta<Namespace>> = Api::all(client.clone());
     let events = watcher(all, watcher::Config::default()).default_backoff();
-    let (namespaces, around) = follow(events, prune::namespace, |_| Vec::new(), |_| ());
+    let (namespaces, namespace_changes) = reflect(events, prune::namespace, |_| Vec::new(), |_| ());
     let api: Api<Lease> = Api::namespaced(client.clone(), execution_namespace);
-    let events = watcher(api, ours()).default_backoff();
-    let (leases, locks) = follow(events, prune::lease, Made::keys, |_| ());
+    let events = watcher(api, managed()).default_backoff();
+    let (leases, lease_changes) = reflect(events, prune::lease, OwnerLabels::keys, |_| ());
     let caches = Caches {
         workflow_executions,
         leases,
         namespaces,
-        began,
+        start_times,
         listed: Arc::default(),
-        orphaned: Arc::default(),
+        orphan_suspected: Arc::default(),
         execution_namespace: execution_namespace.to_owned(),
     };
-    let (own, others, made) = (caches.clone(), caches.clone(), caches.clone());
-    let locks = locks.map(|touched| touched.map(|it| it.map(|lease| Made::of(&lease))));
+    let (by_wfe, by_namespace, by_labels) = (caches.clone(), caches.clone(), caches.clone());
+    let lease_changes =
+        lease_changes.map(|change| change.map(|it| it.map(|lease| OwnerLabels::of(&lease))));
     let triggers = stream::select_all([
-        requests
+        wfe_changes
             .map(move |it| {
-                if matches!(it, Ok(Touched::All)) {
-                    own.began.retain(|uid| own.knows(uid));
-                    own.listed.store(true, Ordering::Release);
+                if matches!(it, Ok(Change::Relisted)) {
+                    by_wfe.start_times.retain(|uid| by_wfe.knows(uid));
+                    by_wfe.listed.store(true, Ordering::Release);
                 }
-                own.concerned(it, |wfe, gone| own.by_request(&wfe, gone))
+                by_wfe.affected(it, |wfe, deleted| by_wfe.by_wfe(&wfe, deleted))
             })
             .boxed(),
-        around
-            .map(move |it| others.concerned(it, |namespace, _| others.by_namespace(&namespace)))
+        namespace_changes
+            .map(move |it| {
+                by_namespace.affected(it, |namespace, _| by_namespace.by_namespace(&namespace))
+            })
             .boxed(),
-        stream::select(changes, locks)
-            .map(move |it| made.concerned(it, |object, _| made.by_made(&object)))
+        stream::select(changes, lease_changes)
+            .map(move |it| by_labels.affected(it, |labels, _| by_labels.by_labels(&labels)))
             .boxed(),
     ]);
-    let triggers = triggers.flat_map(|touched| {
-        let requests = match touched {
+    let triggers = triggers.flat_map(|affected| {
+        let requests = match affected {
             Ok(references) => references.into_iter().map(|it| Ok(it.into())).collect(),
             Err(error) => {
                 tracing::warn!(%error, "watch failed, retrying");
@@ -99,16 +102,16 @@ pub fn start(
 }
 
 impl Caches {
-    /// The WorkflowExecutions that a change matters to. After a new list that is all of them: what
-    /// has vanished in between is told by nobody.
-    fn concerned<K>(
+    /// The WorkflowExecutions that a change may affect. After a new list these are all, because
+    /// deletions since the old list are not reported.
+    fn affected<K>(
         &self,
-        touched: Result<Touched<K>, watcher::Error>,
-        one: impl Fn(K, bool) -> Vec<ObjectRef<WorkflowExecution>>,
+        change: Result<Change<K>, watcher::Error>,
+        by_object: impl Fn(K, bool) -> Vec<ObjectRef<WorkflowExecution>>,
     ) -> Result<Vec<ObjectRef<WorkflowExecution>>, watcher::Error> {
-        touched.map(|touched| match touched {
-            Touched::One { object, gone } => one(*object, gone),
-            Touched::All => {
+        change.map(|change| match change {
+            Change::Object { object, deleted } => by_object(*object, deleted),
+            Change::Relisted => {
                 let all = self.workflow_executions.all();
                 all.iter()
                     .map(|wfe| ObjectRef::from_obj(wfe.as_ref()))
@@ -117,79 +120,81 @@ impl Caches {
         })
     }
 
-    /// The WorkflowExecutions that a changed one may matter to: itself, and, where it is out of the
-    /// way now or stuck, those on its target that have not ended.
-    fn by_request(&self, wfe: &WorkflowExecution, gone: bool) -> Vec<ObjectRef<WorkflowExecution>> {
-        if let Some(uid) = wfe.uid().filter(|_| gone) {
-            self.began.forget(&uid.as_str().into());
-            self.orphaned.notify_one();
+    /// The changed WorkflowExecution, and the unfinished ones on its target if it has ended, is
+    /// being deleted or cannot proceed, since one of them may run then.
+    fn by_wfe(&self, wfe: &WorkflowExecution, deleted: bool) -> Vec<ObjectRef<WorkflowExecution>> {
+        if let Some(uid) = wfe.uid().filter(|_| deleted) {
+            self.start_times.remove(&uid.as_str().into());
+            self.orphan_suspected.notify_one();
         }
-        let mut concerned = vec![ObjectRef::from_obj(wfe)];
-        let ends = wfe.phase().is_some_and(Phase::is_final);
+        let mut affected = vec![ObjectRef::from_obj(wfe)];
+        let ended = wfe.phase().is_some_and(Phase::is_final);
         let unknown = |it: &Condition| {
             it.status == TriState::Unknown.as_str() && it.type_ != ConditionType::Ready.as_str()
         };
-        let stuck = wfe
+        let cannot_proceed = wfe
             .status
             .as_ref()
             .is_some_and(|it| it.conditions.iter().any(unknown));
-        if gone || ends || stuck || wfe.metadata.deletion_timestamp.is_some() {
+        if deleted || ended || cannot_proceed || wfe.metadata.deletion_timestamp.is_some() {
             let target = target_of(wfe);
-            concerned.extend(target.into_iter().flat_map(|it| self.unfinished(&it)));
+            affected.extend(target.into_iter().flat_map(|it| self.unfinished(&it)));
         }
-        concerned
+        affected
     }
 
-    /// The WorkflowExecutions that a namespace may matter to: all, where it is the execution
-    /// namespace, else the deleted ones in it.
+    /// For the execution namespace all WorkflowExecutions; for another namespace those in it that
+    /// are being deleted.
     fn by_namespace(
         &self,
         namespace: &PartialObjectMeta<Namespace>,
     ) -> Vec<ObjectRef<WorkflowExecution>> {
         let name = namespace.name_any();
         let all = self.workflow_executions.all();
-        let concerned = all.iter().filter(|wfe| {
+        let affected = all.iter().filter(|wfe| {
             name == self.execution_namespace
                 || wfe.namespace().as_ref() == Some(&name)
                     && wfe.meta().deletion_timestamp.is_some()
         });
-        concerned
+        affected
             .map(|wfe| ObjectRef::from_obj(wfe.as_ref()))
             .collect()
     }
 
-    /// Those on a target that have not ended, and the holder of its lock, which may have to free it.
+    /// The WorkflowExecutions on a target that have not ended, and the holder of its lock, which
+    /// may have to free it.
     fn unfinished(&self, target: &TargetHash) -> Vec<ObjectRef<WorkflowExecution>> {
         let holder = self.lock_of(target);
         let holder = holder.as_deref().and_then(lock::holder);
-        let open = self.on_target(target).into_iter().filter(|wfe| {
+        let unfinished = self.on_target(target).into_iter().filter(|wfe| {
             !wfe.phase().is_some_and(Phase::is_final)
                 || holder.as_ref().map(|it| &it.uid) == wfe.metadata.uid.as_ref()
         });
-        open.map(|wfe| ObjectRef::from_obj(wfe.as_ref())).collect()
+        unfinished
+            .map(|wfe| ObjectRef::from_obj(wfe.as_ref()))
+            .collect()
     }
 
-    /// The WorkflowExecutions that something made, or a Lease, may matter to: the one it is for, and
-    /// those on its target that have not ended.
-    fn by_made(&self, made: &Made) -> Vec<ObjectRef<WorkflowExecution>> {
-        let mut concerned = Vec::new();
-        if let Some(uid) = &made.uid {
-            concerned = self.workflow_executions.references(&Key::Uid(uid.clone()));
-            if concerned.is_empty() && self.listed.load(Ordering::Acquire) {
-                // Created after its WorkflowExecution had vanished.
-                self.began.forget(uid);
-                self.orphaned.notify_one();
+    /// For an execution, a pod or a Lease: the WorkflowExecution that its labels name, and the
+    /// unfinished ones on its target.
+    fn by_labels(&self, labels: &OwnerLabels) -> Vec<ObjectRef<WorkflowExecution>> {
+        let mut affected = Vec::new();
+        if let Some(uid) = &labels.uid {
+            affected = self.workflow_executions.references(&Key::Uid(uid.clone()));
+            if affected.is_empty() && self.listed.load(Ordering::Acquire) {
+                // The object may have been created after its WorkflowExecution was deleted.
+                self.start_times.remove(uid);
+                self.orphan_suspected.notify_one();
             }
         }
-        let target = made.target.iter();
-        concerned.extend(target.flat_map(|it| self.unfinished(it)));
-        concerned
+        let target = labels.target.iter();
+        affected.extend(target.flat_map(|it| self.unfinished(it)));
+        affected
     }
 }
 
-/// Leaves out what is not even of the shape of a WorkflowExecution: one such object must not cost
-/// all others.
-async fn valid(
+/// Skips objects that cannot be deserialized: a single one must not stop the whole watch.
+async fn skip_invalid(
     event: watcher::Result<Event<DeserializeGuard<WorkflowExecution>>>,
 ) -> Option<watcher::Result<Event<WorkflowExecution>>> {
     let read = |guard: DeserializeGuard<WorkflowExecution>| match guard.0 {
@@ -200,7 +205,7 @@ async fn valid(
                 namespace,
                 name,
                 error = invalid.error,
-                "a WorkflowExecution cannot be read and is left alone"
+                "cannot deserialize WorkflowExecution, ignoring the object"
             );
             None
         }

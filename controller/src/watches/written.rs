@@ -1,5 +1,5 @@
-//! Read your writes: what a write returned stands in for the cached object until the cache shows
-//! that version or a newer one.
+//! Read-your-writes: the object that a write returned replaces the cached object until the cache
+//! shows that version or a newer one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use kube::Resource;
 use parking_lot::Mutex;
 
-/// Written objects that the cache may not show yet, by a key of the caller's.
+/// Written objects that the cache may not show yet, by a key that the caller chooses.
 pub struct Written<K>(Mutex<HashMap<String, Arc<K>>>);
 
 impl<K> Default for Written<K> {
@@ -17,7 +17,7 @@ impl<K> Default for Written<K> {
 }
 
 impl<K: Resource> Written<K> {
-    /// Remembers what a write returned; none forgets.
+    /// Stores the object that a write returned; `None` removes it.
     pub fn put(&self, key: &str, object: Option<Arc<K>>) {
         let mut written = self.0.lock();
         match object {
@@ -26,25 +26,27 @@ impl<K: Resource> Written<K> {
         }
     }
 
-    /// The newer of the two; a written one that the cache has caught up with is forgotten. The cache
-    /// is read here: else what was read before could be older than what somebody else had forgotten.
+    /// Returns the newer of the written and the cached object, and removes a written object that
+    /// the cache has caught up with. `cached` is called under the lock: otherwise another thread
+    /// could remove the written object after this thread has read an older cached one.
     pub fn newest(&self, key: &str, cached: impl FnOnce() -> Option<Arc<K>>) -> Option<Arc<K>> {
         let mut written = self.0.lock();
         let cached = cached();
-        let Some(ours) = written.get(key) else {
+        let Some(own) = written.get(key) else {
             return cached;
         };
         match &cached {
-            Some(theirs) if version(theirs.as_ref()) >= version(ours.as_ref()) => {
+            Some(shown) if version(shown.as_ref()) >= version(own.as_ref()) => {
                 written.remove(key);
                 cached
             }
-            _ => Some(ours.clone()),
+            _ => Some(own.clone()),
         }
     }
 }
 
-/// Versions of one resource can be compared as numbers (Kubernetes 1.35 says so, etcd always did).
+/// Resource versions of one resource are ordered numbers: documented since Kubernetes 1.35, and
+/// revisions of etcd before.
 fn version<K: Resource>(object: &K) -> u64 {
     object
         .meta()
@@ -67,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_written_object_stands_in_until_the_cache_has_caught_up() {
+    fn written_object_until_cache_catches_up_is_returned() {
         let written = Written::default();
         let seen = |cached: Option<&str>| {
             written
@@ -82,7 +84,7 @@ mod tests {
         assert_eq!(
             seen(Some("9")),
             Some(9),
-            "forgotten: the cache does not go back"
+            "the written object was removed, since a cache does not go back"
         );
     }
 }

@@ -160,7 +160,7 @@ async fn audit_command_lists_events_of_ten_executions() {
         .await
         .expect("executed");
     assert!(
-        !success && text.contains("nothing is known of nobody"),
+        !success && text.contains("no audit events with correlation id \"nobody\""),
         "{text}"
     );
 }

@@ -435,9 +435,9 @@ async fn release_command_removes_finalizers_and_lists_what_is_abandoned() {
     let (success, text) = system.controller_command(&arguments).await.expect("run");
     assert!(success, "{text}");
     for says in [
-        "running: released (Job ",
-        "blocks: released (its block can be forgotten)",
-        "2 released",
+        "running: finalizer removed (Job ",
+        "blocks: finalizer removed (deleting it lifts the block of its target)",
+        "removed the finalizer of 2 WorkflowExecutions",
     ] {
         assert!(text.contains(says), "{says} is missing in {text}");
     }

@@ -460,7 +460,7 @@ async fn pending_events_do_not_grow_controller_memory() {
         "{metrics}"
     );
     let first = memory(&controller, "VmRSS:");
-    let (failed, tries) = ("the audit sink did not take", 8);
+    let (failed, tries) = ("audit delivery failed, retrying", 8);
     let before = controller.log_count(failed).expect("a log");
     controller
         .wait_for_log(failed, before + tries, Duration::from_mins(2))

@@ -1,104 +1,111 @@
-//! Sends a batch, and finds the one event in it that the sink does not take.
+//! Sends a batch, and finds the events in it that the sink rejects.
 
 use std::ops::Range;
 
 use tokio::time::Instant;
 use wfe_peers::audit::NotRecorded;
 
-use super::{Batch, FIRST_PAUSE, Outbox, Trouble, pauses};
+use super::{Batch, DeliveryError, MIN_RETRY_DELAY, Outbox, retry_delays};
 
-/// How often an event is tried again that only a failure speaks against.
-pub(super) const TRIES_OF_A_SUSPECT: usize = 3;
-/// So many events that fail while none is taken are an outage: a WorkflowExecution has up to six.
-const MOST_SUSPECTS: usize = 24;
+/// Number of retries of an event on which the sink fails without naming its content as the cause.
+pub(super) const SUSPECT_RETRIES: usize = 3;
+/// Number of suspect events that count as an outage if the sink has accepted no event meanwhile.
+/// One WorkflowExecution has at most six events.
+const MAX_SUSPECTS: usize = 24;
 
-/// What came of sending a part.
+/// Result of sending a part of a batch.
 enum Sent {
-    Taken,
-    Refused(String),
+    Accepted,
+    Rejected(String),
     Failed(String),
 }
 
 impl Outbox {
-    /// Sends a batch. An event that the sink does not take for its content is found by halving. Where
-    /// it says so by failing (`looks`), only if it takes others afterwards: one part is held back for
-    /// that.
-    pub(super) async fn send(&self, batch: &Batch, looks: bool) -> Result<(), Trouble> {
+    /// Sends a batch. An event that the sink rejects for its content is found by bisection. With
+    /// `isolate`, events on which the sink fails are searched as well. Such an event counts as
+    /// rejected only if the sink accepts another part afterwards; one part is held back for this
+    /// check.
+    pub(super) async fn send(&self, batch: &Batch, isolate: bool) -> Result<(), DeliveryError> {
         let whole = 0..batch.events.len();
         let mut parts = Vec::from([whole]);
-        let (mut suspects, mut taken) = (Vec::new(), false);
+        let (mut suspects, mut any_accepted) = (Vec::new(), false);
         while parts.len() > usize::from(!suspects.is_empty()) {
             let Some(part) = parts.pop() else { break };
-            let (why, refused) = match self.send_part(batch, part.clone()).await? {
-                Sent::Taken => {
-                    taken = true;
+            let (error, rejected) = match self.send_part(batch, part.clone()).await? {
+                Sent::Accepted => {
+                    any_accepted = true;
                     continue;
                 }
-                Sent::Refused(why) => (why, true),
-                Sent::Failed(why) if looks => (why, false),
-                Sent::Failed(why) => return Err(failed(why)),
+                Sent::Rejected(error) => (error, true),
+                Sent::Failed(error) if isolate => (error, false),
+                Sent::Failed(error) => return Err(batch_failed(error)),
             };
             match halves(&part) {
-                // The first half next: what happened first is sent first.
+                // The first half is sent next, to keep the order of events.
                 Some((first, second)) => parts.extend([second, first]),
-                None if refused => self.reject(batch, part.start, &why),
-                None if !taken && suspects.len() >= MOST_SUSPECTS => return Err(failed(why)),
+                None if rejected => self.reject(batch, part.start, &error),
+                None if !any_accepted && suspects.len() >= MAX_SUSPECTS => {
+                    return Err(batch_failed(error));
+                }
                 None => suspects.push(part),
             }
         }
         let mut rejected = Vec::new();
         for part in suspects {
-            rejected.extend(self.fails_again(batch, &part).await?.map(|why| (part, why)));
+            let error = self.retry_suspect(batch, &part).await?;
+            rejected.extend(error.map(|error| (part, error)));
         }
-        let witness = match parts.pop() {
+        let control = match parts.pop() {
             Some(part) => Some(self.send_part(batch, part).await?),
             None => None,
         };
-        match (rejected.first(), witness) {
-            (None, None | Some(Sent::Taken)) => Ok(()),
-            (Some(_), Some(Sent::Taken)) => {
+        match (rejected.first(), control) {
+            (None, None | Some(Sent::Accepted)) => Ok(()),
+            (Some(_), Some(Sent::Accepted)) => {
                 for (part, _) in rejected {
-                    // Once more: it may have been the sink until a moment ago.
+                    // The last retry may have failed because of the sink, which has recovered
+                    // since.
                     match self.send_part(batch, part.clone()).await? {
-                        Sent::Taken => {}
-                        Sent::Refused(why) | Sent::Failed(why) => {
-                            self.reject(batch, part.start, &why);
+                        Sent::Accepted => {}
+                        Sent::Rejected(error) | Sent::Failed(error) => {
+                            self.reject(batch, part.start, &error);
                         }
                     }
                 }
                 Ok(())
             }
-            // Nobody knows whether it is the event or the sink.
-            (Some((_, why)), _) => Err(failed(why.clone())),
-            (None, Some(Sent::Refused(why) | Sent::Failed(why))) => Err(failed(why)),
+            // Without an accepted part the cause may be the event or the sink.
+            (Some((_, error)), _) => Err(batch_failed(error.clone())),
+            (None, Some(Sent::Rejected(error) | Sent::Failed(error))) => Err(batch_failed(error)),
         }
     }
 
-    /// Whether the sink goes on to fail on one event, and how.
-    async fn fails_again(
+    /// Retries one suspect event. Returns the last error, or `None` if the sink has accepted the
+    /// event.
+    async fn retry_suspect(
         &self,
         batch: &Batch,
         part: &Range<usize>,
-    ) -> Result<Option<String>, Trouble> {
-        let mut pauses = pauses().take(TRIES_OF_A_SUSPECT);
+    ) -> Result<Option<String>, DeliveryError> {
+        let mut delays = retry_delays().take(SUSPECT_RETRIES);
         loop {
-            let why = match self.send_part(batch, part.clone()).await? {
-                Sent::Taken => return Ok(None),
-                Sent::Refused(why) | Sent::Failed(why) => why,
+            let error = match self.send_part(batch, part.clone()).await? {
+                Sent::Accepted => return Ok(None),
+                Sent::Rejected(error) | Sent::Failed(error) => error,
             };
-            let Some(pause) = pauses.next() else {
-                return Ok(Some(why));
+            let Some(delay) = delays.next() else {
+                return Ok(Some(error));
             };
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(delay).await;
         }
     }
 
-    async fn send_part(&self, batch: &Batch, part: Range<usize>) -> Result<Sent, Trouble> {
+    async fn send_part(&self, batch: &Batch, part: Range<usize>) -> Result<Sent, DeliveryError> {
         let events = batch.events.get(part.clone()).unwrap_or_default();
         if events.is_empty() {
-            return Ok(Sent::Taken);
+            return Ok(Sent::Accepted);
         }
-        let of_part = || {
+        let entries = || {
             batch
                 .uids
                 .get(part.clone())
@@ -108,44 +115,43 @@ impl Outbox {
         };
         match self.sink.record(events).await {
             Ok(()) => {
-                for (uid, event) in of_part() {
-                    self.settle(uid, event.event_type, "delivered");
+                for (uid, event) in entries() {
+                    self.mark_delivered(uid, event.event_type, "delivered");
                 }
-                Ok(Sent::Taken)
+                Ok(Sent::Accepted)
             }
-            Err(NotRecorded::Refused(why)) => Ok(Sent::Refused(why)),
-            Err(NotRecorded::Failed(why)) => {
-                // Its answer may be about the end of what it did, not about the middle.
-                let known = self.sink.recorded(events).await?;
-                if !known.into_iter().all(|it| it) {
-                    return Ok(Sent::Failed(why));
+            Err(NotRecorded::Refused(error)) => Ok(Sent::Rejected(error)),
+            Err(NotRecorded::Failed(error)) => {
+                // The sink may have failed after it had stored the events.
+                let recorded = self.sink.recorded(events).await?;
+                if !recorded.into_iter().all(|it| it) {
+                    return Ok(Sent::Failed(error));
                 }
-                for (uid, event) in of_part() {
-                    self.settle(uid, event.event_type, "found");
+                for (uid, event) in entries() {
+                    self.mark_delivered(uid, event.event_type, "found");
                 }
-                Ok(Sent::Taken)
+                Ok(Sent::Accepted)
             }
-            Err(NotRecorded::Unavailable(why)) => Err(Trouble {
-                why,
-                unanswered: false,
-                failed: false,
+            Err(NotRecorded::Unavailable(message)) => Err(DeliveryError {
+                message,
+                outage: false,
+                batch_failed: false,
             }),
             Err(NotRecorded::Unanswered { why, settled_after }) => {
                 let settles = Instant::now() + settled_after;
-                let took_its_time = settled_after < FIRST_PAUSE;
-                for (uid, event) in of_part() {
-                    self.ledger().doubtful(uid, event.event_type, settles);
+                for (uid, event) in entries() {
+                    self.ledger().mark_uncertain(uid, event.event_type, settles);
                 }
-                Err(Trouble {
-                    why,
-                    unanswered: took_its_time,
-                    failed: false,
+                Err(DeliveryError {
+                    message: why,
+                    outage: settled_after < MIN_RETRY_DELAY,
+                    batch_failed: false,
                 })
             }
         }
     }
 
-    fn reject(&self, batch: &Batch, index: usize, why: &str) {
+    fn reject(&self, batch: &Batch, index: usize, error: &str) {
         let (Some(uid), Some(event)) = (batch.uids.get(index), batch.events.get(index)) else {
             return;
         };
@@ -153,19 +159,19 @@ impl Outbox {
             namespace = event.namespace,
             name = event.resource_id,
             event_type = event.event_type.as_str(),
-            why,
-            "the audit sink does not take this event: it is set aside"
+            error,
+            "audit sink rejected the event, not retrying it"
         );
-        self.change(|ledger| ledger.rejected(uid, event.event_type, why));
+        self.update_ledger(|ledger| ledger.mark_rejected(uid, event.event_type, error));
         self.metrics.audit_event(event.event_type, "rejected");
     }
 }
 
-fn failed(why: String) -> Trouble {
-    Trouble {
-        why,
-        unanswered: false,
-        failed: true,
+fn batch_failed(message: String) -> DeliveryError {
+    DeliveryError {
+        message,
+        outage: false,
+        batch_failed: true,
     }
 }
 

@@ -9,38 +9,38 @@ use serde_json::json;
 use wfe_model::audit::Identity;
 use wfe_peers::audit::NotRecorded;
 
-use super::send::TRIES_OF_A_SUSPECT;
+use super::send::SUSPECT_RETRIES;
 use super::*;
 
 /// Objects that do not change.
-struct Kept(HashMap<ObjectRef<WorkflowExecution>, Arc<WorkflowExecution>>);
+struct FixedObjects(HashMap<ObjectRef<WorkflowExecution>, Arc<WorkflowExecution>>);
 
-impl Objects for Kept {
+impl ObjectReader for FixedObjects {
     fn newest(&self, reference: &ObjectRef<WorkflowExecution>) -> Option<Arc<WorkflowExecution>> {
         self.0.get(reference).cloned()
     }
 }
 
-/// What happens to the next batch.
+/// Fault of the next request.
 #[derive(Clone, Copy, Debug)]
 enum Fault {
     Unavailable,
-    /// The answer is lost after it was stored.
+    /// The events are stored, and the response is lost.
     AnswerLost,
-    /// Nothing is stored, and nobody hears so.
+    /// The request is lost: no event is stored.
     RequestLost,
-    /// It fails though it is well.
+    /// The sink answers 500 although it is healthy.
     Fails,
 }
 
-/// A sink in memory, alike the real one: it takes any event again and again.
+/// A sink in memory. Like Data Storage it stores an event again when it is sent again.
 #[derive(Default)]
 struct Sink {
     stored: Mutex<Vec<Identity>>,
     faults: Mutex<VecDeque<Fault>>,
-    /// Refuses events of this WorkflowExecution.
+    /// Rejects events of this WorkflowExecution.
     refuses: Option<&'static str>,
-    /// Fails on events of this one.
+    /// Answers 500 to events of this WorkflowExecution.
     fails_on: Option<&'static str>,
     asked: Mutex<usize>,
 }
@@ -127,7 +127,7 @@ fn wfe(name: &str, status: serde_json::Value) -> Arc<WorkflowExecution> {
     Arc::new(wfe)
 }
 
-/// Offers all of `wfes` and delivers until nothing waits.
+/// Offers all events of `wfes` and delivers until no event waits.
 async fn deliver(outbox: &Arc<Outbox>, wfes: &[Arc<WorkflowExecution>], new: bool) {
     let objects: HashMap<_, _> = wfes
         .iter()
@@ -142,27 +142,32 @@ async fn deliver(outbox: &Arc<Outbox>, wfes: &[Arc<WorkflowExecution>], new: boo
         outbox.offer(wfe, fresh);
     }
     let emptied = async {
-        // Time is stopped: this is as long as everything else takes.
+        // The clock is paused: a sleep ends when all other tasks are idle.
         while outbox.ledger().waiting() > 0 {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     };
-    let objects = Kept(objects);
+    let objects = FixedObjects(objects);
     let bounded = tokio::time::timeout(Duration::from_hours(1), async {
         tokio::select! {
             () = outbox.run(&objects) => {}
             () = emptied => {}
         }
     });
-    bounded.await.expect("it comes to an end");
+    bounded.await.expect("all events are delivered or rejected");
 }
 
 fn outbox(sink: Arc<Sink>) -> (Arc<Outbox>, mpsc::Receiver<ObjectRef<WorkflowExecution>>) {
-    let (told, hears) = mpsc::channel(1000);
+    let (requeue, requeued) = mpsc::channel(1000);
     let metrics = Metrics::new(&mut Registry::default());
     (
-        Arc::new(Outbox::new(sink, metrics, told, CancellationToken::new())),
-        hears,
+        Arc::new(Outbox::new(
+            sink,
+            metrics,
+            requeue,
+            CancellationToken::new(),
+        )),
+        requeued,
     )
 }
 
@@ -182,10 +187,10 @@ fn faults() -> impl Strategy<Value = Vec<Fault>> {
         Just(Fault::RequestLost),
         Just(Fault::Fails),
     ];
-    // More failures than that in a row would be taken for its own fault by an event.
+    // After more failures in a row a healthy event would count as rejected.
     let few = |faults: &Vec<Fault>| {
         let fails = faults.iter().filter(|it| matches!(it, Fault::Fails));
-        fails.count() <= TRIES_OF_A_SUSPECT
+        fails.count() <= SUSPECT_RETRIES
     };
     proptest::collection::vec(fault, 0..12).prop_filter("few failures", few)
 }
@@ -193,19 +198,20 @@ fn faults() -> impl Strategy<Value = Vec<Fault>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
+    /// BR-AUDIT-005
     #[test]
-    fn br_audit_005_whatever_happens_on_the_way_each_event_is_there_once_and_in_order(
-        faults in faults(), count in 1_usize..60, new in any::<bool>(), some_are_there in any::<bool>(),
+    fn delivery_with_faults_stores_each_event_once_and_in_order(
+        faults in faults(), count in 1_usize..60, new in any::<bool>(), some_stored_before in any::<bool>(),
     ) {
         let wfes: Vec<_> = (0..count).map(|number| failed_late(&format!("w{number}"))).collect();
         let sink = Arc::new(Sink::default());
-        if some_are_there && !new {
-            // An earlier process has sent the first ones.
+        if some_stored_before && !new {
+            // An earlier process has delivered the first events.
             let first = audit::events(&wfes[0], EnumSet::all());
             sink.stored.lock().extend(first.iter().take(2).map(AuditEvent::identity));
         }
         sink.faults.lock().extend(faults);
-        let (outbox, _hears) = outbox(sink.clone());
+        let (outbox, _requeued) = outbox(sink.clone());
         block_on(deliver(&outbox, &wfes, new));
         let stored = sink.stored.lock().clone();
         for wfe in &wfes {
@@ -218,27 +224,32 @@ proptest! {
     }
 }
 
+/// BR-AUDIT-005
 #[tokio::test(start_paused = true)]
-async fn br_audit_005_what_was_just_stored_is_sent_without_asking() {
+async fn new_events_are_sent_without_asking_the_sink() {
     let sink = Arc::new(Sink::default());
-    let (outbox, mut hears) = outbox(sink.clone());
+    let (outbox, mut requeued) = outbox(sink.clone());
     deliver(&outbox, &[skipped("a")], true).await;
     assert_eq!(*sink.asked.lock(), 0);
-    assert_eq!(hears.next().await.map(|it| it.name), Some("a".to_owned()));
+    assert_eq!(
+        requeued.next().await.map(|it| it.name),
+        Some("a".to_owned())
+    );
     deliver(&outbox, &[skipped("b")], false).await;
     assert_eq!(
         *sink.asked.lock(),
         1,
-        "of what another process may have sent"
+        "asked about events that another process may have sent"
     );
 }
 
+/// BR-AUDIT-005
 #[tokio::test(start_paused = true)]
-async fn br_audit_005_an_event_that_is_refused_is_set_aside_alone() {
+async fn rejected_events_of_one_object_do_not_stop_the_others() {
     let wfes: Vec<_> = (0..40)
         .map(|number| failed_late(&format!("w{number}")))
         .collect();
-    // The first one, too: nothing was taken before it.
+    // Also the first object: the sink has accepted no event before it.
     for (number, fails, why) in [(7, false, "400"), (0, true, "500"), (7, true, "500")] {
         let name = ["w0", "w1", "w2", "w3", "w4", "w5", "w6", "w7"][number];
         let (refuses, fails_on) = if fails {
@@ -251,29 +262,30 @@ async fn br_audit_005_an_event_that_is_refused_is_set_aside_alone() {
             fails_on,
             ..Sink::default()
         });
-        let (outbox, _hears) = outbox(sink.clone());
+        let (outbox, _requeued) = outbox(sink.clone());
         deliver(&outbox, &wfes, true).await;
         assert_eq!(sink.stored.lock().len(), 39 * 4);
-        let set_aside = outbox.delivery(&wfes[number]).rejected;
+        let rejected = outbox.delivery(&wfes[number]).rejected;
         let all = audit::types(&wfes[number]);
-        assert_eq!(set_aside, Some((all, why.to_owned())), "{name}");
+        assert_eq!(rejected, Some((all, why.to_owned())), "{name}");
         assert_eq!(outbox.delivery(&wfes[8]).rejected, None);
     }
 }
 
+/// BR-AUDIT-005
 #[tokio::test(start_paused = true)]
-async fn br_audit_005_a_sink_that_fails_on_everything_is_an_outage_and_nothing_is_set_aside() {
+async fn sink_that_fails_on_every_event_is_an_outage_without_rejections() {
     let sink = Arc::new(Sink::default());
     sink.faults.lock().extend([Fault::Fails; 200]);
-    let (outbox, mut hears) = outbox(sink.clone());
+    let (outbox, mut requeued) = outbox(sink.clone());
     let wfes = [skipped("a"), skipped("b")];
     deliver(&outbox, &wfes, true).await;
     assert_eq!(sink.stored.lock().len(), 2);
     for _ in 0..4 {
-        hears
+        requeued
             .next()
             .await
-            .expect("told of the outage, and of the delivery");
+            .expect("requeued at the outage and after the delivery");
     }
     assert_eq!(
         outbox.delivery(&wfes[0]),
@@ -284,10 +296,11 @@ async fn br_audit_005_a_sink_that_fails_on_everything_is_an_outage_and_nothing_i
     );
 }
 
+/// BR-AUDIT-005
 #[tokio::test(start_paused = true)]
-async fn br_audit_005_one_that_is_let_go_or_gone_is_not_waited_for() {
+async fn events_of_abandoned_or_missing_objects_are_dropped() {
     let sink = Arc::new(Sink::default());
-    let (outbox, _hears) = outbox(sink.clone());
+    let (outbox, _requeued) = outbox(sink.clone());
     outbox.offer(&skipped("gone"), EnumSet::empty());
     let abandoned = skipped("abandoned");
     outbox.offer(&abandoned, EnumSet::empty());

@@ -1,4 +1,4 @@
-//! One watched kind: pruned, indexed and stored, then reported.
+//! Cache of one watched kind: prunes, indexes and stores its objects, then reports the change.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::index::{Index, Key};
 
-/// Objects of one kind, by name, by the uid of their WorkflowExecution and by target.
+/// Objects of one kind by name, by uid of the WorkflowExecution and by target.
 pub struct Cache<K: Resource<DynamicType = ()> + Clone + 'static> {
     store: Store<K>,
     index: Arc<Mutex<Index<K>>>,
@@ -28,17 +28,17 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Clone for Cache<K> {
 }
 
 impl<K: Resource<DynamicType = ()> + Clone + 'static> Cache<K> {
-    /// The object of this name.
+    /// The object with this name.
     pub fn get(&self, reference: &ObjectRef<K>) -> Option<Arc<K>> {
         self.store.get(reference)
     }
 
-    /// The names of the objects that have `key`.
+    /// References to the objects with index key `key`.
     pub fn references(&self, key: &Key) -> Vec<ObjectRef<K>> {
         self.index.lock().of(key)
     }
 
-    /// The objects that have `key`.
+    /// The objects with index key `key`.
     pub fn with(&self, key: &Key) -> Vec<Arc<K>> {
         let references = self.references(key).into_iter();
         references.filter_map(|it| self.store.get(&it)).collect()
@@ -49,53 +49,54 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Cache<K> {
         self.store.state()
     }
 
-    /// The store alone.
+    /// The underlying store.
     pub fn store(&self) -> Store<K> {
         self.store.clone()
     }
 
-    /// Until the cache has been filled once.
+    /// Waits until the cache has been filled once.
     pub async fn synced(&self) -> Result<(), WriterDropped> {
         self.store.wait_until_ready().await
     }
 }
 
-/// A change that a watch reports.
-pub enum Touched<K> {
-    /// One object has changed or is gone.
-    One {
-        /// As pruned.
+/// A change of a cache.
+pub enum Change<K> {
+    /// One object was created, changed or deleted.
+    Object {
+        /// The pruned object.
         object: Box<K>,
-        /// Whether it was deleted.
-        gone: bool,
+        /// Whether the object was deleted.
+        deleted: bool,
     },
-    /// A new list was stored: what vanished in between is not reported one by one.
-    All,
+    /// A new list was stored. Objects that were deleted since the old list are not reported.
+    Relisted,
 }
 
-impl<K> Touched<K> {
-    /// The same report of another form of the object.
-    pub fn map<T>(self, change: impl FnOnce(K) -> T) -> Touched<T> {
+impl<K> Change<K> {
+    /// Converts the object.
+    pub fn map<T>(self, convert: impl FnOnce(K) -> T) -> Change<T> {
         match self {
-            Self::One { object, gone } => Touched::One {
-                object: Box::new(change(*object)),
-                gone,
+            Self::Object { object, deleted } => Change::Object {
+                object: Box::new(convert(*object)),
+                deleted,
             },
-            Self::All => Touched::All,
+            Self::Relisted => Change::Relisted,
         }
     }
 }
 
-/// Prunes, indexes by `keys` and stores what `events` say, shows it to `inspect`, then reports it.
-/// The caches are filled while the stream is polled.
-pub fn follow<K>(
+/// Prunes the objects of `events`, indexes them by `keys`, passes each event to `inspect`, stores
+/// the objects and then reports the change. The cache is filled only while the returned stream is
+/// polled.
+pub fn reflect<K>(
     events: impl Stream<Item = watcher::Result<Event<K>>> + Send,
     prune: impl FnMut(&mut K) + Send,
     keys: fn(&K) -> Vec<Key>,
     mut inspect: impl FnMut(&Event<K>) + Send,
 ) -> (
     Cache<K>,
-    impl Stream<Item = Result<Touched<K>, watcher::Error>> + Send,
+    impl Stream<Item = Result<Change<K>, watcher::Error>> + Send,
 )
 where
     K: Clone + Resource<DynamicType = ()> + Send + Sync + 'static,
@@ -115,21 +116,21 @@ where
             }
         })
         .reflect(writer);
-    let touched = stored.filter_map(|event| {
+    let changes = stored.filter_map(|event| {
         std::future::ready(match event {
-            Ok(Event::Apply(object)) => Some(Ok(Touched::One {
+            Ok(Event::Apply(object)) => Some(Ok(Change::Object {
                 object: Box::new(object),
-                gone: false,
+                deleted: false,
             })),
-            Ok(Event::Delete(object)) => Some(Ok(Touched::One {
+            Ok(Event::Delete(object)) => Some(Ok(Change::Object {
                 object: Box::new(object),
-                gone: true,
+                deleted: true,
             })),
-            Ok(Event::InitDone) => Some(Ok(Touched::All)),
-            // Not stored yet.
+            Ok(Event::InitDone) => Some(Ok(Change::Relisted)),
+            // The store takes over a list only at `InitDone`.
             Ok(Event::Init | Event::InitApply(_)) => None,
             Err(error) => Some(Err(error)),
         })
     });
-    (cache, touched)
+    (cache, changes)
 }

@@ -1,4 +1,4 @@
-//! What the engines made, as far as the labels say.
+//! Labels that name the WorkflowExecution and the target of a Job, pod or Lease.
 
 use kube::ResourceExt;
 use kube::runtime::watcher;
@@ -6,16 +6,16 @@ use wfe_core::names::{MANAGED_BY, MANAGER, TARGET_HASH, TargetHash, Uid, WORKFLO
 
 use super::index::Key;
 
-/// Whom an object was made for, by its labels.
+/// The WorkflowExecution and the target that the labels of an object name.
 #[derive(Clone, Debug)]
-pub struct Made {
+pub struct OwnerLabels {
     /// Uid of the WorkflowExecution.
     pub uid: Option<Uid>,
-    /// Its target.
+    /// Target of the WorkflowExecution.
     pub target: Option<TargetHash>,
 }
 
-impl Made {
+impl OwnerLabels {
     /// Reads the labels of `object`.
     pub fn of(object: &impl ResourceExt) -> Self {
         let label = |key: &str| object.labels().get(key).map(String::as_str);
@@ -25,7 +25,7 @@ impl Made {
         }
     }
 
-    /// What `object` is found by.
+    /// Index keys of `object`.
     pub fn keys(object: &impl ResourceExt) -> Vec<Key> {
         let Self { uid, target } = Self::of(object);
         let keys = [uid.map(Key::Uid), target.map(Key::Target)];
@@ -33,7 +33,7 @@ impl Made {
     }
 }
 
-/// Selects what this program has made.
-pub fn ours() -> watcher::Config {
+/// Selects the objects that the controller has created.
+pub fn managed() -> watcher::Config {
     watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}"))
 }
