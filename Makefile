@@ -30,7 +30,7 @@ lint: $(MACHETE) ## Check format, lints, documentation, dependencies and module 
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy -p wfe-model -- -D warnings
 	cargo clippy -p wfe-core -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --quiet
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --quiet
 	./tests/dependencies.sh
 	$(MACHETE)
 	cargo test --quiet -p wfe-tests --test harness -- module_circles messages_document

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use jiff::SignedDuration;
 use url::Url;
-use wfe_process::ProcessArgs;
+use wfe_process::{ExecutionArgs, ProcessArgs};
 
 /// Runs WorkflowExecutions as Kubernetes Jobs or Tekton PipelineRuns.
 #[derive(Debug, Parser)]
@@ -54,19 +54,12 @@ pub enum Command {
 /// Flags of the controller.
 #[derive(ClapArgs, Clone, Debug)]
 pub struct RunArgs {
-    /// Namespace in which the Jobs and PipelineRuns of workflows run.
-    #[arg(
-        long,
-        env = "WFE_EXECUTION_NAMESPACE",
-        default_value = "kubernaut-workflows"
-    )]
-    pub execution_namespace: String,
+    /// What is executed, and where.
+    #[command(flatten)]
+    pub execution: ExecutionArgs,
     /// Namespace that is watched for WorkflowExecutions (default: all).
     #[arg(long, env = "WFE_WATCH_NAMESPACE")]
     pub watch_namespace: Option<String>,
-    /// Directory of the workflow catalog: one YAML file per workflow (a mounted ConfigMap).
-    #[arg(long, env = "WFE_CATALOG_DIR", default_value = "/etc/wfe/catalog")]
-    pub catalog_dir: PathBuf,
     /// File to which audit events are appended without --data-storage-url, one JSON object per
     /// line; - for standard output. At 100 MiB the file is renamed to FILE.1, FILE.2 and so on; no
     /// file is deleted.
@@ -117,13 +110,6 @@ pub struct RunArgs {
     /// Timeout of WorkflowExecutions without executionConfig.timeout.
     #[arg(long, env = "WFE_DEFAULT_TIMEOUT", default_value = "30m", value_parser = duration)]
     pub default_timeout: Duration,
-    /// ServiceAccount of WorkflowExecutions without executionConfig.serviceAccountName.
-    #[arg(
-        long,
-        env = "WFE_DEFAULT_SERVICE_ACCOUNT",
-        default_value = "kubernaut-workflow-runner"
-    )]
-    pub default_service_account: String,
     /// Number of WorkflowExecutions that are reconciled concurrently.
     #[arg(long, env = "WFE_CONCURRENCY", default_value_t = 32)]
     pub concurrency: u16,

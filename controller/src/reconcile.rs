@@ -10,12 +10,14 @@ mod events;
 mod notified;
 mod observe;
 mod schema;
+mod shared;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use kube::Client;
 use kube::runtime::controller::Action;
 use thiserror::Error;
 use tokio_util::task::AbortOnDropHandle;
@@ -25,12 +27,12 @@ use wfe_core::observed::Answers;
 use wfe_core::step::Step;
 use wfe_model::workflow_execution::WorkflowExecution;
 
-use self::carry_out::StepError;
+use self::carry_out::{Actions, StepError};
+use self::observe::Observer;
 
-pub use self::carry_out::{Actions, Shared};
 pub use self::notified::Notified;
-pub use self::observe::Observer;
 pub use self::schema::Schema;
+pub use self::shared::Shared;
 
 /// More steps than any correct pass takes: decisions that never end are a bug, which must surface.
 const MAX_STEPS: usize = 32;
@@ -62,10 +64,10 @@ pub struct Reconciler {
 
 impl Reconciler {
     /// A reconciler that requeues everything until it is [ready](Self::set_ready).
-    pub fn new(observer: Observer, actions: Actions) -> Self {
+    pub fn new(client: &Client, shared: Shared) -> Self {
         Self {
-            observer,
-            actions,
+            observer: Observer::new(&shared),
+            actions: Actions::new(client, shared),
             ready: AtomicBool::new(false),
         }
     }
@@ -115,7 +117,7 @@ async fn pass(
         version = current;
         match decide(&observed) {
             Step::Ask(question) => {
-                tracing::debug!(?question, "asking question");
+                tracing::debug!(question = question.name(), "asking question");
                 context
                     .actions
                     .ask(&observed, question, &mut answers)
@@ -123,7 +125,7 @@ async fn pass(
             }
             Step::Do(effect) => {
                 tracing::debug!(effect = effect.name(), "carrying out effect");
-                answers.forget_before_a_write();
+                answers.drop_uncached_reads();
                 context
                     .actions
                     .carry_out(&observed, effect, &mut answers)

@@ -12,7 +12,7 @@ use wfe_model::workflow_execution::{Phase, WorkflowExecution};
 use wfe_peers::client;
 
 use wfe_core::audit;
-use wfe_core::condition::ConditionType;
+use wfe_core::condition::{ConditionType, Reason};
 use wfe_core::history::Entry;
 use wfe_core::status::stored;
 
@@ -79,8 +79,9 @@ fn losses(wfe: &WorkflowExecution) -> String {
         ConditionType::AuditRecorded,
         ConditionType::ClearanceRecorded,
     ];
-    let rejected = |kind| stored(wfe, kind).is_some_and(|it| it.reason == "AuditEventRejected");
-    let undelivered = !audit::open(wfe).is_empty() || kinds.into_iter().any(rejected);
+    let rejected =
+        |kind| stored(wfe, kind).is_some_and(|it| it.reason == Reason::AuditEventRejected.as_str());
+    let undelivered = !audit::unconfirmed(wfe).is_empty() || kinds.into_iter().any(rejected);
     if wfe.phase() == Some(Phase::Running) || undelivered {
         lost.push("audit events may be missing".to_owned());
     }

@@ -18,7 +18,7 @@ use crate::args::RunArgs;
 use crate::audit::outbox::{BATCH, Outbox};
 use crate::executor::Executors;
 use crate::metrics::Metrics;
-use crate::reconcile::{Actions, Notified, Observer, Reconciler, Schema, Shared, reconcile, retry};
+use crate::reconcile::{Reconciler, Schema, Shared, reconcile, retry};
 use crate::sweep::Sweep;
 use crate::view::View;
 use crate::watches::{self, StartTimes};
@@ -33,7 +33,7 @@ const CACHES_SYNCED: &str = "caches-synced";
 /// Reconciles WorkflowExecutions until SIGTERM or SIGINT.
 pub async fn run(args: RunArgs) -> Result<()> {
     let stop = shutdown::on_signal()?;
-    let catalog = DirectoryCatalog::open(&args.catalog_dir).context("--catalog-dir")?;
+    let catalog = DirectoryCatalog::open(&args.execution.catalog_dir).context("--catalog-dir")?;
     let sink = sink(&args)?;
     let client = client::connect().await?;
     let mut registry = Registry::default();
@@ -43,11 +43,12 @@ pub async fn run(args: RunArgs) -> Result<()> {
     endpoints.await?;
 
     let start_times = StartTimes::default();
-    let (executors, changes) = Executors::start(&client, &args.execution_namespace, &start_times);
+    let (executors, changes) =
+        Executors::start(&client, &args.execution.execution_namespace, &start_times);
     let (caches, triggers) = watches::start(
         &client,
         args.watch_namespace.as_deref(),
-        &args.execution_namespace,
+        &args.execution.execution_namespace,
         start_times,
         changes,
     );
@@ -58,44 +59,22 @@ pub async fn run(args: RunArgs) -> Result<()> {
     let outbox = Arc::new(Outbox::new(sink, metrics.clone(), requeue, stop.clone()));
     let requeued = requeued.map(|reference| Ok(ReconcileRequest::from(reference)));
     let triggers = stream::select(triggers, requeued);
-    let settings = Settings {
-        execution_namespace: args.execution_namespace,
-        default_timeout: args.default_timeout,
-        default_service_account: args.default_service_account,
-        retention: args.retention,
-        retention_failed: args.retention_failed,
-        start_timeout: args.start_timeout,
-        limits: Limits {
-            cooldown: args.cooldown,
-            backoff_base: args.backoff_base,
-            backoff_max: args.backoff_max,
-            max_consecutive_failures: args.max_consecutive_failures,
-        },
-    };
-    let settings = Arc::new(settings);
+    let settings = Arc::new(settings(&args));
     let sweep = Sweep::new(&client, caches.clone(), executors.clone(), &settings);
-    let notified = Arc::new(Notified::default());
-    let observer = Observer::new(
-        view.clone(),
-        executors.clone(),
-        outbox.clone(),
-        notified.clone(),
-        settings.clone(),
-    );
     let shared = Shared {
         view: view.clone(),
         executors: executors.clone(),
         catalog: Arc::new(catalog),
         outbox: outbox.clone(),
-        notified,
+        notified: Arc::default(),
         settings,
         metrics: metrics.clone(),
         schema: Schema::new(readiness.clone()),
     };
-    let reconciler = Arc::new(Reconciler::new(observer, Actions::new(&client, shared)));
-    let decisions = reconciler.clone();
+    let reconciler = Arc::new(Reconciler::new(&client, shared));
+    let waiting = reconciler.clone();
     let delivery = outbox.run(view.as_ref());
-    let reconciles = applier(
+    let passes = applier(
         |wfe, reconciler| Box::pin(reconcile(wfe, reconciler)),
         retry,
         reconciler,
@@ -107,7 +86,7 @@ pub async fn run(args: RunArgs) -> Result<()> {
         if caches.synced().await.is_ok() && executors.synced().await.is_ok() {
             // Orphaned executions and stale locks must not delay the first reconciles.
             let ending = sweep.once().await;
-            decisions.set_ready();
+            waiting.set_ready();
             // Executions that an earlier process created count as active, too.
             for wfe in caches.workflow_executions() {
                 metrics.count_if_running(&wfe);
@@ -120,7 +99,7 @@ pub async fn run(args: RunArgs) -> Result<()> {
     // In one task: the store of kube wakes only the last waiter, and the applier waits for it, too.
     let work = async {
         tokio::join!(
-            reconciles.for_each(|_| futures::future::ready(())),
+            passes.for_each(|_| futures::future::ready(())),
             sync_then_sweep,
             delivery
         )
@@ -140,6 +119,23 @@ pub async fn run(args: RunArgs) -> Result<()> {
     }
     tracing::info!("shutdown complete");
     Ok(())
+}
+
+fn settings(args: &RunArgs) -> Settings {
+    Settings {
+        execution_namespace: args.execution.execution_namespace.clone(),
+        default_timeout: args.default_timeout,
+        default_service_account: args.execution.default_service_account.clone(),
+        retention: args.retention,
+        retention_failed: args.retention_failed,
+        start_timeout: args.start_timeout,
+        limits: Limits {
+            cooldown: args.cooldown,
+            backoff_base: args.backoff_base,
+            backoff_max: args.backoff_max,
+            max_consecutive_failures: args.max_consecutive_failures,
+        },
+    }
 }
 
 /// Data Storage if `--data-storage-url` is given, else the audit file.

@@ -1,5 +1,5 @@
-//! Which audit events a stored status stands for. Pure: the same status gives the same events,
-//! timestamps included, so nothing depends on memory.
+//! Derives audit events from a stored status. The same status gives the same events, timestamps
+//! included, so that a restarted controller sends no different ones.
 
 use std::collections::BTreeMap;
 
@@ -19,8 +19,8 @@ use crate::status::{holds, stored};
 
 const ACTOR: &str = "workflowexecution-controller";
 
-/// What has happened by now, and in which second.
-pub fn seconds(wfe: &WorkflowExecution) -> Vec<(EventType, Timestamp)> {
+/// Types of the events that a stored status stands for, with their time in whole seconds.
+pub fn timestamps(wfe: &WorkflowExecution) -> Vec<(EventType, Timestamp)> {
     let Some(status) = &wfe.status else {
         return Vec::new();
     };
@@ -59,37 +59,37 @@ pub fn seconds(wfe: &WorkflowExecution) -> Vec<(EventType, Timestamp)> {
     .collect()
 }
 
-/// What has happened by now.
+/// Types of the events that a stored status stands for.
 pub fn types(wfe: &WorkflowExecution) -> EnumSet<EventType> {
-    seconds(wfe).into_iter().map(|(it, _)| it).collect()
+    timestamps(wfe).into_iter().map(|(it, _)| it).collect()
 }
 
-/// What has happened and is not acknowledged in the status.
-pub fn open(wfe: &WorkflowExecution) -> EnumSet<EventType> {
-    let mut open = types(wfe);
+/// Types of the events whose delivery the status does not confirm.
+pub fn unconfirmed(wfe: &WorkflowExecution) -> EnumSet<EventType> {
+    let mut unconfirmed = types(wfe);
     if is_settled(wfe, ConditionType::AuditRecorded) {
-        open &= EventType::BlockCleared;
+        unconfirmed &= EventType::BlockCleared;
     }
     if is_settled(wfe, ConditionType::ClearanceRecorded) {
-        open -= EventType::BlockCleared;
+        unconfirmed -= EventType::BlockCleared;
     }
-    open
+    unconfirmed
 }
 
-/// Whether a condition says that nothing is left to deliver: all is, or was refused for good.
+/// Whether a condition says that no event is left to deliver: all were delivered or rejected.
 pub fn is_settled(wfe: &WorkflowExecution, kind: ConditionType) -> bool {
     stored(wfe, kind).is_some_and(|it| {
         it.status == TriState::True.as_str() || it.reason == Reason::AuditEventRejected.as_str()
     })
 }
 
-/// Those of what has happened that are `wanted`, in order.
+/// The `wanted` events that a stored status stands for, in the order in which they happen.
 pub fn events(wfe: &WorkflowExecution, wanted: EnumSet<EventType>) -> Vec<AuditEvent> {
     let Some(status) = &wfe.status else {
         return Vec::new();
     };
-    let happened = seconds(wfe).into_iter();
-    happened
+    timestamps(wfe)
+        .into_iter()
         .filter(|(event_type, _)| wanted.contains(*event_type))
         .map(|(event_type, second)| event(wfe, status, event_type, second))
         .collect()
@@ -165,7 +165,7 @@ fn execution_data(
         _ => (PeerPhase::Running, false),
     };
     let mut parameters: BTreeMap<_, _> = spec.parameters.clone().into_iter().collect();
-    // Where the peer drops execution_engine, this survives.
+    // Data Storage drops the unknown key execution_engine; every parameter survives.
     parameters.insert(
         "KUBERNAUT_EXECUTION_ENGINE".to_owned(),
         spec.execution_engine.clone(),
@@ -175,15 +175,15 @@ fn execution_data(
     let skip = status.skip_details.as_ref();
     let skip = skip.filter(|_| event_type == EventType::SelectionCompleted);
     let error_details = match (failure, skip) {
-        (Some(failure), _) => Some(explain(
+        (Some(failure), _) => Some(error_details(
             failure.reason.as_str(),
             &failure.message,
-            may_pass(failure.reason),
+            is_retryable(failure.reason),
         )),
-        (None, Some(skip)) => Some(explain(skip.reason.as_str(), &skip.message, true)),
+        (None, Some(skip)) => Some(error_details(skip.reason.as_str(), &skip.message, true)),
         (None, None) => None,
     };
-    // It has the name before it is made, too: the peer wants one.
+    // Data Storage requires a name, also before the execution exists.
     let reference = status.execution_ref.as_ref();
     let execution_name =
         reference.map_or_else(|| names::execution_name(name, uid), |it| it.name.clone());
@@ -217,8 +217,8 @@ fn execution_data(
     }
 }
 
-/// Of these the same request may find a better world.
-fn may_pass(reason: FailureReason) -> bool {
+/// Whether the same request may succeed later, without a change of the request.
+fn is_retryable(reason: FailureReason) -> bool {
     matches!(
         reason,
         FailureReason::ResourceExhausted
@@ -227,7 +227,7 @@ fn may_pass(reason: FailureReason) -> bool {
     )
 }
 
-fn explain(code: &str, message: &str, retry_possible: bool) -> ErrorDetails {
+fn error_details(code: &str, message: &str, retry_possible: bool) -> ErrorDetails {
     ErrorDetails {
         message: message.to_owned(),
         code: code.to_owned(),

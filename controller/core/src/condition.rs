@@ -1,4 +1,4 @@
-//! The conditions of a WorkflowExecution: their types and reasons, closed sets that others rely on.
+//! Types and reasons of a WorkflowExecution's conditions: closed sets, part of the public API.
 
 use strum::IntoStaticStr;
 use wfe_model::workflow_execution::{FailureReason, SkipReason};
@@ -7,17 +7,17 @@ use wfe_model::workflow_execution::{FailureReason, SkipReason};
 #[derive(Clone, Copy, Debug, Eq, IntoStaticStr, PartialEq)]
 #[cfg_attr(test, derive(strum::EnumIter))]
 pub enum ConditionType {
-    /// The workflow was found and the request fits it.
+    /// The catalog has the workflow and the request matches it.
     WorkflowResolved,
     /// The Secrets and ConfigMaps that the workflow depends on exist and are not empty.
     DependenciesReady,
     /// The Job or PipelineRun exists.
     ExecutionCreated,
-    /// A container of the workflow runs or has run.
+    /// The workflow's container has started.
     ExecutionRunning,
     /// The execution has ended.
     ExecutionComplete,
-    /// Something keeps the execution from starting.
+    /// The namespace is paused, or the target is busy or restricted by its history.
     Blocked,
     /// Every audit event up to the end was delivered.
     AuditRecorded,
@@ -28,7 +28,7 @@ pub enum ConditionType {
 }
 
 impl ConditionType {
-    /// As in `conditions[].type`.
+    /// The value of `conditions[].type`.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
@@ -99,13 +99,13 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// As in `conditions[].reason`.
+    /// The value of `conditions[].reason`.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 }
 
-/// A skip blocks for the reason that it names.
+/// The reason of `Blocked` for a skip reason.
 impl From<SkipReason> for Reason {
     fn from(reason: SkipReason) -> Self {
         match reason {
@@ -119,7 +119,7 @@ impl From<SkipReason> for Reason {
     }
 }
 
-/// How an execution ended, as its condition says it.
+/// The reason of `ExecutionComplete` for a failure reason.
 impl From<FailureReason> for Reason {
     fn from(reason: FailureReason) -> Self {
         match reason {
@@ -139,7 +139,7 @@ mod tests {
 
     use super::*;
 
-    /// The public contract: a name that changes here breaks whoever reads the conditions.
+    /// Public API: clients match on these names.
     #[test]
     fn condition_types_and_reasons_are_the_published_ones() {
         let types: Vec<_> = ConditionType::iter().map(ConditionType::as_str).collect();

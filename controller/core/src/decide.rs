@@ -1,4 +1,5 @@
-//! What to do next. Pure and total: everything it looks at is in [`Observed`].
+//! Chooses the next step of a WorkflowExecution from [`Observed`] alone; has an answer for every
+//! input.
 
 mod ending;
 mod finished;
@@ -9,7 +10,7 @@ mod running;
 use wfe_model::FINALIZER;
 use wfe_model::workflow_execution::{FailureReason, Phase};
 
-use self::ending::{began, began_before, cancel_reason, fail, store, told_of_start};
+use self::ending::{began, cancel_reason, fail, start_is_stored, store, with_observed_start};
 use crate::execution::Execution;
 use crate::failure::Failure;
 use crate::observed::Observed;
@@ -28,14 +29,14 @@ pub fn decide(observed: &Observed) -> Step {
         return Step::Done;
     }
     if !has_finalizer {
-        // Without it a deleted one is not ours to hold.
+        // The API server rejects new finalizers on an object that is being deleted.
         return if deleted {
             Step::Done
         } else {
             Step::Do(Effect::AddFinalizer)
         };
     }
-    // Delivery goes on by itself: it holds up nothing but the end.
+    // The outbox delivers in the background: only the removal of the finalizer waits for delivery.
     if !observed.audit.queued && !observed.audit.waiting.is_empty() {
         return Step::Do(Effect::Audit);
     }
@@ -50,7 +51,7 @@ pub fn decide(observed: &Observed) -> Step {
             finished::decide(observed, deleted)
         }
         (Phase::Pending, Some(why)) => {
-            pending::made(observed).unwrap_or_else(|| cancel(observed, why, None))
+            pending::handle_create_result(observed).unwrap_or_else(|| cancel(observed, why, None))
         }
         (Phase::Running, Some(why)) => cancel_running(observed, why),
         (Phase::Pending, None) => pending::decide(observed),
@@ -58,34 +59,35 @@ pub fn decide(observed: &Observed) -> Step {
     }
 }
 
-/// What has ended by itself is not called cancelled, and what has begun is not called unbegun,
-/// though the caches may not show it yet.
+/// Cancels a running WorkflowExecution. Needs an uncached read: caches may lag, and an execution
+/// that ended by itself must not be stored as Cancelled, nor a started one as never started.
 fn cancel_running(observed: &Observed, why: String) -> Step {
-    let made = observed.answers.created.is_some() || !observed.engine_installed;
+    let needs_no_read = observed.answers.created.is_some() || !observed.engine_installed;
     match &observed.answers.execution {
-        None if !made => Step::Ask(Question::Execution),
+        None if !needs_no_read => Step::Ask(Question::Execution),
         Some(Some(it)) if !it.is_active() => running::decide(observed),
         Some(Some(it)) => cancel(observed, why, Some(it)),
         Some(None) | None => cancel(observed, why, observed.execution.as_ref()),
     }
 }
 
-/// First it is said that it is cancelled, then it is: the execution is deleted when this is stored.
+/// Stores Failed/Cancelled. The execution is deleted only afterwards, so that a restart between the
+/// two cannot take the deletion for one by another client.
 fn cancel(observed: &Observed, message: String, execution: Option<&Execution>) -> Step {
     let failure = Failure {
         reason: FailureReason::Cancelled,
         message,
         exit_code: None,
         was_execution_failure: began(observed, execution).is_some()
-            || began_before(observed)
-            || vanished(observed),
+            || start_is_stored(observed)
+            || is_execution_gone(observed),
     };
-    let change = told_of_start(observed, execution);
+    let change = with_observed_start(observed, execution);
     Step::Do(store(fail(observed, change, &failure, observed.now)))
 }
 
-/// Whether it had an execution that is not there any more: what that did cannot be known.
-fn vanished(observed: &Observed) -> bool {
+/// Whether the stored execution no longer exists: whether its container ran is then unknown.
+fn is_execution_gone(observed: &Observed) -> bool {
     observed.wfe.execution_ref().is_some() && matches!(observed.answers.execution, Some(None))
 }
 

@@ -1,5 +1,5 @@
-//! Engine-neutral view of a Job or PipelineRun: what it is made from, where it stands, what is left
-//! of it.
+//! Engine-neutral view of a Job or PipelineRun: the plan it is built from, its progress, and what
+//! is left of it after its end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,38 +13,38 @@ use wfe_model::workflow_execution::{ExecutionRef, FailureReason, WorkflowExecuti
 
 use crate::names::{SOURCE_NAMESPACE, TargetHash, Uid, WORKFLOW_EXECUTION, WORKFLOW_EXECUTION_UID};
 
-/// All that a backend needs to make an execution.
+/// Everything that an engine needs to build a Job or PipelineRun.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// [`crate::names::execution_name`].
+    /// Name of the object, by [`crate::names::execution_name`].
     pub name: String,
     /// The execution namespace.
     pub namespace: String,
-    /// The WorkflowExecution: namespace, name, uid.
+    /// The WorkflowExecution that the object is created for.
     pub source: Source,
-    /// Of the target.
+    /// Hash of the target.
     pub target_hash: TargetHash,
-    /// What may run.
+    /// The request, validated against its catalog entry.
     pub valid: Arc<ValidatedSpec>,
-    /// How long it may take.
+    /// Execution timeout.
     pub timeout: Duration,
-    /// Who it runs as.
+    /// ServiceAccount of the pod.
     pub service_account: String,
 }
 
-/// Whose execution it is.
+/// Identity of the WorkflowExecution that an object belongs to.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Source {
     /// Namespace of the WorkflowExecution.
     pub namespace: String,
-    /// Its name.
+    /// Name of the WorkflowExecution.
     pub name: String,
-    /// Its uid.
+    /// Uid of the WorkflowExecution.
     pub uid: String,
 }
 
 impl Source {
-    /// The source that `wfe` is.
+    /// Identity of `wfe`.
     pub fn of(wfe: &WorkflowExecution) -> Self {
         let metadata = &wfe.metadata;
         Self {
@@ -54,8 +54,8 @@ impl Source {
         }
     }
 
-    /// Whom a Job, PipelineRun or pod was made for: the annotation has the full name; a label is cut
-    /// to 63 characters.
+    /// The WorkflowExecution that a Job, PipelineRun or pod was created for. The annotation has the
+    /// full name; a label is cut to 63 characters.
     pub fn read(object: &impl ResourceExt) -> Option<Self> {
         let uid = object.labels().get(WORKFLOW_EXECUTION_UID)?.clone();
         let full = object.annotations().get(WORKFLOW_EXECUTION);
@@ -73,110 +73,110 @@ impl Source {
     }
 }
 
-/// A Job or PipelineRun, as far as anybody needs to know.
+/// Engine-neutral view of a Job or PipelineRun.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Execution {
-    /// Which object.
+    /// Reference to the object.
     pub reference: ExecutionRef,
-    /// Uid of the WorkflowExecution it says it is for.
+    /// Uid of the WorkflowExecution, from the object's label.
     pub source_uid: Option<String>,
-    /// When it was created.
+    /// Creation timestamp.
     pub created: Option<Timestamp>,
-    /// Whether somebody has deleted it already.
+    /// Whether the object has a deletion timestamp.
     pub deleting: bool,
-    /// Whether it was created and not started yet: nothing of it runs yet.
+    /// Whether the object was created suspended and never started: no container has run.
     pub held: bool,
-    /// Since when a container of the workflow runs or has run.
+    /// When the workflow's container started.
     pub began: Option<Timestamp>,
-    /// Where it stands.
+    /// Whether and how the execution has ended.
     pub progress: Progress,
 }
 
 impl Execution {
-    /// Whether it has not ended.
+    /// Whether the execution has not ended.
     pub fn is_active(&self) -> bool {
         matches!(self.progress, Progress::Active { .. })
     }
 }
 
-/// Where an execution stands.
+/// Whether and how an execution has ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Progress {
     /// Not ended.
     Active {
-        /// What keeps it from getting off the ground, where that is not just a matter of seconds, or
-        /// takes its pod away.
+        /// Why no container starts, unless the cause usually passes within seconds; or the
+        /// disruption that removes the pod.
         waiting: Option<Waiting>,
     },
-    /// Ended well.
+    /// Ended with success.
     Succeeded {
-        /// By its own account.
+        /// When the execution ended, by the object's own status.
         at: Option<Timestamp>,
     },
-    /// Ended otherwise.
+    /// Ended with a failure.
     Failed {
-        /// By its own account.
+        /// When the execution ended, by the object's own status.
         at: Option<Timestamp>,
-        /// What is known of it.
+        /// What the object and its pod report about the failure.
         facts: Facts,
     },
 }
 
-/// Why an execution does not start, or is taken away. The engine's reader assigns it; its name is
-/// stored in `executionStatus.reason`, so it is known after a restart.
+/// Why an execution does not start, or loses its pod. The engine's reader assigns the cause; its
+/// name is stored in `executionStatus.reason`, so that it is known after a restart.
 #[derive(Clone, Copy, Debug, EnumString, Eq, IntoStaticStr, PartialEq)]
 #[cfg_attr(test, derive(strum::EnumIter))]
 pub enum Cause {
     /// The image cannot be pulled.
     ImageNotPulled,
-    /// The container cannot be created or started as it is configured.
+    /// The container cannot be created or started with its configuration.
     ContainerConfigInvalid,
     /// A volume cannot be mounted.
     VolumeNotMounted,
     /// No node has room for the pod.
     Unschedulable,
-    /// The quota of the namespace has no room for the pod.
+    /// The pod would exceed a quota of the namespace.
     QuotaExceeded,
-    /// Another admission plugin refuses the pod.
+    /// An admission plugin other than the quota refuses the pod.
     PodRefused,
-    /// The node refuses the pod that was bound to it.
+    /// The kubelet refuses the pod that was bound to its node.
     NodeRejected,
-    /// The cluster takes the pod away: eviction, preemption, a lost node.
+    /// The cluster removes the pod: eviction, preemption, a lost node.
     Disrupted,
-    /// No container started within the start timeout, for a reason that is not known.
+    /// No container started within the start timeout, for an unknown reason.
     NotStarted,
     /// None of the above.
     Other,
 }
 
 impl Cause {
-    /// As in `executionStatus.reason`.
+    /// The value of `executionStatus.reason`.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 }
 
-/// What keeps an execution from starting, or takes it away.
+/// Why an execution does not start, or loses its pod.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Waiting {
-    /// The class.
+    /// The class of the cause.
     pub cause: Cause,
-    /// Word and sentence of the pod or Event, as `ImagePullBackOff: Back-off pulling image "x"`.
+    /// Reason and message of the pod or Event, as `ImagePullBackOff: Back-off pulling image "x"`.
     pub message: String,
 }
 
-/// What an ended object and its pod say of a failure.
+/// What an ended object and its pod report about a failure.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Facts {
-    /// The object's reason.
+    /// Reason of the object's condition.
     pub reason: Option<String>,
-    /// The object's sentence.
+    /// Message of the object's condition.
     pub message: Option<String>,
-    /// Whether the object ended because it was over its deadline.
+    /// Whether the object exceeded its deadline.
     pub over_deadline: bool,
-    /// How the workflow's container ended, if it did.
+    /// How the workflow's container ended, if the pod shows it.
     pub container: Option<ContainerEnd>,
-    /// Why it did not start, or was taken away, as last seen.
+    /// Why the execution did not start or lost its pod, as last seen.
     pub waiting: Option<Waiting>,
 }
 
@@ -185,26 +185,26 @@ pub struct Facts {
 pub struct ContainerEnd {
     /// Exit code.
     pub exit_code: i32,
-    /// Whether it was killed because it used more memory than its limit.
+    /// Whether the container was killed for exceeding its memory limit.
     pub oom_killed: bool,
     /// What the container wrote to its termination log.
     pub message: Option<String>,
-    /// Whether it ever ran.
+    /// Whether the container ran at all.
     pub started: bool,
 }
 
 /// What is left of an execution.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Remains {
-    /// Neither object nor live pod.
+    /// Neither the object nor a pod that has not ended.
     Nothing,
-    /// The object, which has ended; no live pod.
+    /// The object, which has ended, and no pod that has not.
     Ended,
-    /// A live pod, or an object that will make one.
+    /// A pod that has not ended, or an object that can still create one.
     Alive,
 }
 
-/// Whether a pod may still do something: it holds its target until its containers have ended.
+/// Whether a pod has not ended: until then its containers may change the target.
 pub fn is_alive(pod: &Pod) -> bool {
     let phase = pod
         .status
@@ -213,43 +213,43 @@ pub fn is_alive(pod: &Pod) -> bool {
     !matches!(phase, Some("Succeeded" | "Failed"))
 }
 
-/// Whether an object was made for the WorkflowExecution of this uid.
+/// Whether an object was created for the WorkflowExecution with this uid.
 pub fn is_of(object: &impl ResourceExt, source: &Uid) -> bool {
     let uid = object.labels().get(WORKFLOW_EXECUTION_UID);
     uid.is_some_and(|uid| uid == source.as_str())
 }
 
-/// What came of a create.
+/// Result of a create.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Created {
-    /// It is there, and ours: made now, or by an earlier try.
+    /// The execution exists: created now, or by an earlier attempt.
     Ours(Box<Execution>),
-    /// Something else has the name.
+    /// Another object has the name.
     NameTaken,
-    /// The API server will not have it.
+    /// The API server refused the create.
     Refused {
-        /// What is in the way.
+        /// Class of the refusal.
         refusal: Refusal,
-        /// Its sentence.
+        /// Message of the API server.
         message: String,
     },
 }
 
-/// Why the API server does not make an object.
+/// Why the API server refused a create.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Refusal {
-    /// The controller lacks the right.
+    /// RBAC does not allow the controller to create the object.
     Rights,
-    /// The quota of the execution namespace is used up.
+    /// The object would exceed a quota of the execution namespace.
     Quota,
-    /// PodSecurity, a policy or a webhook does not want it.
+    /// PodSecurity, a policy or a webhook denied the object.
     Admission,
-    /// It is no valid object.
+    /// The object is invalid.
     Invalid,
 }
 
 impl Refusal {
-    /// The class of failure.
+    /// The failure reason of a WorkflowExecution whose create was refused.
     pub fn reason(self) -> FailureReason {
         match self {
             Self::Rights | Self::Admission => FailureReason::Forbidden,

@@ -1,32 +1,31 @@
-//! From facts to the reason of a failure, and the words for it.
+//! Classifies a failure, and writes its summary for the operator.
 //!
 //! Reasons come from structured facts: container reason, exit code, condition reason. Never from
-//! searching in a message.
+//! the text of a message.
 
 use wfe_model::workflow_execution::FailureReason;
 
 use crate::execution::{Cause, Facts, Waiting};
 
-/// What a failure is.
+/// A classified failure.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Failure {
-    /// The class.
+    /// The class of the failure.
     pub reason: FailureReason,
     /// What was found.
     pub message: String,
-    /// Of the container that failed.
+    /// Exit code of the container, if it failed.
     pub exit_code: Option<i32>,
     /// Whether a container of the workflow may have run.
     pub was_execution_failure: bool,
 }
 
-/// Judges the facts of an ended execution. `began`: a container was seen to have started.
-/// `waited`: the last waiting fact that was stored, since an execution over its deadline deletes
-/// its pods.
-pub fn judge(facts: &Facts, began: bool, waited: Option<&Waiting>) -> Failure {
+/// Classifies a failed execution. `began`: a container has started. `stored`: the waiting reason in
+/// the status, since a Job that exceeds its deadline deletes its pods.
+pub fn classify(facts: &Facts, began: bool, stored: Option<&Waiting>) -> Failure {
     let end = facts.container.as_ref();
     let over_deadline = facts.over_deadline;
-    let said = || {
+    let object_message = || {
         facts
             .message
             .clone()
@@ -40,28 +39,29 @@ pub fn judge(facts: &Facts, began: bool, waited: Option<&Waiting>) -> Failure {
             was_execution_failure: true,
         };
     }
-    // Whoever loses its node or makes room has an exit code, too.
-    let taken = facts.waiting.as_ref().or(waited);
-    if let Some(taken) = taken.filter(|it| it.cause == Cause::Disrupted) {
+    // Evicted and preempted pods also report an exit code; the disruption is the cause.
+    let disruption = facts.waiting.as_ref().or(stored);
+    if let Some(disruption) = disruption.filter(|it| it.cause == Cause::Disrupted) {
         return Failure {
             reason: FailureReason::ResourceExhausted,
-            message: taken.message.clone(),
+            message: disruption.message.clone(),
             exit_code: None,
             was_execution_failure: began || end.is_some_and(|end| end.started),
         };
     }
-    // A container that is ended for the deadline has an exit code, too: the deadline is the reason.
+    // A container that is killed at the deadline also reports an exit code; the deadline is the
+    // cause.
     if over_deadline && (began || end.is_some_and(|end| end.started)) {
         return Failure {
             reason: FailureReason::DeadlineExceeded,
-            message: said(),
+            message: object_message(),
             exit_code: None,
             was_execution_failure: true,
         };
     }
     if let Some(end) = end {
         if !end.started && !began {
-            let message = end.message.clone().unwrap_or_else(said);
+            let message = end.message.clone().unwrap_or_else(object_message);
             return Failure {
                 reason: FailureReason::ConfigurationError,
                 message: format!("the container could not be started: {}", message.trim()),
@@ -86,7 +86,7 @@ pub fn judge(facts: &Facts, began: bool, waited: Option<&Waiting>) -> Failure {
             };
         }
     }
-    if let Some(waiting) = facts.waiting.as_ref().or(waited).filter(|_| !began) {
+    if let Some(waiting) = facts.waiting.as_ref().or(stored).filter(|_| !began) {
         return Failure {
             reason: waiting.cause.into(),
             message: waiting.message.clone(),
@@ -100,29 +100,29 @@ pub fn judge(facts: &Facts, began: bool, waited: Option<&Waiting>) -> Failure {
         } else {
             FailureReason::Unknown
         },
-        message: said(),
+        message: object_message(),
         exit_code: None,
-        // Nothing says that it did not run.
+        // Without evidence that no container ran, one may have run.
         was_execution_failure: true,
     }
 }
 
-/// An execution that was given up, since no container started in time; for the cause that was stored
-/// then. `ran`: a container did start, while the execution was being deleted.
-pub fn never_started(waited: Option<Waiting>, ran: bool) -> Failure {
-    let waited = waited.unwrap_or_else(|| Waiting {
+/// The failure of an execution that was deleted after its start timeout, by the `stored` cause.
+/// `ran`: a container started while the execution was being deleted.
+pub fn never_started(stored: Option<Waiting>, ran: bool) -> Failure {
+    let waiting = stored.unwrap_or_else(|| Waiting {
         cause: Cause::NotStarted,
         message: "no container started in time".to_owned(),
     });
     Failure {
-        reason: waited.cause.into(),
-        message: waited.message,
+        reason: waiting.cause.into(),
+        message: waiting.message,
         exit_code: None,
         was_execution_failure: ran,
     }
 }
 
-/// The class of failure of an execution that never started, or was taken away.
+/// The failure reason of an execution that never started, or lost its pod.
 impl From<Cause> for FailureReason {
     fn from(cause: Cause) -> Self {
         match cause {
@@ -139,64 +139,64 @@ impl From<Cause> for FailureReason {
     }
 }
 
-/// One or two sentences for the operator, with the next thing to do.
+/// One or two sentences for the operator: what happened, and what to do.
 pub fn summary(failure: &Failure, workflow: &str, target: &str, execution: Option<&str>) -> String {
     let log = execution
-        .map(|it| format!("read its log (kubectl logs {it})"))
+        .map(|it| format!("read its log (kubectl logs {it}) and "))
         .unwrap_or_default();
     let (what, next) = match failure.reason {
         FailureReason::OOMKilled => {
             ("ran out of memory".to_owned(), "Raise the memory limit in the workflow's execution.resources, and look at the target before you clear the block.".to_owned())
         }
         FailureReason::DeadlineExceeded if !failure.was_execution_failure => {
-            ("was not started in time".to_owned(), format!("Nothing ran ({}): look at the events of the execution namespace, and whether its nodes and quotas have room.", failure.message))
+            ("was not started in time".to_owned(), format!("Nothing ran ({}): check the Events and quotas of the execution namespace, and the capacity of the nodes.", failure.message))
         }
         FailureReason::DeadlineExceeded => (
-            "did not end within its timeout and was stopped in the middle".to_owned(),
+            "was stopped, because it did not end within its timeout".to_owned(),
             "Look at the target before you clear the block; a longer executionConfig.timeout may be needed.".to_owned(),
         ),
         FailureReason::TaskFailed => {
             let code = failure.exit_code.map(|code| format!(" with exit code {code}")).unwrap_or_default();
-            (format!("failed{code}"), format!("Part of it may have been done: {log} and look at the target before you clear the block."))
+            (format!("failed{code}"), format!("It may have changed the target in part: {log}look at the target before you clear the block."))
         }
         FailureReason::ImagePullBackOff
         | FailureReason::ConfigurationError
         | FailureReason::Forbidden
             if failure.was_execution_failure =>
         {
-            ("started while it was being given up".to_owned(), format!("It may have run in part: look at the target before you clear the block. What kept it before: {}.", failure.message))
+            ("started while it was being deleted".to_owned(), format!("It may have changed the target in part: look at the target before you clear the block. It had not started because of: {}.", failure.message))
         }
         FailureReason::ImagePullBackOff => {
-            ("was not started, because its image cannot be pulled".to_owned(), "Nothing ran; check that the image is in the registry and that the node may pull it.".to_owned())
+            ("was not started, because its image cannot be pulled".to_owned(), "Nothing ran: check that the image exists in its registry and that the nodes may pull it.".to_owned())
         }
         FailureReason::ConfigurationError => {
-            ("was not run, because its configuration is wrong".to_owned(), format!("Nothing ran; correct this and create a new one: {}.", failure.message))
+            ("was not started, because its configuration is invalid".to_owned(), format!("Nothing ran: correct the configuration and create a new WorkflowExecution ({}).", failure.message))
         }
         FailureReason::ResourceExhausted if failure.was_execution_failure => {
-            ("lost its place in the cluster in the middle".to_owned(), format!("It may have run in part ({}): look at the target before you clear the block.", failure.message))
+            ("lost its pod before it ended".to_owned(), format!("It may have changed the target in part ({}): look at the target before you clear the block.", failure.message))
         }
         FailureReason::ResourceExhausted => {
-            ("was not started, because there is no room for it".to_owned(), format!("Nothing ran; {}.", failure.message))
+            ("was not started, because the cluster has no room for it".to_owned(), format!("Nothing ran: add capacity or raise the quota ({}).", failure.message))
         }
         FailureReason::Forbidden => {
-            ("was not started, because the cluster refuses it".to_owned(), format!("Nothing ran; the API server said: {}", failure.message))
+            ("was not started, because the API server refused its Job, PipelineRun or pod".to_owned(), format!("Nothing ran: grant the permission or change the policy that refuses it ({}).", failure.message))
         }
         FailureReason::UnsupportedEngine => {
-            ("was not run, because its engine is not installed in this cluster".to_owned(), "Install Tekton, or use a workflow for engine job.".to_owned())
+            ("was not started, because its engine is not installed in this cluster".to_owned(), "Nothing ran: install Tekton, or use a workflow for engine job.".to_owned())
         }
-        FailureReason::ServiceAccountNotAllowed => ("was not run".to_owned(), format!("{}.", failure.message)),
+        FailureReason::ServiceAccountNotAllowed => ("was not started, because its ServiceAccount may not run workflows".to_owned(), format!("Nothing ran: {}.", failure.message)),
         FailureReason::ExecutionDeleted => {
-            ("was deleted by somebody while it ran".to_owned(), "It may have run in part: look at the target before you clear the block.".to_owned())
+            ("was interrupted, because its Job or PipelineRun was deleted".to_owned(), "It may have changed the target in part: look at the target before you clear the block.".to_owned())
         }
         FailureReason::Cancelled if failure.was_execution_failure => {
-            ("was cancelled while it ran".to_owned(), "It may have run in part: look at the target before you clear the block.".to_owned())
+            ("was cancelled while it ran".to_owned(), "It may have changed the target in part: look at the target before you clear the block.".to_owned())
         }
-        FailureReason::Cancelled => ("was cancelled before it ran".to_owned(), "Nothing ran.".to_owned()),
+        FailureReason::Cancelled => ("was cancelled before it started".to_owned(), "Nothing ran.".to_owned()),
         FailureReason::Unknown if !failure.was_execution_failure => {
-            ("was not started".to_owned(), format!("Nothing ran; what is known: {}.", failure.message))
+            ("was not started".to_owned(), format!("Nothing ran ({}): check the Events of the execution namespace.", failure.message))
         }
         FailureReason::Unknown => {
-            ("failed for a reason that is not known".to_owned(), format!("It may have run in part: look at the target before you clear the block ({}).", failure.message))
+            ("failed for an unknown reason".to_owned(), format!("It may have changed the target in part: look at the target before you clear the block ({}).", failure.message))
         }
     };
     format!("The workflow {workflow} on {target} {what}. {next}")
@@ -212,7 +212,7 @@ mod tests {
     fn facts(reason: &str, container: Option<(i32, &str, bool)>, waiting: Option<Cause>) -> Facts {
         Facts {
             reason: Some(reason.to_owned()),
-            message: Some("the Job's own words".to_owned()),
+            message: Some("message of the Job".to_owned()),
             over_deadline: reason == "DeadlineExceeded",
             container: container.map(|(exit_code, reason, started)| ContainerEnd {
                 exit_code,
@@ -220,17 +220,18 @@ mod tests {
                 message: None,
                 started,
             }),
-            waiting: waiting.map(why),
+            waiting: waiting.map(waiting_for),
         }
     }
 
-    fn why(cause: Cause) -> Waiting {
+    fn waiting_for(cause: Cause) -> Waiting {
         Waiting {
             cause,
             message: "why".to_owned(),
         }
     }
 
+    /// BR-WE-012
     #[rstest]
     #[case(facts("BackoffLimitExceeded", Some((3, "Error", true)), None), true, FailureReason::TaskFailed, Some(3), true)]
     #[case(facts("BackoffLimitExceeded", Some((137, "OOMKilled", true)), None), true, FailureReason::OOMKilled, Some(137), true)]
@@ -271,14 +272,14 @@ mod tests {
         None,
         true
     )]
-    fn br_we_012_facts_have_one_reason(
+    fn classify_facts_returns_reason_exit_code_and_whether_it_ran(
         #[case] facts: Facts,
         #[case] began: bool,
         #[case] reason: FailureReason,
         #[case] exit_code: Option<i32>,
         #[case] was_execution_failure: bool,
     ) {
-        let failure = judge(&facts, began, None);
+        let failure = classify(&facts, began, None);
         assert_eq!(
             (
                 failure.reason,
@@ -294,8 +295,9 @@ mod tests {
         );
     }
 
+    /// BR-WE-012
     #[rstest]
-    fn br_we_012_what_an_operator_reads_agrees_with_whether_it_ran(
+    fn summary_says_nothing_ran_unless_a_container_ran(
         #[values(
             Cause::ImageNotPulled,
             Cause::VolumeNotMounted,
@@ -307,35 +309,37 @@ mod tests {
         cause: Cause,
         #[values(true, false)] ran: bool,
     ) {
-        let waited = why(cause);
-        let failure = never_started(Some(waited), ran);
+        let waiting = waiting_for(cause);
+        let failure = never_started(Some(waiting), ran);
         let summary = summary(&failure, "w", "a/B/c", None);
         assert_eq!(summary.contains("Nothing ran"), !ran, "{summary}");
         let looks = summary.to_lowercase().contains("look at the target");
         assert_eq!(looks, ran, "{summary}");
     }
 
+    /// BR-WE-012: a container without a known end may have run.
     #[test]
-    fn br_we_012_a_container_whose_fate_nobody_knows_may_have_run() {
+    fn classify_unknown_container_state_counts_as_execution_failure() {
         let lost = facts(
             "BackoffLimitExceeded",
             Some((137, "ContainerStatusUnknown", true)),
             None,
         );
-        let failure = judge(&lost, false, None);
+        let failure = classify(&lost, false, None);
         assert!(failure.was_execution_failure);
         let never = facts("BackoffLimitExceeded", Some((137, "Error", false)), None);
         assert!(
-            judge(&never, true, None).was_execution_failure,
-            "it was seen to run"
+            classify(&never, true, None).was_execution_failure,
+            "a container had started"
         );
     }
 
+    /// BR-WE-012
     #[test]
-    fn br_we_012_a_stored_disruption_outlives_the_pod_and_what_the_container_said() {
-        let evicted = why(Cause::Disrupted);
+    fn classify_stored_disruption_outweighs_exit_code() {
+        let evicted = waiting_for(Cause::Disrupted);
         let killed = facts("BackoffLimitExceeded", Some((137, "Error", true)), None);
-        let failure = judge(&killed, true, Some(&evicted));
+        let failure = classify(&killed, true, Some(&evicted));
         assert_eq!(
             (failure.reason, failure.was_execution_failure),
             (FailureReason::ResourceExhausted, true)
@@ -344,13 +348,14 @@ mod tests {
         assert!(summary.contains("look at the target"), "{summary}");
     }
 
+    /// BR-WE-012: the pod is gone after the Job's deadline.
     #[test]
-    fn br_we_012_a_stored_waiting_fact_outlives_the_pod() {
-        let waited = Waiting {
+    fn classify_stored_waiting_reason_outweighs_deadline() {
+        let stored = Waiting {
             cause: Cause::ImageNotPulled,
             message: "ErrImagePull: not found".to_owned(),
         };
-        let failure = judge(&facts("DeadlineExceeded", None, None), false, Some(&waited));
+        let failure = classify(&facts("DeadlineExceeded", None, None), false, Some(&stored));
         assert_eq!(
             (failure.reason, failure.was_execution_failure),
             (FailureReason::ImagePullBackOff, false)

@@ -1,7 +1,7 @@
 //! What earlier executions say about the next one on a target (BR-WE-010, BR-WE-012, BR-WE-013).
 //!
-//! Pure, and without memory: the history is what the WorkflowExecutions of the target say, and the
-//! records that the target's lock keeps of those that are gone.
+//! The history is derived each time from the WorkflowExecutions of the target, and from the records
+//! in its lock of WorkflowExecutions that no longer exist. Nothing is kept in memory.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -12,27 +12,28 @@ use wfe_model::workflow_execution::{Phase, WorkflowExecution};
 
 use crate::status::after;
 
-/// One that has ended and says something about the next; its JSON is the lock's record.
+/// An ended WorkflowExecution that counts for the next one; its JSON is the lock's record.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Entry {
-    /// Of the WorkflowExecution.
+    /// Uid of the WorkflowExecution.
     pub uid: String,
-    /// Of the WorkflowExecution.
+    /// Namespace of the WorkflowExecution.
     pub namespace: String,
-    /// Of the WorkflowExecution.
+    /// Name of the WorkflowExecution.
     pub name: String,
-    /// What it ran.
+    /// Id of its workflow.
     pub workflow_id: String,
-    /// How it ended.
+    /// How the WorkflowExecution ended.
     pub outcome: Outcome,
     /// Whether a container of the workflow may have run.
     pub was_execution_failure: bool,
-    /// Whether somebody has cleared the block it left.
+    /// Whether its block was cleared.
     pub cleared: bool,
-    /// When it ended.
+    /// When the WorkflowExecution ended.
     pub completion_time: Timestamp,
-    /// Failures in a row before anything ran, up to this one; 0 for one that is no such failure.
+    /// Failures in a row before a container started, up to and with this one; 0 if this one is
+    /// none.
     pub consecutive_failures: u32,
     /// When the block was cleared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -42,41 +43,41 @@ pub struct Entry {
 /// How an execution ended.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Outcome {
-    /// Well.
+    /// The workflow succeeded.
     Succeeded,
-    /// Otherwise.
+    /// The workflow failed, or could not be started.
     Failed,
 }
 
-/// Flags of the rules.
+/// Flags that the history rules depend on.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// How long after a success the same workflow does not run again on the target.
+    /// Time after a success in which the same workflow does not run on the target again.
     pub cooldown: Duration,
-    /// How long after the first failure nothing runs; doubles with each.
+    /// Time after the first failure in which nothing runs on the target; doubles with each failure.
     pub backoff_base: Duration,
     /// The longest backoff.
     pub backoff_max: Duration,
-    /// After so many failures in a row somebody has to look.
+    /// Number of failures in a row after which the target is blocked until it is cleared.
     pub max_consecutive_failures: u32,
 }
 
-/// Why the next one may not run, in the order of the checks.
+/// Why the history forbids the next run, in the order of the checks.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Obstacle {
-    /// The last execution failed midway and nobody has cleared it.
+pub enum Restriction {
+    /// The last execution failed, a container of it may have run, and its block is not cleared.
     PreviousExecutionFailed(Entry),
-    /// Too many failures in a row.
+    /// Too many executions in a row failed before a container started.
     ExhaustedRetries(Entry, u32),
-    /// It failed a moment ago.
+    /// The backoff after the last failure ends at this time.
     BackoffActive(Entry, Timestamp),
-    /// The same workflow succeeded a moment ago.
+    /// The cooldown after a success of the same workflow ends at this time.
     RecentlyRemediated(Entry, Timestamp),
 }
 
 impl Entry {
-    /// What `wfe` will say about the next one; none when it has not ended, or says nothing (it was
-    /// skipped, or failed by its own fault before anything was made).
+    /// The history entry of `wfe`; `None` if it has not ended, was skipped, or failed before the
+    /// create for a reason that does not count towards the backoff.
     pub fn of(wfe: &WorkflowExecution) -> Option<Self> {
         let status = wfe.status.as_ref()?;
         let outcome = match status.phase? {
@@ -104,30 +105,30 @@ impl Entry {
         })
     }
 
-    /// Whether the workflow ran, to its end or not.
+    /// Whether a container of the workflow ran or may have run.
     fn ran(&self) -> bool {
         self.outcome == Outcome::Succeeded || self.was_execution_failure
     }
 
-    /// Whether this one keeps the target blocked while it is the last that ran.
+    /// Whether this entry blocks the target while it is the last one that ran.
     pub fn blocks(&self) -> bool {
         self.was_execution_failure && !self.cleared
     }
 
-    /// Whether it may still say something about the next one.
-    pub fn matters(&self, now: Timestamp, limits: &Limits) -> bool {
+    /// Whether this entry can still restrict a run.
+    pub fn is_relevant(&self, now: Timestamp, limits: &Limits) -> bool {
         let longest = limits.cooldown.max(limits.backoff_max);
         self.blocks() || now < after(self.completion_time, longest)
     }
 }
 
-/// The past of one target, newest first.
+/// The ended WorkflowExecutions of one target, newest first.
 #[derive(Clone, Debug, Default)]
 pub struct History(Vec<Entry>);
 
 impl History {
-    /// Of the target's WorkflowExecutions, and of the records of its lock. What an object says goes
-    /// before the record of it, unless the object as seen has not ended yet.
+    /// Builds the history from the target's WorkflowExecutions and its lock's records. An object
+    /// takes precedence over its record, unless the cached object has not ended yet.
     pub fn of<'a>(
         objects: impl IntoIterator<Item = &'a WorkflowExecution>,
         records: impl IntoIterator<Item = Entry>,
@@ -142,12 +143,13 @@ impl History {
                 None => entries.push(record),
             }
         }
-        // Moments are whole seconds: of two in one second the one that blocks counts.
+        // Times have whole seconds: of two entries in one second the blocking one comes first.
         entries.sort_by_key(|entry| Reverse((entry.completion_time, entry.blocks())));
         Self(entries)
     }
 
-    /// The execution that keeps the target blocked: the last that ran, where it failed midway.
+    /// The execution that blocks the target: the last one that ran, if it failed and is not
+    /// cleared.
     pub fn block(&self) -> Option<&Entry> {
         self.0
             .iter()
@@ -155,17 +157,17 @@ impl History {
             .filter(|entry| entry.blocks())
     }
 
-    /// Failures in a row before anything ran.
+    /// Failures in a row before a container started.
     pub fn failures(&self) -> u32 {
-        let run = || self.run();
-        let counted = u32::try_from(run().count()).unwrap_or(u32::MAX);
-        run()
+        let failures = || self.failures_in_a_row();
+        let counted = u32::try_from(failures().count()).unwrap_or(u32::MAX);
+        failures()
             .map(|entry| entry.consecutive_failures)
             .fold(counted, u32::max)
     }
 
     /// The failures since the last success, execution or clearing.
-    fn run(&self) -> impl Iterator<Item = &Entry> {
+    fn failures_in_a_row(&self) -> impl Iterator<Item = &Entry> {
         let counts = |entry: &&Entry| entry.consecutive_failures > 0;
         let ran = self.0.iter().find(|entry| entry.ran());
         let reset = ran.map(|entry| entry.completion_time);
@@ -180,19 +182,24 @@ impl History {
         })
     }
 
-    /// What keeps a run of `workflow_id` from starting at `now`.
-    pub fn obstacle(&self, workflow_id: &str, now: Timestamp, limits: &Limits) -> Option<Obstacle> {
+    /// Why a run of `workflow_id` may not start at `now`.
+    pub fn restriction(
+        &self,
+        workflow_id: &str,
+        now: Timestamp,
+        limits: &Limits,
+    ) -> Option<Restriction> {
         if let Some(block) = self.block() {
-            return Some(Obstacle::PreviousExecutionFailed(block.clone()));
+            return Some(Restriction::PreviousExecutionFailed(block.clone()));
         }
         let failures = self.failures();
-        if let Some(last) = self.run().next() {
+        if let Some(last) = self.failures_in_a_row().next() {
             if failures >= limits.max_consecutive_failures {
-                return Some(Obstacle::ExhaustedRetries(last.clone(), failures));
+                return Some(Restriction::ExhaustedRetries(last.clone(), failures));
             }
             let until = next_allowed(last.completion_time, failures, limits);
             if now < until {
-                return Some(Obstacle::BackoffActive(last.clone(), until));
+                return Some(Restriction::BackoffActive(last.clone(), until));
             }
         }
         let success = self
@@ -200,7 +207,7 @@ impl History {
             .iter()
             .find(|it| it.outcome == Outcome::Succeeded && it.workflow_id == workflow_id)?;
         let until = after(success.completion_time, limits.cooldown);
-        (now < until).then(|| Obstacle::RecentlyRemediated(success.clone(), until))
+        (now < until).then(|| Restriction::RecentlyRemediated(success.clone(), until))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Engine `job`: one container in a Kubernetes Job.
+//! Engine `job`: runs a workflow as one container in a Kubernetes Job.
 
 pub mod build;
 pub mod prune;

@@ -1,12 +1,13 @@
-//! What the controller does next for one WorkflowExecution: facts in, next step out.
+//! Decides the controller's next step for one WorkflowExecution, from facts that the caller
+//! observed.
 //!
-//! Pure: no client, no runtime, no clock, no logs. The manifest enforces it, so a decision cannot do
-//! I/O by accident.
+//! This crate has no client, no runtime, no clock and no logs. Its manifest enforces that, so a
+//! decision cannot do I/O by accident.
 //!
-//! [`observed`] is everything a decision may look at, [`decide`] says the next [`step`]. [`execution`]
-//! is the engine-neutral view of a Job or PipelineRun, [`job`] what is special to Jobs. [`lock`],
-//! [`history`] and [`failure`] have the rules, [`status`] changes a status, [`condition`] names its conditions, [`audit`] derives events
-//! from a stored one.
+//! [`observed`] is the input of a decision, [`decide`] makes it, [`step`] is its output.
+//! [`execution`] is the engine-neutral view of a Job or PipelineRun, [`job`] reads and builds Jobs.
+//! [`lock`], [`history`] and [`failure`] have the rules, [`status`] builds a status, [`condition`]
+//! names its conditions, [`audit`] derives audit events from a stored status.
 
 pub mod audit;
 pub mod condition;

@@ -1,8 +1,8 @@
 //! The lock of a target: one Lease for all engines (BR-WE-009).
 //!
-//! Taken by create, or by replace with the resourceVersion it was seen free at; freed by a replace
-//! that takes the holder out and leaves a record of what was executed. A 409 means that somebody
-//! else was faster, or that the cache is behind: it is looked at again.
+//! The lock is taken by a create, or by a replace with the resourceVersion at which the Lease had
+//! no holder. It is freed by a replace that removes the holder and adds a record of the execution.
+//! On a 409 another writer was first, or the cache is stale: the Lease is read again, uncached.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -20,26 +20,26 @@ use crate::names::{
     self, LAST_EXECUTION, MANAGED_BY, MANAGER, PAST_EXECUTIONS, TARGET_HASH, TargetHash,
 };
 
-/// More records than a target can need within the times of the rules; each has some 300 bytes.
-const MOST_PAST: usize = 32;
+/// More records than a target can need within cooldown and backoff; each has some 300 bytes.
+const MAX_PAST_RECORDS: usize = 32;
 
-/// How a lock stands, for one WorkflowExecution.
+/// Who holds a lock, relative to one WorkflowExecution.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Lock {
-    /// Nobody holds it.
+    /// The lock has no holder.
     Free,
-    /// This one holds it.
+    /// The WorkflowExecution itself holds the lock.
     Ours,
-    /// Another one does.
+    /// Another WorkflowExecution holds the lock.
     Held(Source),
 }
 
-/// A target's lock as it was seen: the Lease, parsed once.
+/// A target's Lease as last seen, parsed once.
 #[derive(Clone, Debug, Default)]
 pub struct TargetLock {
-    /// None where the target has no Lease yet.
+    /// `None`: the target has no Lease yet.
     pub lease: Option<Arc<Lease>>,
-    /// Who holds it.
+    /// The holder of the lock.
     pub holder: Option<Source>,
     last: Option<Entry>,
     past: Vec<Entry>,
@@ -58,7 +58,7 @@ impl From<Option<Arc<Lease>>> for TargetLock {
 }
 
 impl TargetLock {
-    /// How it stands for `source`.
+    /// Who holds the lock, relative to `source`.
     pub fn state(&self, source: &Source) -> Lock {
         match &self.holder {
             None => Lock::Free,
@@ -67,19 +67,19 @@ impl TargetLock {
         }
     }
 
-    /// What it says of those that may be gone.
+    /// The lock's records of ended WorkflowExecutions, which may no longer exist.
     pub fn records(&self) -> impl Iterator<Item = &Entry> {
         self.past.iter().chain(&self.last)
     }
 
-    /// Whether it remembers `entry` as it is now: the record of the last execution does not count, the
-    /// next one takes its place.
-    pub fn remembers(&self, entry: &Entry) -> bool {
+    /// Whether the lock has a lasting record equal to `entry`. The record of the last execution
+    /// does not count, since the next execution replaces it.
+    pub fn has_record(&self, entry: &Entry) -> bool {
         self.past.contains(entry)
     }
 }
 
-/// Who holds it.
+/// The holder of a Lease.
 pub fn holder(lease: &Lease) -> Option<Source> {
     let text = lease
         .spec
@@ -94,7 +94,7 @@ pub fn holder(lease: &Lease) -> Option<Source> {
             name: (*name).to_owned(),
             uid: (*uid).to_owned(),
         },
-        // Somebody has written it by hand: it is theirs.
+        // Set by another client: the lock is held until that client removes the text.
         _ => Source {
             namespace: String::new(),
             name: text.to_owned(),
@@ -103,7 +103,7 @@ pub fn holder(lease: &Lease) -> Option<Source> {
     })
 }
 
-/// The Lease of a target that has none yet; nobody holds it.
+/// A new Lease without a holder, for a target that has none yet.
 pub fn new(namespace: &str, target: &TargetHash) -> Lease {
     Lease {
         metadata: ObjectMeta {
@@ -119,7 +119,7 @@ pub fn new(namespace: &str, target: &TargetHash) -> Lease {
     }
 }
 
-/// `free` with `source` as its holder; or taken again by its holder, for another try.
+/// `free` with `source` as its holder; or a Lease that `source` holds already, for another attempt.
 pub fn taken(free: Lease, source: &Source, now: Timestamp) -> Lease {
     let mut lease = free;
     let spec = lease.spec.get_or_insert_with(LeaseSpec::default);
@@ -133,7 +133,7 @@ pub fn taken(free: Lease, source: &Source, now: Timestamp) -> Lease {
     lease
 }
 
-/// `held` without a holder, with the record of what it was held for.
+/// `held` without a holder, with the record of its execution if there was one.
 pub fn freed(held: Lease, record: Option<&Entry>, now: Timestamp) -> Lease {
     let mut lease = held;
     if let Some(spec) = &mut lease.spec {
@@ -150,16 +150,16 @@ pub fn freed(held: Lease, record: Option<&Entry>, now: Timestamp) -> Lease {
     lease
 }
 
-/// `lease` with a record of one that is about to go, whoever holds it. Of older records those stay
-/// that still say something.
+/// `lease` with a record of a WorkflowExecution that is about to be removed; the holder stays.
+/// Records that are no longer relevant are dropped.
 pub fn recorded(lease: Lease, entry: &Entry, limits: &Limits, now: Timestamp) -> Lease {
     let mut lease = lease;
     lease.spec.get_or_insert_default().renew_time = Some(MicroTime(now));
     let mut past = past(&lease);
-    past.retain(|it| it.uid != entry.uid && it.matters(now, limits));
+    past.retain(|it| it.uid != entry.uid && it.is_relevant(now, limits));
     past.push(entry.clone());
     past.sort_by_key(|it| Reverse(it.completion_time));
-    past.truncate(MOST_PAST);
+    past.truncate(MAX_PAST_RECORDS);
     annotate(&mut lease, PAST_EXECUTIONS, &past);
     lease
 }
@@ -168,7 +168,7 @@ fn past(lease: &Lease) -> Vec<Entry> {
     read(lease, PAST_EXECUTIONS).unwrap_or_default()
 }
 
-/// When it was last written: taken, freed, or given a record.
+/// When the Lease was last written: taken, freed, or given a record.
 pub fn last_used(lease: &Lease) -> Option<Timestamp> {
     let renewed = lease
         .spec
@@ -185,7 +185,7 @@ fn annotate(lease: &mut Lease, name: &str, value: &impl Serialize) {
     }
 }
 
-/// None where it cannot be read, too: then the objects are all the history there is.
+/// `None` also for text that is no valid record: the history is then the WorkflowExecutions alone.
 fn read<T: DeserializeOwned>(lease: &Lease, name: &str) -> Option<T> {
     let text = lease.metadata.annotations.as_ref()?.get(name)?;
     serde_json::from_str(text).ok()
@@ -210,8 +210,9 @@ mod tests {
         }
     }
 
+    /// BR-WE-009
     #[test]
-    fn br_we_009_a_lock_is_free_ours_or_somebody_elses() {
+    fn state_after_take_and_free_is_ours_held_or_free() {
         let now = Timestamp::UNIX_EPOCH;
         assert_eq!(TargetLock::default().state(&source("a")), Lock::Free);
         let lease = taken(new("kubernaut-workflows", &"abc".into()), &source("a"), now);
@@ -240,8 +241,9 @@ mod tests {
         }
     }
 
+    /// BR-WE-009
     #[test]
-    fn br_we_009_a_lock_remembers_the_last_execution_and_those_that_are_gone() {
+    fn records_include_last_execution_and_relevant_past_ones() {
         let limits = Limits {
             cooldown: Duration::from_secs(100),
             backoff_base: Duration::ZERO,
@@ -258,28 +260,28 @@ mod tests {
         let lease = recorded(lease, &entry("b", 20), &limits, at(30));
         assert_eq!(names(&lease), ["b", "a"]);
         assert!(
-            !seen(&lease).remembers(&entry("a", 10)),
-            "the next execution takes its place"
+            !seen(&lease).has_record(&entry("a", 10)),
+            "the next execution replaces the record"
         );
-        assert!(seen(&lease).remembers(&entry("b", 20)));
+        assert!(seen(&lease).has_record(&entry("b", 20)));
         let cleared = Entry {
             cleared: true,
             ..entry("b", 20)
         };
-        assert!(!seen(&lease).remembers(&cleared), "it was cleared since");
-        let lease = recorded(lease, &cleared, &limits, at(40));
-        assert_eq!(names(&lease), ["b", "a"], "once");
-        let lease = recorded(lease, &entry("c", 110), &limits, at(121));
-        assert_eq!(
-            names(&lease),
-            ["c", "a"],
-            "what says nothing any more is dropped"
+        assert!(
+            !seen(&lease).has_record(&cleared),
+            "the record is older than the clearance"
         );
+        let lease = recorded(lease, &cleared, &limits, at(40));
+        assert_eq!(names(&lease), ["b", "a"], "one record for each");
+        let lease = recorded(lease, &entry("c", 110), &limits, at(121));
+        assert_eq!(names(&lease), ["c", "a"], "irrelevant records are dropped");
         assert_eq!(last_used(&lease), Some(at(121)));
     }
 
+    /// BR-WE-009
     #[test]
-    fn br_we_009_a_record_that_cannot_be_read_is_none() {
+    fn records_invalid_json_is_ignored() {
         let mut lease = new("n", &"abc".into());
         lease.metadata.annotations = Some(BTreeMap::from([(
             LAST_EXECUTION.to_owned(),
@@ -288,13 +290,14 @@ mod tests {
         assert!(seen(&lease).records().next().is_none());
     }
 
+    /// BR-WE-009
     #[test]
-    fn br_we_009_a_namesake_with_another_uid_is_somebody_else() {
+    fn state_same_name_with_other_uid_is_held() {
         let lease = taken(new("n", &"abc".into()), &source("a"), Timestamp::UNIX_EPOCH);
-        let reborn = Source {
+        let recreated = Source {
             uid: "other".to_owned(),
             ..source("a")
         };
-        assert_eq!(seen(&lease).state(&reborn), Lock::Held(source("a")));
+        assert_eq!(seen(&lease).state(&recreated), Lock::Held(source("a")));
     }
 }

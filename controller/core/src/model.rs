@@ -1,14 +1,15 @@
-//! Model of the protocol of lock and execution: two requests for one target, two controllers that both
-//! think they lead, one of them with caches that lag, each kind by itself; crashes between any two
-//! requests, creates and starts that are committed late, or sent by a controller that was asleep.
+//! Model of the protocol of lock and execution: two requests for one target, and two controllers
+//! that both act as leader. The caches of one controller lag, each kind independently. Controllers
+//! crash between any two requests to the API server; creates and starts are committed late, or sent
+//! by a controller that was suspended.
 //!
-//! The checker walks every order of events within the bounds; it makes no assumption about time. Each
-//! guard of the implementation can be taken out: then the checker must find the violation that the
-//! guard prevents.
+//! The checker explores every order of events within the bounds, without assumptions about time.
+//! Each guard of the implementation can be disabled: the checker must then find the violation that
+//! the guard prevents.
 
 #![expect(
     clippy::struct_excessive_bools,
-    reason = "each guard is one, each fact is one"
+    reason = "the guards and the facts are independent of each other"
 )]
 
 use rstest::rstest;
@@ -16,28 +17,28 @@ use stateright::{Checker, HasDiscoveries, Model, Property};
 
 const REQUESTS: usize = 2;
 const CONTROLLERS: usize = 2;
-/// From this much trouble on, Jobs and pods come by one watch: a third of the states.
-const POD_CACHE_LAGS: u8 = 2;
+/// With this many faults or more, Jobs and pods share one watch, which cuts the states to a third.
+const JOINT_WATCH_FAULTS: u8 = 2;
 
-/// What the protocol does to be safe.
+/// The guards of the protocol.
 #[derive(Clone, Copy, Debug)]
 struct Guards {
-    /// The Lease is written with the resourceVersion it was seen at.
+    /// The Lease is written with the resourceVersion at which it was read.
     lease_versions: bool,
-    /// The status is written with the resourceVersion it was seen at.
+    /// The status is written with the resourceVersion at which it was read.
     status_versions: bool,
-    /// An execution is created suspended: a late create runs nothing.
+    /// An execution is created suspended, so that a late create runs nothing.
     creates_suspended: bool,
     /// An execution is started only after its uid is stored in the status.
     stores_before_start: bool,
-    /// A start names the uid: another object of that name is not started.
+    /// A start names the uid, so that another object with the same name is not started.
     start_names_uid: bool,
-    /// That an execution is gone is asked, uncached.
-    asks_for_execution: bool,
-    /// Before the lock is freed it is asked, uncached, what is left.
-    asks_what_remains: bool,
-    /// A lock whose holder has vanished is freed only when nothing is left of it.
-    sweep_looks: bool,
+    /// An execution is declared deleted only after an uncached read.
+    reads_execution: bool,
+    /// The lock is freed only after an uncached read of what is left of the execution.
+    reads_remains: bool,
+    /// The sweep frees the lock of a removed holder only when nothing of its execution is left.
+    sweep_reads_remains: bool,
 }
 
 const ALL: Guards = Guards {
@@ -46,9 +47,9 @@ const ALL: Guards = Guards {
     creates_suspended: true,
     stores_before_start: true,
     start_names_uid: true,
-    asks_for_execution: true,
-    asks_what_remains: true,
-    sweep_looks: true,
+    reads_execution: true,
+    reads_remains: true,
+    sweep_reads_remains: true,
 };
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -56,11 +57,11 @@ enum Phase {
     Pending,
     Running,
     Ended,
-    /// Its finalizer was taken off by force.
-    Vanished,
+    /// The finalizer was removed by another client, so the object no longer exists.
+    Removed,
 }
 
-/// A WorkflowExecution; every write changes it, so the value stands for its resourceVersion.
+/// A WorkflowExecution. Every write changes the value, so the value stands for the resourceVersion.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 struct Wfe {
     phase: Phase,
@@ -82,47 +83,47 @@ struct Job {
     progress: Progress,
 }
 
-/// What the API server has; or what a cache believes it has.
+/// The objects that the API server stores, or that a cache shows.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 struct Objects {
     wfes: [Wfe; REQUESTS],
-    /// Who holds the lock.
+    /// The request that holds the lock.
     holder: Option<usize>,
     jobs: [Option<Job>; REQUESTS],
     pods: [bool; REQUESTS],
 }
 
 impl Objects {
-    /// Whether an execution or a pod may still do something.
+    /// Whether an execution or a pod may still change the target.
     fn is_open(&self, request: usize) -> bool {
         let open = |job: Job| job.progress != Progress::Ended;
         self.pods[request] || self.jobs[request].is_some_and(open)
     }
 }
 
-/// What a pass of a controller remembers between two requests.
+/// State of a controller's pass between two requests to the API server.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 struct Pass {
     request: usize,
-    /// The version of the WorkflowExecution that the rest is about.
+    /// The version of the WorkflowExecution that the other fields belong to.
     wfe: Wfe,
     taken: bool,
-    /// Uid that the create answered.
+    /// Uid in the response of the create.
     created: Option<u8>,
-    /// What the uncached read of the execution said.
+    /// Result of the uncached read of the execution.
     #[expect(
         clippy::option_option,
         reason = "whether it was read, and what was found"
     )]
     read: Option<Option<Job>>,
-    /// Whether something was left, by an uncached look.
+    /// Whether something of the execution was left, by an uncached read.
     remains: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 struct Controller {
     cache: Objects,
-    /// Whether the lock was written since the cache saw it: its resourceVersion is another one.
+    /// Whether the lock was written after the cached version: its resourceVersion differs.
     lock_changed: bool,
     pass: Option<Pass>,
 }
@@ -141,18 +142,18 @@ impl Controller {
 struct State {
     real: Objects,
     controllers: [Controller; CONTROLLERS],
-    /// How many objects were ever created: the last one's uid.
+    /// Number of objects created so far; also the uid of the last one.
     created: [u8; REQUESTS],
-    /// How many executions were ever started.
+    /// Number of executions started so far.
     started: [u8; REQUESTS],
-    /// Creates whose sender has died.
+    /// Creates whose sender has crashed.
     creates_in_flight: [bool; REQUESTS],
-    /// Starts whose sender has died, by uid.
+    /// Starts whose sender has crashed, by uid.
     starts_in_flight: [Option<u8>; REQUESTS],
-    /// An execution was declared gone that was not.
-    lied: bool,
-    /// How much more may go wrong.
-    trouble: u8,
+    /// An execution was declared deleted that exists.
+    falsely_deleted: bool,
+    /// Number of faults that may still occur.
+    faults: u8,
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -165,13 +166,13 @@ enum Kind {
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 enum Action {
-    /// The next request of a pass, or the first of a new one.
+    /// The next request of a pass, or the first of a new pass.
     Step(usize, usize),
-    /// The watch of a kind delivers.
+    /// The watch of a kind delivers its events.
     Sync(usize, Kind),
-    /// Killed and started again, with fresh caches.
+    /// The controller is killed and restarts with fresh caches.
     Crash(usize),
-    /// Killed while its create or start is on the way.
+    /// The controller is killed while its create or start is in flight.
     CrashInFlight(usize),
     CreateArrives(usize),
     StartArrives(usize),
@@ -180,20 +181,20 @@ enum Action {
     PodEnds(usize),
     DeleteByHand(usize),
     Cancel(usize),
-    Vanish(usize),
+    Remove(usize),
     Retire(usize),
 }
 
 struct Protocol {
     guards: Guards,
-    trouble: u8,
+    faults: u8,
 }
 
-/// One request to the API server, as decided.
+/// A request to the API server.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Request {
     ReadJob,
-    LookWhatRemains,
+    ReadRemains,
     Take,
     Free,
     Create,
@@ -206,7 +207,7 @@ enum Request {
 
 impl Request {
     fn is_write(self) -> bool {
-        !matches!(self, Self::ReadJob | Self::LookWhatRemains)
+        !matches!(self, Self::ReadJob | Self::ReadRemains)
     }
 }
 
@@ -217,7 +218,7 @@ fn decide(cache: &Objects, pass: &Pass, guards: Guards) -> Option<Request> {
     let others = (0..REQUESTS).any(|it| it != own && cache.is_open(it));
     let ours = cache.holder == Some(own);
     match wfe.phase {
-        Phase::Vanished => None,
+        Phase::Removed => None,
         Phase::Pending if wfe.cancelled => Some(Request::StoreEnded),
         Phase::Pending if others => None,
         Phase::Pending if !ours && cache.holder.is_some() => None,
@@ -239,7 +240,7 @@ fn decide(cache: &Objects, pass: &Pass, guards: Guards) -> Option<Request> {
                 _ if wfe.cancelled => Some(Request::StoreEnded),
                 (Some(Progress::Suspended), _) if ours => job.map(|it| Request::Start(it.uid)),
                 (Some(_), _) => None,
-                (None, None) if guards.asks_for_execution => Some(Request::ReadJob),
+                (None, None) if guards.reads_execution => Some(Request::ReadJob),
                 (None, _) => Some(Request::StoreDeleted),
             }
         }
@@ -255,7 +256,7 @@ fn decide(cache: &Objects, pass: &Pass, guards: Guards) -> Option<Request> {
             }
             match pass.remains {
                 _ if cache.jobs[own].is_some_and(|it| !open(&it)) => Some(Request::Free),
-                None if guards.asks_what_remains => Some(Request::LookWhatRemains),
+                None if guards.reads_remains => Some(Request::ReadRemains),
                 Some(true) => wfe.execution.map(Request::Delete),
                 None | Some(false) => Some(Request::Free),
             }
@@ -272,7 +273,7 @@ fn is_suspended(job: Option<Job>, uid: u8) -> bool {
 }
 
 impl Protocol {
-    /// Carries out one step of a controller's pass; the pass, where it goes on.
+    /// Carries out one step of a controller's pass.
     fn step(&self, state: &mut State, number: usize, request: usize) {
         let cache = state.controllers[number].cache;
         let fresh = Pass {
@@ -284,7 +285,7 @@ impl Protocol {
             remains: None,
         };
         let mut pass = state.controllers[number].pass.unwrap_or(fresh);
-        // What was read before a change is forgotten.
+        // Reads before a change of the WorkflowExecution are dropped.
         if pass.wfe != cache.wfes[request] {
             pass = fresh;
         }
@@ -315,14 +316,14 @@ impl Protocol {
         let wfe_is_current = if self.guards.status_versions {
             cache.wfes[own] == state.real.wfes[own]
         } else {
-            state.real.wfes[own].phase != Phase::Vanished
+            state.real.wfes[own].phase != Phase::Removed
         };
         let goes_on = match request {
             Request::ReadJob => {
                 pass.read = Some(state.real.jobs[own]);
                 true
             }
-            Request::LookWhatRemains => {
+            Request::ReadRemains => {
                 pass.remains = Some(state.real.is_open(own));
                 true
             }
@@ -335,7 +336,7 @@ impl Protocol {
             Request::Create => {
                 self.create_arrives(state, own);
                 pass.created = state.real.jobs[own].map(|it| it.uid);
-                // The answer has the object: it stands in for the cached one.
+                // The response contains the object, which replaces the cached one.
                 state.controllers[number].cache.jobs[own] = state.real.jobs[own];
                 true
             }
@@ -350,7 +351,7 @@ impl Protocol {
                 pass.remains = None;
                 false
             }
-            // Refused: the resourceVersion has changed.
+            // The API server refuses the write: the resourceVersion has changed.
             Request::StoreRunning(_) | Request::StoreEnded | Request::StoreDeleted
                 if !wfe_is_current =>
             {
@@ -367,7 +368,7 @@ impl Protocol {
             }
             Request::StoreDeleted => {
                 let same = |it: Job| Some(it.uid) == state.real.wfes[own].execution;
-                state.lied |= state.real.jobs[own].is_some_and(same);
+                state.falsely_deleted |= state.real.jobs[own].is_some_and(same);
                 state.real.wfes[own].phase = Phase::Ended;
                 true
             }
@@ -375,7 +376,7 @@ impl Protocol {
         let controller = &mut state.controllers[number];
         let cache = &mut controller.cache;
         match request {
-            // Lost or won, the next read shows what is there.
+            // After a conflict or a success, the next read shows the stored Lease.
             Request::Take | Request::Free => {
                 cache.holder = state.real.holder;
                 controller.lock_changed = false;
@@ -388,7 +389,7 @@ impl Protocol {
         goes_on
     }
 
-    /// A create comes to the API server; the name is the same each time.
+    /// The API server commits a create; all creates of a request have the same name.
     fn create_arrives(&self, state: &mut State, request: usize) {
         if state.real.jobs[request].is_some() {
             return;
@@ -403,7 +404,7 @@ impl Protocol {
         }
     }
 
-    /// A start comes to the API server.
+    /// The API server commits a start.
     fn start_arrives(&self, state: &mut State, request: usize, uid: u8) {
         let Some(job) = &mut state.real.jobs[request] else {
             return;
@@ -416,13 +417,13 @@ impl Protocol {
         }
     }
 
-    /// Frees the lock of a holder that has vanished, and deletes what it has left.
+    /// Frees the lock of a removed holder, and deletes its execution first.
     fn sweep(&self, state: &mut State, number: usize) -> Option<()> {
         let holder = state.controllers[number].cache.holder?;
-        if state.real.wfes[holder].phase != Phase::Vanished {
+        if state.real.wfes[holder].phase != Phase::Removed {
             return None;
         }
-        if state.real.is_open(holder) && self.guards.sweep_looks {
+        if state.real.is_open(holder) && self.guards.sweep_reads_remains {
             return state.real.jobs[holder].take().map(drop);
         }
         if state.controllers[number].lock_changed {
@@ -456,14 +457,14 @@ impl Model for Protocol {
             started: [0; REQUESTS],
             creates_in_flight: [false; REQUESTS],
             starts_in_flight: [None; REQUESTS],
-            lied: false,
-            trouble: self.trouble,
+            falsely_deleted: false,
+            faults: self.faults,
         }]
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
         let real = &state.real;
-        let trouble = state.trouble > 0;
+        let may_fault = state.faults > 0;
         for (number, controller) in state.controllers.iter().enumerate() {
             match controller.pass {
                 Some(pass) => actions.push(Action::Step(number, pass.request)),
@@ -479,20 +480,20 @@ impl Model for Protocol {
                 ),
                 (
                     Kind::Pods,
-                    cache.pods != real.pods && self.trouble < POD_CACHE_LAGS,
+                    cache.pods != real.pods && self.faults < JOINT_WATCH_FAULTS,
                 ),
             ];
             let behind = behind.into_iter().filter(|(_, behind)| *behind);
             actions.extend(behind.map(|(kind, _)| Action::Sync(number, kind)));
-            if trouble && controller.pass.is_some_and(|pass| pass.request == 0) {
+            if may_fault && controller.pass.is_some_and(|pass| pass.request == 0) {
                 actions.push(Action::Crash(number));
                 actions.push(Action::CrashInFlight(number));
             }
             actions.push(Action::Sweep(number));
         }
-        // The requests are alike: what goes wrong happens to the first.
+        // The requests are symmetric: faults are applied to the first one only.
         for request in 0..REQUESTS {
-            let trouble = trouble && request == 0;
+            let may_fault = may_fault && request == 0;
             if state.creates_in_flight[request] {
                 actions.push(Action::CreateArrives(request));
             }
@@ -505,16 +506,16 @@ impl Model for Protocol {
                 None if real.pods[request] => actions.push(Action::PodEnds(request)),
                 Some(Progress::Suspended) | None => {}
             }
-            if trouble && real.jobs[request].is_some() {
+            if may_fault && real.jobs[request].is_some() {
                 actions.push(Action::DeleteByHand(request));
             }
             let wfe = real.wfes[request];
             let open = matches!(wfe.phase, Phase::Pending | Phase::Running);
-            if trouble && open && !wfe.cancelled {
+            if may_fault && open && !wfe.cancelled {
                 actions.push(Action::Cancel(request));
             }
-            if trouble && open {
-                actions.push(Action::Vanish(request));
+            if may_fault && open {
+                actions.push(Action::Remove(request));
             }
         }
     }
@@ -532,13 +533,13 @@ impl Model for Protocol {
                         cache.holder = real.holder;
                         controller.lock_changed = false;
                     }
-                    Kind::Jobs if self.trouble < POD_CACHE_LAGS => cache.jobs = real.jobs,
+                    Kind::Jobs if self.faults < JOINT_WATCH_FAULTS => cache.jobs = real.jobs,
                     Kind::Jobs => (cache.jobs, cache.pods) = (real.jobs, real.pods),
                     Kind::Pods => cache.pods = real.pods,
                 }
             }
             Action::Crash(number) => {
-                state.trouble -= 1;
+                state.faults -= 1;
                 state.controllers[number] = Controller::fresh(state.real);
             }
             Action::CrashInFlight(number) => {
@@ -549,7 +550,7 @@ impl Model for Protocol {
                     Request::Start(uid) => state.starts_in_flight[pass.request] = Some(uid),
                     _ => return None,
                 }
-                state.trouble -= 1;
+                state.faults -= 1;
                 state.controllers[number] = Controller::fresh(state.real);
             }
             Action::CreateArrives(request) => {
@@ -568,16 +569,16 @@ impl Model for Protocol {
             }
             Action::PodEnds(request) => state.real.pods[request] = false,
             Action::DeleteByHand(request) => {
-                state.trouble -= 1;
+                state.faults -= 1;
                 state.real.jobs[request] = None;
             }
             Action::Cancel(request) => {
-                state.trouble -= 1;
+                state.faults -= 1;
                 state.real.wfes[request].cancelled = true;
             }
-            Action::Vanish(request) => {
-                state.trouble -= 1;
-                state.real.wfes[request].phase = Phase::Vanished;
+            Action::Remove(request) => {
+                state.faults -= 1;
+                state.real.wfes[request].phase = Phase::Removed;
             }
             Action::Retire(request) => {
                 let wfe = state.real.wfes[request];
@@ -603,13 +604,16 @@ impl Model for Protocol {
             Property::always(TWICE, |_, state: &State| {
                 state.started.iter().all(|started| *started <= 1)
             }),
-            Property::always(LIE, |_, state: &State| !state.lied),
-            Property::sometimes("both run, one after the other", |_, state: &State| {
-                let ended = |wfe: &Wfe| wfe.phase == Phase::Ended;
-                state.started == [1; REQUESTS]
-                    && state.real.wfes.iter().all(ended)
-                    && state.real.holder.is_none()
-            }),
+            Property::always(FALSELY_DELETED, |_, state: &State| !state.falsely_deleted),
+            Property::sometimes(
+                "both requests run, one after the other",
+                |_, state: &State| {
+                    let ended = |wfe: &Wfe| wfe.phase == Phase::Ended;
+                    state.started == [1; REQUESTS]
+                        && state.real.wfes.iter().all(ended)
+                        && state.real.holder.is_none()
+                },
+            ),
         ]
     }
 
@@ -619,7 +623,7 @@ impl Model for Protocol {
 }
 
 impl State {
-    /// Gives the Lease another resourceVersion.
+    /// Writes the Lease, which changes its resourceVersion.
     fn write_lock(&mut self, holder: Option<usize>) {
         self.real.holder = holder;
         for controller in &mut self.controllers {
@@ -628,12 +632,12 @@ impl State {
     }
 }
 
-const TWO_ALIVE: &str = "at most one is alive on the target";
-const TWICE: &str = "nothing runs twice";
-const LIE: &str = "nothing is declared deleted that is there";
+const TWO_ALIVE: &str = "at most one execution is alive on the target";
+const TWICE: &str = "no request runs twice";
+const FALSELY_DELETED: &str = "no existing execution is declared deleted";
 
-fn check(guards: Guards, trouble: u8, until: HasDiscoveries) -> impl Checker<Protocol> {
-    let protocol = Protocol { guards, trouble };
+fn check(guards: Guards, faults: u8, until: HasDiscoveries) -> impl Checker<Protocol> {
+    let protocol = Protocol { guards, faults };
     protocol
         .checker()
         .threads(2)
@@ -642,18 +646,18 @@ fn check(guards: Guards, trouble: u8, until: HasDiscoveries) -> impl Checker<Pro
         .join()
 }
 
-/// BR-WE-009: two misfortunes in any order, with no assumption about time.
+/// BR-WE-009: up to two faults in any order, without assumptions about time.
 #[rstest]
-fn protocol_with_trouble_holds(#[values(1, 2)] trouble: u8) {
-    let checked = check(ALL, trouble, HasDiscoveries::AnyFailures);
+fn protocol_with_faults_has_no_violation(#[values(1, 2)] faults: u8) {
+    let checked = check(ALL, faults, HasDiscoveries::AnyFailures);
     checked.assert_properties();
     let states = checked.unique_state_count();
-    println!("trouble {trouble}: {states} states");
+    println!("{faults} faults: {states} states");
     assert!(states > 1_000_000, "{states}");
 }
 
-/// The checker finds `violation` when a guard is taken out.
-fn finds(violation: &'static str, without: impl FnOnce(&mut Guards)) {
+/// Asserts that the checker finds `violation` when `without` disables a guard.
+fn assert_violated(violation: &'static str, without: impl FnOnce(&mut Guards)) {
     let mut guards = ALL;
     without(&mut guards);
     let checked = check(guards, 2, HasDiscoveries::AnyOf([violation].into()));
@@ -664,53 +668,53 @@ fn finds(violation: &'static str, without: impl FnOnce(&mut Guards)) {
 /// BR-WE-009
 #[test]
 fn protocol_without_lease_versions_has_two_alive() {
-    finds(TWO_ALIVE, |guards| guards.lease_versions = false);
+    assert_violated(TWO_ALIVE, |guards| guards.lease_versions = false);
 }
 
 /// BR-WE-009
 #[test]
 fn protocol_without_status_versions_runs_twice() {
-    finds(TWICE, |guards| guards.status_versions = false);
+    assert_violated(TWICE, |guards| guards.status_versions = false);
 }
 
-/// BR-WE-009: the planted bug of a create that is committed late.
+/// BR-WE-009: a create that is committed late.
 #[test]
 fn protocol_without_suspended_creates_runs_twice() {
-    finds(TWICE, |guards| guards.creates_suspended = false);
+    assert_violated(TWICE, |guards| guards.creates_suspended = false);
 }
 
 /// BR-WE-009
 #[test]
 fn protocol_without_suspended_creates_has_two_alive() {
-    finds(TWO_ALIVE, |guards| guards.creates_suspended = false);
+    assert_violated(TWO_ALIVE, |guards| guards.creates_suspended = false);
 }
 
 /// BR-WE-009
 #[test]
-fn protocol_that_starts_before_it_stores_runs_twice() {
-    finds(TWICE, |guards| guards.stores_before_start = false);
+fn protocol_with_start_before_store_runs_twice() {
+    assert_violated(TWICE, |guards| guards.stores_before_start = false);
 }
 
 /// BR-WE-009
 #[test]
-fn protocol_that_starts_by_name_runs_twice() {
-    finds(TWICE, |guards| guards.start_names_uid = false);
+fn protocol_with_start_by_name_runs_twice() {
+    assert_violated(TWICE, |guards| guards.start_names_uid = false);
 }
 
 /// BR-WE-003
 #[test]
-fn protocol_that_believes_the_cache_declares_deleted_what_is_there() {
-    finds(LIE, |guards| guards.asks_for_execution = false);
+fn protocol_without_uncached_read_declares_existing_execution_deleted() {
+    assert_violated(FALSELY_DELETED, |guards| guards.reads_execution = false);
 }
 
 /// BR-WE-009
 #[test]
-fn protocol_that_does_not_look_what_remains_has_two_alive() {
-    finds(TWO_ALIVE, |guards| guards.asks_what_remains = false);
+fn protocol_without_read_of_remains_has_two_alive() {
+    assert_violated(TWO_ALIVE, |guards| guards.reads_remains = false);
 }
 
 /// BR-WE-009
 #[test]
-fn protocol_with_a_sweep_that_does_not_look_has_two_alive() {
-    finds(TWO_ALIVE, |guards| guards.sweep_looks = false);
+fn protocol_with_unconditional_sweep_has_two_alive() {
+    assert_violated(TWO_ALIVE, |guards| guards.sweep_reads_remains = false);
 }

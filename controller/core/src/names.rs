@@ -1,11 +1,11 @@
-//! Names, labels and annotations that others see.
+//! Names, labels and annotations of the objects that the controller reads and writes.
 
 use sha2::{Digest, Sha256};
 use wfe_model::target::Target;
 
 /// Field manager, and the value of `app.kubernetes.io/managed-by`.
 pub const MANAGER: &str = "wfe-controller";
-/// Who made it.
+/// Label: the program that manages the object.
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Label: the WorkflowExecution's name, cut to a valid label. Annotation: its `namespace/name`.
 pub const WORKFLOW_EXECUTION: &str = "kubernaut.ai/workflow-execution";
@@ -19,28 +19,28 @@ pub const TARGET_HASH: &str = "kubernaut.ai/target-hash";
 pub const SOURCE_NAMESPACE: &str = "kubernaut.ai/source-namespace";
 /// Annotation: the target as written.
 pub const TARGET_RESOURCE: &str = "kubernaut.ai/target-resource";
-/// Annotation of a Job: the controller has started it. A Job that is suspended and lacks this
-/// annotation has never run.
+/// Annotation of a Job that the controller has started. A suspended Job without this annotation has
+/// never run.
 pub const STARTED: &str = "kubernaut.ai/started";
 /// Annotation of a lock: its record of the last execution.
 pub const LAST_EXECUTION: &str = "kubernaut.ai/last-execution";
-/// Annotation of a lock: its records of WorkflowExecutions that are gone and still say something.
+/// Annotation of a lock: its records of deleted WorkflowExecutions that can still restrict a run.
 pub const PAST_EXECUTIONS: &str = "kubernaut.ai/past-executions";
-/// Annotation of a WorkflowExecution: cancel it; the value says why.
+/// Annotation of a WorkflowExecution that is to be cancelled; the value is the reason.
 pub const CANCEL: &str = "kubernaut.ai/cancel";
-/// Annotation of a WorkflowExecution, guarded by a policy: when it is deleted, its audit events are
-/// not waited for.
+/// Annotation of a WorkflowExecution, guarded by a policy: its deletion does not wait for the
+/// delivery of its audit events.
 pub const ABANDON_AUDIT: &str = "kubernaut.ai/abandon-audit";
-/// Annotation of the execution namespace: with the value `true` nothing new starts.
+/// Annotation of the execution namespace: with the value `true` no execution starts.
 pub const PAUSED: &str = "kubernaut.ai/paused";
-/// Annotation: key in the catalog.
+/// Annotation: the workflow's key in the catalog.
 pub const WORKFLOW_ID: &str = "kubernaut.ai/workflow-id";
 
 const MAX_EXECUTION_PREFIX: usize = 46;
 const MAX_LABEL: usize = 63;
 
-/// The name of the Job or PipelineRun of a WorkflowExecution: the same one each time, so that a
-/// create can be repeated.
+/// The name of the Job or PipelineRun of a WorkflowExecution. Deterministic, so that a repeated
+/// create cannot create a second object.
 pub fn execution_name(name: &str, uid: &str) -> String {
     let prefix: String = name
         .replace('.', "-")
@@ -50,13 +50,13 @@ pub fn execution_name(name: &str, uid: &str) -> String {
     format!("{}-{}", prefix.trim_end_matches('-'), sha256_prefix(uid, 8))
 }
 
-/// What lock, label and history of a target go by: the first 32 hex digits of the SHA-256 of its
+/// Identifies a target in lock, label and history: the first 32 hex digits of the SHA-256 of its
 /// normalised form.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct TargetHash(String);
 
 impl TargetHash {
-    /// The hash of a checked target; an invalid one has none.
+    /// The hash of a parsed target.
     pub fn of(target: &Target) -> Self {
         Self(sha256_prefix(&target.normalized(), 32))
     }
@@ -67,7 +67,7 @@ impl TargetHash {
     }
 }
 
-/// As in a label.
+/// From the value of the label [`TARGET_HASH`].
 impl From<&str> for TargetHash {
     fn from(text: &str) -> Self {
         Self(text.to_owned())
@@ -79,32 +79,33 @@ impl From<&str> for TargetHash {
 pub struct Uid(String);
 
 impl Uid {
-    /// As the API server wrote it.
+    /// The uid as the API server assigned it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// As in metadata or a label.
+/// From `metadata.uid` or the label [`WORKFLOW_EXECUTION_UID`].
 impl From<&str> for Uid {
     fn from(text: &str) -> Self {
         Self(text.to_owned())
     }
 }
 
-/// The Lease that is the lock of a target.
+/// Name of the Lease that is the lock of a target.
 pub fn lock_name(target: &TargetHash) -> String {
     format!("wfe-target-{}", target.as_str())
 }
 
-/// A text as a label value; names of objects have only characters that labels may have.
+/// An object's name as a label value. Only the length needs care: every character of an object's
+/// name is allowed in a label.
 pub fn label_value(text: &str) -> String {
     let cut: String = text.chars().take(MAX_LABEL).collect();
     cut.trim_end_matches(['-', '.']).to_owned()
 }
 
-/// A volume's name for a Secret or ConfigMap: `<kind>-<name>`, or, where that is no DNS label, one
-/// that is, and still belongs to this name only.
+/// Volume name for a Secret or ConfigMap: `<kind>-<name>` if that is a DNS label, otherwise cut to
+/// one, with a hash of the name that keeps it unique.
 pub fn volume_name(kind: &str, name: &str) -> String {
     let plain = format!("{kind}-{name}");
     if plain.len() <= MAX_LABEL && !plain.contains('.') {
@@ -130,8 +131,9 @@ fn sha256_prefix(text: &str, digits: usize) -> String {
 mod tests {
     use super::*;
 
+    /// BR-WE-014
     #[test]
-    fn br_we_014_execution_names_are_valid_stable_and_of_one_uid() {
+    fn execution_name_is_valid_stable_and_unique_per_uid() {
         let name = execution_name("restart.web", "uid-1");
         assert_eq!(name, execution_name("restart.web", "uid-1"));
         assert!(
@@ -142,12 +144,13 @@ mod tests {
         let long = execution_name(&format!("{}-{}", "a".repeat(45), "b".repeat(200)), "uid");
         assert!(long.starts_with(&format!("{}-", "a".repeat(45))), "{long}");
         assert!(!long.contains("--"), "{long}");
-        // A Job's pods get 6 more characters.
+        // Pod names have a suffix of 6 characters.
         assert!(long.len() <= 63 - 6, "{long}");
     }
 
+    /// BR-WE-009
     #[test]
-    fn br_we_009_spellings_of_a_kind_share_a_hash() {
+    fn target_hash_ignores_case_of_kind() {
         let hash = |text: &str| TargetHash::of(&Target::parse(text).expect("a target"));
         assert_eq!(hash("prod/Deployment/web"), hash("prod/deployment/web"));
         assert_ne!(hash("prod/Deployment/web"), hash("dev/Deployment/web"));
@@ -155,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn volume_names_are_labels_and_stay_different() {
+    fn volume_name_is_valid_and_unique() {
         assert_eq!(volume_name("secret", "registry"), "secret-registry");
         let (dots, dashes) = (volume_name("secret", "a.b"), volume_name("secret", "a-b"));
         assert_ne!(dots, dashes);
@@ -169,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_cut_to_what_labels_may_be() {
+    fn label_value_long_name_is_cut() {
         assert_eq!(label_value("web"), "web");
         assert_eq!(
             label_value(&format!("{}.{}", "a".repeat(62), "b".repeat(9))),

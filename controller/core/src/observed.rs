@@ -1,4 +1,4 @@
-//! Everything a decision may look at.
+//! Input of a decision: the cached objects, the answers of this pass, the flags and the time.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,134 +20,140 @@ use crate::names;
 use crate::step::Notice;
 
 /// What is known of one WorkflowExecution at one moment.
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the facts are independent of each other"
+)]
 #[derive(Clone, Debug)]
 pub struct Observed {
-    /// Now.
+    /// Current time.
     pub now: Timestamp,
     /// The object, as cached or as the last write returned it.
     pub wfe: Arc<WorkflowExecution>,
-    /// Whose execution it is: the object's namespace, name and uid.
+    /// The WorkflowExecution's namespace, name and uid.
     pub source: Source,
-    /// Its Job or PipelineRun, as cached or as the create returned it.
+    /// Job or PipelineRun of the WorkflowExecution, as cached or as the create returned it.
     pub execution: Option<Execution>,
-    /// Whether a pod of it is alive.
+    /// Whether a pod of the execution has not ended.
     pub pods_alive: bool,
-    /// Since when a container of it runs or has run, as far as the pods that were seen told, those
-    /// that are gone by now included.
+    /// When the workflow's container started, by every pod that the watch has shown, deleted ones
+    /// included.
     pub began: Option<Timestamp>,
-    /// Whose pod or Job is alive on the target, where that is somebody else's.
+    /// Another WorkflowExecution whose pod or Job on the target has not ended.
     pub others_alive: Option<Source>,
     /// The target's lock, as cached or as the last write returned it.
     pub target_lock: TargetLock,
-    /// How it stands for this one.
+    /// Who holds the lock, relative to this WorkflowExecution.
     pub lock: Lock,
-    /// All others on the target.
+    /// The other WorkflowExecutions with the same target.
     pub neighbours: Vec<Arc<WorkflowExecution>>,
-    /// Whether nothing new may start.
+    /// Whether the execution namespace has the annotation [`names::PAUSED`].
     pub paused: bool,
-    /// Whether the object's namespace is being deleted.
-    pub namespace_ending: bool,
-    /// What was told already.
+    /// Whether the WorkflowExecution's namespace is being deleted.
+    pub namespace_terminating: bool,
+    /// Notices that this process has sent already.
     pub notified: HashSet<Notice>,
-    /// Whether the engine's kind is served.
+    /// Whether the API server serves the engine's kind.
     pub engine_installed: bool,
-    /// How the delivery of its audit events stands.
+    /// Delivery of the WorkflowExecution's audit events.
     pub audit: Delivery,
-    /// Answers of this pass.
+    /// Answers to the questions of this pass, and results of its writes.
     pub answers: Answers,
     /// Flags.
     pub settings: Arc<Settings>,
 }
 
-/// How delivery stands for one WorkflowExecution.
+/// Delivery of the audit events of one WorkflowExecution.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Delivery {
-    /// Has happened, and is neither delivered nor refused.
+    /// Events that are neither delivered nor rejected.
     pub waiting: EnumSet<EventType>,
-    /// Whether the outbox knows of all that waits.
+    /// Whether the outbox has all events in `waiting`.
     pub queued: bool,
-    /// What the sink refused for its content, and why.
+    /// Events that the sink rejected for their content, and why.
     pub rejected: Option<(EnumSet<EventType>, String)>,
-    /// Why nothing is delivered, while that is so.
+    /// Why the sink accepts no events; `None` while it does.
     pub outage: Option<String>,
 }
 
 /// Flags that decisions depend on.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where workflows run.
+    /// Namespace of Jobs, PipelineRuns and locks.
     pub execution_namespace: String,
-    /// Where a WorkflowExecution names none.
+    /// Timeout of a WorkflowExecution that names none.
     pub default_timeout: Duration,
-    /// Where a WorkflowExecution names none.
+    /// ServiceAccount of a WorkflowExecution that names none.
     pub default_service_account: String,
     /// How long a succeeded execution is kept.
     pub retention: Duration,
     /// How long a failed execution is kept.
     pub retention_failed: Duration,
-    /// How long an execution may take until a container starts.
+    /// Time between the create and the start of a container after which the execution is deleted.
     pub start_timeout: Duration,
     /// Cooldown, backoff, blocks.
     pub limits: Limits,
 }
 
-/// What was asked in this pass, and what came of writes.
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+/// Answers to the questions of this pass, and results of its writes. `None`: not asked yet.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the facts are independent of each other"
+)]
 #[derive(Clone, Debug, Default)]
 pub struct Answers {
-    /// What is wrong with the target, if anything.
+    /// The rule that the target breaks, if any.
     pub target: Option<Answer<Option<Violation>>>,
-    /// What the catalog says of the request.
+    /// The request validated against its catalog entry.
     pub workflow: Option<Answer<Resolution>>,
     /// Whether the ServiceAccount may run workflows.
     pub service_account: Option<Answer<ServiceAccountAnswer>>,
-    /// What is wrong with the dependencies.
+    /// Dependencies that are missing or empty.
     pub dependencies: Option<Answer<Vec<DependencyProblem>>>,
-    /// The execution, uncached.
+    /// Uncached read of the execution; `Some(None)`: it does not exist.
     pub execution: Option<Option<Execution>>,
-    /// What the execution's Events say of why it does not start.
+    /// Why the execution does not start, by its Events; `Some(None)`: the Events give no reason.
     pub startup_diagnosis: Option<Option<Waiting>>,
-    /// What came of the create.
+    /// Result of the create.
     pub created: Option<Created>,
-    /// The execution was started in this very pass: the cache will show it.
+    /// The execution was started in this pass; the cache may not show it yet.
     pub started: bool,
-    /// What is left of the execution, uncached.
+    /// What is left of the execution, by an uncached read.
     pub remains: Option<Remains>,
-    /// The lock was taken in this very pass.
+    /// The lock was taken in this pass.
     pub lock_taken: bool,
-    /// The execution was deleted in this very pass: the cache will show it.
+    /// The execution was deleted in this pass; the cache may not show it yet.
     pub deleted: bool,
-    /// Somebody else was faster: the lock as cached is not to be believed.
+    /// A write of the Lease was refused with 404 or 409: the cached lock is stale.
     pub lock_lost: bool,
-    /// The lock as it was then read, until it is written.
+    /// Uncached read of the Lease after `lock_lost`, used until the next write of the Lease.
     pub lease: Option<Option<Arc<Lease>>>,
-    /// The finalizer was taken off: the object is not ours any more, whatever the cache shows.
+    /// The finalizer was removed in this pass; the cache may not show it yet.
     pub finalizer_removed: bool,
-    /// Its end is on record, or there is no place for records any more.
+    /// The lock has a record of the outcome, or can have none because its namespace is gone.
     pub recorded: bool,
 }
 
 impl Answers {
-    /// Forgets what was seen uncached: a write makes another moment of it.
-    pub fn forget_before_a_write(&mut self) {
+    /// Drops the uncached reads before a write, which may make them stale.
+    pub fn drop_uncached_reads(&mut self) {
         (self.execution, self.remains) = (None, None);
     }
 }
 
-/// What was asked, or why there is no answer: never to be taken for "no".
+/// A value, or why it could not be read. `Unavailable` must never be taken for "no".
 #[derive(Clone, Debug)]
 pub enum Answer<T> {
-    /// The answer.
+    /// The value that was read.
     Known(T),
-    /// Nothing is known, for this reason.
+    /// The read failed, for this reason.
     Unavailable(String),
 }
 
-/// What the rules and the catalog say of a request: what may run, or every violation.
+/// A validated request, or every rule that it violates.
 pub type Resolution = Result<Arc<ValidatedSpec>, Vec<Violation>>;
 
-/// Validates a request against the catalog's entry, once for each answer of the catalog.
+/// Validates a request against its catalog entry; `None`: the catalog has no such workflow.
 pub fn resolve(spec: &WorkflowExecutionSpec, workflow: Option<&Arc<Workflow>>) -> Resolution {
     let Some(workflow) = workflow else {
         let workflow_id = spec.workflow_ref.workflow_id.clone();
@@ -157,7 +163,7 @@ pub fn resolve(spec: &WorkflowExecutionSpec, workflow: Option<&Arc<Workflow>>) -
 }
 
 impl Observed {
-    /// The name that its execution has, or will have.
+    /// The name of the Job or PipelineRun, also before it is created.
     pub fn execution_name(&self) -> String {
         names::execution_name(&self.source.name, &self.source.uid)
     }

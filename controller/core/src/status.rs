@@ -1,4 +1,4 @@
-//! How a status changes: conditions, phases, times.
+//! Builds the next status from the stored one: conditions, phases, times.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use wfe_model::workflow_execution::{TriState, WorkflowExecution, WorkflowExecutionStatus};
 
-/// A status on its way to the API server.
+/// A status that is being built for a write.
 #[derive(Clone, Debug)]
 pub struct Change {
     status: WorkflowExecutionStatus,
@@ -16,7 +16,7 @@ pub struct Change {
 }
 
 impl Change {
-    /// Begins with what is stored.
+    /// Starts from the stored status.
     pub fn of(wfe: &WorkflowExecution, now: Timestamp) -> Self {
         let mut status = wfe.status.clone().unwrap_or_default();
         status.observed_generation = wfe.metadata.generation;
@@ -27,7 +27,7 @@ impl Change {
         }
     }
 
-    /// Sets a condition, since now unless it was so already.
+    /// Sets a condition. Its transition time is now, or unchanged if its status does not change.
     #[must_use]
     pub fn condition(
         self,
@@ -40,7 +40,8 @@ impl Change {
         self.condition_since(kind, truth, reason, message, now)
     }
 
-    /// Sets a condition, since `since` unless it was so already.
+    /// Sets a condition. Its transition time is `since`, or unchanged if its status does not
+    /// change.
     #[must_use]
     pub fn condition_since(
         mut self,
@@ -69,7 +70,7 @@ impl Change {
         self
     }
 
-    /// A condition as it is now.
+    /// A condition of the status that is being built.
     pub fn stored(&self, kind: ConditionType) -> Option<&Condition> {
         self.status
             .conditions
@@ -77,25 +78,25 @@ impl Change {
             .find(|it| it.type_ == kind.as_str())
     }
 
-    /// Changes whatever else.
+    /// Changes other fields of the status.
     #[must_use]
     pub fn with(mut self, change: impl FnOnce(&mut WorkflowExecutionStatus)) -> Self {
         change(&mut self.status);
         self
     }
 
-    /// What to store; none when nothing would change.
+    /// The status to store; `None` if it equals the stored one.
     pub fn unless_stored(self, wfe: &WorkflowExecution) -> Option<WorkflowExecutionStatus> {
         (wfe.status.as_ref() != Some(&self.status)).then_some(self.status)
     }
 
-    /// What to store.
+    /// The status to store.
     pub fn into_status(self) -> WorkflowExecutionStatus {
         self.status
     }
 }
 
-/// A moment as statuses have it: whole seconds, since that is what Kubernetes keeps.
+/// A time in whole seconds, the precision that Kubernetes stores.
 pub fn time(timestamp: Timestamp) -> Time {
     let seconds = TimestampRound::new()
         .smallest(Unit::Second)
@@ -103,7 +104,7 @@ pub fn time(timestamp: Timestamp) -> Time {
     Time(timestamp.round(seconds).unwrap_or(timestamp))
 }
 
-/// `span` after `moment`: what ends after the end of time never ends.
+/// The time `span` after `moment`, at most the latest timestamp.
 pub fn after(moment: Timestamp, span: Duration) -> Timestamp {
     moment.checked_add(span).unwrap_or(Timestamp::MAX)
 }
@@ -117,7 +118,7 @@ pub fn stored(wfe: &WorkflowExecution, kind: ConditionType) -> Option<&Condition
         .find(|it| it.type_ == kind.as_str())
 }
 
-/// Whether a condition of the stored status is True.
+/// Whether a condition of the stored status is `True`.
 pub fn holds(wfe: &WorkflowExecution, kind: ConditionType) -> bool {
     stored(wfe, kind).is_some_and(|it| it.status == TriState::True.as_str())
 }

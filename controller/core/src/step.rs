@@ -1,4 +1,4 @@
-//! The next step: a question, a write, or nothing to do.
+//! Output of a decision: a read, a write, or a requeue.
 
 use jiff::Timestamp;
 use wfe_model::target::Target;
@@ -11,30 +11,30 @@ use crate::history::Entry;
 /// The next step.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// Something must be known first.
+    /// Read this, then decide again.
     Ask(Question),
-    /// One write.
+    /// Write this, then decide again.
     Do(Effect),
-    /// Nothing to do until then, or until something changes.
+    /// Requeue at this time; a watch may trigger a reconcile earlier.
     Wait(Timestamp),
-    /// Nothing to do until something changes.
+    /// No requeue: a watch triggers the next reconcile.
     Done,
 }
 
-/// One read.
+/// A read that a decision needs.
 #[derive(Clone, Debug)]
 pub enum Question {
-    /// Whether the target's kind is served.
+    /// Whether the API server serves the target's kind.
     TargetKind(Target),
-    /// The catalog's entry.
+    /// The catalog entry of this workflow id.
     Workflow(String),
-    /// Whether a ServiceAccount may run workflows.
+    /// Whether this ServiceAccount may run workflows.
     ServiceAccount(String),
-    /// Whether Secrets and ConfigMaps are there.
+    /// Whether these Secrets and ConfigMaps exist and are not empty.
     Dependencies(Dependencies),
     /// The execution, uncached.
     Execution,
-    /// What its Events say of an execution that does not start.
+    /// Why this execution does not start, by its Events.
     StartupDiagnosis(ExecutionRef),
     /// What is left of the execution, uncached.
     Remains,
@@ -42,61 +42,79 @@ pub enum Question {
     Lock,
 }
 
-/// One write.
+/// A write that carries out a decision.
 #[derive(Clone, Debug)]
 pub enum Effect {
-    /// Keeps the WorkflowExecution until all is cleaned up.
+    /// Adds the finalizer, which keeps a deleted WorkflowExecution until its cleanup is done.
     AddFinalizer,
-    /// Lets it go.
+    /// Removes the finalizer.
     RemoveFinalizer,
     /// Takes the target's lock.
     TakeLock,
-    /// Frees it, leaving a record of what was executed.
+    /// Frees the target's lock, with a record of the execution if there was one.
     FreeLock(Option<Box<Entry>>),
-    /// Leaves a record of one that is about to go.
+    /// Adds a record of a deleted WorkflowExecution to the target's lock.
     Record(Box<Entry>),
     /// Creates the Job or PipelineRun, suspended.
     Create(Box<Plan>),
-    /// Starts it, once it is stored that it is the execution.
+    /// Starts the suspended Job or PipelineRun whose uid is stored in the status.
     Start(ExecutionRef),
-    /// Deletes it.
+    /// Deletes the Job or PipelineRun.
     Delete(ExecutionRef),
-    /// Stores a status.
+    /// Replaces the status.
     Store(Box<WorkflowExecutionStatus>),
-    /// Has delivered what has happened.
+    /// Gives the audit events to the outbox.
     Audit,
-    /// Tells that something takes longer than it should.
-    Tell(Notice),
+    /// Publishes an Event and counts it in a metric.
+    Notify(Notice),
 }
 
-/// What an operator should hear of, once.
+/// A situation that needs an operator's attention, published once by each process.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Notice {
-    /// The execution has not ended, long after its timeout.
+    /// The execution has not ended although its timeout is exceeded.
     Overdue,
-    /// Its pod has not ended, long after the end: the target stays locked.
+    /// A pod is still alive long after its execution ended: the target stays locked.
     PodRemains,
-    /// It was deleted and blocks its target: it stays until it is cleared.
+    /// The WorkflowExecution was deleted but blocks its target: the finalizer stays until the block
+    /// is cleared.
     DeletionWaits,
-    /// It was deleted and somebody has said that its audit events are not to be waited for.
+    /// The WorkflowExecution was deleted with the annotation [`crate::names::ABANDON_AUDIT`]: its
+    /// undelivered audit events are lost.
     AuditAbandoned,
 }
 
-impl Effect {
+impl Question {
     /// For logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::TargetKind(_) => "target kind",
+            Self::Workflow(_) => "workflow",
+            Self::ServiceAccount(_) => "service account",
+            Self::Dependencies(_) => "dependencies",
+            Self::Execution => "execution",
+            Self::StartupDiagnosis(_) => "startup diagnosis",
+            Self::Remains => "remains of the execution",
+            Self::Lock => "lock",
+        }
+    }
+}
+
+impl Effect {
+    /// Name of the effect in logs.
     pub fn name(&self) -> &'static str {
         match self {
             Self::AddFinalizer => "add finalizer",
             Self::RemoveFinalizer => "remove finalizer",
             Self::TakeLock => "take lock",
             Self::FreeLock(_) => "free lock",
-            Self::Record(_) => "record the end",
+            Self::Record(_) => "record outcome",
             Self::Create(_) => "create execution",
             Self::Start(_) => "start execution",
             Self::Delete(_) => "delete execution",
             Self::Store(_) => "store status",
             Self::Audit => "deliver audit events",
-            Self::Tell(_) => "tell",
+            Self::Notify(_) => "notify",
         }
     }
 }

@@ -130,7 +130,7 @@ impl World {
             target_lock,
             neighbours: Vec::new(),
             paused: false,
-            namespace_ending: false,
+            namespace_terminating: false,
             notified: HashSet::new(),
             engine_installed: true,
             audit: Delivery::default(),
@@ -214,7 +214,7 @@ impl World {
             match decide(&self.observe(&answers)) {
                 Step::Ask(question) => self.ask(&question, &mut answers),
                 Step::Do(effect) => {
-                    answers.forget_before_a_write();
+                    answers.drop_uncached_reads();
                     self.carry_out(effect, &mut answers);
                 }
                 Step::Wait(_) | Step::Done => return,

@@ -108,7 +108,7 @@ impl Outbox {
     /// Queues the unacknowledged events of `wfe`. `new` are the events of a transition that this
     /// process has just stored: no process can have sent them before.
     pub fn offer(&self, wfe: &WorkflowExecution, new: EnumSet<EventType>) {
-        let (uid, open) = (uid(wfe), audit::open(wfe));
+        let (uid, open) = (uid(wfe), audit::unconfirmed(wfe));
         if open.is_empty() {
             self.update_ledger(|ledger| ledger.forget(uid));
             return;
@@ -120,7 +120,7 @@ impl Outbox {
 
     /// The delivery state of `wfe`, for decisions.
     pub fn delivery(&self, wfe: &WorkflowExecution) -> Delivery {
-        let open = audit::open(wfe);
+        let open = audit::unconfirmed(wfe);
         if open.is_empty() {
             self.update_ledger(|ledger| ledger.forget(uid(wfe)));
             return Delivery::default();

@@ -29,6 +29,7 @@ use wfe_peers::discovery::ServedKinds;
 use super::events::Events;
 use super::notified::Notified;
 use super::schema::{Schema, SchemaError};
+use super::shared::Shared;
 use crate::audit::outbox::Outbox;
 use crate::executor::{Executor, Executors, Unanswered};
 use crate::metrics::Metrics;
@@ -73,26 +74,6 @@ pub struct Actions {
     leases: Api<Lease>,
     notified: Arc<Notified>,
     schema: Schema,
-}
-
-/// The parts of [`Actions`] that other components use as well.
-pub struct Shared {
-    /// Newest known objects.
-    pub view: Arc<View>,
-    /// Executors of the engines.
-    pub executors: Executors,
-    /// Workflow catalog.
-    pub catalog: Arc<dyn Catalog>,
-    /// Delivers audit events.
-    pub outbox: Arc<Outbox>,
-    /// Notices that were published already.
-    pub notified: Arc<Notified>,
-    /// Flags that decisions depend on.
-    pub settings: Arc<Settings>,
-    /// Metrics.
-    pub metrics: Metrics,
-    /// Whether the CRD in the cluster has every field that the controller writes.
-    pub schema: Schema,
 }
 
 impl Actions {
@@ -232,7 +213,7 @@ impl Actions {
                 Ok(())
             }
             Effect::Record(entry) => self.record(observed, &entry, answers).await,
-            Effect::Tell(notice) => {
+            Effect::Notify(notice) => {
                 self.publish(wfe, notice).await;
                 Ok(())
             }

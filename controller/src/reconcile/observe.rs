@@ -13,6 +13,7 @@ use wfe_model::workflow::Engine;
 use wfe_model::workflow_execution::WorkflowExecution;
 
 use super::notified::Notified;
+use super::shared::Shared;
 use crate::audit::outbox::Outbox;
 use crate::executor::Executors;
 use crate::view::View;
@@ -29,19 +30,13 @@ pub struct Observer {
 
 impl Observer {
     /// An observer of the given sources.
-    pub fn new(
-        view: Arc<View>,
-        executors: Executors,
-        outbox: Arc<Outbox>,
-        notified: Arc<Notified>,
-        settings: Arc<Settings>,
-    ) -> Self {
+    pub fn new(shared: &Shared) -> Self {
         Self {
-            view,
-            executors,
-            outbox,
-            notified,
-            settings,
+            view: shared.view.clone(),
+            executors: shared.executors.clone(),
+            outbox: shared.outbox.clone(),
+            notified: shared.notified.clone(),
+            settings: shared.settings.clone(),
         }
     }
 
@@ -80,7 +75,7 @@ impl Observer {
             target_lock,
             neighbours: neighbours.unwrap_or_default(),
             paused: seen.is_paused(&self.settings.execution_namespace),
-            namespace_ending: seen.is_ending(&source.namespace),
+            namespace_terminating: seen.is_ending(&source.namespace),
             notified: self.notified.of(&source.uid),
             engine_installed: executor.is_some(),
             audit: self.outbox.delivery(&wfe),

@@ -124,7 +124,7 @@ async fn failed_execution_reports_reason_exit_code_and_summary() {
             None,
             true,
             "False/ExecutionDeleted",
-            "was deleted by somebody while it ran",
+            "its Job or PipelineRun was deleted",
         ),
     ] {
         let wfe = system.ended(name).await.expect("ended");

@@ -1,4 +1,5 @@
-//! What the decisions share: reading the stored status, storing a new one, and how an end is stored.
+//! Shared by the decisions of all phases: reads the stored status, builds the next one, and builds
+//! the final status of a failure.
 
 use std::time::Duration;
 
@@ -17,15 +18,16 @@ use crate::observed::Observed;
 use crate::status::{Change, holds, time};
 use crate::step::{Effect, Notice, Step};
 
-/// In case the watch that should show a change is behind, or does not select the object any more.
-pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Requeue delay for a change that a watch should show: the watch may lag, or may not select the
+/// object any more.
+pub(super) const RECHECK_DELAY: Duration = Duration::from_secs(5);
 
-/// Why `wfe` is to be cancelled, where it is.
+/// The reason in the cancel annotation; `None` without the annotation.
 pub(super) fn cancel_reason(wfe: &WorkflowExecution) -> Option<String> {
-    /// Longer reasons would bury the rest of the status.
-    const LONGEST: usize = 1024;
+    /// Longer reasons would make the rest of the status hard to read.
+    const MAX_REASON_CHARS: usize = 1024;
     let why = wfe.metadata.annotations.as_ref()?.get(names::CANCEL)?;
-    let why: String = why.trim().chars().take(LONGEST).collect();
+    let why: String = why.trim().chars().take(MAX_REASON_CHARS).collect();
     Some(if why.is_empty() {
         "no reason was given".to_owned()
     } else {
@@ -33,37 +35,37 @@ pub(super) fn cancel_reason(wfe: &WorkflowExecution) -> Option<String> {
     })
 }
 
-/// The status as it is, and that a container started, where one did.
-pub(super) fn told_of_start(observed: &Observed, execution: Option<&Execution>) -> Change {
+/// The stored status, with `ExecutionRunning=True` added if a container has started since.
+pub(super) fn with_observed_start(observed: &Observed, execution: Option<&Execution>) -> Change {
     let change = Change::of(&observed.wfe, observed.now);
     match began(observed, execution) {
-        Some(since) if !began_before(observed) => started(change, since),
+        Some(since) if !start_is_stored(observed) => started(change, since),
         _ => change,
     }
 }
 
-/// Since when a container of the workflow runs or has run, as far as anybody saw.
+/// When the workflow's container started, if any watched pod or `execution` has shown a start.
 pub(super) fn began(observed: &Observed, execution: Option<&Execution>) -> Option<Timestamp> {
     execution.and_then(|it| it.began).or(observed.began)
 }
 
-/// Tells once, then `otherwise`.
-pub(super) fn tell_or(observed: &Observed, notice: Notice, otherwise: Step) -> Step {
+/// Sends `notice` unless this process has sent it already; then `otherwise`.
+pub(super) fn notify_or(observed: &Observed, notice: Notice, otherwise: Step) -> Step {
     if observed.notified.contains(&notice) {
         otherwise
     } else {
-        Step::Do(Effect::Tell(notice))
+        Step::Do(Effect::Notify(notice))
     }
 }
 
-/// How long it may take.
+/// The execution timeout: from the spec, else the default.
 pub(super) fn timeout(observed: &Observed) -> Duration {
     let stored = observed.wfe.spec.execution_config.timeout.as_deref();
     let parsed = stored.and_then(ExecutionTimeout::parse);
     parsed.map_or(observed.settings.default_timeout, ExecutionTimeout::get)
 }
 
-/// Stores the status unless it is stored already, then waits.
+/// Stores the status if it differs from the stored one; otherwise `wait`.
 pub(super) fn store_or(observed: &Observed, change: Change, wait: Step) -> Step {
     match change.unless_stored(&observed.wfe) {
         Some(status) => Step::Do(Effect::Store(Box::new(status))),
@@ -72,7 +74,7 @@ pub(super) fn store_or(observed: &Observed, change: Change, wait: Step) -> Step 
 }
 
 /// Whether the stored status says that a container of the workflow runs or has run.
-pub(super) fn began_before(observed: &Observed) -> bool {
+pub(super) fn start_is_stored(observed: &Observed) -> bool {
     holds(&observed.wfe, ConditionType::ExecutionRunning)
 }
 
@@ -80,7 +82,7 @@ pub(super) fn store(change: Change) -> Effect {
     Effect::Store(Box::new(change.into_status()))
 }
 
-/// The final status of a failure.
+/// The final status of a WorkflowExecution that failed at `at`.
 pub(super) fn fail(
     observed: &Observed,
     change: Change,
@@ -114,7 +116,7 @@ pub(super) fn fail(
         was_execution_failure: failure.was_execution_failure,
     };
     let ended = reference.is_some();
-    let failures = counts(failure, &change).then(|| past(observed, None).failures() + 1);
+    let failures = counts(failure, &change).then(|| target_history(observed, None).failures() + 1);
     let limits = &observed.settings.limits;
     let allowed = failures.filter(|failures| *failures < limits.max_consecutive_failures);
     let change = change.with(|status| {
@@ -145,19 +147,20 @@ pub(super) fn fail(
     pending_audit(observed, change)
 }
 
-/// Whether a failure says something about the target, not just about this request (BR-WE-012).
+/// Whether a failure counts towards the target's backoff. Failures that only the request itself
+/// causes do not (BR-WE-012).
 pub(super) fn counts(failure: &Failure, change: &Change) -> bool {
-    let own = [
+    let request_reasons = [
         FailureReason::Cancelled,
         FailureReason::ServiceAccountNotAllowed,
     ];
-    let misfit = change
+    let request_invalid = change
         .stored(ConditionType::WorkflowResolved)
         .is_some_and(|it| it.status == TriState::False.as_str());
-    !(failure.was_execution_failure || own.contains(&failure.reason) || misfit)
+    !(failure.was_execution_failure || request_reasons.contains(&failure.reason) || request_invalid)
 }
 
-/// Events of a final status are delivered next.
+/// Marks the audit events of a final status as not delivered yet.
 pub(super) fn pending_audit(observed: &Observed, change: Change) -> Change {
     let (reason, message) = undelivered(observed);
     let kind = ConditionType::AuditRecorded;
@@ -169,7 +172,7 @@ pub(super) fn elapsed(from: Timestamp, to: Timestamp) -> String {
     wfe_model::duration::format(std::time::Duration::try_from(elapsed).unwrap_or_default())
 }
 
-/// Why audit events are not delivered: reason and message of the condition.
+/// Reason and message of an audit condition while its events are not delivered.
 pub(super) fn undelivered(observed: &Observed) -> (Reason, String) {
     match &observed.audit.outage {
         None => (
@@ -179,23 +182,24 @@ pub(super) fn undelivered(observed: &Observed) -> (Reason, String) {
         Some(why) => (
             Reason::AuditSinkUnavailable,
             format!(
-                "audit events wait until the sink takes them; it did not at {}: {why}",
+                "the audit sink did not accept the events at {}, retrying: {why}",
                 time(observed.now).0
             ),
         ),
     }
 }
 
-/// Deletes it once in a pass, then waits for the watch to show it.
+/// Deletes the execution once in a pass, then waits for the watch to show the deletion.
 pub(super) fn delete(observed: &Observed, reference: &ExecutionRef) -> Step {
     if observed.answers.deleted {
-        return Step::Wait(observed.now + LOOK_AGAIN);
+        return Step::Wait(observed.now + RECHECK_DELAY);
     }
     Step::Do(Effect::Delete(reference.clone()))
 }
 
-/// The target's past: without this one, but for its `own` entry, where it has one already.
-pub(super) fn past(observed: &Observed, own: Option<&Entry>) -> History {
+/// History of the target from other WorkflowExecutions and the lock's records, plus the `own` entry
+/// of this WorkflowExecution if given.
+pub(super) fn target_history(observed: &Observed, own: Option<&Entry>) -> History {
     let records = observed.target_lock.records();
     let others = records.filter(|record| record.uid != observed.source.uid);
     let others = others.cloned();
@@ -203,9 +207,9 @@ pub(super) fn past(observed: &Observed, own: Option<&Entry>) -> History {
     History::of(objects, others.chain(own.cloned()))
 }
 
-/// The catalog has the workflow.
+/// Sets `WorkflowResolved=True`.
 pub(super) fn resolved(change: Change) -> Change {
-    let message = "the workflow is in the catalog and the request fits it";
+    let message = "the catalog has the workflow and the request matches it";
     change.condition(
         ConditionType::WorkflowResolved,
         TriState::True,
@@ -214,7 +218,7 @@ pub(super) fn resolved(change: Change) -> Change {
     )
 }
 
-/// Says that a container started.
+/// Sets `ExecutionRunning=True` since `since`.
 pub(super) fn started(change: Change, since: Timestamp) -> Change {
     change.condition_since(
         ConditionType::ExecutionRunning,

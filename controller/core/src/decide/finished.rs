@@ -1,5 +1,5 @@
-//! After the end: the target is freed, the audit acknowledged, the execution deleted, the object let
-//! go.
+//! Final phases: frees the lock, records the delivery of the audit events, deletes the execution
+//! after its retention, and removes the finalizer of a deleted WorkflowExecution.
 
 use std::time::Duration;
 
@@ -8,23 +8,25 @@ use jiff::Timestamp;
 use wfe_model::audit::EventType;
 use wfe_model::workflow_execution::{Phase, TriState};
 
-use super::ending::{LOOK_AGAIN, delete, fail, past, started, store, tell_or, undelivered};
+use super::ending::{
+    RECHECK_DELAY, delete, fail, notify_or, started, store, target_history, undelivered,
+};
 use crate::audit;
 use crate::condition::{ConditionType, Reason};
 use crate::execution::{Execution, Remains};
 use crate::failure::Failure;
-use crate::history::{Entry, Obstacle};
+use crate::history::{Entry, Restriction};
 use crate::lock::Lock;
 use crate::names;
 use crate::observed::Observed;
 use crate::status::{Change, after, stored};
 use crate::step::{Effect, Notice, Question, Step};
 
-/// A pod that is alive so long after the end is on a node that nobody reaches.
-const PODS_END_WITHIN: Duration = Duration::from_mins(2);
+/// A pod that is alive this long after the end is probably on a node that is lost.
+const POD_END_GRACE: Duration = Duration::from_mins(2);
 
 pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
-    if let Some(step) = end_what_runs(observed) {
+    if let Some(step) = delete_active_execution(observed) {
         return step;
     }
     if observed.answers.lock_lost {
@@ -33,15 +35,15 @@ pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
     let ours = observed.lock == Lock::Ours;
     let alive = observed.pods_alive || ours && observed.others_alive.is_some();
     if alive && (ours || deleted) {
-        return pods_remain(observed);
+        return wait_for_pods(observed);
     }
-    if let Some(step) = started_late(observed) {
+    if let Some(step) = correct_late_start(observed) {
         return step;
     }
     if ours {
-        return free(observed);
+        return free_lock(observed);
     }
-    if let Some(step) = acknowledge(observed) {
+    if let Some(step) = record_delivery(observed) {
         return step;
     }
     if let Some(execution) = observed.execution.as_ref().filter(|it| !it.deleting) {
@@ -53,28 +55,28 @@ pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
         };
     }
     if deleted {
-        let_go(observed)
+        finalize(observed)
     } else {
         Step::Done
     }
 }
 
-/// Deletes an execution that was ended by us (cancelled), not by itself: unless only the cache still
-/// shows it as running.
-fn end_what_runs(observed: &Observed) -> Option<Step> {
-    let runs = |it: &Execution| it.is_active() && !it.deleting;
-    let shown = observed.execution.as_ref().is_some_and(runs);
+/// Deletes an execution that is still active, as after a cancellation. The cache may show an ended
+/// execution as active, so an uncached read decides.
+fn delete_active_execution(observed: &Observed) -> Option<Step> {
+    let active = |it: &Execution| it.is_active() && !it.deleting;
+    let shown = observed.execution.as_ref().is_some_and(active);
     match &observed.answers.execution {
         None => shown.then_some(Step::Ask(Question::Execution)),
         Some(read) => {
-            let execution = read.as_ref().filter(|it| shown && runs(it))?;
+            let execution = read.as_ref().filter(|it| shown && active(it))?;
             Some(delete(observed, &execution.reference))
         }
     }
 }
 
-/// Says that the audit trail is whole, or why it is not yet.
-fn acknowledge(observed: &Observed) -> Option<Step> {
+/// Stores in the conditions whether the audit events are delivered, and if not, why.
+fn record_delivery(observed: &Observed) -> Option<Step> {
     let status = observed.wfe.status.as_ref()?;
     let cleared = status.block_clearance.as_ref();
     let clearance = cleared.map(|_| ConditionType::ClearanceRecorded);
@@ -86,22 +88,23 @@ fn acknowledge(observed: &Observed) -> Option<Step> {
         return None;
     }
     let change = Change::of(&observed.wfe, observed.now);
-    let said = open
-        .into_iter()
-        .fold(change, |change, kind| said(observed, change, kind));
-    let changed = said.unless_stored(&observed.wfe)?;
+    let change = open.into_iter().fold(change, |change, kind| {
+        with_delivery_condition(observed, change, kind)
+    });
+    let changed = change.unless_stored(&observed.wfe)?;
     Some(Step::Do(Effect::Store(Box::new(changed))))
 }
 
-/// Says of the events that belong to a condition whether they are delivered.
-fn said(observed: &Observed, change: Change, kind: ConditionType) -> Change {
+/// Sets the condition `kind` by the delivery of the events that it covers.
+fn with_delivery_condition(observed: &Observed, change: Change, kind: ConditionType) -> Change {
     let mut events = EnumSet::only(EventType::BlockCleared);
     if kind == ConditionType::AuditRecorded {
         events = !events;
     }
     if !observed.audit.waiting.is_disjoint(events) {
         let (reason, message) = undelivered(observed);
-        // Said once: what the sink answers may change with each try. And only what lasts.
+        // Stored once, since the sink's message may differ with each attempt, and only during an
+        // outage, since delivery takes a moment anyway.
         let known = stored(&observed.wfe, kind).is_some_and(|it| it.reason == reason.as_str());
         return if known || observed.audit.outage.is_none() {
             change
@@ -113,30 +116,30 @@ fn said(observed: &Observed, change: Change, kind: ConditionType) -> Change {
     let rejected = rejected.filter(|(rejected, _)| !rejected.is_disjoint(events));
     if let Some((rejected, why)) = rejected {
         let names: Vec<_> = (*rejected & events).iter().map(EventType::as_str).collect();
-        let message = format!("the sink does not take {}: {why}", names.join(", "));
+        let message = format!("the audit sink rejected {}: {why}", names.join(", "));
         return change.condition(kind, TriState::False, Reason::AuditEventRejected, &message);
     }
     let message = "every audit event was delivered";
     change.condition(kind, TriState::True, Reason::AuditSucceeded, message)
 }
 
-/// Frees the lock when nothing can be alive any more. An execution that has ended by itself says so;
-/// of one that the cache does not show only the API server knows.
-fn free(observed: &Observed) -> Step {
+/// Frees the lock when nothing of the execution is alive. An ended execution in the cache proves
+/// it, since ended executions never become active again; otherwise an uncached read is needed.
+fn free_lock(observed: &Observed) -> Step {
     let ended = |it: &Execution| !it.is_active();
     if observed.execution.as_ref().is_some_and(ended) {
-        return free_now(observed);
+        return free_lock_now(observed);
     }
     match (observed.wfe.execution_ref(), observed.answers.remains) {
         (_, None) => Step::Ask(Question::Remains),
         (Some(reference), Some(Remains::Alive)) => delete(observed, reference),
-        // The watch will show it, then it is deleted.
-        (None, Some(Remains::Alive)) => Step::Wait(observed.now + LOOK_AGAIN),
-        (_, Some(Remains::Nothing | Remains::Ended)) => free_now(observed),
+        // The watch will show the execution, which is deleted then.
+        (None, Some(Remains::Alive)) => Step::Wait(observed.now + RECHECK_DELAY),
+        (_, Some(Remains::Nothing | Remains::Ended)) => free_lock_now(observed),
     }
 }
 
-fn free_now(observed: &Observed) -> Step {
+fn free_lock_now(observed: &Observed) -> Step {
     let executed = observed
         .wfe
         .execution_ref()
@@ -144,19 +147,19 @@ fn free_now(observed: &Observed) -> Step {
     Step::Do(Effect::FreeLock(executed.map(Box::new)))
 }
 
-/// The sign to look again is the end of the pod.
-fn pods_remain(observed: &Observed) -> Step {
+/// The pod watch triggers the next reconcile; the requeue is for the notice only.
+fn wait_for_pods(observed: &Observed) -> Step {
     let since = ended_at(observed).unwrap_or(observed.now);
-    let late = after(since, PODS_END_WITHIN);
+    let late = after(since, POD_END_GRACE);
     if observed.now < late {
         return Step::Wait(late);
     }
-    tell_or(observed, Notice::PodRemains, Step::Done)
+    notify_or(observed, Notice::PodRemains, Step::Done)
 }
 
-/// A container started between the word that nothing ran and the end of the pod: the word is
-/// corrected while the lock is still held.
-fn started_late(observed: &Observed) -> Option<Step> {
+/// Corrects `wasExecutionFailure`: a container started after the failure was stored and before the
+/// pod ended. The lock is still held then, so the next execution sees the correction.
+fn correct_late_start(observed: &Observed) -> Option<Step> {
     let since = observed.began?;
     let details = observed.wfe.status.as_ref()?.failure_details.as_ref()?;
     if details.was_execution_failure || observed.wfe.execution_ref().is_none() {
@@ -177,28 +180,31 @@ fn started_late(observed: &Observed) -> Option<Step> {
     ))))
 }
 
-/// What the history would lose with this one is kept by the lock. One that blocks its target stays
-/// until somebody has cleared it, or its namespace goes.
-fn remembered(observed: &Observed) -> Option<Step> {
+/// Keeps the history that would be lost with this object. The lock gets a record of the outcome; an
+/// object that blocks its target keeps its finalizer until the block is cleared or its namespace
+/// terminates.
+fn preserve_history(observed: &Observed) -> Option<Step> {
     let entry = Entry::of(&observed.wfe)?;
-    let past = past(observed, Some(&entry));
-    let blocks = match past.obstacle(&entry.workflow_id, observed.now, &observed.settings.limits) {
-        Some(
-            Obstacle::PreviousExecutionFailed(blocking) | Obstacle::ExhaustedRetries(blocking, _),
-        ) => blocking.uid == entry.uid,
-        _ => false,
-    };
-    if blocks && !observed.namespace_ending {
-        return Some(tell_or(observed, Notice::DeletionWaits, Step::Done));
+    let history = target_history(observed, Some(&entry));
+    let blocks =
+        match history.restriction(&entry.workflow_id, observed.now, &observed.settings.limits) {
+            Some(
+                Restriction::PreviousExecutionFailed(blocking)
+                | Restriction::ExhaustedRetries(blocking, _),
+            ) => blocking.uid == entry.uid,
+            _ => false,
+        };
+    if blocks && !observed.namespace_terminating {
+        return Some(notify_or(observed, Notice::DeletionWaits, Step::Done));
     }
-    let matters = entry.matters(observed.now, &observed.settings.limits);
-    let known = observed.answers.recorded || observed.target_lock.remembers(&entry);
-    (matters && !known).then(|| Step::Do(Effect::Record(Box::new(entry))))
+    let relevant = entry.is_relevant(observed.now, &observed.settings.limits);
+    let known = observed.answers.recorded || observed.target_lock.has_record(&entry);
+    (relevant && !known).then(|| Step::Do(Effect::Record(Box::new(entry))))
 }
 
-/// Takes the finalizer off when nothing is left.
-fn let_go(observed: &Observed) -> Step {
-    if let Some(step) = remembered(observed) {
+/// Removes the finalizer of a deleted WorkflowExecution when nothing of the execution is left.
+fn finalize(observed: &Observed) -> Step {
+    if let Some(step) = preserve_history(observed) {
         return step;
     }
     if !observed.audit.waiting.is_empty() {
@@ -209,7 +215,7 @@ fn let_go(observed: &Observed) -> Step {
         }
         let notice = Notice::AuditAbandoned;
         if !observed.notified.contains(&notice) {
-            return Step::Do(Effect::Tell(notice));
+            return Step::Do(Effect::Notify(notice));
         }
     }
     match (observed.wfe.execution_ref(), observed.answers.remains) {
@@ -223,7 +229,7 @@ fn kept_until(observed: &Observed) -> Timestamp {
     let status = observed.wfe.status.as_ref();
     let cleared = status.is_some_and(|status| status.block_clearance.is_some());
     let retention = match observed.wfe.phase() {
-        // Evidence, until somebody has looked at it.
+        // A failed execution is evidence until its block is cleared.
         Some(Phase::Failed) if cleared => Duration::ZERO,
         Some(Phase::Failed) => observed.settings.retention_failed,
         _ => observed.settings.retention,

@@ -1,5 +1,6 @@
-//! Why one may not start now: the target is busy, or its history forbids it, or everything is
-//! paused. What comes of it is what the request asked for: the end as Skipped, or to wait.
+//! Why a request may not start now: the execution namespace is paused, the target is busy, or its
+//! history restricts the next run. The request then ends as Skipped or stays Pending, as its
+//! `executionConfig.whenBlocked` says.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -10,52 +11,52 @@ use wfe_model::workflow_execution::{
     WorkflowExecution,
 };
 
-use super::ending::{cancel_reason, past, pending_audit, resolved, store, store_or};
+use super::ending::{cancel_reason, pending_audit, resolved, store, store_or, target_history};
 use crate::condition::{ConditionType, Reason};
 use crate::execution::Source;
-use crate::history::{self, Entry, History, Outcome};
+use crate::history::{Entry, History, Outcome, Restriction};
 use crate::lock::Lock;
 use crate::names::{self, TargetHash};
 use crate::observed::Observed;
 use crate::status::{Change, stored, time};
 use crate::step::{Effect, Step};
 
-/// What is in the way.
+/// What keeps a request from starting.
 #[derive(Clone, Debug)]
 pub(super) enum Obstacle {
-    /// The execution namespace says that nothing new starts.
+    /// The execution namespace has the annotation [`names::PAUSED`].
     Paused,
-    /// Somebody works on the target, or is next.
+    /// Another WorkflowExecution uses the target or is next.
     Busy(Source),
-    /// What happened before.
-    History(history::Obstacle),
+    /// Cooldown, backoff or block.
+    History(Restriction),
 }
 
-/// What is in the way now, in the order of the contract.
+/// The first obstacle, in the documented order of the skip reasons.
 pub(super) fn find(observed: &Observed, checked: &CheckedSpec) -> Option<Obstacle> {
     if observed.paused {
         return Some(Obstacle::Paused);
     }
-    let history = past(observed, None);
+    let history = target_history(observed, None);
     let busy = match &observed.lock {
         Lock::Held(holder) => Some(holder.clone()),
-        Lock::Free => runs(observed)
+        Lock::Free => running_without_lock(observed)
             .or_else(|| observed.others_alive.clone())
-            .or_else(|| ahead(observed, &history)),
-        // Who holds it has been in nobody's way.
+            .or_else(|| older_waiting(observed, &history)),
+        // Checked before this WorkflowExecution took the lock.
         Lock::Ours => None,
     };
-    if let Some(who) = busy {
-        return Some(Obstacle::Busy(who));
+    if let Some(source) = busy {
+        return Some(Obstacle::Busy(source));
     }
     let limits = &observed.settings.limits;
-    let found = history.obstacle(&checked.workflow_id, observed.now, limits);
-    found.map(Obstacle::History)
+    let restriction = history.restriction(&checked.workflow_id, observed.now, limits);
+    restriction.map(Obstacle::History)
 }
 
-/// One that runs without holding the lock: somebody deleted its Lease. One that the lock's record
-/// knows to have ended only seems to run.
-fn runs(observed: &Observed) -> Option<Source> {
+/// A WorkflowExecution that runs although the lock is free: its Lease was deleted. If the lock has
+/// a record of its end, the cached phase Running is stale.
+fn running_without_lock(observed: &Observed) -> Option<Source> {
     let has_ended = |source: &Source| {
         let mut records = observed.target_lock.records();
         records.any(|record| record.uid == source.uid)
@@ -69,8 +70,9 @@ fn runs(observed: &Observed) -> Option<Source> {
         .find(|source| !has_ended(source))
 }
 
-/// The oldest of those that wait for the target and may run now, where that is another one.
-fn ahead(observed: &Observed, history: &History) -> Option<Source> {
+/// The oldest WorkflowExecution that waits for the target and may run now, if older than the
+/// observed one.
+fn older_waiting(observed: &Observed, history: &History) -> Option<Source> {
     let age = |wfe: &WorkflowExecution| {
         let created = wfe.metadata.creation_timestamp.as_ref().map(|time| time.0);
         (created, wfe.metadata.uid.clone())
@@ -78,7 +80,10 @@ fn ahead(observed: &Observed, history: &History) -> Option<Source> {
     let limits = &observed.settings.limits;
     let may_run = |wfe: &&WorkflowExecution| {
         let workflow = &wfe.spec.workflow_ref.workflow_id;
-        waits(wfe) && history.obstacle(workflow, observed.now, limits).is_none()
+        is_waiting(wfe)
+            && history
+                .restriction(workflow, observed.now, limits)
+                .is_none()
     };
     let waiting = observed
         .neighbours
@@ -89,20 +94,21 @@ fn ahead(observed: &Observed, history: &History) -> Option<Source> {
     (age(oldest) < age(&observed.wfe)).then(|| Source::of(oldest))
 }
 
-/// Whether a request waits for nothing but its turn, or will as soon as it has been looked at.
-fn waits(wfe: &WorkflowExecution) -> bool {
+/// Whether a request waits only for the target, or will once it is reconciled for the first time.
+fn is_waiting(wfe: &WorkflowExecution) -> bool {
     let is =
         |kind, truth: TriState| stored(wfe, kind).is_some_and(|it| it.status == truth.as_str());
-    let patient = wfe.spec.execution_config.when_blocked.as_deref() == Some("Wait");
+    let may_wait = wfe.spec.execution_config.when_blocked.as_deref() == Some("Wait");
     wfe.phase().is_none_or(|phase| phase == Phase::Pending)
         && wfe.metadata.deletion_timestamp.is_none()
         && cancel_reason(wfe).is_none()
-        && (patient || is(ConditionType::Blocked, TriState::True))
+        && (may_wait || is(ConditionType::Blocked, TriState::True))
         && !is(ConditionType::WorkflowResolved, TriState::Unknown)
         && !is(ConditionType::DependenciesReady, TriState::Unknown)
 }
 
-/// What comes of it. A lock that was taken before the obstacle was seen is given back first.
+/// The step for an obstacle. Frees the lock first if the obstacle appeared after the lock was
+/// taken.
 pub(super) fn blocked(observed: &Observed, checked: &CheckedSpec, obstacle: &Obstacle) -> Step {
     if observed.lock == Lock::Ours {
         return if observed.pods_alive || observed.others_alive.is_some() {
@@ -115,73 +121,73 @@ pub(super) fn blocked(observed: &Observed, checked: &CheckedSpec, obstacle: &Obs
     match obstacle {
         Obstacle::Paused => {
             let message = format!(
-                "the namespace {} has the annotation {}: nothing new starts until it is taken off",
+                "namespace {} is paused: no execution starts until its annotation {} is removed",
                 observed.settings.execution_namespace,
                 names::PAUSED
             );
             wait(observed, Reason::Paused, &message, Step::Done)
         }
         Obstacle::Busy(_) if waits => {
-            // Who that is changes with each that goes before: the lock says it, and a status write
-            // for each would be one for everybody's turn.
+            // The message names the Lease, not its holder: with the holder, each change of holder
+            // would cause a status write for every request that waits.
             let lock = names::lock_name(&TargetHash::of(&checked.target));
             let message = format!(
-                "{} is being worked on: this one runs as soon as it may, the oldest first; the holder of Lease {}/{lock} is at work",
+                "{} is busy: this WorkflowExecution starts after the older ones that wait for the target; Lease {}/{lock} names the current holder",
                 checked.target, observed.settings.execution_namespace
             );
             wait(observed, Reason::ResourceBusy, &message, Step::Done)
         }
-        Obstacle::Busy(who) => {
+        Obstacle::Busy(source) => {
             let message = format!(
-                "{} is being worked on by {}/{}",
-                checked.target, who.namespace, who.name
+                "{} is busy, WorkflowExecution {}/{} uses the target or is next: create this WorkflowExecution again later, or with executionConfig.whenBlocked Wait",
+                checked.target, source.namespace, source.name
             );
             let reason = SkipReason::ResourceBusy;
-            let conflicting = conflict(observed, checked, who);
+            let conflicting = conflict(observed, checked, source);
             skip(observed, reason, message, |details| {
                 details.conflicting_workflow = Some(conflicting);
             })
         }
-        Obstacle::History(found) => by_history(observed, checked, found, waits),
+        Obstacle::History(restriction) => restricted(observed, checked, restriction, waits),
     }
 }
 
-fn by_history(
+fn restricted(
     observed: &Observed,
     checked: &CheckedSpec,
-    found: &history::Obstacle,
+    restriction: &Restriction,
     waits: bool,
 ) -> Step {
     let target = &checked.target;
-    let (reason, entry, until, message) = match found {
-        history::Obstacle::PreviousExecutionFailed(entry) => {
+    let (reason, entry, until, message) = match restriction {
+        Restriction::PreviousExecutionFailed(entry) => {
             let message = format!(
-                "the last execution on {target}, {}, failed midway at {} and nobody has cleared it: {}",
+                "the last execution on {target}, {}, failed at {} and may have changed the target, and its block is not cleared: {}",
                 named(entry),
                 entry.completion_time,
                 how_to_clear(entry)
             );
             (SkipReason::PreviousExecutionFailed, entry, None, message)
         }
-        history::Obstacle::ExhaustedRetries(entry, failures) => {
+        Restriction::ExhaustedRetries(entry, failures) => {
             let message = format!(
-                "{failures} executions in a row on {target} failed before anything ran, the last was {}: {}",
+                "{failures} executions in a row on {target} failed before a container started, the last was {}: {}",
                 named(entry),
                 how_to_clear(entry)
             );
             (SkipReason::ExhaustedRetries, entry, None, message)
         }
-        history::Obstacle::BackoffActive(entry, until) => {
+        Restriction::BackoffActive(entry, until) => {
             let message = format!(
-                "{}, the last execution on {target}, failed before anything ran at {}: the next one may start at {until}",
+                "the last execution on {target}, {}, failed at {} before a container started: no execution starts on the target before {until}",
                 named(entry),
                 entry.completion_time
             );
             (SkipReason::BackoffActive, entry, Some(*until), message)
         }
-        history::Obstacle::RecentlyRemediated(entry, until) => {
+        Restriction::RecentlyRemediated(entry, until) => {
             let message = format!(
-                "{}/{} ran the same workflow on {target} and succeeded at {}: it may run there again at {until}",
+                "WorkflowExecution {}/{} ran the same workflow on {target} and succeeded at {}: the workflow may run on the target again at {until}",
                 entry.namespace, entry.name, entry.completion_time
             );
             (SkipReason::RecentlyRemediated, entry, Some(*until), message)
@@ -201,7 +207,7 @@ fn by_history(
     })
 }
 
-/// Never before the moment that is meant: statuses have whole seconds.
+/// Statuses have whole seconds; rounding down would give a time that is too early.
 fn rounded_up(moment: Timestamp) -> Time {
     let floor = time(moment);
     if floor.0 < moment {
@@ -212,26 +218,26 @@ fn rounded_up(moment: Timestamp) -> Time {
 
 fn named(entry: &Entry) -> String {
     format!(
-        "{}/{} with workflow {}",
+        "WorkflowExecution {}/{} (workflow {})",
         entry.namespace, entry.name, entry.workflow_id
     )
 }
 
 fn how_to_clear(entry: &Entry) -> String {
     format!(
-        "look at the target, then clear it: kubectl -n {} patch workflowexecution {} --subresource=status --type=merge -p '{{\"status\":{{\"blockClearanceRequest\":{{\"clearReason\":\"<what you found>\"}}}}}}'",
+        "look at the target, then clear the block: kubectl -n {} patch workflowexecution {} --subresource=status --type=merge -p '{{\"status\":{{\"blockClearanceRequest\":{{\"clearReason\":\"<what you found>\"}}}}}}'",
         entry.namespace, entry.name
     )
 }
 
-fn conflict(observed: &Observed, checked: &CheckedSpec, who: &Source) -> ConflictingWorkflow {
+fn conflict(observed: &Observed, checked: &CheckedSpec, source: &Source) -> ConflictingWorkflow {
     let neighbours = observed.neighbours.iter();
     let known = neighbours
         .map(AsRef::as_ref)
-        .find(|wfe: &&WorkflowExecution| wfe.metadata.uid.as_ref() == Some(&who.uid));
+        .find(|wfe: &&WorkflowExecution| wfe.metadata.uid.as_ref() == Some(&source.uid));
     ConflictingWorkflow {
-        name: who.name.clone(),
-        namespace: who.namespace.clone(),
+        name: source.name.clone(),
+        namespace: source.namespace.clone(),
         target_resource: checked.target.to_string(),
         workflow_id: known
             .map(|it| it.spec.workflow_ref.workflow_id.clone())
@@ -254,13 +260,14 @@ fn recent(observed: &Observed, entry: &Entry, until: Option<Timestamp>) -> Recen
     }
 }
 
-/// Stays Pending, and says why.
+/// Stays Pending, with the obstacle in the condition `Blocked`.
 fn wait(observed: &Observed, reason: Reason, message: &str, then: Step) -> Step {
     let change = resolved(Change::of(&observed.wfe, observed.now))
         .condition(ConditionType::Blocked, TriState::True, reason, message)
         .with(|status| {
             status.phase = Some(Phase::Pending);
-            // What could not be read before is read again when it may run.
+            // Dependencies are read again when the request may run: an old read error would
+            // mislead.
             let unknown = |it: &Condition| {
                 it.type_ == ConditionType::DependenciesReady.as_str()
                     && it.status == TriState::Unknown.as_str()
@@ -270,22 +277,22 @@ fn wait(observed: &Observed, reason: Reason, message: &str, then: Step) -> Step 
     store_or(observed, change, then)
 }
 
-/// Ends as Skipped, after its own time was up.
-pub(super) fn too_late(observed: &Observed, timeout: std::time::Duration) -> Step {
-    let in_the_way = [
+/// Ends as Skipped: the request did not start within its own timeout.
+pub(super) fn skip_stale(observed: &Observed, timeout: std::time::Duration) -> Step {
+    let obstacles = [
         (ConditionType::Blocked, TriState::True),
         (ConditionType::WorkflowResolved, TriState::Unknown),
         (ConditionType::DependenciesReady, TriState::Unknown),
     ];
-    let found = in_the_way.iter().find_map(|(kind, truth)| {
+    let found = obstacles.iter().find_map(|(kind, truth)| {
         stored(&observed.wfe, *kind).filter(|it| it.status == truth.as_str())
     });
     let why = found.map_or_else(
-        || "the controller did not see it in time".to_owned(),
+        || "the controller did not reconcile the WorkflowExecution in time".to_owned(),
         |it| it.message.clone(),
     );
     let message = format!(
-        "it did not start within its timeout of {}, and is stale by now; what was in its way: {why}",
+        "the execution did not start within its timeout of {}: create the WorkflowExecution again if it is still needed; the last obstacle was: {why}",
         duration::format(timeout)
     );
     let change = Change::of(&observed.wfe, observed.now);

@@ -1,4 +1,5 @@
-//! From accepted to created: nothing is made before everything is known to be right.
+//! Phase Pending: validates the request, checks everything it needs, takes the lock, and creates
+//! the execution last.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,21 +21,21 @@ use crate::observed::{Answer, Observed};
 use crate::status::{Change, after, holds, stored, time};
 use crate::step::{Effect, Question, Step};
 
-/// After something could not be asked.
-const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// Requeue delay after a read that failed.
+const RETRY_DELAY: Duration = Duration::from_secs(5);
 
 pub(super) fn decide(observed: &Observed) -> Step {
-    if let Some(step) = made(observed) {
+    if let Some(step) = handle_create_result(observed) {
         return step;
     }
     let checked = match rules::check(&observed.wfe.spec) {
         Ok(checked) => checked,
-        Err(violations) => return unresolved(observed, &violations),
+        Err(violations) => return fail_invalid(observed, &violations),
     };
     let timeout = timeout(observed);
-    let deadline = stale_at(observed, timeout);
+    let deadline = start_deadline(observed, timeout);
     if deadline <= observed.now {
-        return obstacle::too_late(observed, timeout);
+        return obstacle::skip_stale(observed, timeout);
     }
     match start(observed, &checked) {
         Step::Done => Step::Wait(deadline),
@@ -59,45 +60,49 @@ fn start(observed: &Observed, checked: &CheckedSpec) -> Step {
     Step::Do(Effect::Create(Box::new(plan)))
 }
 
-/// A remediation that was decided longer ago than it may take must not start any more.
-fn stale_at(observed: &Observed, timeout: Duration) -> Timestamp {
+/// Latest start. A remediation that waited for longer than its own timeout may no longer fit the
+/// state of the target.
+fn start_deadline(observed: &Observed, timeout: Duration) -> Timestamp {
     let created = observed.wfe.metadata.creation_timestamp.as_ref();
     let created = created.map_or(observed.now, |time| time.0);
     after(created, timeout)
 }
 
-/// What has been created in this pass, or runs already. An object that an earlier attempt created and
-/// did not live to start is not taken for an execution: everything is decided anew.
-pub(super) fn made(observed: &Observed) -> Option<Step> {
-    let runs = |it: &&Execution| it.source_uid == observed.wfe.metadata.uid && !it.held;
-    if let Some(execution) = observed.execution.as_ref().filter(runs) {
-        return Some(Step::Do(store(created(observed, execution))));
+/// Adopts the execution that exists or was created in this pass; fails if the create was refused. A
+/// held execution of an earlier attempt has never run: it is not adopted here, all checks are
+/// repeated.
+pub(super) fn handle_create_result(observed: &Observed) -> Option<Step> {
+    let is_started = |it: &&Execution| it.source_uid == observed.wfe.metadata.uid && !it.held;
+    if let Some(execution) = observed.execution.as_ref().filter(is_started) {
+        return Some(Step::Do(store(running_status(observed, execution))));
     }
     match &observed.answers.created {
-        Some(Created::Ours(execution)) => Some(Step::Do(store(created(observed, execution)))),
+        Some(Created::Ours(execution)) => {
+            Some(Step::Do(store(running_status(observed, execution))))
+        }
         Some(Created::NameTaken) => {
-            let message = "another object has the name of this execution already: delete it, or use another name";
-            Some(not_created(observed, Refusal::Invalid, message))
+            let message = "an object with the name of this execution already exists: delete it, then create the WorkflowExecution again";
+            Some(fail_create(observed, Refusal::Invalid, message))
         }
         Some(Created::Refused { refusal, message }) => {
-            Some(not_created(observed, *refusal, message))
+            Some(fail_create(observed, *refusal, message))
         }
         None => None,
     }
 }
 
-/// What the catalog says of the request, and the cluster of its target.
+/// Validates the request against its catalog entry, and the target's kind against API discovery.
 fn resolve(observed: &Observed, checked: &CheckedSpec) -> Result<Arc<ValidatedSpec>, Box<Step>> {
-    let misfit = match &observed.answers.target {
+    let target_violation = match &observed.answers.target {
         None => {
             let question = Question::TargetKind(checked.target.clone());
             return Err(Box::new(Step::Ask(question)));
         }
         Some(Answer::Unavailable(why)) => {
-            let message = format!("the target cannot be checked: {why}");
+            let message = format!("API discovery is unavailable, retrying: {why}");
             let change = Change::of(&observed.wfe, observed.now);
             let kind = ConditionType::WorkflowResolved;
-            let step = unknown(
+            let step = retry_later(
                 observed,
                 change,
                 kind,
@@ -106,7 +111,7 @@ fn resolve(observed: &Observed, checked: &CheckedSpec) -> Result<Arc<ValidatedSp
             );
             return Err(Box::new(step));
         }
-        Some(Answer::Known(misfit)) => misfit,
+        Some(Answer::Known(target_violation)) => target_violation,
     };
     let resolution = match &observed.answers.workflow {
         None => {
@@ -115,8 +120,8 @@ fn resolve(observed: &Observed, checked: &CheckedSpec) -> Result<Arc<ValidatedSp
             ))));
         }
         Some(Answer::Unavailable(why)) => {
-            let message = format!("the workflow catalog cannot be asked: {why}");
-            return Err(Box::new(unknown(
+            let message = format!("the workflow catalog is unavailable, retrying: {why}");
+            return Err(Box::new(retry_later(
                 observed,
                 Change::of(&observed.wfe, observed.now),
                 ConditionType::WorkflowResolved,
@@ -126,17 +131,17 @@ fn resolve(observed: &Observed, checked: &CheckedSpec) -> Result<Arc<ValidatedSp
         }
         Some(Answer::Known(resolution)) => resolution,
     };
-    match (resolution, misfit) {
+    match (resolution, target_violation) {
         (Ok(valid), None) => Ok(valid.clone()),
-        (resolution, misfit) => {
+        (resolution, target_violation) => {
             let mut violations = resolution.as_ref().err().cloned().unwrap_or_default();
-            violations.extend(misfit.clone());
-            Err(Box::new(unresolved(observed, &violations)))
+            violations.extend(target_violation.clone());
+            Err(Box::new(fail_invalid(observed, &violations)))
         }
     }
 }
 
-/// The steps between a valid request and the create, in their order; none is left at the end.
+/// The next step between a valid request and the create; `None` when the create is next.
 fn prepare(
     observed: &Observed,
     checked: &CheckedSpec,
@@ -147,24 +152,32 @@ fn prepare(
         let engine = workflow.engine;
         let message = Violation::EngineNotInstalled { engine }.to_string();
         let reason = FailureReason::UnsupportedEngine;
-        return Some(refused(observed, reason, message, |change, message| {
-            resolved(change).condition(
-                ConditionType::ExecutionCreated,
-                TriState::False,
-                Reason::UnsupportedEngine,
-                message,
-            )
-        }));
+        return Some(fail_before_create(
+            observed,
+            reason,
+            message,
+            |change, message| {
+                resolved(change).condition(
+                    ConditionType::ExecutionCreated,
+                    TriState::False,
+                    Reason::UnsupportedEngine,
+                    message,
+                )
+            },
+        ));
     }
-    // Who waits has been let in already, and is looked at again when it may run.
-    let waits = holds(&observed.wfe, ConditionType::Blocked);
-    if let Some(step) = (!waits).then(|| check_account(observed, account)).flatten() {
+    // A blocked request has passed this check already, and is checked again below before it runs.
+    let blocked = holds(&observed.wfe, ConditionType::Blocked);
+    if let Some(step) = (!blocked)
+        .then(|| check_account(observed, account))
+        .flatten()
+    {
         return Some(step);
     }
     if observed.answers.lock_lost {
         return Some(Step::Ask(Question::Lock));
     }
-    // Asked again when the lock is taken: its record is then known to be the last word.
+    // Checked before and after the lock is taken: the record in a taken lock is the newest one.
     if let Some(found) = obstacle::find(observed, checked) {
         return Some(obstacle::blocked(observed, checked, &found));
     }
@@ -174,38 +187,42 @@ fn prepare(
     if let Some(step) = check_dependencies(observed, workflow) {
         return Some(step);
     }
-    // One that an earlier try has taken is taken again: the time of this try counts.
+    // A lock that an earlier attempt took is taken again, so that its acquireTime is this
+    // attempt's.
     if observed.lock != Lock::Ours || !observed.answers.lock_taken {
         return Some(Step::Do(Effect::TakeLock));
     }
-    // It has run, says the lock: the cache is behind.
+    // The lock's record says that this WorkflowExecution has ended: the cache is stale.
     let mut records = observed.target_lock.records();
     if records.any(|record| record.uid == observed.source.uid) {
         return Some(Step::Done);
     }
-    // The pod of an execution that was deleted may still be ending: looked at again when it has.
+    // The pod of a deleted execution may still be terminating; its end triggers the next reconcile.
     if observed.others_alive.is_some() {
         return Some(Step::Done);
     }
     None
 }
 
-/// Only ServiceAccounts that are meant for workflows run them.
+/// Only a ServiceAccount that is labelled as a workflow runner may run a workflow.
 fn check_account(observed: &Observed, account: &str) -> Option<Step> {
     match &observed.answers.service_account {
         None => Some(Step::Ask(Question::ServiceAccount(account.to_owned()))),
-        Some(Answer::Unavailable(why)) => Some(unread(observed, why)),
+        Some(Answer::Unavailable(why)) => Some(retry_read(observed, why)),
         Some(Answer::Known(answer)) => {
             let message = answer.refusal(account, &observed.settings.execution_namespace)?;
             let reason = FailureReason::ServiceAccountNotAllowed;
-            Some(refused(observed, reason, message, |change, _| {
-                resolved(change)
-            }))
+            Some(fail_before_create(
+                observed,
+                reason,
+                message,
+                |change, _| resolved(change),
+            ))
         }
     }
 }
 
-/// Nothing runs without what it declares.
+/// Every declared Secret and ConfigMap must exist and not be empty.
 fn check_dependencies(observed: &Observed, workflow: &Workflow) -> Option<Step> {
     let problems = match &observed.answers.dependencies {
         None => {
@@ -213,18 +230,18 @@ fn check_dependencies(observed: &Observed, workflow: &Workflow) -> Option<Step> 
                 workflow.dependencies.clone(),
             )));
         }
-        Some(Answer::Unavailable(why)) => return Some(unread(observed, why)),
+        Some(Answer::Unavailable(why)) => return Some(retry_read(observed, why)),
         Some(Answer::Known(problems)) if problems.is_empty() => return None,
         Some(Answer::Known(problems)) => problems,
     };
     let missing = |it: &DependencyProblem| matches!(it, DependencyProblem::Missing { .. });
-    let word = if problems.iter().any(missing) {
+    let reason = if problems.iter().any(missing) {
         Reason::DependencyMissing
     } else {
         Reason::DependencyEmpty
     };
     let message = not_ready(problems);
-    Some(refused(
+    Some(fail_before_create(
         observed,
         FailureReason::ConfigurationError,
         message,
@@ -232,7 +249,7 @@ fn check_dependencies(observed: &Observed, workflow: &Workflow) -> Option<Step> 
             resolved(change).condition(
                 ConditionType::DependenciesReady,
                 TriState::False,
-                word,
+                reason,
                 message,
             )
         },
@@ -251,8 +268,8 @@ fn plan(observed: &Observed, valid: Arc<ValidatedSpec>, service_account: String)
     }
 }
 
-/// The status of one whose execution exists.
-fn created(observed: &Observed, execution: &Execution) -> Change {
+/// The status Running, with the reference of the existing execution.
+fn running_status(observed: &Observed, execution: &Execution) -> Change {
     let reference = &execution.reference;
     let declared = match &observed.answers.workflow {
         Some(Answer::Known(Ok(valid))) => {
@@ -262,11 +279,17 @@ fn created(observed: &Observed, execution: &Execution) -> Change {
         _ => true,
     };
     let dependencies = if declared {
-        (Reason::Ready, "everything the workflow depends on is there")
+        (
+            Reason::Ready,
+            "every declared Secret and ConfigMap exists and is not empty",
+        )
     } else {
-        (Reason::NoneDeclared, "the workflow depends on nothing")
+        (
+            Reason::NoneDeclared,
+            "the workflow declares no dependencies",
+        )
     };
-    let made = format!(
+    let message = format!(
         "{} {}/{} was created",
         reference.kind, reference.namespace, reference.name
     );
@@ -281,7 +304,7 @@ fn created(observed: &Observed, execution: &Execution) -> Change {
             ConditionType::ExecutionCreated,
             TriState::True,
             Reason::ExecutionCreated,
-            &made,
+            &message,
         )
         .condition(
             ConditionType::Ready,
@@ -299,20 +322,20 @@ fn created(observed: &Observed, execution: &Execution) -> Change {
             ConditionType::Blocked,
             TriState::False,
             Reason::Clear,
-            "nothing is in the way any more",
+            "nothing keeps the execution from starting",
         )
     } else {
         change
     }
 }
 
-/// The request breaks a rule.
-fn unresolved(observed: &Observed, violations: &[Violation]) -> Step {
+/// Ends as Failed: the request breaks a rule.
+fn fail_invalid(observed: &Observed, violations: &[Violation]) -> Step {
     let sentences: Vec<_> = violations.iter().map(Violation::sentence).collect();
     let reason = violations
         .first()
         .map_or(Reason::SpecInvalid, condition_reason);
-    refused(
+    fail_before_create(
         observed,
         FailureReason::ConfigurationError,
         sentences.join("; "),
@@ -343,8 +366,8 @@ fn condition_reason(violation: &Violation) -> Reason {
     }
 }
 
-/// Ends as Failed; nothing was made.
-fn refused(
+/// Ends as Failed; no execution was created.
+fn fail_before_create(
     observed: &Observed,
     reason: FailureReason,
     message: String,
@@ -360,14 +383,14 @@ fn refused(
     Step::Do(store(fail(observed, change, &failure, observed.now)))
 }
 
-/// The create was answered with a no.
-fn not_created(observed: &Observed, refusal: Refusal, message: &str) -> Step {
-    let word = match refusal {
+/// Ends as Failed: the API server refused to create the execution.
+fn fail_create(observed: &Observed, refusal: Refusal, message: &str) -> Step {
+    let reason = match refusal {
         Refusal::Quota => Reason::QuotaExceeded,
         Refusal::Rights => Reason::RBACDenied,
         Refusal::Admission | Refusal::Invalid => Reason::ExecutionCreationFailed,
     };
-    refused(
+    fail_before_create(
         observed,
         refusal.reason(),
         message.to_owned(),
@@ -375,17 +398,17 @@ fn not_created(observed: &Observed, refusal: Refusal, message: &str) -> Step {
             resolved(change).condition(
                 ConditionType::ExecutionCreated,
                 TriState::False,
-                word,
+                reason,
                 message,
             )
         },
     )
 }
 
-/// The workflow is known, what it needs could not be read.
-fn unread(observed: &Observed, why: &str) -> Step {
+/// Retries: the workflow is known, but its dependencies or ServiceAccount could not be read.
+fn retry_read(observed: &Observed, why: &str) -> Step {
     let change = resolved(Change::of(&observed.wfe, observed.now));
-    unknown(
+    retry_later(
         observed,
         change,
         ConditionType::DependenciesReady,
@@ -394,8 +417,8 @@ fn unread(observed: &Observed, why: &str) -> Step {
     )
 }
 
-/// Something could not be asked: said once, asked again.
-fn unknown(
+/// Stores the condition as Unknown once, and retries.
+fn retry_later(
     observed: &Observed,
     change: Change,
     kind: ConditionType,
@@ -405,5 +428,5 @@ fn unknown(
     let change = change
         .condition(kind, TriState::Unknown, reason, message)
         .with(|status| status.phase = Some(Phase::Pending));
-    store_or(observed, change, Step::Wait(observed.now + ASK_AGAIN))
+    store_or(observed, change, Step::Wait(observed.now + RETRY_DELAY))
 }

@@ -1,5 +1,6 @@
-//! From created to ended: the execution is followed, its end is stored. The backend's clock is not
-//! the only one: what does not start in time is given up, what does not end is told of.
+//! Phase Running: starts the execution, follows it, and stores how it ended. Deletes an execution
+//! that exceeds the start timeout, and notifies operators of an execution that does not end at its
+//! own timeout.
 
 use std::time::Duration;
 
@@ -8,8 +9,8 @@ use wfe_model::duration;
 use wfe_model::workflow_execution::{ExecutionStatusSummary, FailureReason, Phase, TriState};
 
 use super::ending::{
-    LOOK_AGAIN, began, began_before, delete, elapsed, fail, pending_audit, started, store,
-    store_or, tell_or, timeout, told_of_start,
+    RECHECK_DELAY, began, delete, elapsed, fail, notify_or, pending_audit, start_is_stored,
+    started, store, store_or, timeout, with_observed_start,
 };
 use crate::condition::{ConditionType, Reason};
 use crate::execution::{Cause, Created, Execution, Facts, Progress, Remains, Waiting};
@@ -19,11 +20,13 @@ use crate::observed::Observed;
 use crate::status::{Change, after, stored, time};
 use crate::step::{Effect, Notice, Question, Step};
 
-/// An execution that has not ended so long after its timeout has a backend that does not work.
+/// The Job controller ends a Job at its deadline. A Job that is still active this long afterwards
+/// means that the Job controller or the node does not work.
 const OVERDUE: Duration = Duration::from_mins(2);
 
-/// What has not started after so long is asked for the reason, where its pod does not say it.
-const SLOW: Duration = Duration::from_secs(10);
+/// How long an execution may be without a started container, and without a reason in its pod, until
+/// its Events are read.
+const DIAGNOSIS_DELAY: Duration = Duration::from_secs(10);
 
 pub(super) fn decide(observed: &Observed) -> Step {
     let stored = observed.wfe.execution_ref();
@@ -31,39 +34,39 @@ pub(super) fn decide(observed: &Observed) -> Step {
         |execution: &&Execution| stored.is_some_and(|stored| stored.uid == execution.reference.uid);
     let read = observed.answers.execution.as_ref();
     if let Some(execution) = observed.execution.as_ref().filter(same) {
-        // The watch of the pods may be behind: only the API server knows what they say.
+        // The pod watch may lag: an uncached read shows how the container ended.
         return match read {
-            None if lacks_facts(execution) => Step::Ask(Question::Execution),
+            None if lacks_container_end(execution) => Step::Ask(Question::Execution),
             read => {
                 let newer = read.and_then(Option::as_ref).filter(same);
                 follow(observed, newer.unwrap_or(execution))
             }
         };
     }
-    // Created in this very pass: the cache will show it.
+    // Created in this pass: the cache does not show the execution yet.
     if let Some(created) = &observed.answers.created {
         return match created {
             Created::Ours(execution) if same(&execution.as_ref()) => follow(observed, execution),
             _ => Step::Done,
         };
     }
-    // Not in the cache: only the API server itself knows whether it is gone.
+    // Not in the cache: only an uncached read proves that the execution is gone.
     match read {
         None => Step::Ask(Question::Execution),
         Some(read) => match read.as_ref().filter(same) {
             Some(execution) => match follow(observed, execution) {
-                Step::Done => Step::Wait(observed.now + LOOK_AGAIN),
-                Step::Wait(until) => Step::Wait(until.min(observed.now + LOOK_AGAIN)),
+                Step::Done => Step::Wait(observed.now + RECHECK_DELAY),
+                Step::Wait(until) => Step::Wait(until.min(observed.now + RECHECK_DELAY)),
                 step => step,
             },
-            None if given_up(observed) => gave_up(observed),
-            None => deleted(observed),
+            None if start_timed_out(observed) => finish_start_timeout(observed),
+            None => fail_deleted(observed),
         },
     }
 }
 
-/// Whether it failed and nobody knows how.
-fn lacks_facts(execution: &Execution) -> bool {
+/// Whether the execution failed and its container's end is not known.
+fn lacks_container_end(execution: &Execution) -> bool {
     matches!(&execution.progress, Progress::Failed { facts, .. } if facts.container.is_none())
 }
 
@@ -73,7 +76,7 @@ fn follow(observed: &Observed, execution: &Execution) -> Step {
         Progress::Succeeded { at } => {
             let at = at.unwrap_or(observed.now);
             let message = "the workflow has succeeded";
-            let change = ran(
+            let change = with_start(
                 observed,
                 execution,
                 Change::of(&observed.wfe, observed.now),
@@ -101,15 +104,17 @@ fn follow(observed: &Observed, execution: &Execution) -> Step {
 }
 
 fn failed(observed: &Observed, execution: &Execution, facts: &Facts, at: jiff::Timestamp) -> Step {
-    let began = began(observed, Some(execution)).is_some() || began_before(observed);
-    let known = began || facts.container.is_some() || waited(observed).is_some();
+    let began = began(observed, Some(execution)).is_some() || start_is_stored(observed);
+    let known = began || facts.container.is_some() || stored_waiting(observed).is_some();
     if !known && lacks_diagnosis(observed, facts.waiting.as_ref()) {
         return diagnose(execution);
     }
-    let waited = diagnosed(observed).cloned().or_else(|| waited(observed));
-    let failure = failure::judge(facts, began, waited.as_ref());
+    let waiting = diagnosed(observed)
+        .cloned()
+        .or_else(|| stored_waiting(observed));
+    let failure = failure::classify(facts, began, waiting.as_ref());
     let reason = facts.reason.as_deref().unwrap_or("Failed");
-    let change = ran(
+    let change = with_start(
         observed,
         execution,
         Change::of(&observed.wfe, observed.now),
@@ -121,8 +126,8 @@ fn failed(observed: &Observed, execution: &Execution, facts: &Facts, at: jiff::T
     Step::Do(store(fail(observed, change, &failure, at)))
 }
 
-/// What the stored status says of why it does not start, or is taken away.
-fn waited(observed: &Observed) -> Option<Waiting> {
+/// The stored reason why the execution does not start or is being disrupted.
+fn stored_waiting(observed: &Observed) -> Option<Waiting> {
     let summary = observed.wfe.status.as_ref()?.execution_status.as_ref()?;
     Some(Waiting {
         cause: summary.reason.as_deref()?.parse().ok()?,
@@ -130,8 +135,8 @@ fn waited(observed: &Observed) -> Option<Waiting> {
     })
 }
 
-/// Says that it began, where it did: with the container's own time.
-fn ran(observed: &Observed, execution: &Execution, change: Change, ran: bool) -> Change {
+/// Sets `ExecutionRunning=True` if `ran`, since the container's own start time if known.
+fn with_start(observed: &Observed, execution: &Execution, change: Change, ran: bool) -> Change {
     if !ran {
         return change;
     }
@@ -142,69 +147,70 @@ fn ran(observed: &Observed, execution: &Execution, change: Change, ran: bool) ->
 }
 
 fn active(observed: &Observed, execution: &Execution, waiting: Option<&Waiting>) -> Step {
-    // Somebody deleted its Lease: others must not take the target for free.
+    // The Lease was deleted while the execution runs: take it again before another request does.
     match observed.lock {
         _ if observed.answers.lock_lost => return Step::Ask(Question::Lock),
         Lock::Free => return Step::Do(Effect::TakeLock),
         Lock::Ours | Lock::Held(_) => {}
     }
-    if given_up(observed) {
+    if start_timed_out(observed) {
         return delete(observed, &execution.reference);
     }
-    // It is stored that this object is the execution, and the status cannot go back: so this object
-    // is the only one that is ever started.
+    // The status stores this object's uid, and no later write changes that reference: so no other
+    // object is ever started for this WorkflowExecution.
     let alone = observed.lock == Lock::Ours && observed.others_alive.is_none();
     if execution.held && alone && !observed.answers.started {
         return Step::Do(Effect::Start(execution.reference.clone()));
     }
-    let wait = clocks(observed, execution);
-    let taken = waiting.filter(|it| it.cause == Cause::Disrupted);
-    if let Some(taken) = taken.filter(|it| waited(observed).as_ref() != Some(*it)) {
-        return taken_away(observed, execution, taken);
+    let wait = next_deadline(observed, execution);
+    let disruption = waiting.filter(|it| it.cause == Cause::Disrupted);
+    if let Some(disruption) = disruption.filter(|it| stored_waiting(observed).as_ref() != Some(*it))
+    {
+        return store_disruption(observed, execution, disruption);
     }
-    if began_before(observed) {
+    if start_is_stored(observed) {
         return wait;
     }
     let change = Change::of(&observed.wfe, observed.now);
     let change = if began(observed, Some(execution)).is_some() {
-        ran(observed, execution, change, true).with(|status| {
+        with_start(observed, execution, change, true).with(|status| {
             status.execution_status = Some(summary(
                 TriState::Unknown,
                 "Running",
                 "the workflow is running",
             ));
         })
-    } else if must_have_begun_at(observed) <= observed.now {
-        // The watch of the pods may be behind: that nothing started takes the API server's word.
+    } else if start_timeout_at(observed) <= observed.now {
+        // The pod watch may lag: only an uncached read proves that no container has started.
         return match observed.answers.execution {
             None => Step::Ask(Question::Execution),
             Some(_) if lacks_diagnosis(observed, waiting) => diagnose(execution),
-            Some(_) => give_up(observed, waiting.or(diagnosed(observed))),
+            Some(_) => time_out_start(observed, waiting.or(diagnosed(observed))),
         };
     } else if lacks_diagnosis(observed, waiting)
-        && waited(observed).is_none()
-        && slow_at(observed) <= observed.now
+        && stored_waiting(observed).is_none()
+        && diagnosis_at(observed) <= observed.now
     {
         return diagnose(execution);
     } else if let Some(waiting) = waiting.or(diagnosed(observed)) {
-        // ErrImagePull and ImagePullBackOff take turns: one of them is enough to know.
-        if waited(observed).is_some_and(|before| before.cause == waiting.cause) {
+        // ErrImagePull and ImagePullBackOff alternate: store the cause once.
+        if stored_waiting(observed).is_some_and(|before| before.cause == waiting.cause) {
             return wait;
         }
-        not_running(change, Reason::Waiting, waiting)
+        with_waiting(change, Reason::Waiting, waiting)
     } else {
         return wait;
     };
     store_or(observed, change, wait)
 }
 
-/// When to look again though nothing has changed.
-fn clocks(observed: &Observed, execution: &Execution) -> Step {
-    if began(observed, Some(execution)).is_none() && !began_before(observed) {
-        let slow = slow_at(observed);
-        let until = must_have_begun_at(observed);
-        return Step::Wait(if observed.now < slow {
-            until.min(slow)
+/// Requeue time while no watch shows a change: the next timeout that applies.
+fn next_deadline(observed: &Observed, execution: &Execution) -> Step {
+    if began(observed, Some(execution)).is_none() && !start_is_stored(observed) {
+        let diagnosis = diagnosis_at(observed);
+        let until = start_timeout_at(observed);
+        return Step::Wait(if observed.now < diagnosis {
+            until.min(diagnosis)
         } else {
             until
         });
@@ -213,10 +219,10 @@ fn clocks(observed: &Observed, execution: &Execution) -> Step {
     if observed.now < overdue {
         return Step::Wait(overdue);
     }
-    tell_or(observed, Notice::Overdue, Step::Done)
+    notify_or(observed, Notice::Overdue, Step::Done)
 }
 
-/// Whether its pod does not say why it does not start: then the Events are asked.
+/// Whether the pod gives no reason and the Events have not been read in this pass.
 fn lacks_diagnosis(observed: &Observed, waiting: Option<&Waiting>) -> bool {
     waiting.is_none() && observed.answers.startup_diagnosis.is_none()
 }
@@ -225,28 +231,28 @@ fn diagnose(execution: &Execution) -> Step {
     Step::Ask(Question::StartupDiagnosis(execution.reference.clone()))
 }
 
-/// What the Events said.
+/// The reason from the Events, if they were read in this pass.
 fn diagnosed(observed: &Observed) -> Option<&Waiting> {
     observed.answers.startup_diagnosis.as_ref()?.as_ref()
 }
 
-/// The cluster takes its pod away: this is stored as soon as it is seen, the pod will not be there
-/// to say it at the end.
-fn taken_away(observed: &Observed, execution: &Execution, taken: &Waiting) -> Step {
+/// Stores a disruption (eviction, preemption, lost node) as soon as it is seen: the pod with the
+/// reason may be gone when the execution ends.
+fn store_disruption(observed: &Observed, execution: &Execution, disruption: &Waiting) -> Step {
     let began = began(observed, Some(execution)).is_some();
     let change = Change::of(&observed.wfe, observed.now).with(|status| {
-        let (cause, message) = (taken.cause.as_str(), &taken.message);
+        let (cause, message) = (disruption.cause.as_str(), &disruption.message);
         status.execution_status = Some(summary(TriState::Unknown, cause, message));
     });
-    Step::Do(store(ran(observed, execution, change, began)))
+    Step::Do(store(with_start(observed, execution, change, began)))
 }
 
-/// Before the backend's own deadline takes the pod away.
-fn slow_at(observed: &Observed) -> Timestamp {
-    since_start(observed, SLOW.min(timeout(observed) / 2))
+/// When to read the Events; within half of the timeout, since the Job's deadline deletes the pod.
+fn diagnosis_at(observed: &Observed) -> Timestamp {
+    since_start(observed, DIAGNOSIS_DELAY.min(timeout(observed) / 2))
 }
 
-fn must_have_begun_at(observed: &Observed) -> Timestamp {
+fn start_timeout_at(observed: &Observed) -> Timestamp {
     since_start(observed, observed.settings.start_timeout)
 }
 
@@ -257,28 +263,29 @@ fn since_start(observed: &Observed, span: Duration) -> Timestamp {
     after(start, span)
 }
 
-/// Whether it is stored that the execution did not start in time and is being deleted: without it
-/// that could not be told from a deletion by hand.
-fn given_up(observed: &Observed) -> bool {
+/// Whether the status says that the start timeout was exceeded: the controller deletes the
+/// execution then, and must not take that deletion for one by another client.
+fn start_timed_out(observed: &Observed) -> bool {
     let running = stored(&observed.wfe, ConditionType::ExecutionRunning);
     running.is_some_and(|it| it.reason == Reason::NotStarted.as_str())
 }
 
-/// No container started in time: first the cause is stored, then the execution is deleted.
-fn give_up(observed: &Observed, waiting: Option<&Waiting>) -> Step {
+/// Stores that no container started in time, and why. The execution is deleted after this is
+/// stored.
+fn time_out_start(observed: &Observed, waiting: Option<&Waiting>) -> Step {
     let allowed = duration::format(observed.settings.start_timeout);
-    let (cause, why) = match waiting.cloned().or_else(|| waited(observed)) {
+    let (cause, why) = match waiting.cloned().or_else(|| stored_waiting(observed)) {
         Some(waiting) => (waiting.cause, format!(": {}", waiting.message)),
         None => (Cause::NotStarted, String::new()),
     };
     let message = format!("no container started within {allowed}{why}");
     let change = Change::of(&observed.wfe, observed.now);
     let waiting = Waiting { cause, message };
-    Step::Do(store(not_running(change, Reason::NotStarted, &waiting)))
+    Step::Do(store(with_waiting(change, Reason::NotStarted, &waiting)))
 }
 
-/// Says why no container runs.
-fn not_running(change: Change, reason: Reason, waiting: &Waiting) -> Change {
+/// Sets `ExecutionRunning=False` with the reason why no container runs.
+fn with_waiting(change: Change, reason: Reason, waiting: &Waiting) -> Change {
     let (cause, message) = (waiting.cause.as_str(), &waiting.message);
     change
         .condition(
@@ -292,24 +299,24 @@ fn not_running(change: Change, reason: Reason, waiting: &Waiting) -> Change {
         })
 }
 
-/// The execution that was given up is gone: when its pods are, too, this is the end.
-fn gave_up(observed: &Observed) -> Step {
+/// The execution was deleted after its start timeout: ends as Failed when its pods are gone, too.
+fn finish_start_timeout(observed: &Observed) -> Step {
     if observed.pods_alive {
-        // The sign to look again is the end of the pod.
-        let late = after(must_have_begun_at(observed), OVERDUE);
+        // The pod watch triggers the next reconcile; the requeue is for the notice only.
+        let late = after(start_timeout_at(observed), OVERDUE);
         if observed.now < late {
             return Step::Wait(late);
         }
-        return tell_or(observed, Notice::PodRemains, Step::Done);
+        return notify_or(observed, Notice::PodRemains, Step::Done);
     }
     match observed.answers.remains {
         None => Step::Ask(Question::Remains),
-        Some(Remains::Alive | Remains::Ended) => Step::Wait(observed.now + LOOK_AGAIN),
+        Some(Remains::Alive | Remains::Ended) => Step::Wait(observed.now + RECHECK_DELAY),
         Some(Remains::Nothing) => {
-            // It may have started while it was being deleted.
-            let late = observed.began.filter(|_| !began_before(observed));
-            let ran = late.is_some() || began_before(observed);
-            let failure = failure::never_started(waited(observed), ran);
+            // A container may have started while the execution was being deleted.
+            let late = observed.began.filter(|_| !start_is_stored(observed));
+            let ran = late.is_some() || start_is_stored(observed);
+            let failure = failure::never_started(stored_waiting(observed), ran);
             let change = Change::of(&observed.wfe, observed.now);
             let change = match late {
                 Some(since) => started(change, since),
@@ -320,20 +327,20 @@ fn gave_up(observed: &Observed) -> Step {
     }
 }
 
-/// Somebody else has deleted it.
-fn deleted(observed: &Observed) -> Step {
-    let what = observed.wfe.execution_ref().map_or_else(
+/// Ends as Failed: another client deleted the execution.
+fn fail_deleted(observed: &Observed) -> Step {
+    let execution = observed.wfe.execution_ref().map_or_else(
         || "the execution".to_owned(),
         |it| format!("{} {}/{}", it.kind, it.namespace, it.name),
     );
     let failure = Failure {
         reason: FailureReason::ExecutionDeleted,
-        message: format!("{what} was deleted while it ran"),
+        message: format!("{execution} was deleted before it ended"),
         exit_code: None,
-        // Whether it ran cannot be known any more.
+        // Whether a container ran is unknown once the pod is gone.
         was_execution_failure: true,
     };
-    let change = told_of_start(observed, None);
+    let change = with_observed_start(observed, None);
     Step::Do(store(fail(observed, change, &failure, observed.now)))
 }
 

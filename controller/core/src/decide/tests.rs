@@ -33,16 +33,18 @@ use crate::step::{Effect, Notice, Step};
 
 const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
-/// Of [`wfe`]: created at 11:58, the timeout is 30 minutes.
+/// Start deadline of [`wfe`], which is created at 11:58 with a timeout of 30 minutes.
 const START_DEADLINE: &str = "wait until 2026-01-01T12:28:00Z";
-/// Of [`running`]: started at 11:59.
+/// Start timeout of [`running`], whose execution is created at 11:59.
 const START_TIMEOUT: &str = "wait until 2026-01-01T12:04:00Z";
 
 fn workflow() -> Workflow {
     let yaml = format!(
         "metadata: {{workflowId: w, version: '1'}}\nexecution: {{engine: job, bundle: 'r.io/w@sha256:{HEX}'}}\ndependencies: {{secrets: [{{name: s}}]}}\n"
     );
-    Workflow::read("w.yaml", &yaml).expect("right").workflow
+    Workflow::read("w.yaml", &yaml)
+        .expect("a valid workflow")
+        .workflow
 }
 
 pub(super) fn wfe(status: Value) -> WorkflowExecution {
@@ -63,7 +65,7 @@ pub(super) fn now() -> Timestamp {
     "2026-01-01T12:00:00Z".parse().expect("a timestamp")
 }
 
-/// Accepted, with every answer given, the lock taken: one step before the create.
+/// A valid request with every answer given and the lock taken: the create is the next step.
 pub(super) fn ready() -> Observed {
     Observed {
         now: now(),
@@ -81,7 +83,7 @@ pub(super) fn ready() -> Observed {
         target_lock: TargetLock::default(),
         neighbours: Vec::new(),
         paused: false,
-        namespace_ending: false,
+        namespace_terminating: false,
         notified: HashSet::new(),
         engine_installed: true,
         audit: Delivery::default(),
@@ -148,7 +150,7 @@ fn running() -> Observed {
             json!({ "phase": "Running", "startTime": "2026-01-01T11:59:00Z", "executionRef": reference }),
         ));
         it.execution = Some(active());
-        // Its Events have nothing to say.
+        // The Events give no reason for a slow start.
         it.answers = Answers {
             startup_diagnosis: Some(None),
             ..Answers::default()
@@ -180,7 +182,7 @@ pub(super) fn name(step: &Step) -> String {
     }
 }
 
-/// The status that would be stored.
+/// The WorkflowExecution with the status that the next step stores.
 pub(super) fn stores(observed: &Observed) -> WorkflowExecution {
     let Step::Do(Effect::Store(status)) = decide(observed) else {
         panic!("no status is stored: {:?}", decide(observed))
@@ -203,6 +205,7 @@ fn held() -> Lock {
     Lock::Held(other())
 }
 
+/// BR-WE-014
 #[rstest]
 #[case(|it: &mut Observed| Arc::make_mut(&mut it.wfe).metadata.finalizers = None, "add finalizer")]
 #[case(|it: &mut Observed| it.answers.target = None, "ask TargetKind")]
@@ -215,15 +218,16 @@ fn held() -> Lock {
 #[case(|_: &mut Observed| (), "create execution")]
 #[case(|it: &mut Observed| it.answers.created = Some(Created::Ours(Box::new(active()))), "store status")]
 #[case(|it: &mut Observed| it.execution = Some(active()), "store status")]
-fn br_we_014_a_pending_one_takes_its_steps_in_order(
+fn pending_lacking_one_fact_returns_step_for_it(
     #[case] change: impl FnOnce(&mut Observed),
     #[case] step: &str,
 ) {
     assert_eq!(name(&decide(&with(change))), step);
 }
 
+/// BR-WE-009
 #[test]
-fn br_we_009_nothing_is_created_without_the_lock() {
+fn pending_without_lock_does_not_create() {
     for lock in [Lock::Free, held()] {
         assert_ne!(
             name(&decide(&with(|it| it.lock = lock))),
@@ -232,8 +236,9 @@ fn br_we_009_nothing_is_created_without_the_lock() {
     }
 }
 
+/// BR-WE-014: the execution is from an earlier attempt.
 #[test]
-fn br_we_014_an_execution_of_an_earlier_try_is_adopted_whatever_the_catalog_says_now() {
+fn pending_with_started_execution_adopts_it_without_catalog() {
     let adopted = stores(&with(|it| {
         it.answers = Answers::default();
         it.execution = Some(active());
@@ -242,30 +247,32 @@ fn br_we_014_an_execution_of_an_earlier_try_is_adopted_whatever_the_catalog_says
     assert!(holds(&adopted, ConditionType::ExecutionCreated));
 }
 
+/// BR-WE-001
 #[rstest]
 #[case(|it: &mut Observed| it.answers.workflow = Some(Answer::Unavailable("down".to_owned())), ConditionType::WorkflowResolved, "CatalogUnavailable")]
 #[case(|it: &mut Observed| it.answers.dependencies = Some(Answer::Unavailable("down".to_owned())), ConditionType::DependenciesReady, "ReadFailed")]
 #[case(|it: &mut Observed| it.answers.service_account = Some(Answer::Unavailable("down".to_owned())), ConditionType::DependenciesReady, "ReadFailed")]
-fn br_we_001_what_cannot_be_asked_is_said_once_and_asked_again(
+fn pending_with_unavailable_answer_stores_unknown_once_and_retries(
     #[case] change: impl FnOnce(&mut Observed),
     #[case] kind: ConditionType,
     #[case] reason: &str,
 ) {
     let mut observed = with(change);
-    let said = stores(&observed);
-    let condition = stored(&said, kind).expect("said");
+    let stored_wfe = stores(&observed);
+    let condition = stored(&stored_wfe, kind).expect("a condition");
     assert_eq!(
         (condition.status.as_str(), condition.reason.as_str()),
         ("Unknown", reason)
     );
-    assert_eq!(said.phase(), Some(Phase::Pending));
-    observed.wfe = Arc::new(said);
+    assert_eq!(stored_wfe.phase(), Some(Phase::Pending));
+    observed.wfe = Arc::new(stored_wfe);
     assert!(
         matches!(decide(&observed), Step::Wait(_)),
-        "nothing new to say"
+        "the condition is stored already"
     );
 }
 
+/// BR-WE-012
 #[rstest]
 #[case(|it: &mut Observed| it.answers.workflow = Some(Answer::Known(resolve(&it.wfe.spec, None))), FailureReason::ConfigurationError)]
 #[case(|it: &mut Observed| it.engine_installed = false, FailureReason::UnsupportedEngine)]
@@ -274,7 +281,7 @@ fn br_we_001_what_cannot_be_asked_is_said_once_and_asked_again(
 #[case(|it: &mut Observed| Arc::make_mut(&mut it.wfe).spec.target_resource = "web".to_owned(), FailureReason::ConfigurationError)]
 #[case(|it: &mut Observed| it.answers.created = Some(Created::NameTaken), FailureReason::ConfigurationError)]
 #[case(|it: &mut Observed| it.answers.created = Some(Created::Refused { refusal: Refusal::Rights, message: "no".to_owned() }), FailureReason::Forbidden)]
-fn br_we_012_what_cannot_run_fails_before_execution(
+fn pending_that_cannot_run_fails_before_execution(
     #[case] change: impl FnOnce(&mut Observed),
     #[case] reason: FailureReason,
 ) {
@@ -294,8 +301,9 @@ fn br_we_012_what_cannot_run_fails_before_execution(
     );
 }
 
+/// BR-WE-009
 #[test]
-fn br_we_009_a_busy_target_skips_or_waits() {
+fn pending_on_busy_target_is_skipped_or_waits() {
     let skipped = stores(&with(|it| it.lock = held()));
     assert_eq!(
         skipped
@@ -318,12 +326,13 @@ fn br_we_009_a_busy_target_skips_or_waits() {
     assert_eq!(
         name(&decide(&waits)),
         START_DEADLINE,
-        "the Lease is the sign"
+        "the Lease watch triggers the next reconcile"
     );
 }
 
+/// BR-WE-003
 #[test]
-fn br_we_003_a_running_one_is_followed_to_its_end() {
+fn running_until_success_stores_start_and_end_once() {
     assert_eq!(
         name(&decide(&running())),
         START_TIMEOUT,
@@ -334,13 +343,13 @@ fn br_we_003_a_running_one_is_followed_to_its_end() {
         began: Some(now()),
         ..active()
     });
-    let said = stores(&began);
-    assert!(holds(&said, ConditionType::ExecutionRunning));
-    began.wfe = Arc::new(said);
+    let stored_wfe = stores(&began);
+    assert!(holds(&stored_wfe, ConditionType::ExecutionRunning));
+    began.wfe = Arc::new(stored_wfe);
     assert_eq!(
         name(&decide(&began)),
         "wait until 2026-01-01T12:31:00Z",
-        "said once"
+        "the start is stored once"
     );
     began.execution = Some(Execution {
         began: Some(now()),
@@ -354,31 +363,32 @@ fn br_we_003_a_running_one_is_followed_to_its_end() {
     );
 }
 
+/// BR-WE-003
 #[test]
-fn br_we_003_a_waiting_fact_is_stored_once_and_outlives_the_pod() {
-    let waiting = |word: &str| {
+fn running_waiting_reason_is_stored_once_and_kept_for_failure() {
+    let waiting = |reason: &str| {
         Some(Waiting {
             cause: Cause::ImageNotPulled,
-            message: format!("{word}: why"),
+            message: format!("{reason}: why"),
         })
     };
     let mut observed = running();
     observed.execution = Some(execution(Progress::Active {
         waiting: waiting("ErrImagePull"),
     }));
-    let said = stores(&observed);
+    let stored_wfe = stores(&observed);
     assert_eq!(
-        stored(&said, ConditionType::ExecutionRunning).map(|it| it.reason.as_str()),
+        stored(&stored_wfe, ConditionType::ExecutionRunning).map(|it| it.reason.as_str()),
         Some("Waiting")
     );
-    observed.wfe = Arc::new(said);
+    observed.wfe = Arc::new(stored_wfe);
     observed.execution = Some(execution(Progress::Active {
         waiting: waiting("ImagePullBackOff"),
     }));
     assert_eq!(
         name(&decide(&observed)),
         START_TIMEOUT,
-        "the same in other words"
+        "the cause is the same"
     );
     let facts = Facts {
         reason: Some("DeadlineExceeded".to_owned()),
@@ -392,7 +402,7 @@ fn br_we_003_a_waiting_fact_is_stored_once_and_outlives_the_pod() {
     assert_eq!(
         name(&decide(&observed)),
         "ask Execution",
-        "its pod may say more"
+        "the pod may show the container's end"
     );
     observed.answers.execution = Some(observed.execution.clone());
     let details = stores(&observed)
@@ -405,8 +415,9 @@ fn br_we_003_a_waiting_fact_is_stored_once_and_outlives_the_pod() {
     );
 }
 
+/// BR-WE-003
 #[test]
-fn br_we_003_absence_is_not_believed_from_the_cache() {
+fn running_not_in_cache_is_read_uncached_before_failing() {
     let missing = |read| {
         let mut observed = running();
         observed.execution = None;
@@ -417,7 +428,7 @@ fn br_we_003_absence_is_not_believed_from_the_cache() {
     assert_eq!(
         name(&decide(&missing(Some(Some(active()))))),
         "wait until 2026-01-01T12:00:05Z",
-        "followed without the cache"
+        "the execution is followed by uncached reads"
     );
     let other = Execution {
         reference: ExecutionRef {
@@ -438,6 +449,7 @@ fn br_we_003_absence_is_not_believed_from_the_cache() {
     }
 }
 
+/// BR-WE-009
 #[rstest]
 #[case(|it: &mut Observed| { it.lock = Lock::Ours; it.pods_alive = true; }, "wait until 2026-01-01T12:01:00Z")]
 #[case(|it: &mut Observed| it.lock = Lock::Ours, "ask Remains")]
@@ -447,7 +459,7 @@ fn br_we_003_absence_is_not_believed_from_the_cache() {
 #[case(|it: &mut Observed| it.execution = Some(execution(Progress::Succeeded { at: None })), "wait until 2026-01-01T12:09:00Z")]
 #[case(|it: &mut Observed| { it.execution = Some(execution(Progress::Succeeded { at: None })); it.now = now() + Duration::from_mins(9); }, "delete execution")]
 #[case(|_: &mut Observed| (), "done")]
-fn br_we_009_after_the_end_the_target_is_freed_and_the_execution_kept_for_a_while(
+fn finished_frees_lock_then_deletes_execution_after_retention(
     #[case] change: impl FnOnce(&mut Observed),
     #[case] step: &str,
 ) {
@@ -456,9 +468,9 @@ fn br_we_009_after_the_end_the_target_is_freed_and_the_execution_kept_for_a_whil
     assert_eq!(name(&decide(&observed)), step);
 }
 
-/// BR-WE-009: a create that is committed late only makes a suspended object.
+/// BR-WE-009: a create that is committed late creates only a suspended object.
 #[test]
-fn finished_without_execution_frees_lock_at_once() {
+fn finished_without_execution_frees_lock_when_nothing_remains() {
     let mut observed = finished("Skipped");
     let status = Arc::make_mut(&mut observed.wfe).status.as_mut();
     status.expect("a status").execution_ref = None;
@@ -468,7 +480,7 @@ fn finished_without_execution_frees_lock_at_once() {
     assert_eq!(name(&decide(&observed)), "free lock");
 }
 
-/// BR-WE-009: only the object that is stored as the execution is started, once, under the lock.
+/// BR-WE-009: only the object in `executionRef` is started, once, while the lock is held.
 #[test]
 fn held_execution_is_started_when_stored_and_locked() {
     let held = || Execution {
@@ -487,14 +499,14 @@ fn held_execution_is_started_when_stored_and_locked() {
     assert_eq!(
         name(&decide(&observed)),
         START_TIMEOUT,
-        "never beside another holder"
+        "another WorkflowExecution holds the lock"
     );
 
     observed.lock = Lock::Ours;
     let mut late = held();
     late.reference.uid = "late".to_owned();
     observed.execution = Some(late.clone());
-    assert_eq!(name(&decide(&observed)), "ask Execution", "another object");
+    assert_eq!(name(&decide(&observed)), "ask Execution", "another uid");
     observed.answers.execution = Some(Some(late));
     assert_eq!(stores(&observed).phase(), Some(Phase::Failed));
 
@@ -507,8 +519,9 @@ fn held_execution_is_started_when_stored_and_locked() {
     );
 }
 
+/// BR-WE-003
 #[test]
-fn br_we_003_that_nothing_started_in_time_takes_the_api_servers_word() {
+fn running_past_start_timeout_fails_after_uncached_reads() {
     let mut observed = running();
     observed.now = now() + Duration::from_mins(4);
     assert_eq!(name(&decide(&observed)), "ask Execution");
@@ -519,7 +532,7 @@ fn br_we_003_that_nothing_started_in_time_takes_the_api_servers_word() {
     observed.answers.execution = Some(Some(began));
     assert!(
         holds(&stores(&observed), ConditionType::ExecutionRunning),
-        "it did start"
+        "a container has started"
     );
 
     observed.answers.execution = Some(Some(active()));
@@ -527,7 +540,7 @@ fn br_we_003_that_nothing_started_in_time_takes_the_api_servers_word() {
     assert_eq!(
         name(&decide(&observed)),
         "delete execution",
-        "it is said, then done"
+        "the start timeout is stored before the delete"
     );
     (observed.execution, observed.answers.execution) = (None, Some(None));
     assert_eq!(name(&decide(&observed)), "ask Remains");
@@ -544,12 +557,13 @@ fn br_we_003_that_nothing_started_in_time_takes_the_api_servers_word() {
     assert_eq!(
         details(&observed),
         Some((deadline, true)),
-        "it started while it was deleted"
+        "a container started during the deletion"
     );
 }
 
+/// BR-WE-003
 #[test]
-fn br_we_003_what_takes_too_long_is_told_once() {
+fn overdue_execution_or_pod_is_notified_once() {
     let mut observed = running();
     observed.execution = Some(Execution {
         began: Some(now()),
@@ -557,20 +571,21 @@ fn br_we_003_what_takes_too_long_is_told_once() {
     });
     observed.wfe = Arc::new(stores(&observed));
     observed.now = now() + Duration::from_mins(32);
-    assert_eq!(name(&decide(&observed)), "tell");
+    assert_eq!(name(&decide(&observed)), "notify");
     observed.notified.insert(Notice::Overdue);
     assert_eq!(name(&decide(&observed)), "done");
 
     let mut ended = finished("Failed");
     (ended.lock, ended.pods_alive) = (Lock::Ours, true);
     ended.now = now() + Duration::from_mins(2);
-    assert_eq!(name(&decide(&ended)), "tell");
+    assert_eq!(name(&decide(&ended)), "notify");
     ended.notified.insert(Notice::PodRemains);
     assert_eq!(name(&decide(&ended)), "done", "the lock is kept");
 }
 
+/// BR-WE-013
 #[test]
-fn br_we_013_a_failed_execution_is_kept_longer() {
+fn finished_failed_execution_is_kept_for_failed_retention() {
     let mut observed = finished("Failed");
     observed.execution = Some(execution(Progress::Failed {
         at: None,
@@ -579,8 +594,9 @@ fn br_we_013_a_failed_execution_is_kept_longer() {
     assert_eq!(name(&decide(&observed)), "wait until 2026-01-02T11:59:00Z");
 }
 
+/// BR-WE-012
 #[test]
-fn br_we_012_what_does_not_start_and_does_not_say_why_has_its_events_asked_once_it_is_slow() {
+fn running_without_waiting_reason_reads_events_after_delay() {
     let mut observed = running();
     let status = Arc::make_mut(&mut observed.wfe)
         .status
@@ -595,46 +611,47 @@ fn br_we_012_what_does_not_start_and_does_not_say_why_has_its_events_asked_once_
     assert_eq!(
         name(&decide(&observed)),
         "wait until 2026-01-01T12:04:51Z",
-        "it is just slow"
+        "no reason is known yet"
     );
     let waiting = Waiting {
         cause: Cause::VolumeNotMounted,
         message: "FailedMount: no such secret".to_owned(),
     };
     observed.answers.startup_diagnosis = Some(Some(waiting));
-    let said = stores(&observed);
-    let running = stored(&said, ConditionType::ExecutionRunning).expect("a condition");
+    let stored_wfe = stores(&observed);
+    let running = stored(&stored_wfe, ConditionType::ExecutionRunning).expect("a condition");
     assert_eq!(
         (running.reason.as_str(), running.message.as_str()),
         ("Waiting", "FailedMount: no such secret")
     );
-    observed.wfe = Arc::new(said);
+    observed.wfe = Arc::new(stored_wfe);
     observed.answers = Answers::default();
     assert!(
         name(&decide(&observed)).starts_with("wait"),
-        "known, also to another process"
+        "the stored reason is used, also after a restart"
     );
 }
 
+/// BR-WE-012
 #[test]
-fn br_we_012_a_pod_that_is_taken_away_is_stored_as_soon_as_it_is_seen() {
+fn running_disrupted_pod_stores_disruption_at_once() {
     let mut observed = running();
     let waiting = Waiting {
         cause: Cause::Disrupted,
-        message: "DeletionByTaintManager: its node is lost".to_owned(),
+        message: "DeletionByTaintManager: the node is lost".to_owned(),
     };
     let mut taken = execution(Progress::Active {
         waiting: Some(waiting),
     });
     taken.began = Some(now());
     observed.execution = Some(taken);
-    let said = stores(&observed);
+    let stored_wfe = stores(&observed);
     assert!(
-        holds(&said, ConditionType::ExecutionRunning),
-        "it had begun"
+        holds(&stored_wfe, ConditionType::ExecutionRunning),
+        "a container had started"
     );
-    observed.wfe = Arc::new(said);
-    assert!(name(&decide(&observed)).starts_with("wait"), "said once");
+    observed.wfe = Arc::new(stored_wfe);
+    assert!(name(&decide(&observed)).starts_with("wait"), "stored once");
     observed.execution = Some(execution(Progress::Failed {
         at: None,
         facts: Facts::default(),
@@ -651,18 +668,19 @@ fn br_we_012_a_pod_that_is_taken_away_is_stored_as_soon_as_it_is_seen() {
     );
 }
 
+/// BR-AUDIT-005
 #[test]
-fn br_audit_005_a_sink_that_is_down_holds_up_nothing_but_the_end_of_a_deletion() {
+fn audit_outage_delays_only_finalizer_removal() {
     let mut observed = running();
     observed.audit.waiting = EventType::SelectionCompleted.into();
     assert_eq!(
         name(&decide(&observed)),
         "deliver audit events",
-        "first of all"
+        "events are queued before any other step"
     );
     observed.audit.queued = true;
-    let undisturbed = running();
-    assert_eq!(name(&decide(&observed)), name(&decide(&undisturbed)));
+    let without_events = running();
+    assert_eq!(name(&decide(&observed)), name(&decide(&without_events)));
     observed.audit.outage = Some("down".to_owned());
     observed.execution = Some(execution(Progress::Succeeded { at: Some(now()) }));
     let mut ended = observed.clone();
@@ -675,26 +693,27 @@ fn br_audit_005_a_sink_that_is_down_holds_up_nothing_but_the_end_of_a_deletion()
     ended.audit.outage = Some("slow".to_owned());
     assert!(
         matches!(decide(&ended), Step::Wait(_)),
-        "said once, and its Job is not kept for it"
+        "the outage is stored once and does not delay the Job's deletion"
     );
 
     Arc::make_mut(&mut ended.wfe).metadata.deletion_timestamp = Some(time(now()));
     ended.execution = None;
     ended.answers.recorded = true;
-    assert_eq!(name(&decide(&ended)), "done", "it waits");
+    assert_eq!(name(&decide(&ended)), "done", "the finalizer stays");
     let metadata = &mut Arc::make_mut(&mut ended.wfe).metadata;
     metadata.annotations = Some([(names::ABANDON_AUDIT.to_owned(), "lost".to_owned())].into());
     assert!(matches!(
         decide(&ended),
-        Step::Do(Effect::Tell(Notice::AuditAbandoned))
+        Step::Do(Effect::Notify(Notice::AuditAbandoned))
     ));
     ended.notified.insert(Notice::AuditAbandoned);
     ended.answers.remains = Some(Remains::Nothing);
     assert_eq!(name(&decide(&ended)), "remove finalizer");
 }
 
+/// BR-AUDIT-005
 #[test]
-fn br_audit_005_an_end_is_acknowledged_once_and_a_clearing_for_itself() {
+fn finished_delivery_is_recorded_once_apart_from_clearance() {
     let mut ended = finished("Failed");
     Arc::make_mut(&mut ended.wfe)
         .status
@@ -719,13 +738,13 @@ fn br_audit_005_an_end_is_acknowledged_once_and_a_clearing_for_itself() {
         clear_reason: "looked at it".to_owned(),
         clear_method: ClearMethod::KubernetesAdmissionWebhook,
     });
-    assert_eq!(audit::open(&ended.wfe), EventType::BlockCleared);
+    assert_eq!(audit::unconfirmed(&ended.wfe), EventType::BlockCleared);
     ended.audit.waiting = EventType::BlockCleared.into();
     ended.audit.queued = true;
     assert_eq!(
         name(&decide(&ended)),
         "done",
-        "it will be there in a moment"
+        "without an outage the condition is not stored yet"
     );
     ended.audit.outage = Some("down".to_owned());
     let waits = stores(&ended);
@@ -734,9 +753,12 @@ fn br_audit_005_an_end_is_acknowledged_once_and_a_clearing_for_itself() {
         reason(&waits, ConditionType::ClearanceRecorded).as_deref(),
         Some("AuditSinkUnavailable")
     );
-    assert!(holds(&waits, ConditionType::AuditRecorded), "that is done");
+    assert!(
+        holds(&waits, ConditionType::AuditRecorded),
+        "the condition does not change"
+    );
     ended.wfe = Arc::new(waits);
-    assert_eq!(name(&decide(&ended)), "done", "said once");
+    assert_eq!(name(&decide(&ended)), "done", "stored once");
     ended.audit.waiting = EnumSet::empty();
     ended.audit.rejected = Some((EventType::BlockCleared.into(), "too long".to_owned()));
     let refused = stores(&ended);
@@ -744,11 +766,15 @@ fn br_audit_005_an_end_is_acknowledged_once_and_a_clearing_for_itself() {
         reason(&refused, ConditionType::ClearanceRecorded).as_deref(),
         Some("AuditEventRejected")
     );
-    assert!(audit::open(&refused).is_empty(), "set aside for good");
+    assert!(
+        audit::unconfirmed(&refused).is_empty(),
+        "rejected events are not sent again"
+    );
 }
 
+/// BR-WE-014
 #[test]
-fn br_we_014_a_deleted_one_is_cancelled_cleaned_up_and_let_go() {
+fn deleted_while_running_is_cancelled_cleaned_up_and_finalized() {
     let delete = |observed: &mut Observed| {
         Arc::make_mut(&mut observed.wfe).metadata.deletion_timestamp = Some(time(now()));
     };
@@ -794,9 +820,9 @@ fn br_we_014_a_deleted_one_is_cancelled_cleaned_up_and_let_go() {
     );
 }
 
-/// BR-WE-014: what an earlier attempt created and did not start has never run.
+/// BR-WE-014: an execution that an earlier attempt created and did not start has never run.
 #[test]
-fn pending_with_held_execution_is_decided_anew() {
+fn pending_with_held_execution_repeats_all_checks() {
     let mut observed = with(|it| {
         it.answers = Answers::default();
         it.execution = Some(Execution {
@@ -809,7 +835,7 @@ fn pending_with_held_execution_is_decided_anew() {
     assert_eq!(
         name(&decide(&observed)),
         "create execution",
-        "it will be adopted"
+        "the create adopts the held execution"
     );
     Arc::make_mut(&mut observed.wfe).metadata.deletion_timestamp = Some(time(now()));
     let details = stores(&observed).status.and_then(|it| it.failure_details);
@@ -820,18 +846,20 @@ fn pending_with_held_execution_is_decided_anew() {
     );
 }
 
+/// BR-WE-003
 #[test]
-fn br_we_003_what_has_ended_by_itself_is_not_called_cancelled() {
+fn deleted_after_uncached_success_stores_succeeded() {
     let mut observed = running();
     Arc::make_mut(&mut observed.wfe).metadata.deletion_timestamp = Some(time(now()));
-    // The cache may be behind.
+    // The cached execution may be stale.
     assert_eq!(name(&decide(&observed)), "ask Execution");
     observed.answers.execution = Some(Some(execution(Progress::Succeeded { at: Some(now()) })));
     assert_eq!(stores(&observed).phase(), Some(Phase::Succeeded));
 }
 
+/// BR-WE-009
 #[test]
-fn br_we_009_a_lock_is_freed_only_when_the_api_server_says_that_nothing_is_left() {
+fn finished_not_in_cache_reads_remains_before_freeing_lock() {
     let ended = |lock, deleted: bool, remains, deleted_now| {
         let mut observed = finished("Failed");
         let wfe = Arc::make_mut(&mut observed.wfe);
@@ -865,7 +893,7 @@ fn br_we_009_a_lock_is_freed_only_when_the_api_server_says_that_nothing_is_left(
     assert_eq!(
         ended(Lock::Ours, false, Some(Remains::Ended), false),
         "free lock",
-        "it is kept as evidence"
+        "the failed execution is kept as evidence"
     );
     assert_eq!(
         ended(Lock::Free, true, Some(Remains::Ended), false),
@@ -873,8 +901,9 @@ fn br_we_009_a_lock_is_freed_only_when_the_api_server_says_that_nothing_is_left(
     );
 }
 
+/// BR-AUDIT-005
 #[test]
-fn br_audit_005_a_failure_after_the_workflow_was_found_has_its_selection_reported() {
+fn failed_after_resolution_reports_selection() {
     let failed = stores(&with(|it| it.engine_installed = false));
     let both = EventType::SelectionCompleted | EventType::WorkflowFailed;
     assert_eq!(audit::types(&failed), both);

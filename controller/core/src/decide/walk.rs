@@ -1,12 +1,13 @@
-//! Every combination of what a decision can find, each played to its end: what must never happen
-//! does not, and there is always a way forward.
+//! Runs the real decisions from every combination of facts that a decision can find, each to its
+//! end, against a simulated cluster. Asserts at each write that it is allowed, and at the end that
+//! the WorkflowExecution has ended and nothing of it is left.
 //!
-//! The world is simulated as coarsely as decisions see it; decisions are the real ones. Since every
-//! combination is a beginning, a crash at any moment is one of them.
+//! The simulation is as coarse as the facts that decisions see. Every combination is an initial
+//! state, so a crash at any moment is covered by one of them.
 
 #![expect(
     clippy::struct_excessive_bools,
-    reason = "each is a fact of its own, and all combinations are meant"
+    reason = "the facts are independent, and all combinations are tested"
 )]
 
 use std::sync::{Arc, LazyLock};
@@ -35,10 +36,10 @@ use crate::status::time;
 use crate::status::{holds, stored};
 use crate::step::{Effect, Notice, Question, Step};
 
-/// Everything is right, but for what a beginning says.
+/// A valid request with every answer given; an initial state changes single facts.
 static BASE: LazyLock<Observed> = LazyLock::new(ready);
 
-/// What the execution of this one is found as.
+/// State of the execution.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Job {
     None,
@@ -49,22 +50,22 @@ enum Job {
     Failed,
 }
 
-/// What the catalog answers.
+/// Answer of the catalog.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Catalog {
-    Has,
-    HasNot,
-    Silent,
+    Found,
+    NotFound,
+    Unavailable,
 }
 
-/// What happened on the target before.
+/// The previous execution on the target.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Past {
     Nothing,
     Succeeded,
-    FailedMidway,
+    FailedAfterStart,
     Cleared,
-    FailedBefore,
+    FailedBeforeStart,
     Exhausted,
 }
 
@@ -84,21 +85,21 @@ const JOBS: [Job; 6] = [
     Job::Succeeded,
     Job::Failed,
 ];
-const CATALOGS: [Catalog; 3] = [Catalog::Has, Catalog::HasNot, Catalog::Silent];
+const CATALOGS: [Catalog; 3] = [Catalog::Found, Catalog::NotFound, Catalog::Unavailable];
 const PASTS: [Past; 6] = [
     Past::Nothing,
     Past::Succeeded,
-    Past::FailedMidway,
+    Past::FailedAfterStart,
     Past::Cleared,
-    Past::FailedBefore,
+    Past::FailedBeforeStart,
     Past::Exhausted,
 ];
 
-/// One beginning.
+/// The facts that a run of decisions starts from.
 #[derive(Clone, Copy, Debug)]
-struct Beginning {
+struct InitialState {
     phase: Option<Phase>,
-    /// Whose the lock is: none, ours, somebody else's.
+    /// Holder of the lock: none, this WorkflowExecution (`true`) or another one (`false`).
     holder: Option<bool>,
     job: Job,
     pod: bool,
@@ -108,42 +109,42 @@ struct Beginning {
     cleared: bool,
     past: Past,
     waits: bool,
-    /// Whether the caches show neither Job nor pod yet.
+    /// Whether the caches do not show the Job and the pod yet.
     behind: bool,
-    /// Whether somebody else's pod is alive on the target.
+    /// Whether a pod of another WorkflowExecution is alive on the target.
     other: bool,
 }
 
-impl Beginning {
-    /// Whether a run, with or without crashes, can come to this.
+impl InitialState {
+    /// Whether a run, with or without crashes, can reach this state.
     fn is_reachable(&self) -> bool {
         let ran = matches!(
             self.phase,
             Some(Phase::Running | Phase::Succeeded | Phase::Failed)
         );
         let ours = self.holder == Some(true);
-        // Only what failed is cleared, only what has a Job has a pod, only a holder makes a Job.
+        // Only a failure is cleared, only a Job has a pod, only a holder of the lock creates a Job.
         (!self.cleared || self.phase == Some(Phase::Failed))
             && (!self.pod || ran || self.job != Job::None)
             && (matches!(self.job, Job::None | Job::Held) || ran || ours)
-            // A Job that has ended has no live pod, one that runs has one.
+            // An ended Job has no live pod, a running Job has one.
             && !(matches!(self.job, Job::Succeeded | Job::Failed) && self.pod)
             && (self.job != Job::Running || self.pod)
-            // Started only when it is stored, and then it has no pod yet.
+            // A Job is started only after the status stores its uid; a held Job has no pod.
             && (self.job != Job::Held || !self.pod)
             && (ran || matches!(self.job, Job::None | Job::Held))
             && (!self.behind || self.job != Job::None || self.pod)
-            // The lock is ours while it runs, and is freed only when nothing is alive.
+            // The lock is held while the execution runs, and is freed only when nothing is alive.
             && (self.phase != Some(Phase::Running) || ours)
             && (ours || !self.pod && !matches!(self.job, Job::Starting | Job::Running))
             && (self.phase != Some(Phase::Succeeded) || !matches!(self.job, Job::Starting | Job::Running | Job::Failed))
             && (self.phase != Some(Phase::Skipped) || matches!(self.job, Job::None | Job::Held))
-            // While the last execution blocks, nothing is made.
-            && !(matches!(self.past, Past::FailedMidway | Past::Exhausted) && (self.job != Job::None || ran))
+            // While the previous execution blocks the target, no Job is created.
+            && !(matches!(self.past, Past::FailedAfterStart | Past::Exhausted) && (self.job != Job::None || ran))
     }
 }
 
-/// What there is outside of the controller.
+/// The simulated cluster: everything outside of the controller.
 struct World {
     wfe: WorkflowExecution,
     gone: bool,
@@ -156,12 +157,12 @@ struct World {
     neighbours: Vec<Arc<WorkflowExecution>>,
     starts: usize,
     now: Timestamp,
-    told: std::collections::HashSet<Notice>,
+    notified: std::collections::HashSet<Notice>,
     behind: bool,
     other: bool,
 }
 
-fn finding(job: Job) -> Option<Execution> {
+fn execution_of(job: Job) -> Option<Execution> {
     let at = Some(now());
     let (began, progress) = match job {
         Job::None => return None,
@@ -192,8 +193,8 @@ fn neighbour(past: Past) -> Option<WorkflowExecution> {
     let (phase, failures, ran) = match past {
         Past::Nothing => return None,
         Past::Succeeded => ("Succeeded", 0, true),
-        Past::FailedMidway | Past::Cleared => ("Failed", 0, true),
-        Past::FailedBefore => ("Failed", 1, false),
+        Past::FailedAfterStart | Past::Cleared => ("Failed", 0, true),
+        Past::FailedBeforeStart => ("Failed", 1, false),
         Past::Exhausted => ("Failed", 5, false),
     };
     let mut wfe = wfe(json!({ "phase": phase, "completionTime": "2026-01-01T11:59:30Z" }));
@@ -223,10 +224,10 @@ fn clearance() -> BlockClearance {
 }
 
 impl World {
-    fn of(beginning: Beginning) -> Self {
+    fn of(initial: InitialState) -> Self {
         let mut wfe = wfe(json!(null));
         let reference = execution(Progress::Active { waiting: None }).reference;
-        if let Some(phase) = beginning.phase {
+        if let Some(phase) = initial.phase {
             let status = wfe.status.get_or_insert_default();
             status.phase = Some(phase);
             if matches!(phase, Phase::Running | Phase::Succeeded | Phase::Failed) {
@@ -243,43 +244,40 @@ impl World {
                 .expect("details");
             }
         }
-        if beginning.cleared {
+        if initial.cleared {
             wfe.status.as_mut().expect("a status").block_clearance = Some(clearance());
         }
-        if beginning.deleted {
+        if initial.deleted {
             wfe.metadata.deletion_timestamp = Some(time(now()));
         }
-        if beginning.cancelled {
+        if initial.cancelled {
             let annotations = wfe.metadata.annotations.get_or_insert_default();
             annotations.insert(names::CANCEL.to_owned(), "enough".to_owned());
         }
-        if beginning.waits {
+        if initial.waits {
             wfe.spec.execution_config.when_blocked = Some("Wait".to_owned());
         }
-        let lease = beginning.holder.map(|ours| {
+        let lease = initial.holder.map(|ours| {
             let holder = if ours { Source::of(&wfe) } else { other() };
             lock::taken(lock::new("n", &"abc".into()), &holder, now())
         });
         Self {
             gone: false,
             lease,
-            job: finding(beginning.job),
-            pod: beginning.pod,
-            began: beginning.job == Job::Running,
-            catalog: beginning.catalog,
-            past: beginning.past,
-            neighbours: neighbour(beginning.past)
-                .into_iter()
-                .map(Arc::new)
-                .collect(),
+            job: execution_of(initial.job),
+            pod: initial.pod,
+            began: initial.job == Job::Running,
+            catalog: initial.catalog,
+            past: initial.past,
+            neighbours: neighbour(initial.past).into_iter().map(Arc::new).collect(),
             starts: usize::from(
-                !matches!(beginning.job, Job::None | Job::Held)
-                    || beginning.job == Job::None && wfe.execution_ref().is_some(),
+                !matches!(initial.job, Job::None | Job::Held)
+                    || initial.job == Job::None && wfe.execution_ref().is_some(),
             ),
             now: now(),
-            told: std::collections::HashSet::new(),
-            behind: beginning.behind,
-            other: beginning.other,
+            notified: std::collections::HashSet::new(),
+            behind: initial.behind,
+            other: initial.other,
             wfe,
         }
     }
@@ -307,21 +305,21 @@ impl World {
             lock: self.lock(),
             target_lock: self.target_lock(),
             neighbours: self.neighbours.clone(),
-            notified: self.told.clone(),
+            notified: self.notified.clone(),
             answers: answers.clone(),
             ..BASE.clone()
         }
     }
 
-    /// Answers as the real world would.
+    /// Answers a question from the simulated cluster.
     fn ask(&self, question: &Question, answers: &mut Answers) {
         match question {
             Question::TargetKind(_) => answers.target = Some(Answer::Known(None)),
             Question::Workflow(_) => {
                 answers.workflow = Some(match self.catalog {
-                    Catalog::Has => BASE.answers.workflow.clone().expect("the workflow"),
-                    Catalog::HasNot => Answer::Known(resolve(&self.wfe.spec, None)),
-                    Catalog::Silent => Answer::Unavailable("down".to_owned()),
+                    Catalog::Found => BASE.answers.workflow.clone().expect("the workflow"),
+                    Catalog::NotFound => Answer::Known(resolve(&self.wfe.spec, None)),
+                    Catalog::Unavailable => Answer::Unavailable("down".to_owned()),
                 });
             }
             Question::ServiceAccount(_) => {
@@ -345,38 +343,42 @@ impl World {
         }
     }
 
-    /// Does what was decided, and says what must not be.
+    /// Carries out an effect on the simulated cluster, and asserts that it is allowed.
     fn carry_out(&mut self, effect: Effect, answers: &mut Answers) {
         match effect {
             Effect::AddFinalizer => self.wfe.metadata.finalizers = Some(vec![FINALIZER.to_owned()]),
             Effect::RemoveFinalizer => {
                 assert!(
                     self.wfe.metadata.deletion_timestamp.is_some(),
-                    "let go undeleted"
+                    "finalizer removed without a deletion"
                 );
                 assert!(
                     self.wfe.phase().is_some_and(Phase::is_final),
-                    "let go unended"
+                    "finalizer removed before a final phase"
                 );
                 assert!(
                     holds(&self.wfe, ConditionType::AuditRecorded),
-                    "let go unaudited"
+                    "finalizer removed before delivery of the audit events"
                 );
-                // What the caches do not show yet and was never started is left to the sweep.
+                // The sweep deletes a held Job that the caches do not show yet.
                 let held = self.job.as_ref().is_some_and(|it| it.held) && self.behind;
                 assert!(
                     (self.job.is_none() || held) && !self.pod,
-                    "let go with something left"
+                    "finalizer removed with a Job or pod left"
                 );
                 self.job = None;
-                assert_ne!(self.lock(), Lock::Ours, "let go with the lock");
+                assert_ne!(
+                    self.lock(),
+                    Lock::Ours,
+                    "finalizer removed while holding the lock"
+                );
                 answers.finalizer_removed = true;
                 self.gone = true;
             }
             Effect::TakeLock => {
                 assert!(
                     !matches!(self.lock(), Lock::Held(_)),
-                    "taken from its holder"
+                    "lock taken from another holder"
                 );
                 let lease = self
                     .lease
@@ -386,11 +388,15 @@ impl World {
                 answers.lock_taken = true;
             }
             Effect::FreeLock(record) => {
-                assert_eq!(self.lock(), Lock::Ours, "freed somebody else's");
+                assert_eq!(
+                    self.lock(),
+                    Lock::Ours,
+                    "lock freed that another WorkflowExecution holds"
+                );
                 let held = self.job.as_ref().is_some_and(|it| it.held);
                 assert!(
                     (held && !self.pod || !self.is_alive()) && !self.other,
-                    "freed while something lives"
+                    "lock freed while a Job or pod is alive"
                 );
                 let lease = self.lease.take().expect("a lock");
                 self.lease = Some(lock::freed(lease, record.as_deref(), self.now));
@@ -409,56 +415,63 @@ impl World {
             Effect::Delete(_) => {
                 assert!(
                     self.wfe.phase().is_some_and(Phase::is_final),
-                    "deleted before the end is said"
+                    "execution deleted before a final phase is stored"
                 );
                 self.job = None;
                 answers.deleted = true;
             }
             Effect::Store(status) => self.store(*status),
-            Effect::Audit => unreachable!("nothing is left to deliver"),
-            Effect::Tell(notice) => drop(self.told.insert(notice)),
+            Effect::Audit => unreachable!("all audit events are delivered"),
+            Effect::Notify(notice) => drop(self.notified.insert(notice)),
         }
     }
 
     fn create(&mut self, answers: &mut Answers) {
-        assert_eq!(self.lock(), Lock::Ours, "made without the lock");
-        let earlier = self.job.as_ref().is_none_or(|it| it.held);
-        assert!(earlier, "made twice");
-        assert!(!self.other, "made beside another one");
+        assert_eq!(self.lock(), Lock::Ours, "created without the lock");
+        let none_started = self.job.as_ref().is_none_or(|it| it.held);
+        assert!(none_started, "created twice");
+        assert!(!self.other, "created while another execution is alive");
         assert!(
             self.wfe.metadata.deletion_timestamp.is_none(),
-            "made for a deleted one"
+            "created for a deleted WorkflowExecution"
         );
         assert!(
             cancel_reason(&self.wfe).is_none(),
-            "made for a cancelled one"
+            "created for a cancelled WorkflowExecution"
         );
         assert_eq!(
             self.catalog,
-            Catalog::Has,
-            "made without the catalog's word"
+            Catalog::Found,
+            "created without a catalog entry"
         );
         let history = History::of(self.neighbours.iter().map(AsRef::as_ref), []);
         let limits = BASE.settings.limits;
-        let obstacle = history.obstacle("w", self.now, &limits);
-        assert_eq!(obstacle, None, "made against the history");
-        self.job = finding(Job::Held);
+        let restriction = history.restriction("w", self.now, &limits);
+        assert_eq!(
+            restriction, None,
+            "created against a restriction of the history"
+        );
+        self.job = execution_of(Job::Held);
         answers.created = self.job.clone().map(|it| Created::Ours(Box::new(it)));
     }
 
     fn start(&mut self, reference: &ExecutionRef, answers: &mut Answers) {
         assert_eq!(self.lock(), Lock::Ours, "started without the lock");
         assert_eq!(self.starts, 0, "started twice");
-        assert!(!self.other, "started beside another one");
-        assert_eq!(self.wfe.phase(), Some(Phase::Running), "started unstored");
+        assert!(!self.other, "started while another execution is alive");
+        assert_eq!(
+            self.wfe.phase(),
+            Some(Phase::Running),
+            "started before phase Running is stored"
+        );
         assert_eq!(self.wfe.execution_ref(), Some(reference));
         let wanted = self.wfe.metadata.deletion_timestamp.is_none();
         assert!(
             wanted && cancel_reason(&self.wfe).is_none(),
-            "started though cancelled"
+            "started although deleted or cancelled"
         );
         self.starts += 1;
-        self.job = finding(Job::Starting);
+        self.job = execution_of(Job::Starting);
         answers.started = true;
     }
 
@@ -466,30 +479,30 @@ impl World {
         let before = self.wfe.phase();
         let job = self.job.as_ref().map(|it| &it.progress);
         if before.is_some_and(Phase::is_final) {
-            assert_eq!(status.phase, before, "an end was changed");
+            assert_eq!(status.phase, before, "a final phase was changed");
         } else {
             match status.phase {
                 Some(Phase::Running) => assert!(job.is_some() || before == Some(Phase::Running)),
                 Some(Phase::Succeeded) => {
                     assert!(
                         matches!(job, Some(Progress::Succeeded { .. })),
-                        "a success without evidence"
+                        "Succeeded without a succeeded Job"
                     );
                 }
                 Some(Phase::Failed) => {
                     let details = status.failure_details.as_ref().expect("details");
-                    self.justify(details.reason);
+                    self.assert_justified(details.reason);
                 }
                 Some(Phase::Skipped) => {
                     let details = status.skip_details.as_ref().expect("details");
-                    assert!(self.starts == 0, "skipped after it ran");
+                    assert!(self.starts == 0, "skipped after a start");
                     let busy = self.other || matches!(self.lock(), Lock::Held(_));
                     let reason = match self.past {
                         _ if busy => Some(SkipReason::ResourceBusy),
                         Past::Nothing | Past::Cleared => None,
                         Past::Succeeded => Some(SkipReason::RecentlyRemediated),
-                        Past::FailedMidway => Some(SkipReason::PreviousExecutionFailed),
-                        Past::FailedBefore => Some(SkipReason::BackoffActive),
+                        Past::FailedAfterStart => Some(SkipReason::PreviousExecutionFailed),
+                        Past::FailedBeforeStart => Some(SkipReason::BackoffActive),
                         Past::Exhausted => Some(SkipReason::ExhaustedRetries),
                     };
                     let stale = details.reason == SkipReason::StartDeadlineExceeded;
@@ -505,51 +518,52 @@ impl World {
         assert_ne!(
             self.wfe.status.as_ref(),
             Some(&status),
-            "a write that changes nothing"
+            "status write without a change"
         );
         self.wfe.status = Some(status);
     }
 
-    fn justify(&self, reason: FailureReason) {
+    fn assert_justified(&self, reason: FailureReason) {
         let job = self.job.as_ref().map(|it| &it.progress);
-        let asked =
+        let requested =
             self.wfe.metadata.deletion_timestamp.is_some() || cancel_reason(&self.wfe).is_some();
         match reason {
             FailureReason::Cancelled => {
-                assert!(asked, "cancelled unasked");
+                assert!(requested, "Cancelled without a deletion or cancellation");
                 assert!(
                     !matches!(
                         job,
                         Some(Progress::Succeeded { .. } | Progress::Failed { .. })
                     ),
-                    "an end was called cancelled"
+                    "Cancelled although the execution had ended"
                 );
             }
-            FailureReason::ExecutionDeleted => assert!(job.is_none(), "it is there"),
+            FailureReason::ExecutionDeleted => assert!(job.is_none(), "the execution exists"),
             FailureReason::TaskFailed => assert!(matches!(job, Some(Progress::Failed { .. }))),
-            FailureReason::ConfigurationError => assert_eq!(self.catalog, Catalog::HasNot),
-            other => panic!("nothing in this world is a reason for {other:?}"),
+            FailureReason::ConfigurationError => assert_eq!(self.catalog, Catalog::NotFound),
+            other => panic!("the simulated cluster gives no reason for {other:?}"),
         }
     }
 
-    /// Takes it as far as it goes; how the pass ended.
+    /// Decides and carries out until no step is left; returns the last step.
     fn pass(&mut self) -> Step {
         let mut answers = Answers::default();
         for _ in 0..32 {
             match decide(&self.observe(&answers)) {
                 Step::Ask(question) => self.ask(&question, &mut answers),
                 Step::Do(effect) => {
-                    answers.forget_before_a_write();
+                    answers.drop_uncached_reads();
                     self.carry_out(effect, &mut answers);
                 }
                 end => return end,
             }
         }
-        panic!("no end after 32 steps");
+        panic!("the pass has more than 32 steps");
     }
 
-    /// What the world does by itself, one thing at a time; whether there was anything.
-    fn goes_on(&mut self) -> bool {
+    /// Makes one change that the cluster makes without the controller; returns whether there was
+    /// one.
+    fn advance(&mut self) -> bool {
         let terminal = self.wfe.phase().is_some_and(Phase::is_final);
         if self.job.is_none() && self.pod {
             self.pod = false;
@@ -558,12 +572,12 @@ impl World {
             .as_ref()
             .is_some_and(|it| it.is_active() && !it.held)
         {
-            self.job = finding(Job::Succeeded);
+            self.job = execution_of(Job::Succeeded);
             (self.pod, self.began) = (false, true);
         } else if self.other {
             self.other = false;
-        } else if self.catalog == Catalog::Silent && !terminal {
-            self.catalog = Catalog::Has;
+        } else if self.catalog == Catalog::Unavailable && !terminal {
+            self.catalog = Catalog::Found;
         } else if matches!(self.lock(), Lock::Held(_)) {
             self.lease = self
                 .lease
@@ -585,8 +599,8 @@ impl World {
         true
     }
 
-    /// Until nothing happens any more, by us, by the world or by the clock.
-    fn play(&mut self) {
+    /// Runs passes, changes of the cluster and the clock until none of them changes anything.
+    fn run_to_end(&mut self) {
         for _ in 0..24 {
             let end = self.pass();
             if self.gone {
@@ -594,12 +608,12 @@ impl World {
             }
             match end {
                 _ if self.behind => self.behind = false,
-                _ if self.goes_on() => {}
+                _ if self.advance() => {}
                 Step::Wait(until) => self.now = until.max(self.now + Duration::from_secs(1)),
                 _ => return,
             }
         }
-        panic!("it does not come to rest");
+        panic!("more than 24 passes change something");
     }
 }
 
@@ -607,7 +621,7 @@ fn now_if(is: bool) -> Option<Timestamp> {
     is.then(now)
 }
 
-fn beginnings() -> impl Iterator<Item = Beginning> {
+fn initial_states() -> impl Iterator<Item = InitialState> {
     const BOTH: [bool; 2] = [false, true];
     const HOLDERS: [Option<bool>; 3] = [None, Some(true), Some(false)];
     let found = iproduct!(PHASES, HOLDERS, JOBS, BOTH, BOTH, CATALOGS, PASTS);
@@ -615,7 +629,7 @@ fn beginnings() -> impl Iterator<Item = Beginning> {
     let all =
         iproduct!(found, asked).map(|(found, (deleted, cancelled, cleared, waits, other))| {
             let (phase, holder, job, pod, behind, catalog, past) = found;
-            Beginning {
+            InitialState {
                 phase,
                 holder,
                 job,
@@ -630,27 +644,31 @@ fn beginnings() -> impl Iterator<Item = Beginning> {
                 other,
             }
         });
-    all.filter(Beginning::is_reachable)
+    all.filter(InitialState::is_reachable)
 }
 
+/// BR-WE-009
 #[test]
-fn br_we_009_from_whatever_is_found_nothing_forbidden_happens_and_everything_comes_to_an_end() {
+fn every_reachable_state_ends_without_violation() {
     let mut count = 0;
-    for beginning in beginnings() {
+    for initial in initial_states() {
         count += 1;
-        let played = std::panic::catch_unwind(|| {
-            let mut world = World::of(beginning);
-            world.play();
+        let result = std::panic::catch_unwind(|| {
+            let mut world = World::of(initial);
+            world.run_to_end();
             assert!(
                 world.gone || world.wfe.phase().is_some_and(Phase::is_final),
-                "it does not end"
+                "no final phase"
             );
-            assert_ne!(world.lock(), Lock::Ours, "the lock is kept");
-            assert!(world.gone || !beginning.deleted, "it is not let go");
-            assert!(!world.is_alive(), "something lives on");
+            assert_ne!(world.lock(), Lock::Ours, "the lock is still held");
+            assert!(
+                world.gone || !initial.deleted,
+                "the finalizer is still there"
+            );
+            assert!(!world.is_alive(), "a Job or pod is still alive");
             assert!(world.starts <= 1);
         });
-        assert!(played.is_ok(), "{beginning:?}");
+        assert!(result.is_ok(), "{initial:?}");
     }
     assert!(count > 3_000, "only {count} combinations");
 }

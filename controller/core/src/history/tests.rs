@@ -34,12 +34,12 @@ fn succeeded(second: i64) -> Entry {
     entry(second, Outcome::Succeeded, true)
 }
 
-fn failed_midway(second: i64) -> Entry {
+fn failed_after_start(second: i64) -> Entry {
     entry(second, Outcome::Failed, true)
 }
 
-/// The `count`-th in a row.
-fn failed_before(second: i64, count: u32) -> Entry {
+/// The `count`-th failure in a row before a container started.
+fn failed_before_start(second: i64, count: u32) -> Entry {
     Entry {
         consecutive_failures: count,
         ..entry(second, Outcome::Failed, false)
@@ -54,57 +54,60 @@ fn cleared(entry: Entry, second: i64) -> Entry {
     }
 }
 
-fn name(obstacle: Option<Obstacle>) -> String {
-    match obstacle {
+fn name(restriction: Option<Restriction>) -> String {
+    match restriction {
         None => "none".to_owned(),
-        Some(Obstacle::PreviousExecutionFailed(entry)) => format!("previous {}", entry.name),
-        Some(Obstacle::ExhaustedRetries(_, failures)) => format!("exhausted {failures}"),
-        Some(Obstacle::BackoffActive(_, until)) => {
+        Some(Restriction::PreviousExecutionFailed(entry)) => format!("previous {}", entry.name),
+        Some(Restriction::ExhaustedRetries(_, failures)) => format!("exhausted {failures}"),
+        Some(Restriction::BackoffActive(_, until)) => {
             format!("backoff {}", until.as_second() - at(0).as_second())
         }
-        Some(Obstacle::RecentlyRemediated(_, until)) => {
+        Some(Restriction::RecentlyRemediated(_, until)) => {
             format!("cooldown {}", until.as_second() - at(0).as_second())
         }
     }
 }
 
+/// BR-WE-010, BR-WE-012, BR-WE-013
 #[rstest]
-#[case::nothing_happened(vec![], 0, "none")]
+#[case::no_entries(vec![], 0, "none")]
 #[case::cooldown(vec![succeeded(0)], 299, "cooldown 300")]
 #[case::cooldown_is_over(vec![succeeded(0)], 300, "none")]
-#[case::block(vec![failed_midway(0)], 999_999, "previous e0")]
-#[case::block_cleared(vec![cleared(failed_midway(0), 5)], 6, "none")]
-#[case::block_before_cooldown(vec![succeeded(0), failed_midway(1)], 2, "previous e1")]
-#[case::success_after_clearing(vec![cleared(failed_midway(0), 5), succeeded(9)], 999, "none")]
-#[case::first_failure(vec![failed_before(0, 1)], 59, "backoff 60")]
-#[case::first_failure_is_over(vec![failed_before(0, 1)], 60, "none")]
-#[case::second_failure(vec![failed_before(0, 1), failed_before(60, 2)], 61, "backoff 180")]
-#[case::third_failure(vec![failed_before(0, 1), failed_before(60, 2), failed_before(180, 3)], 181, "backoff 420")]
-#[case::at_most_the_maximum(vec![failed_before(0, 4)], 1, "backoff 480")]
-#[case::fifth_failure(vec![failed_before(0, 5)], 999_999, "exhausted 5")]
-#[case::exhausted_cleared(vec![cleared(failed_before(0, 5), 7)], 8, "none")]
-#[case::any_clearing_resets(vec![cleared(failed_before(0, 1), 70), failed_before(60, 2)], 71, "none")]
-#[case::after_clearing_it_counts_anew(vec![cleared(failed_before(0, 5), 7), failed_before(9, 1)], 10, "backoff 69")]
-#[case::success_resets(vec![failed_before(0, 3), succeeded(300)], 9_999, "none")]
-#[case::a_failure_before_execution_lifts_no_block(vec![failed_midway(0), failed_before(5, 1)], 6, "previous e0")]
-#[case::counted_where_numbers_are_missing(vec![failed_before(0, 1), failed_before(1, 1)], 2, "backoff 121")]
-fn br_we_010_012_013_what_happened_decides_what_may_run(
+#[case::block(vec![failed_after_start(0)], 999_999, "previous e0")]
+#[case::block_cleared(vec![cleared(failed_after_start(0), 5)], 6, "none")]
+#[case::block_before_cooldown(vec![succeeded(0), failed_after_start(1)], 2, "previous e1")]
+#[case::success_after_clearing(vec![cleared(failed_after_start(0), 5), succeeded(9)], 999, "none")]
+#[case::first_failure(vec![failed_before_start(0, 1)], 59, "backoff 60")]
+#[case::first_failure_is_over(vec![failed_before_start(0, 1)], 60, "none")]
+#[case::second_failure(vec![failed_before_start(0, 1), failed_before_start(60, 2)], 61, "backoff 180")]
+#[case::third_failure(vec![failed_before_start(0, 1), failed_before_start(60, 2), failed_before_start(180, 3)], 181, "backoff 420")]
+#[case::fourth_failure(vec![failed_before_start(0, 4)], 1, "backoff 480")]
+#[case::fifth_failure(vec![failed_before_start(0, 5)], 999_999, "exhausted 5")]
+#[case::exhausted_cleared(vec![cleared(failed_before_start(0, 5), 7)], 8, "none")]
+#[case::clearing_any_failure_resets_count(vec![cleared(failed_before_start(0, 1), 70), failed_before_start(60, 2)], 71, "none")]
+#[case::failure_after_clearing_counts_from_one(vec![cleared(failed_before_start(0, 5), 7), failed_before_start(9, 1)], 10, "backoff 69")]
+#[case::success_resets_count(vec![failed_before_start(0, 3), succeeded(300)], 9_999, "none")]
+#[case::failure_before_start_keeps_block(vec![failed_after_start(0), failed_before_start(5, 1)], 6, "previous e0")]
+#[case::equal_stored_counts_are_counted(vec![failed_before_start(0, 1), failed_before_start(1, 1)], 2, "backoff 121")]
+fn restriction_follows_from_entries(
     #[case] entries: Vec<Entry>,
     #[case] now: i64,
     #[case] expected: &str,
 ) {
     let history = History::of([], entries);
-    assert_eq!(name(history.obstacle("w", at(now), &limits())), expected);
+    assert_eq!(name(history.restriction("w", at(now), &limits())), expected);
 }
 
+/// BR-WE-010
 #[test]
-fn br_we_010_another_workflow_may_run_during_the_cooldown() {
+fn cooldown_does_not_restrict_other_workflow() {
     let history = History::of([], [succeeded(0)]);
-    assert_eq!(history.obstacle("other", at(1), &limits()), None);
+    assert_eq!(history.restriction("other", at(1), &limits()), None);
 }
 
+/// BR-WE-012
 #[test]
-fn br_we_012_the_backoff_never_grows_beyond_its_maximum() {
+fn next_allowed_doubles_up_to_maximum() {
     for (failures, seconds) in [(1, 60), (2, 120), (3, 240), (4, 480), (5, 600), (99, 600)] {
         assert_eq!(next_allowed(at(0), failures, &limits()), at(seconds));
     }
@@ -120,11 +123,12 @@ fn object(uid: &str, status: &serde_json::Value) -> WorkflowExecution {
     .expect("a WorkflowExecution")
 }
 
+/// BR-WE-009
 #[test]
-fn br_we_009_the_record_stands_in_for_an_object_that_is_behind_or_gone() {
+fn record_replaces_stale_or_deleted_object() {
     let running = object("u0", &serde_json::json!({ "phase": "Running" }));
-    let history = History::of([&running], [failed_midway(0)]);
-    assert!(history.block().is_some(), "the object as seen is behind");
+    let history = History::of([&running], [failed_after_start(0)]);
+    assert!(history.block().is_some(), "the object is stale");
     let cleared = object(
         "u0",
         &serde_json::json!({
@@ -133,16 +137,20 @@ fn br_we_009_the_record_stands_in_for_an_object_that_is_behind_or_gone() {
             "blockClearance": { "clearedBy": "ann", "clearedAt": at(5), "clearReason": "looked at it", "clearMethod": "KubernetesAdmissionWebhook" },
         }),
     );
-    let history = History::of([&cleared], [failed_midway(0)]);
-    assert!(history.block().is_none(), "the object knows better");
+    let history = History::of([&cleared], [failed_after_start(0)]);
     assert!(
-        History::of([], [failed_midway(0)]).block().is_some(),
-        "gone"
+        history.block().is_none(),
+        "the object is newer than the record"
+    );
+    assert!(
+        History::of([], [failed_after_start(0)]).block().is_some(),
+        "the object is deleted"
     );
 }
 
+/// BR-WE-012
 #[test]
-fn br_we_012_what_a_request_carries_itself_says_nothing_about_the_target() {
+fn entry_of_failure_caused_by_request_is_none() {
     let details = |reason: &str| serde_json::json!({ "reason": reason, "message": "", "failedAt": at(0), "naturalLanguageSummary": "", "wasExecutionFailure": false });
     let own = object(
         "u",
@@ -163,9 +171,10 @@ fn br_we_012_what_a_request_carries_itself_says_nothing_about_the_target() {
     );
 }
 
+/// BR-WE-009
 #[test]
-fn br_we_009_a_record_has_the_fields_that_are_promised() {
-    let json = serde_json::to_value(failed_midway(0)).expect("JSON");
+fn entry_json_has_documented_fields() {
+    let json = serde_json::to_value(failed_after_start(0)).expect("JSON");
     let expected = serde_json::json!({
         "uid": "u0", "namespace": "prod", "name": "e0", "workflowId": "w", "outcome": "Failed", "wasExecutionFailure": true,
         "cleared": false, "completionTime": "2027-01-15T08:00:00Z", "consecutiveFailures": 0,

@@ -1,4 +1,4 @@
-//! A plan becomes a Job. Pure, and cannot fail.
+//! Builds a Job from a plan. Cannot fail: the plan is validated.
 
 use std::collections::BTreeMap;
 
@@ -17,15 +17,15 @@ use wfe_model::workflow_execution::WorkflowExecution;
 use crate::execution::Plan;
 use crate::names;
 
-/// The one container.
+/// Name of the workflow's container.
 pub const CONTAINER: &str = "workflow";
-/// Who workflows run as where the catalog says nothing: nobody in particular, but not root.
+/// User id of a workflow whose catalog entry has none: the distroless images' `nonroot`.
 const DEFAULT_USER: i64 = 65_532;
-/// Requests and limits where the catalog says nothing.
+/// Name, request and limit of each resource of a workflow whose catalog entry has none.
 const DEFAULT_RESOURCES: [(&str, &str, &str); 2] =
     [("cpu", "50m", "1"), ("memory", "64Mi", "512Mi")];
 
-/// The Job of a plan.
+/// Builds the Job of a plan, suspended.
 pub fn build(plan: &Plan) -> Job {
     let user = plan.valid.workflow.run_as_user.unwrap_or(DEFAULT_USER);
     let labels = labels(plan);
@@ -43,9 +43,9 @@ pub fn build(plan: &Plan) -> Job {
             backoff_limit: Some(0),
             completions: Some(1),
             parallelism: Some(1),
-            // Started when it is stored that this very Job is the execution.
+            // Started after the status stores the uid of this Job: a late create runs nothing.
             suspend: Some(true),
-            // A second pod never runs beside one that is still ending.
+            // A replacement pod must not run beside a pod that is still terminating.
             pod_replacement_policy: Some("Failed".to_owned()),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
@@ -126,13 +126,14 @@ fn annotations(plan: &Plan) -> BTreeMap<String, String> {
     ])
 }
 
-/// The full name: labels are cut.
+/// The full name of the WorkflowExecution: the label has a cut one.
 fn source_annotation(plan: &Plan) -> (String, String) {
     let source = format!("{}/{}", plan.source.namespace, plan.source.name);
     (names::WORKFLOW_EXECUTION.to_owned(), source)
 }
 
-/// Only within one namespace: across, the garbage collector would delete the Job.
+/// Only within one namespace: the garbage collector deletes an object whose owner is in another
+/// one.
 fn owner(plan: &Plan) -> Option<OwnerReference> {
     (plan.source.namespace == plan.namespace).then(|| OwnerReference {
         api_version: WorkflowExecution::api_version(&()).into_owned(),
@@ -160,7 +161,7 @@ fn environment(plan: &Plan) -> Vec<EnvVar> {
     ours.chain(theirs)
         .map(|(name, value)| EnvVar {
             name,
-            // The kubelet would expand $(NAME); $$ is a plain $.
+            // The kubelet expands $(NAME); $$ is an escaped $.
             value: Some(value.replace('$', "$$")),
             value_from: None,
         })

@@ -1,12 +1,12 @@
-//! What is kept of Jobs and pods: what [`read`](super::read::read) looks at. With ten thousand objects
-//! the rest is most of the memory.
+//! Removes the fields of cached Jobs and pods that [`read`](super::read::read) does not use: with
+//! ten thousand objects they would take most of the memory.
 
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::names::WORKFLOW_EXECUTION;
 
-/// A Job is read by its metadata, its status and whether it is suspended.
+/// Keeps metadata, status and `spec.suspend` of a Job.
 pub fn job(job: &mut Job) {
     job.metadata.managed_fields = None;
     job.spec = job.spec.take().map(|spec| JobSpec {
@@ -15,7 +15,8 @@ pub fn job(job: &mut Job) {
     });
 }
 
-/// A pod is read by its labels, one annotation, phase, reason, conditions and container states.
+/// Keeps labels, one annotation, phase, reason, message, conditions and container statuses of a
+/// pod.
 pub fn pod(pod: &mut Pod) {
     pod.metadata.managed_fields = None;
     if let Some(annotations) = &mut pod.metadata.annotations {

@@ -1,4 +1,4 @@
-//! A Job and its pods become an [`Execution`]. Pure.
+//! Reads a Job and its pods as an [`Execution`].
 
 use std::sync::Arc;
 
@@ -11,9 +11,10 @@ use super::build::CONTAINER;
 use crate::execution::{Cause, ContainerEnd, Execution, Facts, Progress, Waiting};
 use crate::names::{STARTED, WORKFLOW_EXECUTION_UID};
 
-/// Words of the kubelet about a container that waits, where that is not just a matter of seconds.
-fn stuck(word: &str) -> Option<Cause> {
-    match word {
+/// The cause for a reason of a waiting container; `None` for reasons that usually pass within
+/// seconds.
+fn container_cause(reason: &str) -> Option<Cause> {
+    match reason {
         "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" => Some(Cause::ImageNotPulled),
         "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
             Some(Cause::ContainerConfigInvalid)
@@ -22,8 +23,8 @@ fn stuck(word: &str) -> Option<Cause> {
     }
 }
 
-/// Reasons of Events about a pod that is not created or does not start.
-fn complaint(reason: &str, message: &str) -> Option<Cause> {
+/// The cause for an Event about a pod that is not created or does not start.
+fn event_cause(reason: &str, message: &str) -> Option<Cause> {
     match reason {
         "FailedMount" | "FailedAttachVolume" => Some(Cause::VolumeNotMounted),
         "FailedCreate" if message.contains(QUOTA) => Some(Cause::QuotaExceeded),
@@ -33,8 +34,8 @@ fn complaint(reason: &str, message: &str) -> Option<Cause> {
     }
 }
 
-/// Reasons of a pod that the kubelet refuses or evicts.
-fn rejected(reason: &str) -> Cause {
+/// The cause for the reason of a pod that the kubelet refuses or evicts.
+fn kubelet_cause(reason: &str) -> Cause {
     match reason {
         "NodeAffinity" | "UnexpectedAdmissionError" | "Evicted" => Cause::NodeRejected,
         reason if reason.starts_with("OutOf") => Cause::NodeRejected,
@@ -42,21 +43,21 @@ fn rejected(reason: &str) -> Cause {
     }
 }
 
-fn waiting_for(cause: Cause, word: &str, sentence: &str) -> Waiting {
+fn waiting_for(cause: Cause, reason: &str, message: &str) -> Waiting {
     Waiting {
         cause,
-        message: format!("{word}: {sentence}"),
+        message: format!("{reason}: {message}"),
     }
 }
 
-/// The Job's Event for a pod that it made.
-const MADE: &str = "SuccessfulCreate";
+/// Reason of the Job's Event for a created pod.
+const POD_CREATED: &str = "SuccessfulCreate";
 
-/// The fixed words of the quota plugin: the one text that is matched, since its refusal has the
-/// same code and reason as any other.
+/// Fixed text of the quota plugin's refusals. The only message that is matched: a refusal for quota
+/// has the same code and reason as any other.
 pub const QUOTA: &str = "exceeded quota: ";
 
-/// What `job` and the pods made for it say.
+/// The state of `job`, by its own status and its newest pod.
 pub fn read(job: &Job, pods: &[Arc<Pod>]) -> Execution {
     let metadata = &job.metadata;
     let conditions = job
@@ -118,8 +119,8 @@ pub fn read(job: &Job, pods: &[Arc<Pod>]) -> Execution {
     }
 }
 
-/// Whether it is suspended and was never started. One that was started and is suspended again has
-/// been interrupted by somebody else.
+/// Whether the Job is suspended and was never started. A Job that was started and is suspended
+/// again was interrupted by another client.
 fn is_held(job: &Job) -> bool {
     let suspended = job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true);
     let annotations = job.metadata.annotations.as_ref();
@@ -141,12 +142,12 @@ fn since(condition: &JobCondition) -> Option<Timestamp> {
     condition.last_transition_time.as_ref().map(|time| time.0)
 }
 
-/// Since when the workflow's container of a pod runs or ran.
+/// When the workflow's container of a pod started.
 pub fn began(pod: &Pod) -> Option<Timestamp> {
     container_status(pod).and_then(container_began)
 }
 
-/// One that could not be started says 1970.
+/// The kubelet reports the Unix epoch for a container that never started.
 fn container_began(status: &ContainerStatus) -> Option<Timestamp> {
     let state = status.state.as_ref()?;
     let running = state
@@ -172,7 +173,8 @@ fn ended(status: &ContainerStatus) -> Option<ContainerEnd> {
             .message
             .clone()
             .filter(|message| !message.trim().is_empty()),
-        // Whoever could not be started says 1970; one whose fate is not known says nothing.
+        // The kubelet reports the Unix epoch for a container that never started, and no time for a
+        // container whose status it lost: such a container may have run.
         started: terminated
             .started_at
             .as_ref()
@@ -180,7 +182,7 @@ fn ended(status: &ContainerStatus) -> Option<ContainerEnd> {
     })
 }
 
-/// Why the pod is taken away by the cluster: evicted, preempted, its node lost.
+/// Why the cluster removes the pod: eviction, preemption, a lost node.
 fn disruption(pod: &Pod) -> Option<Waiting> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
     let condition = conditions
@@ -190,22 +192,22 @@ fn disruption(pod: &Pod) -> Option<Waiting> {
 }
 
 fn of_condition(cause: Cause, condition: &PodCondition) -> Waiting {
-    let word = condition.reason.as_deref().unwrap_or_default();
-    let sentence = condition.message.as_deref().unwrap_or_default();
-    waiting_for(cause, word, sentence)
+    let reason = condition.reason.as_deref().unwrap_or_default();
+    let message = condition.message.as_deref().unwrap_or_default();
+    waiting_for(cause, reason, message)
 }
 
-/// Why the kubelet did not take a pod that was bound to its node: there is no container then.
-fn turned_away(pod: &Pod) -> Option<Waiting> {
+/// Why the kubelet refused a pod that was bound to its node: such a pod has no container status.
+fn refused_by_kubelet(pod: &Pod) -> Option<Waiting> {
     let status = pod.status.as_ref()?;
     let no_container = status.container_statuses.as_ref().is_none_or(Vec::is_empty);
     let failed = status.phase.as_deref() == Some("Failed") && no_container;
-    let word = status.reason.as_deref().filter(|_| failed)?;
-    let sentence = status.message.as_deref().unwrap_or_default();
-    Some(waiting_for(rejected(word), word, sentence))
+    let reason = status.reason.as_deref().filter(|_| failed)?;
+    let message = status.message.as_deref().unwrap_or_default();
+    Some(waiting_for(kubelet_cause(reason), reason, message))
 }
 
-/// Why a pod does not come or start, as the newest of its Events, or its Job's, tells.
+/// Why a pod is not created or does not start, by the newest Event of the pod or its Job.
 pub fn startup_diagnosis(events: &[Event]) -> Option<Waiting> {
     let at = |event: &Event| {
         let series = event.series.as_ref();
@@ -215,29 +217,29 @@ pub fn startup_diagnosis(events: &[Event]) -> Option<Waiting> {
         let last = event.last_timestamp.as_ref().map(|it| it.0);
         series.or(last).or(event.event_time.as_ref().map(|it| it.0))
     };
-    let complaints = events.iter().filter_map(|event| {
+    let causes = events.iter().filter_map(|event| {
         let reason = event.reason.as_deref()?;
-        // It could be created after all.
-        if reason == MADE {
+        // An older FailedCreate is then obsolete.
+        if reason == POD_CREATED {
             return Some((at(event), None));
         }
         let message = event.message.as_deref().unwrap_or_default();
-        let cause = complaint(reason, message)?;
+        let cause = event_cause(reason, message)?;
         Some((at(event), Some(waiting_for(cause, reason, message))))
     });
-    complaints.max_by_key(|(at, _)| *at)?.1
+    causes.max_by_key(|(at, _)| *at)?.1
 }
 
 fn waiting(pod: &Pod, status: Option<&ContainerStatus>) -> Option<Waiting> {
     let waiting = status.and_then(|status| status.state.as_ref()?.waiting.as_ref());
-    let stuck = waiting.and_then(|waiting| {
-        let word = waiting.reason.as_deref()?;
-        let sentence = waiting.message.as_deref().unwrap_or_default();
-        Some(waiting_for(stuck(word)?, word, sentence))
+    let container = waiting.and_then(|waiting| {
+        let reason = waiting.reason.as_deref()?;
+        let message = waiting.message.as_deref().unwrap_or_default();
+        Some(waiting_for(container_cause(reason)?, reason, message))
     });
-    stuck
+    container
         .or_else(|| unschedulable(pod))
-        .or_else(|| turned_away(pod))
+        .or_else(|| refused_by_kubelet(pod))
 }
 
 fn unschedulable(pod: &Pod) -> Option<Waiting> {

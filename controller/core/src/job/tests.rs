@@ -13,7 +13,7 @@ use super::build::build;
 use super::prune;
 use super::read::{read, startup_diagnosis};
 use crate::execution::{Cause, Execution, Plan, Progress, Source};
-use crate::failure::judge;
+use crate::failure::classify;
 
 const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
@@ -27,7 +27,7 @@ parameters:
 - {{name: ADDED, type: integer, default: 3}}
 "
     );
-    let read = Workflow::read("restart.yaml", &yaml).expect("right");
+    let read = Workflow::read("restart.yaml", &yaml).expect("a valid workflow");
     let workflow = Arc::new(read.workflow);
     let spec = rules::read(json!({
         "executionEngine": "job",
@@ -52,8 +52,9 @@ parameters:
     }
 }
 
+/// BR-WE-014
 #[test]
-fn br_we_014_the_job_is_exactly_this() {
+fn build_full_plan_returns_expected_job() {
     let labels = json!({
         "app.kubernetes.io/managed-by": "wfe-controller",
         "kubernaut.ai/workflow-execution": "we-1",
@@ -130,8 +131,9 @@ fn volume_of(config_map: &str) -> String {
     crate::names::volume_name("configmap", config_map)
 }
 
+/// BR-WE-014
 #[test]
-fn br_we_014_a_job_in_the_same_namespace_is_owned() {
+fn build_in_same_namespace_sets_owner_reference() {
     let owned: Value = serde_json::to_value(build(&plan("kubernaut-workflows"))).expect("JSON");
     assert_eq!(
         owned["metadata"]["ownerReferences"],
@@ -142,7 +144,7 @@ fn br_we_014_a_job_in_the_same_namespace_is_owned() {
     );
 }
 
-/// A real object, as a cluster gave it; its container has another name than ours.
+/// An object recorded from a cluster, with its container renamed to `workflow`.
 fn fixture<K: serde::de::DeserializeOwned>(name: &str) -> K {
     let path = format!("{}/testdata/{name}.json", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(&path).expect("a fixture");
@@ -150,8 +152,8 @@ fn fixture<K: serde::de::DeserializeOwned>(name: &str) -> K {
         .expect("an object")
 }
 
-/// What is read from real objects as the watches keep them.
-fn state(name: &str, pod: Option<&str>) -> Execution {
+/// The execution read from recorded objects, pruned as the watches prune them.
+fn read_fixture(name: &str, pod: Option<&str>) -> Execution {
     let kept = |pod: &&str| {
         let mut pod: Pod = fixture(&format!("pod-{pod}"));
         prune::pod(&mut pod);
@@ -163,8 +165,9 @@ fn state(name: &str, pod: Option<&str>) -> Execution {
     read(&job, &pods)
 }
 
-/// Made by hand after the API's documentation: nobody lost a node for it.
-fn taken_away(reason: &str, started: bool) -> Execution {
+/// A failed execution with a `DisruptionTarget` condition. The condition is written after the API
+/// documentation, not recorded.
+fn disrupted(reason: &str, started: bool) -> Execution {
     let mut pod: Pod = fixture(if started {
         "pod-fail3"
     } else {
@@ -179,8 +182,9 @@ fn taken_away(reason: &str, started: bool) -> Execution {
     read(&fixture("job-fail3"), &[Arc::new(pod)])
 }
 
+/// BR-WE-012
 #[rstest]
-fn br_we_012_a_pod_that_was_evicted_or_lost_its_node_failed_for_the_cluster(
+fn disrupted_pod_is_resource_exhausted(
     #[values(
         "EvictionByEvictionAPI",
         "DeletionByTaintManager",
@@ -191,20 +195,21 @@ fn br_we_012_a_pod_that_was_evicted_or_lost_its_node_failed_for_the_cluster(
     reason: &str,
     #[values(true, false)] started: bool,
 ) {
-    let execution = taken_away(reason, started);
+    let execution = disrupted(reason, started);
     let Progress::Failed { facts, .. } = execution.progress else {
         panic!("{execution:?}")
     };
-    let failure = judge(&facts, execution.began.is_some(), None);
+    let failure = classify(&facts, execution.began.is_some(), None);
     assert_eq!(failure.reason, FailureReason::ResourceExhausted);
     assert_eq!(failure.was_execution_failure, started);
     assert_eq!(failure.message, format!("{reason}: why"));
 }
 
+/// BR-WE-012
 #[test]
-fn br_we_012_what_only_events_tell_is_found_in_them() {
+fn startup_diagnosis_returns_cause_from_events() {
     let list = |name: &str| fixture::<List<Event>>(name).items;
-    let mounts = startup_diagnosis(&list("events-nosecret.waiting")).expect("a complaint");
+    let mounts = startup_diagnosis(&list("events-nosecret.waiting")).expect("a cause");
     assert_eq!(mounts.cause, Cause::VolumeNotMounted);
     assert!(
         mounts.message.starts_with("FailedMount: "),
@@ -223,7 +228,7 @@ fn br_we_012_what_only_events_tell_is_found_in_them() {
             message: Some(message.to_owned()),
             ..Event::default()
         };
-        startup_diagnosis(&[event]).expect("a complaint").cause
+        startup_diagnosis(&[event]).expect("a cause").cause
     };
     assert_eq!(
         refused("Error creating: pods \"a\" is forbidden: exceeded quota: q"),
@@ -235,9 +240,10 @@ fn br_we_012_what_only_events_tell_is_found_in_them() {
     );
 }
 
+/// BR-WE-003
 #[test]
-fn br_we_003_a_complete_job_has_succeeded_by_its_own_account() {
-    let execution = state("ok", Some("ok"));
+fn read_complete_job_is_succeeded_at_its_completion_time() {
+    let execution = read_fixture("ok", Some("ok"));
     let Progress::Succeeded { at: Some(at) } = execution.progress else {
         panic!("{execution:?}")
     };
@@ -245,15 +251,13 @@ fn br_we_003_a_complete_job_has_succeeded_by_its_own_account() {
     assert!(execution.began.is_some());
 }
 
+/// BR-WE-003
 #[rstest]
 #[case("noimage.waiting", Some(Cause::ImageNotPulled))]
 #[case("unschedulable.waiting", Some(Cause::Unschedulable))]
 #[case("envnosecret.waiting", Some(Cause::ContainerConfigInvalid))]
-fn br_we_003_what_keeps_a_pod_from_starting_is_seen(
-    #[case] name: &str,
-    #[case] reason: Option<Cause>,
-) {
-    let execution = state(name, Some(name));
+fn read_waiting_pod_returns_cause(#[case] name: &str, #[case] reason: Option<Cause>) {
+    let execution = read_fixture(name, Some(name));
     let Progress::Active { waiting } = execution.progress else {
         panic!("{execution:?}")
     };
@@ -261,6 +265,7 @@ fn br_we_003_what_keeps_a_pod_from_starting_is_seen(
     assert_eq!(execution.began, None);
 }
 
+/// BR-WE-012
 #[rstest]
 #[case("fail3", Some("fail3"), FailureReason::TaskFailed, Some(3), true)]
 #[case("oom", Some("oom"), FailureReason::OOMKilled, Some(137), true)]
@@ -272,18 +277,18 @@ fn br_we_003_what_keeps_a_pod_from_starting_is_seen(
     false
 )]
 #[case("deadline", None, FailureReason::DeadlineExceeded, None, true)]
-fn br_we_012_real_failures_have_their_reason(
+fn read_failed_job_is_classified_by_its_reason(
     #[case] job: &str,
     #[case] pod: Option<&str>,
     #[case] reason: FailureReason,
     #[case] exit_code: Option<i32>,
     #[case] was_execution_failure: bool,
 ) {
-    let execution = state(job, pod);
+    let execution = read_fixture(job, pod);
     let Progress::Failed { at: Some(_), facts } = execution.progress else {
         panic!("{execution:?}")
     };
-    let failure = judge(&facts, execution.began.is_some(), None);
+    let failure = classify(&facts, execution.began.is_some(), None);
     assert_eq!(
         (
             failure.reason,

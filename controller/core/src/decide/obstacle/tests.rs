@@ -9,7 +9,7 @@ use super::*;
 use crate::lock::{self, TargetLock};
 use crate::status::holds;
 
-/// Another one on the target.
+/// Another WorkflowExecution on the same target.
 fn neighbour(uid: &str, created: &str, status: Value) -> Arc<WorkflowExecution> {
     let mut wfe = wfe(status);
     wfe.metadata.name = Some(uid.to_owned());
@@ -36,7 +36,7 @@ fn failed(ran: bool, failures: Option<i32>) -> Arc<WorkflowExecution> {
     }))
 }
 
-/// One that is about to take the lock, and wants to wait, or not.
+/// A request whose next step is to take the lock; `waits`: with `whenBlocked: Wait`.
 fn before(waits: bool, change: impl FnOnce(&mut Observed)) -> Observed {
     let mut observed = ready();
     (observed.lock, observed.answers.lock_taken) = (Lock::Free, false);
@@ -48,15 +48,16 @@ fn before(waits: bool, change: impl FnOnce(&mut Observed)) -> Observed {
     observed
 }
 
+/// BR-WE-009, BR-WE-010, BR-WE-012, BR-WE-013
 #[rstest]
 #[case::busy(|it: &mut Observed| it.lock = Lock::Held(other()), SkipReason::ResourceBusy, None)]
-#[case::somebodys_pod(|it: &mut Observed| it.others_alive = Some(other()), SkipReason::ResourceBusy, None)]
-#[case::runs_without_its_lease(|it: &mut Observed| it.neighbours = vec![neighbour("before", "2026-01-01T11:50:00Z", json!({ "phase": "Running" }))], SkipReason::ResourceBusy, None)]
-#[case::failed_midway(|it: &mut Observed| it.neighbours = vec![failed(true, None)], SkipReason::PreviousExecutionFailed, None)]
-#[case::exhausted(|it: &mut Observed| it.neighbours = vec![failed(false, Some(5))], SkipReason::ExhaustedRetries, None)]
-#[case::backs_off(|it: &mut Observed| it.neighbours = vec![failed(false, Some(2))], SkipReason::BackoffActive, Some("2026-01-01T12:01:00Z"))]
-#[case::cools_down(|it: &mut Observed| it.neighbours = vec![ended(&json!({ "phase": "Succeeded" }))], SkipReason::RecentlyRemediated, Some("2026-01-01T12:04:00Z"))]
-fn br_we_009_010_012_013_what_is_in_the_way_is_said_with_who_and_until_when(
+#[case::other_pod_alive(|it: &mut Observed| it.others_alive = Some(other()), SkipReason::ResourceBusy, None)]
+#[case::runs_without_lease(|it: &mut Observed| it.neighbours = vec![neighbour("before", "2026-01-01T11:50:00Z", json!({ "phase": "Running" }))], SkipReason::ResourceBusy, None)]
+#[case::failed_after_start(|it: &mut Observed| it.neighbours = vec![failed(true, None)], SkipReason::PreviousExecutionFailed, None)]
+#[case::retries_exhausted(|it: &mut Observed| it.neighbours = vec![failed(false, Some(5))], SkipReason::ExhaustedRetries, None)]
+#[case::backoff_active(|it: &mut Observed| it.neighbours = vec![failed(false, Some(2))], SkipReason::BackoffActive, Some("2026-01-01T12:01:00Z"))]
+#[case::cooldown_active(|it: &mut Observed| it.neighbours = vec![ended(&json!({ "phase": "Succeeded" }))], SkipReason::RecentlyRemediated, Some("2026-01-01T12:04:00Z"))]
+fn obstacle_is_stored_with_cause_and_retry_time(
     #[case] obstacle: impl Fn(&mut Observed),
     #[case] reason: SkipReason,
     #[case] until: Option<&str>,
@@ -71,23 +72,23 @@ fn br_we_009_010_012_013_what_is_in_the_way_is_said_with_who_and_until_when(
         details.retry_at.map(|it| it.0.to_string()).as_deref(),
         until
     );
-    let who = details.conflicting_workflow.map(|it| it.name);
-    let who = who
+    let cause = details.conflicting_workflow.map(|it| it.name);
+    let cause = cause
         .or(details.recent_remediation.map(|it| it.name))
-        .expect("who");
-    assert!(["before", "other"].contains(&who.as_str()), "{who}");
+        .expect("a name");
+    assert!(["before", "other"].contains(&cause.as_str()), "{cause}");
 
-    let person = [
+    let cleared_by_user = [
         SkipReason::PreviousExecutionFailed,
         SkipReason::ExhaustedRetries,
     ];
     let mut waits = before(true, &obstacle);
     let first = stores(&waits);
-    if person.contains(&reason) {
+    if cleared_by_user.contains(&reason) {
         assert_eq!(
             first.phase(),
             Some(Phase::Skipped),
-            "waiting would not help"
+            "only a clearance ends the block"
         );
         return;
     }
@@ -98,11 +99,12 @@ fn br_we_009_010_012_013_what_is_in_the_way_is_said_with_who_and_until_when(
     );
     waits.wfe = Arc::new(first);
     let wait = format!("wait until {}", until.unwrap_or("2026-01-01T12:28:00Z"));
-    assert_eq!(name(&decide(&waits)), wait, "said once");
+    assert_eq!(name(&decide(&waits)), wait, "stored once");
 }
 
+/// BR-WE-009
 #[test]
-fn br_we_009_while_paused_everybody_waits() {
+fn paused_namespace_keeps_every_request_pending() {
     for waits in [false, true] {
         let paused = stores(&before(waits, |it| it.paused = true));
         assert_eq!(paused.phase(), Some(Phase::Pending));
@@ -113,10 +115,11 @@ fn br_we_009_while_paused_everybody_waits() {
     }
 }
 
+/// BR-WE-009
 #[test]
-fn br_we_009_of_those_that_wait_and_may_run_the_oldest_goes_first() {
+fn waiting_requests_oldest_that_may_run_starts_first() {
     let blocked = json!({ "phase": "Pending", "conditions": [{ "type": "Blocked", "status": "True", "reason": "ResourceBusy", "message": "", "lastTransitionTime": "2026-01-01T11:57:00Z" }] });
-    // This one was created at 11:58.
+    // The observed request was created at 11:58.
     let with = |neighbours: &[Arc<WorkflowExecution>], waits| {
         let neighbours = neighbours.to_vec();
         name(&decide(&before(waits, |it| it.neighbours = neighbours)))
@@ -127,24 +130,27 @@ fn br_we_009_of_those_that_wait_and_may_run_the_oldest_goes_first() {
     assert_eq!(
         with(&[younger, older.clone()], true),
         "store status",
-        "it waits"
+        "the older request starts first"
     );
-    let behind = stores(&before(false, |it| it.neighbours = vec![older.clone()]));
+    let younger = stores(&before(false, |it| it.neighbours = vec![older.clone()]));
     assert_eq!(
-        behind.phase(),
+        younger.phase(),
         Some(Phase::Skipped),
-        "a newcomer behind it finds the target busy"
+        "a request with whenBlocked Skip does not wait behind an older one"
     );
 
-    // One that cannot run itself holds up nobody.
-    let mut stuck = blocked.clone();
-    stuck["conditions"].as_array_mut().expect("a list").push(json!({ "type": "DependenciesReady", "status": "Unknown", "reason": "ReadFailed", "message": "", "lastTransitionTime": "2026-01-01T11:57:00Z" }));
+    // An older request that cannot run does not delay younger ones.
+    let mut unreadable = blocked.clone();
+    unreadable["conditions"].as_array_mut().expect("a list").push(json!({ "type": "DependenciesReady", "status": "Unknown", "reason": "ReadFailed", "message": "", "lastTransitionTime": "2026-01-01T11:57:00Z" }));
     assert_eq!(
-        with(&[neighbour("older", "2026-01-01T11:57:00Z", stuck)], true),
+        with(
+            &[neighbour("older", "2026-01-01T11:57:00Z", unreadable)],
+            true
+        ),
         "take lock"
     );
-    let cools_down = vec![older, ended(&json!({ "phase": "Succeeded" }))];
-    let mut another = before(true, |it| it.neighbours = cools_down);
+    let cooling_down = vec![older, ended(&json!({ "phase": "Succeeded" }))];
+    let mut another = before(true, |it| it.neighbours = cooling_down);
     Arc::make_mut(&mut another.neighbours[1])
         .spec
         .workflow_ref
@@ -156,12 +162,13 @@ fn br_we_009_of_those_that_wait_and_may_run_the_oldest_goes_first() {
     assert_eq!(
         name(&decide(&another)),
         "take lock",
-        "the older one still cools down"
+        "the cooldown restricts the older request"
     );
 }
 
+/// BR-WE-009
 #[test]
-fn br_we_009_a_lock_is_given_back_when_its_record_knows_better() {
+fn taken_lock_with_blocking_record_is_freed() {
     let record = Entry::of(&failed(true, None)).expect("an entry");
     let mut observed = ready();
     let lease = lock::taken(lock::new("n", &"abc".into()), &observed.source, now());
@@ -171,19 +178,20 @@ fn br_we_009_a_lock_is_given_back_when_its_record_knows_better() {
     assert_eq!(
         name(&decide(&observed)),
         "free lock",
-        "taken in this pass: nothing was made"
+        "taken in this pass: no execution was created"
     );
     observed.answers.lock_taken = false;
     observed.answers.execution = Some(None);
     assert_eq!(
         name(&decide(&observed)),
         "free lock",
-        "what an earlier attempt may have created never starts"
+        "an execution of an earlier attempt is held and never starts"
     );
 }
 
+/// BR-WE-009
 #[test]
-fn br_we_009_one_that_is_older_than_its_timeout_does_not_start_any_more() {
+fn pending_past_own_timeout_is_skipped() {
     let mut observed = before(true, |it| it.lock = Lock::Held(other()));
     observed.wfe = Arc::new(stores(&observed));
     observed.now = now() + std::time::Duration::from_mins(28);
@@ -194,10 +202,6 @@ fn br_we_009_one_that_is_older_than_its_timeout_does_not_start_any_more() {
         .and_then(|status| status.skip_details.clone());
     let details = details.expect("details");
     assert_eq!(details.reason, SkipReason::StartDeadlineExceeded);
-    assert!(
-        details.message.contains("is being worked on"),
-        "{}",
-        details.message
-    );
+    assert!(details.message.contains("is busy"), "{}", details.message);
     assert!(holds(&skipped, ConditionType::Blocked));
 }
