@@ -33,7 +33,7 @@ lint: $(MACHETE) ## Check format, lints, documentation, dependencies and module 
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --quiet
 	./tests/dependencies.sh
 	$(MACHETE)
-	cargo test --quiet -p wfe-tests --test harness -- module_circles messages_document
+	cargo test --quiet -p wfe-tests --test harness -- module_circles messages_document documents_name
 
 # Finds unused dependencies.
 $(MACHETE):

@@ -9,6 +9,7 @@
     reason = "a test fails by panicking, and so do its helpers"
 )]
 
+mod documents;
 mod messages;
 mod module_circles;
 
