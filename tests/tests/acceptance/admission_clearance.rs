@@ -254,7 +254,7 @@ async fn block_clearance_records_requester_once_and_is_immutable() {
         .remove_webhook()
         .await
         .expect("webhook removed");
-    let mine = "clearedBy and clearedByUid must be who asks";
+    let mine = "clearedBy and clearedByUid must be those of the requesting user";
     let mut with_uid = write_clearance(&by_ann, REASON);
     with_uid["blockClearance"]["clearedByUid"] = json!("somebody-else");
     // RBAC lets the controller update statuses; for this test it may also patch them.

@@ -41,7 +41,7 @@ async fn target_in_other_namespace_requires_create_permission_there() {
         .await
         .expect_err("refused");
     let says = format!(
-        "spec.targetResource: {target} is not in namespace {here}: to name it, {name} must be allowed to create workflowexecutions in namespace {there}"
+        "spec.targetResource: {target} is not in namespace {here}: {name} must be allowed to create workflowexecutions in namespace {there}"
     );
     assert!(text.contains(&says), "{text}");
     let text = create(&system, &bob, "node", "Node/worker")
@@ -86,7 +86,7 @@ async fn abandon_audit_annotation_requires_abandon_audit_verb() {
         change(&api, "one", &json!({ "annotations": { key: value } })).await
     };
     let abandon = "kubernaut.ai/abandon-audit";
-    let says = "takes the right to abandon-audit workflowexecutions";
+    let says = "requires the verb abandon-audit on workflowexecutions";
     annotate("kubernaut.ai/cancel", json!("wrong target"))
         .await
         .expect("cancel needs no extra verb");
@@ -156,7 +156,7 @@ async fn finalizer_removal_requires_controller_or_release_verb() {
     }
     for less in [Value::Null, json!([]), json!(["example.com/other"])] {
         let text = set(&max, "one", less).await.expect_err("refused");
-        assert!(text.contains("is the controller's to take off"), "{text}");
+        assert!(text.contains("only the controller removes the finalizer"), "{text}");
     }
     set(&max, "one", json!([finalizer]))
         .await
