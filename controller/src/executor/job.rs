@@ -195,7 +195,12 @@ impl JobExecutor {
 
     async fn get(&self, name: &str) -> Result<Option<Job>, Unanswered> {
         let found = self.jobs_api.get_opt(name).await;
-        found.map_err(Unanswered::of("read the Job"))
+        let found = found.map_err(Unanswered::of("read the Job"))?;
+        if found.is_none() {
+            // A relisted watch may never show a Job that was created and deleted in between.
+            self.written.put(name, None);
+        }
+        Ok(found)
     }
 
     async fn read_job(&self, name: &str) -> Result<Option<Execution>, Unanswered> {
@@ -276,11 +281,13 @@ impl JobExecutor {
             ..DeleteParams::default()
         };
         match self.jobs_api.delete(&reference.name, &parameters).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {}
             // The object is gone, or its name belongs to another object.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-            Err(error) => Err(Unanswered::of("delete the Job")(error)),
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            Err(error) => return Err(Unanswered::of("delete the Job")(error)),
         }
+        self.written.put(&reference.name, None);
+        Ok(())
     }
 }
 

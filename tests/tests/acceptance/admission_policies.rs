@@ -156,7 +156,10 @@ async fn finalizer_removal_requires_controller_or_release_verb() {
     }
     for less in [Value::Null, json!([]), json!(["example.com/other"])] {
         let text = set(&max, "one", less).await.expect_err("refused");
-        assert!(text.contains("only the controller removes the finalizer"), "{text}");
+        assert!(
+            text.contains("only the controller removes the finalizer"),
+            "{text}"
+        );
     }
     set(&max, "one", json!([finalizer]))
         .await
