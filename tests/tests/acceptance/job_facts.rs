@@ -145,7 +145,7 @@ async fn pod_status_is_reported_while_waiting_and_on_failure() {
     system.start_controller().await.expect("started again");
     let unschedulable = never_ran(
         FailureReason::ResourceExhausted,
-        "no container started within 40s: 0/1 nodes are available",
+        "no container started within 40s: Unschedulable: 0/1 nodes are available",
     );
     check_failure(&system, "hungry", &unschedulable).await;
     let details = check_failure(

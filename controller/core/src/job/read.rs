@@ -225,7 +225,12 @@ pub fn startup_diagnosis(events: &[Event]) -> Option<Waiting> {
         }
         let message = event.message.as_deref().unwrap_or_default();
         let cause = event_cause(reason, message)?;
-        Some((at(event), Some(waiting_for(cause, reason, message))))
+        // The Event of a pod that the quota refuses has the same reason as that of any refused pod.
+        let word = match cause {
+            Cause::QuotaExceeded => cause.as_str(),
+            _ => reason,
+        };
+        Some((at(event), Some(waiting_for(cause, word, message))))
     });
     causes.max_by_key(|(at, _)| *at)?.1
 }
