@@ -127,7 +127,7 @@ async fn execution_not_started_in_time_fails_with_observed_reason() {
         .expect("stored");
 
     let stuck = system.ended("stuck").await.expect("ended");
-    assert_eq!(condition(&stuck, "ExecutionRunning"), "False/Waiting");
+    assert_eq!(condition(&stuck, "ExecutionRunning"), "False/NotStarted");
     let status = stuck.status.expect("a status");
     let details = status.failure_details.expect("details");
     assert_eq!(
