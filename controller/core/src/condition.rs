@@ -37,10 +37,7 @@ impl ConditionType {
 /// Reason of a condition, grouped by the type it belongs to.
 #[derive(Clone, Copy, Debug, Eq, IntoStaticStr, PartialEq)]
 #[cfg_attr(test, derive(strum::EnumIter))]
-#[allow(
-    missing_docs,
-    reason = "the names are the documentation: `docs/operations.md` explains them"
-)]
+#[allow(missing_docs, reason = "the names are the documentation")]
 pub enum Reason {
     // `WorkflowResolved`
     Resolved,
