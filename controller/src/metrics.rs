@@ -169,7 +169,7 @@ impl Metrics {
     pub fn notice(&self, wfe: &WorkflowExecution, notice: Notice) {
         let labels = ReasonLabels {
             execution_engine: engine_of(wfe),
-            reason: notice_label(notice),
+            reason: notice.as_str(),
         };
         self.notices.get_or_create(&labels).inc();
     }
@@ -222,16 +222,6 @@ impl Metrics {
         if let Some(duration) = seconds(started, completed) {
             self.duration.get_or_create(&outcome).observe(duration);
         }
-    }
-}
-
-/// Label of a notice.
-fn notice_label(notice: Notice) -> &'static str {
-    match notice {
-        Notice::Overdue => "Overdue",
-        Notice::PodRemains => "PodRemains",
-        Notice::DeletionWaits => "DeletionWaits",
-        Notice::AuditAbandoned => "AuditAbandoned",
     }
 }
 

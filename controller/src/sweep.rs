@@ -187,7 +187,7 @@ impl Sweep {
     /// Whether the API server confirms that a WorkflowExecution is gone: it does not exist, or its
     /// name belongs to another uid. An error is no confirmation.
     async fn is_confirmed_gone(&self, source: &Source) -> Result<bool, SweepError> {
-        if self.caches.knows(&Uid::from(source.uid.as_str())) {
+        if self.caches.knows(&Uid::from(source)) {
             return Ok(false);
         }
         let api: Api<WorkflowExecution> = Api::namespaced(self.client.clone(), &source.namespace);

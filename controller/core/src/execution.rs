@@ -43,6 +43,13 @@ pub struct Source {
     pub uid: String,
 }
 
+/// The uid as caches are keyed by it.
+impl From<&Source> for Uid {
+    fn from(source: &Source) -> Self {
+        Self::from(source.uid.as_str())
+    }
+}
+
 impl Source {
     /// Identity of `wfe`.
     pub fn of(wfe: &WorkflowExecution) -> Self {

@@ -1,6 +1,7 @@
 //! Output of a decision: a read, a write, or a requeue.
 
 use jiff::Timestamp;
+use strum::IntoStaticStr;
 use wfe_model::target::Target;
 use wfe_model::workflow::Dependencies;
 use wfe_model::workflow_execution::{ExecutionRef, WorkflowExecutionStatus};
@@ -70,7 +71,8 @@ pub enum Effect {
 }
 
 /// A situation that needs an operator's attention, published once by each process.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, IntoStaticStr, PartialEq)]
+#[cfg_attr(test, derive(strum::EnumIter))]
 pub enum Notice {
     /// The execution has not ended although its timeout is exceeded.
     Overdue,
@@ -82,6 +84,13 @@ pub enum Notice {
     /// The WorkflowExecution was deleted with the annotation [`crate::names::ABANDON_AUDIT`]: its
     /// undelivered audit events are lost.
     AuditAbandoned,
+}
+
+impl Notice {
+    /// As in the label `reason` of the metric `workflowexecution_notice_total`.
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
 }
 
 impl Question {
@@ -116,5 +125,20 @@ impl Effect {
             Self::Audit => "deliver audit events",
             Self::Notify(_) => "notify",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use strum::IntoEnumIterator;
+
+    use super::*;
+
+    /// Alerts select notices by these labels.
+    #[test]
+    fn notice_labels_are_the_published_ones() {
+        let labels: Vec<_> = Notice::iter().map(Notice::as_str).collect();
+        let published = ["Overdue", "PodRemains", "DeletionWaits", "AuditAbandoned"];
+        assert_eq!(labels, published);
     }
 }

@@ -151,7 +151,7 @@ impl Actions {
             }
             Question::StartupDiagnosis(reference) => {
                 let executor = self.executor(&observed.wfe)?;
-                let uid = Uid::from(observed.source.uid.as_str());
+                let uid = Uid::from(&observed.source);
                 let diagnosis = executor.startup_diagnosis(&reference, &uid);
                 answers.startup_diagnosis = Some(diagnosis.await?);
             }
@@ -159,7 +159,7 @@ impl Actions {
                 let name = observed.execution_name();
                 let stored = observed.wfe.execution_ref();
                 let executor = self.executor(&observed.wfe)?;
-                let uid = Uid::from(observed.source.uid.as_str());
+                let uid = Uid::from(&observed.source);
                 let remains = executor.remains(&name, &uid, stored);
                 answers.remains = Some(remains.await?);
             }

@@ -47,7 +47,7 @@ impl Observer {
         let wfe = (wfe.uid() == cached.uid()).then_some(wfe)?;
         let seen = self.view.caches();
         let source = Source::of(&wfe);
-        let uid = Uid::from(source.uid.as_str());
+        let uid = Uid::from(&source);
         let executor = Engine::parse(&wfe.spec.execution_engine);
         let executor = executor.and_then(|engine| self.executors.of(engine));
         let name = names::execution_name(&source.name, &source.uid);

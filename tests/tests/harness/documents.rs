@@ -1,7 +1,9 @@
 //! Documents stay true: each file that they name exists, and each link leads somewhere.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use crate::sources::workspace;
 
 /// Short paths that the documents use, and what they stand for.
 const SHORT: [(&str, &str); 7] = [
@@ -13,10 +15,6 @@ const SHORT: [(&str, &str); 7] = [
     ("chart/", "charts/workflow-execution/"),
     ("suites/", "tests/tests/"),
 ];
-
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
 
 fn documents() -> Vec<PathBuf> {
     let folders = ["", "docs", "docs/decisions"].map(|it| workspace().join(it));

@@ -12,6 +12,7 @@
 mod documents;
 mod messages;
 mod module_circles;
+mod sources;
 
 use std::collections::BTreeSet;
 use std::fs;

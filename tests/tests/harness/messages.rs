@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use syn::visit::{self, Visit};
 use syn::{Attribute, Expr, ItemFn, ItemMod, Lit, LitStr, Macro};
 
+use crate::sources::{is_test, parse, workspace};
+
 /// Set by `make generate`: the file is written instead of compared.
 const WRITE: &str = "WFE_WRITE_MESSAGES";
 
@@ -89,17 +91,6 @@ impl Texts {
             self.found.insert(one_line);
         }
     }
-}
-
-fn is_test(attributes: &[Attribute]) -> bool {
-    attributes.iter().any(|it| {
-        let path = it.path();
-        path.is_ident("test")
-            || path.is_ident("cfg")
-                && it
-                    .parse_args::<syn::Path>()
-                    .is_ok_and(|it| it.is_ident("test"))
-    })
 }
 
 impl<'ast> Visit<'ast> for Texts {
@@ -214,11 +205,7 @@ fn document(workspace: &Path) -> String {
             .iter()
             .for_each(|it| sources(&workspace.join(it), &mut files));
         for file in files {
-            let text = fs::read_to_string(&file)
-                .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-            let parsed = syn::parse_file(&text)
-                .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-            texts.visit_file(&parsed);
+            texts.visit_file(&parse(&file));
         }
         assert!(!texts.found.is_empty(), "{title}: no text was found");
         write!(document, "\n## {title}\n\n").expect("memory");
@@ -232,7 +219,7 @@ fn document(workspace: &Path) -> String {
 /// Documentation: the list of messages is the one of the sources.
 #[test]
 fn messages_document_is_what_the_sources_say() {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let workspace = workspace();
     let path = workspace.join("docs/messages.md");
     let document = document(&workspace);
     if std::env::var_os(WRITE).is_some() {

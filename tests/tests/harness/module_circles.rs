@@ -2,13 +2,14 @@
 //! effects by a detour. Read from the sources, since the compiler allows circles.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use syn::visit::{self, Visit};
-use syn::{Attribute, Item, ItemMod, ItemUse, UseTree, Visibility};
+use syn::{Item, ItemMod, ItemUse, UseTree, Visibility};
 
-const CRATES: [&str; 8] = [
+use crate::sources::{is_test, parse, workspace};
+
+const CRATES: [&str; 9] = [
     "shared/model",
     "shared/peers",
     "shared/process",
@@ -17,6 +18,7 @@ const CRATES: [&str; 8] = [
     "webhook",
     "tests",
     "tests/src/bin/bench",
+    "tests/src/bin/demo",
 ];
 
 type Module = Vec<String>;
@@ -95,23 +97,10 @@ impl<'ast> Visit<'ast> for Paths<'_> {
     }
 }
 
-fn is_test(attributes: &[Attribute]) -> bool {
-    let test = |it: &Attribute| {
-        it.path().is_ident("cfg")
-            && it
-                .parse_args::<syn::Path>()
-                .is_ok_and(|it| it.is_ident("test"))
-    };
-    attributes.iter().any(test)
-}
-
 impl Imports {
     /// Reads a module and its children.
     fn read(&mut self, file: &Path, module: &Module) {
-        let text =
-            fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-        let parsed =
-            syn::parse_file(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let parsed = parse(file);
         let mut paths = Paths {
             module,
             found: BTreeSet::new(),
@@ -187,7 +176,7 @@ impl Imports {
 /// Structure: no module of a crate imports itself by a detour.
 #[test]
 fn modules_of_each_crate_have_no_circle() {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let workspace = workspace();
     let mut circles = Vec::new();
     for name in CRATES {
         let roots = ["src/lib.rs", "lib.rs", "main.rs"];
