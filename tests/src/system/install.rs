@@ -16,6 +16,8 @@ use k8s_openapi::api::rbac::v1::{
 };
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::runtime::wait::Condition;
+use kube::runtime::wait::conditions::is_crd_established;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -179,16 +181,8 @@ pub(super) async fn crd(cluster: &Cluster) -> Result<()> {
     let crd: CustomResourceDefinition = read("crds/kubernaut.ai.yaml")?;
     let crds = Api::all(cluster.admin());
     apply(&crds, &crd).await?;
-    let established = |crd: &CustomResourceDefinition| {
-        let conditions = crd
-            .status
-            .as_ref()
-            .and_then(|status| status.conditions.as_ref());
-        conditions
-            .into_iter()
-            .flatten()
-            .any(|it| it.type_ == "Established" && it.status == "True")
-    };
+    let established =
+        |crd: &CustomResourceDefinition| is_crd_established().matches_object(Some(crd));
     wait::until(
         &crds,
         &crd.name_any(),

@@ -2,6 +2,8 @@
 
 use k8s_openapi::api::batch::v1::Job;
 use kube::api::PostParams;
+use kube::runtime::wait::Condition;
+use kube::runtime::wait::conditions::is_job_completed;
 use serde_json::json;
 use wfe_tests::{Cluster, Image, wait};
 
@@ -38,16 +40,7 @@ async fn job_with_pushed_image_runs_and_its_log_is_readable() {
     jobs.create(&PostParams::default(), &job)
         .await
         .expect("created");
-    let complete = |job: &Job| {
-        let conditions = job
-            .status
-            .as_ref()
-            .and_then(|status| status.conditions.as_ref());
-        conditions
-            .into_iter()
-            .flatten()
-            .any(|it| it.type_ == "Complete" && it.status == "True")
-    };
+    let complete = |job: &Job| is_job_completed().matches_object(Some(job));
     wait::until(
         &jobs,
         "greeting",
