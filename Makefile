@@ -1,6 +1,6 @@
 # One target per step; `.ci/run` calls the same ones.
 .DEFAULT_GOAL := help
-.PHONY: help demo programs build lint deny generate test unit peers acceptance harness faults bench-webhook shell up down
+.PHONY: help demo programs build lint deny generate test unit peers acceptance harness faults bench-webhook bench-controller shell up down
 
 CLUSTER := target/debug/wfe-cluster
 # Each is checked alone, too: features of the workspace cannot hide what a crate lacks.
@@ -8,7 +8,7 @@ CRATES := wfe-model wfe-core wfe-peers wfe-process wfe-controller wfe-webhook
 MACHETE := target/tools/bin/cargo-machete
 
 help: ## List the targets
-	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-14s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z][a-z -]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-30s %s\n", $$1, $$2 }'
 
 demo: programs ## See the main job on a new cluster, ending one that is up (KEEP=1 leaves it running)
 	$(CLUSTER) down
@@ -65,10 +65,10 @@ faults: build ## Lose requests, answers and watches in every moment of a run, an
 	$(CLUSTER) down
 	$(CLUSTER) run --api-only -- cargo test --offline --workspace --test faults -- --nocapture --test-threads=1
 
-bench-webhook: build ## Measure what the webhook costs (ends a cluster that is up)
-	cargo build --release -p wfe-webhook -p wfe-tests --bin wfe-webhook --bin wfe-bench
+bench-webhook bench-controller: bench-%: programs ## Measure what a program costs (ends a cluster that is up)
+	cargo build --release -p wfe-$* -p wfe-tests --bin wfe-$* --bin wfe-bench
 	$(CLUSTER) down
-	$(CLUSTER) run --api-only -- target/release/wfe-bench
+	$(CLUSTER) run --api-only -- target/release/wfe-bench $*
 
 shell: programs ## Open a shell with kubectl in a cluster
 	$(CLUSTER) shell

@@ -6,6 +6,9 @@
 
 mod engine;
 mod job;
+mod pods;
+mod runs;
+mod tekton;
 mod unanswered;
 
 use std::sync::Arc;
@@ -14,20 +17,23 @@ use futures::StreamExt;
 use futures::stream;
 use kube::Client;
 use kube::runtime::reflector::store::WriterDropped;
+use strum::VariantArray;
 use wfe_core::execution::Source;
 use wfe_core::names::{TargetHash, Uid};
-use wfe_model::workflow::Engine;
+use wfe_model::engine::Engine;
 
 use self::job::JobExecutor;
+use self::tekton::TektonExecutor;
 use crate::watches::{Changes, StartTimes};
 
 pub use self::engine::Executor;
 pub use self::unanswered::Unanswered;
 
-/// The executors of all installed engines.
+/// The executors of all engines.
 #[derive(Clone)]
 pub struct Executors {
     job: Arc<dyn Executor>,
+    tekton: Arc<dyn Executor>,
 }
 
 impl Executors {
@@ -35,21 +41,26 @@ impl Executors {
     /// while the returned changes are polled.
     pub fn start(client: &Client, namespace: &str, start_times: &StartTimes) -> (Self, Changes) {
         let (job, job_changes) = JobExecutor::start(client, namespace, start_times);
-        let executors = Self { job: Arc::new(job) };
-        (executors, stream::select_all([job_changes]).boxed())
+        let (tekton, tekton_changes) = TektonExecutor::start(client, namespace, start_times);
+        let executors = Self {
+            job: Arc::new(job),
+            tekton: Arc::new(tekton),
+        };
+        let changes = stream::select(job_changes, tekton_changes);
+        (executors, changes.boxed())
     }
 
-    /// The executor of an engine; `None` if the engine is not installed.
-    pub fn of(&self, engine: Engine) -> Option<&dyn Executor> {
+    /// The executor of an engine.
+    pub fn of(&self, engine: Engine) -> &dyn Executor {
         match engine {
-            Engine::Job => Some(self.job.as_ref()),
-            Engine::Tekton => None,
+            Engine::Job => self.job.as_ref(),
+            Engine::Tekton => self.tekton.as_ref(),
         }
     }
 
-    /// The executors of all installed engines.
+    /// The executors of all engines.
     pub fn all(&self) -> impl Iterator<Item = &dyn Executor> {
-        Engine::ALL.into_iter().filter_map(|it| self.of(it))
+        Engine::VARIANTS.iter().map(|engine| self.of(*engine))
     }
 
     /// Whether the caches have a live pod of a WorkflowExecution.

@@ -10,7 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use wfe_model::audit::EventType;
-use wfe_model::workflow::Engine;
+use wfe_model::engine::Engine;
 use wfe_model::workflow_execution::{Phase, SkipReason, WorkflowExecution};
 
 use wfe_core::step::Notice;

@@ -40,8 +40,8 @@ enum SweepError {
     ReadOwner(#[source] kube::Error, String, String),
     #[error("check the target for live executions")]
     CheckTarget(#[source] Unanswered),
-    #[error("delete the orphaned execution")]
-    DeleteExecution(#[source] Unanswered),
+    #[error("end the orphaned execution")]
+    EndExecution(#[source] Unanswered),
     #[error("write the lock")]
     WriteLock(#[source] kube::Error),
 }
@@ -103,14 +103,14 @@ impl Sweep {
         ending
     }
 
-    /// Deletes an execution whose WorkflowExecution is gone.
+    /// Ends an execution whose WorkflowExecution is gone, then deletes it.
     async fn sweep_execution(
         &self,
         executor: &dyn Executor,
         source: &Source,
         execution: &Execution,
     ) -> Result<bool, SweepError> {
-        if execution.deleting || !self.is_confirmed_gone(source).await? {
+        if execution.ending || !self.is_confirmed_gone(source).await? {
             return Ok(false);
         }
         let (namespace, name) = (&source.namespace, &source.name);
@@ -119,10 +119,14 @@ impl Sweep {
             namespace,
             name,
             execution = reference.name,
-            "deleting orphaned execution"
+            "ending orphaned execution"
         );
-        let deleted = executor.delete(reference).await;
-        deleted.map(|()| true).map_err(SweepError::DeleteExecution)
+        let ended = if execution.is_active() {
+            executor.cancel(reference).await
+        } else {
+            executor.delete(reference).await
+        };
+        ended.map(|()| true).map_err(SweepError::EndExecution)
     }
 
     /// Frees an orphaned lock, or deletes a stale one. Each write has the cached resourceVersion as

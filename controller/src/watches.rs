@@ -10,14 +10,16 @@ mod index;
 mod owner_labels;
 mod prune;
 mod reflect;
+mod served_crd;
 mod start_times;
 mod triggers;
 mod written;
 
 pub use self::caches::{Caches, target_of};
 pub use self::index::Key;
-pub use self::owner_labels::{OwnerLabels, managed};
+pub use self::owner_labels::{OwnerLabels, managed, managed_with};
 pub use self::reflect::{Cache, Change, reflect};
+pub use self::served_crd::ServedCrd;
 pub use self::start_times::StartTimes;
-pub use self::triggers::{Changes, Triggers, start};
+pub use self::triggers::{Changes, Triggers, owner_changes, start};
 pub use self::written::Written;

@@ -59,7 +59,7 @@ impl Mutator {
         let follows_from_fill = |it: &Violation| {
             matches!(
                 it,
-                Violation::ImageInvalid { .. }
+                Violation::ReferenceInvalid { .. }
                     | Violation::ImageMismatch { .. }
                     | Violation::WorkflowNotFound { .. }
             )
@@ -83,7 +83,8 @@ impl Mutator {
         match filled {
             None => verdict,
             Some(Filled { field, digest, .. }) => verdict.warn(&format!(
-                "spec.{field}: {digest} was filled in from the workflow catalog"
+                "spec.{}: {digest} was filled in from the workflow catalog",
+                field.path()
             )),
         }
     }
@@ -94,17 +95,18 @@ impl Mutator {
         spec: &mut WorkflowExecutionSpec,
         deadline: Instant,
     ) -> Result<Option<Filled>, Refusal> {
-        if self.image_digest == ImageDigest::Require || !rules::lacks_digest(spec) {
+        let lacking = rules::lacking_digest(spec);
+        let Some(field) = lacking.filter(|_| self.image_digest == ImageDigest::Fill) else {
             return Ok(None);
-        }
+        };
         let workflow_id = spec.workflow_ref.workflow_id.clone();
         match within(deadline, self.catalog.lookup(&workflow_id)).await {
-            Ok(Some(workflow)) => rules::fill(spec, &workflow).map_err(Refusal::Spec),
+            Ok(Some(workflow)) => rules::fill(spec, field, &workflow).map_err(Refusal::Spec),
             Ok(None) => Err(Refusal::Spec(Violation::WorkflowNotFound { workflow_id })),
-            // A bundle needs no digest: the controller executes the digest of the catalog entry.
-            Err(_) if spec.workflow_ref.container_image.is_none() => Ok(None),
+            // The controller executes the digest of the catalog entry.
+            Err(_) if !field.needs_digest() => Ok(None),
             Err(why) => Err(Refusal::Unavailable {
-                field: "spec.workflowRef.containerImage",
+                field: format!("spec.{}", field.path()),
                 why: format!(
                     "the image digest cannot be filled in because the workflow catalog is unavailable ({why}): specify the digest, or try again later"
                 ),
@@ -146,7 +148,7 @@ fn patch(filled: Option<&Filled>, finalizers: Option<&[String]>) -> Patch {
              field, reference, ..
          }| {
             PatchOperation::Replace(ReplaceOperation {
-                path: pointer(&format!("spec.{field}")),
+                path: pointer(&format!("spec.{}", field.path())),
                 value: json!(reference),
             })
         },

@@ -71,7 +71,7 @@ pub enum Refusal {
     #[error("{why}")]
     Unavailable {
         /// Path of the field that was not checked.
-        field: &'static str,
+        field: String,
         /// The check that failed, and the cause.
         why: String,
     },
@@ -99,14 +99,13 @@ impl Refusal {
     pub fn field(&self) -> String {
         let field = match self {
             Self::Spec(violation) => return violation.field(),
-            Self::Malformed { field, .. } => field,
+            Self::Malformed { field, .. } | Self::Unavailable { field, .. } => field,
             Self::Dependency(_) => "spec.workflowRef.workflowId",
             Self::ServiceAccountNotAllowed(_) => "spec.executionConfig.serviceAccountName",
             Self::NamespaceNotWatched { .. } => "metadata.namespace",
             Self::NothingToClear { .. } => "status.blockClearanceRequest",
             Self::ClearReason { .. } => "status.blockClearanceRequest.clearReason",
             Self::AlreadyCleared { .. } | Self::ClearanceForged => "status.blockClearance",
-            Self::Unavailable { field, .. } => field,
             Self::Timeout { .. } | Self::Panicked(_) => "metadata",
         };
         field.to_owned()

@@ -354,7 +354,13 @@ mod tests {
 
     #[test]
     fn response_denied_message_lists_every_cause() {
-        let refusals = [Violation::EngineMissing, Violation::ImageMissing].map(Refusal::Spec);
+        let refusals = [
+            Violation::EngineMissing,
+            Violation::ReferenceMissing {
+                engine: wfe_model::engine::Engine::Job,
+            },
+        ]
+        .map(Refusal::Spec);
         let response = response(&Verdict::refuse(refusals.to_vec()));
         let status = &response["status"];
         assert_eq!(
@@ -377,7 +383,7 @@ mod tests {
     fn response_mixed_refusals_code_prefers_invalid_then_policy_then_outage() {
         let policy = Refusal::ServiceAccountNotAllowed("no".to_owned());
         let outage = Refusal::Unavailable {
-            field: "spec.workflowRef",
+            field: "spec.workflowRef".to_owned(),
             why: "no answer".to_owned(),
         };
         let code = |refusals: &[&Refusal]| {

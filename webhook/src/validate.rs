@@ -83,7 +83,7 @@ impl Validator {
         };
         let mut findings = Findings::default();
         findings.refuse(self.scope.refusal(&request.namespace));
-        let engine = checked.requested.engine();
+        let engine = checked.engine;
         let account = checked.service_account.as_ref();
         let account = account.unwrap_or(&self.default_service_account);
         let (workflow, kind_violation, engine_violation, account) = tokio::join!(
@@ -178,7 +178,10 @@ impl Validator {
         }
         if self.on_outage == OnOutage::Deny && !outages.is_empty() {
             let unavailable = outages.into_iter();
-            let unavailable = unavailable.map(|(field, why)| Refusal::Unavailable { field, why });
+            let unavailable = unavailable.map(|(field, why)| Refusal::Unavailable {
+                field: field.to_owned(),
+                why,
+            });
             return Verdict::refuse(unavailable.collect());
         }
         let unchecked = outages.into_iter().map(|(_, outage)| {

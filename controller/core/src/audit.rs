@@ -9,6 +9,7 @@ use wfe_model::audit::{
     AuditEvent, BlockClearedData, ErrorDetails, EventData, EventType, ExecutionData, Outcome,
     PeerPhase, event_id, moment,
 };
+use wfe_model::engine::Engine;
 use wfe_model::workflow_execution::{
     FailureReason, Phase, TriState, WorkflowExecution, WorkflowExecutionStatus,
 };
@@ -157,7 +158,9 @@ fn execution_data(
     let (name, uid) = (metadata.name.as_deref(), metadata.uid.as_deref());
     let (name, uid) = (name.unwrap_or_default(), uid.unwrap_or_default());
     let workflow = &spec.workflow_ref;
-    let image = workflow.container_image.as_ref();
+    let engine = Engine::parse(&spec.execution_engine);
+    let requested = engine.and_then(|engine| workflow.get(engine.runs()));
+    let image = status.image.as_deref().or(requested);
     let (phase, ended) = match event_type {
         EventType::SelectionCompleted => (PeerPhase::Pending, false),
         EventType::WorkflowCompleted => (PeerPhase::Completed, true),
@@ -196,10 +199,7 @@ fn execution_data(
         workflow_name: workflow.name.clone(),
         target_resource: spec.target_resource.clone(),
         phase,
-        container_image: image
-            .or(workflow.bundle_ref.as_ref())
-            .cloned()
-            .unwrap_or_default(),
+        container_image: image.unwrap_or_default().to_owned(),
         execution_name,
         started_at: status.start_time.as_ref().map(|time| time.0),
         completed_at: status
@@ -209,7 +209,9 @@ fn execution_data(
             .filter(|_| ended),
         duration: status.duration.clone().filter(|_| ended),
         parameters,
-        pipelinerun_name: None,
+        pipelinerun_name: reference
+            .filter(|it| it.kind == Engine::Tekton.runs_as().1)
+            .map(|it| it.name.clone()),
         failure_reason: failure.map(|it| it.reason.into()),
         failure_message: failure.map(|it| it.message.clone()),
         failed_task_name: failure.and_then(|it| it.failed_task_name.clone()),

@@ -62,7 +62,7 @@ pub fn decide(observed: &Observed) -> Step {
 /// Cancels a running WorkflowExecution. Needs an uncached read: caches may lag, and an execution
 /// that ended by itself must not be stored as Cancelled, nor a started one as never started.
 fn cancel_running(observed: &Observed, why: String) -> Step {
-    let needs_no_read = observed.answers.created.is_some() || !observed.engine_installed;
+    let needs_no_read = observed.answers.created.is_some();
     match &observed.answers.execution {
         None if !needs_no_read => Step::Ask(Question::Execution),
         Some(Some(it)) if !it.is_active() => running::decide(observed),
@@ -74,14 +74,13 @@ fn cancel_running(observed: &Observed, why: String) -> Step {
 /// Stores Failed/Cancelled. The execution is deleted only afterwards, so that a restart between the
 /// two cannot take the deletion for one by another client.
 fn cancel(observed: &Observed, message: String, execution: Option<&Execution>) -> Step {
-    let failure = Failure {
-        reason: FailureReason::Cancelled,
+    let failure = Failure::new(
+        FailureReason::Cancelled,
         message,
-        exit_code: None,
-        was_execution_failure: began(observed, execution).is_some()
+        began(observed, execution).is_some()
             || start_is_stored(observed)
             || is_execution_gone(observed),
-    };
+    );
     let change = with_observed_start(observed, execution);
     Step::Do(store(fail(observed, change, &failure, observed.now)))
 }

@@ -1,36 +1,12 @@
-//! Engine-neutral view of a Job or PipelineRun: the plan it is built from, its progress, and what
-//! is left of it after its end.
-
-use std::sync::Arc;
-use std::time::Duration;
+//! Engine-neutral view of a Job or PipelineRun: its progress, and what is left of it after its end.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use strum::{EnumString, IntoStaticStr};
-use wfe_model::rules::ValidatedSpec;
 use wfe_model::workflow_execution::{ExecutionRef, FailureReason, WorkflowExecution};
 
-use crate::names::{SOURCE_NAMESPACE, TargetHash, Uid, WORKFLOW_EXECUTION, WORKFLOW_EXECUTION_UID};
-
-/// Everything that an engine needs to build a Job or PipelineRun.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// Name of the object, by [`crate::names::execution_name`].
-    pub name: String,
-    /// The execution namespace.
-    pub namespace: String,
-    /// The WorkflowExecution that the object is created for.
-    pub source: Source,
-    /// Hash of the target.
-    pub target_hash: TargetHash,
-    /// The request, validated against its catalog entry.
-    pub valid: Arc<ValidatedSpec>,
-    /// Execution timeout.
-    pub timeout: Duration,
-    /// ServiceAccount of the pod.
-    pub service_account: String,
-}
+use crate::names::{SOURCE_NAMESPACE, Uid, WORKFLOW_EXECUTION, WORKFLOW_EXECUTION_UID};
 
 /// Identity of the WorkflowExecution that an object belongs to.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -89,14 +65,27 @@ pub struct Execution {
     pub source_uid: Option<String>,
     /// Creation timestamp.
     pub created: Option<Timestamp>,
-    /// Whether the object has a deletion timestamp.
-    pub deleting: bool,
+    /// Whether the object was told to end: it has a deletion timestamp, or was cancelled.
+    pub ending: bool,
     /// Whether the object was created suspended and never started: no container has run.
     pub held: bool,
     /// When the workflow's container started.
     pub began: Option<Timestamp>,
+    /// Image or bundle with the digest that runs.
+    pub image: Option<String>,
+    /// How many of its tasks have ended.
+    pub tasks: Tasks,
     /// Whether and how the execution has ended.
     pub progress: Progress,
+}
+
+/// How many tasks of an execution have ended. A Job is one task.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Tasks {
+    /// Tasks that have ended.
+    pub completed: i32,
+    /// All tasks.
+    pub total: i32,
 }
 
 impl Execution {
@@ -119,6 +108,8 @@ pub enum Progress {
     Succeeded {
         /// When the execution ended, by the object's own status.
         at: Option<Timestamp>,
+        /// What the workflow reports of its result.
+        summary: Option<String>,
     },
     /// Ended with a failure.
     Failed {
@@ -150,6 +141,10 @@ pub enum Cause {
     NodeRejected,
     /// The cluster removes the pod: eviction, preemption, a lost node.
     Disrupted,
+    /// The object's definition is invalid for its engine.
+    DefinitionInvalid,
+    /// Another client holds the execution back.
+    HeldBack,
     /// No container started within the start timeout, for an unknown reason.
     NotStarted,
     /// None of the above.
@@ -181,10 +176,25 @@ pub struct Facts {
     pub message: Option<String>,
     /// Whether the object exceeded its deadline.
     pub over_deadline: bool,
+    /// Whether another client cancelled the execution.
+    pub cancelled: bool,
+    /// The task that failed.
+    pub task: Option<FailedTask>,
     /// How the workflow's container ended, if the pod shows it.
     pub container: Option<ContainerEnd>,
     /// Why the execution did not start or lost its pod, as last seen.
     pub waiting: Option<Waiting>,
+}
+
+/// The task of a pipeline that failed.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct FailedTask {
+    /// Name of the task in the pipeline.
+    pub name: String,
+    /// Position among the pipeline's tasks.
+    pub index: Option<i32>,
+    /// The failed step.
+    pub step: Option<String>,
 }
 
 /// How a container ended.
@@ -209,6 +219,22 @@ pub enum Remains {
     Ended,
     /// A pod that has not ended, or an object that can still create one.
     Alive,
+}
+
+impl Remains {
+    /// What is left of an execution without a live pod. The uid in `stored` identifies the object if
+    /// a user has removed its labels.
+    pub fn of(execution: Option<&Execution>, source: &Uid, stored: Option<&ExecutionRef>) -> Self {
+        let execution = execution.filter(|it| {
+            it.source_uid.as_deref() == Some(source.as_str())
+                || stored.is_some_and(|stored| stored.uid == it.reference.uid)
+        });
+        match execution {
+            None => Self::Nothing,
+            Some(execution) if execution.is_active() => Self::Alive,
+            Some(_) => Self::Ended,
+        }
+    }
 }
 
 /// Whether a pod has not ended: until then its containers may change the target.
@@ -253,6 +279,12 @@ pub enum Refusal {
     Admission,
     /// The object is invalid.
     Invalid,
+    /// The bundle cannot be read.
+    Bundle,
+    /// The pipeline does not declare a parameter of the workflow.
+    Parameters,
+    /// The pipeline does not declare the workspace of a dependency.
+    Workspaces,
 }
 
 impl Refusal {
@@ -261,7 +293,10 @@ impl Refusal {
         match self {
             Self::Rights | Self::Admission => FailureReason::Forbidden,
             Self::Quota => FailureReason::ResourceExhausted,
-            Self::Invalid => FailureReason::ConfigurationError,
+            Self::Invalid | Self::Parameters | Self::Workspaces => {
+                FailureReason::ConfigurationError
+            }
+            Self::Bundle => FailureReason::ImagePullBackOff,
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use wfe_model::workflow_execution::FailureReason;
 
-use crate::execution::{Cause, Facts, Waiting};
+use crate::execution::{Cause, ContainerEnd, Facts, FailedTask, Waiting};
 
 /// A classified failure.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,14 +16,30 @@ pub struct Failure {
     pub message: String,
     /// Exit code of the container, if it failed.
     pub exit_code: Option<i32>,
+    /// The task of a pipeline that failed.
+    pub task: Option<FailedTask>,
     /// Whether a container of the workflow may have run.
     pub was_execution_failure: bool,
+}
+
+impl Failure {
+    /// A failure without an exit code and without a failed task.
+    pub fn new(reason: FailureReason, message: String, was_execution_failure: bool) -> Self {
+        Self {
+            reason,
+            message,
+            exit_code: None,
+            task: None,
+            was_execution_failure,
+        }
+    }
 }
 
 /// Classifies a failed execution. `began`: a container has started. `stored`: the waiting reason in
 /// the status, since a Job that exceeds its deadline deletes its pods.
 pub fn classify(facts: &Facts, began: bool, stored: Option<&Waiting>) -> Failure {
     let end = facts.container.as_ref();
+    let ran = began || end.is_some_and(|end| end.started);
     let over_deadline = facts.over_deadline;
     let object_message = || {
         facts
@@ -31,79 +47,72 @@ pub fn classify(facts: &Facts, began: bool, stored: Option<&Waiting>) -> Failure
             .clone()
             .unwrap_or_else(|| "the execution failed without a message".to_owned())
     };
+    let what = facts.task.as_ref().map_or_else(
+        || "the container".to_owned(),
+        |task| match &task.step {
+            Some(step) => format!("step {step} of task {}", task.name),
+            None => format!("task {}", task.name),
+        },
+    );
+    let of_container = |reason, message, end: &ContainerEnd| Failure {
+        exit_code: Some(end.exit_code),
+        task: facts.task.clone(),
+        ..Failure::new(reason, message, ran)
+    };
+    let of_object = |reason, message| Failure {
+        task: facts.task.clone(),
+        ..Failure::new(reason, message, ran)
+    };
     if let Some(end) = end.filter(|end| end.oom_killed) {
+        let message = format!("{what} used more memory than its limit and was killed");
         return Failure {
-            reason: FailureReason::OOMKilled,
-            message: "the container used more memory than its limit and was killed".to_owned(),
-            exit_code: Some(end.exit_code),
             was_execution_failure: true,
+            ..of_container(FailureReason::OOMKilled, message, end)
         };
     }
     // Evicted and preempted pods also report an exit code; the disruption is the cause.
     let disruption = facts.waiting.as_ref().or(stored);
     if let Some(disruption) = disruption.filter(|it| it.cause == Cause::Disrupted) {
-        return Failure {
-            reason: FailureReason::ResourceExhausted,
-            message: disruption.message.clone(),
-            exit_code: None,
-            was_execution_failure: began || end.is_some_and(|end| end.started),
-        };
+        return of_object(FailureReason::ResourceExhausted, disruption.message.clone());
+    }
+    if facts.cancelled {
+        let message = format!("cancelled by another client: {}", object_message());
+        return of_object(FailureReason::Cancelled, message);
     }
     // A container that is killed at the deadline also reports an exit code; the deadline is the
     // cause.
-    if over_deadline && (began || end.is_some_and(|end| end.started)) {
-        return Failure {
-            reason: FailureReason::DeadlineExceeded,
-            message: object_message(),
-            exit_code: None,
-            was_execution_failure: true,
-        };
+    if over_deadline && ran {
+        return of_object(FailureReason::DeadlineExceeded, object_message());
     }
     if let Some(end) = end {
-        if !end.started && !began {
+        if !ran {
             let message = end.message.clone().unwrap_or_else(object_message);
-            return Failure {
-                reason: FailureReason::ConfigurationError,
-                message: format!("the container could not be started: {}", message.trim()),
-                exit_code: Some(end.exit_code),
-                was_execution_failure: false,
-            };
+            let message = format!("{what} could not be started: {}", message.trim());
+            return of_container(FailureReason::ConfigurationError, message, end);
         }
-        if end.exit_code != 0 && (end.started || began) {
-            let message = end
-                .message
-                .as_deref()
-                .map(|message| format!(": {}", message.trim()))
-                .unwrap_or_default();
-            return Failure {
-                reason: FailureReason::TaskFailed,
-                message: format!(
-                    "the container ended with exit code {}{message}",
-                    end.exit_code
-                ),
-                exit_code: Some(end.exit_code),
-                was_execution_failure: true,
-            };
+        if end.exit_code != 0 {
+            let message = end.message.as_deref();
+            let message = message.map(|message| format!(": {}", message.trim()));
+            let message = format!(
+                "{what} ended with exit code {}{}",
+                end.exit_code,
+                message.unwrap_or_default()
+            );
+            return of_container(FailureReason::TaskFailed, message, end);
         }
     }
     if let Some(waiting) = facts.waiting.as_ref().or(stored).filter(|_| !began) {
-        return Failure {
-            reason: waiting.cause.into(),
-            message: waiting.message.clone(),
-            exit_code: None,
-            was_execution_failure: false,
-        };
+        return of_object(waiting.cause.into(), waiting.message.clone());
     }
+    let reason = if over_deadline {
+        FailureReason::DeadlineExceeded
+    } else {
+        FailureReason::Unknown
+    };
     Failure {
-        reason: if over_deadline {
-            FailureReason::DeadlineExceeded
-        } else {
-            FailureReason::Unknown
-        },
-        message: object_message(),
-        exit_code: None,
         // Without evidence that no container ran, one may have run.
         was_execution_failure: true,
+        ..of_object(reason, object_message())
     }
 }
 
@@ -114,12 +123,7 @@ pub fn never_started(stored: Option<Waiting>, ran: bool) -> Failure {
         cause: Cause::NotStarted,
         message: "no container started in time".to_owned(),
     });
-    Failure {
-        reason: waiting.cause.into(),
-        message: waiting.message,
-        exit_code: None,
-        was_execution_failure: ran,
-    }
+    Failure::new(waiting.cause.into(), waiting.message, ran)
 }
 
 /// The failure reason of an execution that never started, or lost its pod.
@@ -127,8 +131,11 @@ impl From<Cause> for FailureReason {
     fn from(cause: Cause) -> Self {
         match cause {
             Cause::ImageNotPulled => Self::ImagePullBackOff,
-            Cause::ContainerConfigInvalid | Cause::VolumeNotMounted => Self::ConfigurationError,
+            Cause::ContainerConfigInvalid | Cause::VolumeNotMounted | Cause::DefinitionInvalid => {
+                Self::ConfigurationError
+            }
             Cause::Unschedulable
+            | Cause::HeldBack
             | Cause::QuotaExceeded
             | Cause::NodeRejected
             | Cause::Disrupted => Self::ResourceExhausted,
@@ -167,7 +174,7 @@ pub fn summary(failure: &Failure, workflow: &str, target: &str, execution: Optio
             ("started while it was being deleted".to_owned(), format!("It may have changed the target in part: look at the target before you clear the block. It had not started because of: {}.", failure.message))
         }
         FailureReason::ImagePullBackOff => {
-            ("was not started, because its image cannot be pulled".to_owned(), "Nothing ran: check that the image exists in its registry and that the nodes may pull it.".to_owned())
+            ("was not started, because its image or bundle cannot be pulled".to_owned(), format!("Nothing ran: check that it exists in its registry and that the cluster may pull it ({}).", failure.message))
         }
         FailureReason::ConfigurationError => {
             ("was not started, because its configuration is invalid".to_owned(), format!("Nothing ran: correct the configuration and create a new WorkflowExecution ({}).", failure.message))
@@ -179,14 +186,14 @@ pub fn summary(failure: &Failure, workflow: &str, target: &str, execution: Optio
             ("was not started, because the cluster has no room for it".to_owned(), format!("Nothing ran: add capacity or raise the quota ({}).", failure.message))
         }
         FailureReason::Forbidden => {
-            ("was not started, because the API server refused its Job, PipelineRun or pod".to_owned(), format!("Nothing ran: grant the permission or change the policy that refuses it ({}).", failure.message))
+            ("was not started, because the API server refused the execution or its pod".to_owned(), format!("Nothing ran: grant the permission or change the policy that refuses it ({}).", failure.message))
         }
         FailureReason::UnsupportedEngine => {
-            ("was not started, because its engine is not installed in this cluster".to_owned(), "Nothing ran: install Tekton, or use a workflow for engine job.".to_owned())
+            ("was not started, because its engine is not installed in this cluster".to_owned(), format!("Nothing ran: install the engine, or use a workflow for another engine ({}).", failure.message))
         }
         FailureReason::ServiceAccountNotAllowed => ("was not started, because its ServiceAccount may not run workflows".to_owned(), format!("Nothing ran: {}.", failure.message)),
         FailureReason::ExecutionDeleted => {
-            ("was interrupted, because its Job or PipelineRun was deleted".to_owned(), "It may have changed the target in part: look at the target before you clear the block.".to_owned())
+            ("was interrupted, because its execution was deleted".to_owned(), "It may have changed the target in part: look at the target before you clear the block.".to_owned())
         }
         FailureReason::Cancelled if failure.was_execution_failure => {
             ("was cancelled while it ran".to_owned(), "It may have changed the target in part: look at the target before you clear the block.".to_owned())
@@ -207,7 +214,6 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::execution::ContainerEnd;
 
     fn facts(reason: &str, container: Option<(i32, &str, bool)>, waiting: Option<Cause>) -> Facts {
         Facts {
@@ -221,6 +227,7 @@ mod tests {
                 started,
             }),
             waiting: waiting.map(waiting_for),
+            ..Facts::default()
         }
     }
 

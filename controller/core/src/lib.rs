@@ -21,5 +21,8 @@ pub mod lock;
 mod model;
 pub mod names;
 pub mod observed;
+pub mod plan;
+pub mod pod;
 pub mod status;
 pub mod step;
+pub mod tekton;

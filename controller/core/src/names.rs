@@ -19,8 +19,10 @@ pub const TARGET_HASH: &str = "kubernaut.ai/target-hash";
 pub const SOURCE_NAMESPACE: &str = "kubernaut.ai/source-namespace";
 /// Annotation: the target as written.
 pub const TARGET_RESOURCE: &str = "kubernaut.ai/target-resource";
-/// Annotation of a Job that the controller has started. A suspended Job without this annotation has
-/// never run.
+/// Annotation: the image or bundle with the digest that runs.
+pub const IMAGE: &str = "kubernaut.ai/image";
+/// Annotation of an execution that the controller has started. A suspended execution without this
+/// annotation has never run.
 pub const STARTED: &str = "kubernaut.ai/started";
 /// Annotation of a lock: its record of the last execution.
 pub const LAST_EXECUTION: &str = "kubernaut.ai/last-execution";

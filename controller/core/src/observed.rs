@@ -122,7 +122,7 @@ pub struct Answers {
     pub remains: Option<Remains>,
     /// The lock was taken in this pass.
     pub lock_taken: bool,
-    /// The execution was deleted in this pass; the cache may not show it yet.
+    /// The execution was cancelled or deleted in this pass; the cache may not show it yet.
     pub deleted: bool,
     /// A write of the Lease was refused with 404 or 409: the cached lock is stale.
     pub lock_lost: bool,

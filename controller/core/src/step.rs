@@ -6,8 +6,8 @@ use wfe_model::target::Target;
 use wfe_model::workflow::Dependencies;
 use wfe_model::workflow_execution::{ExecutionRef, WorkflowExecutionStatus};
 
-use crate::execution::Plan;
 use crate::history::Entry;
+use crate::plan::Plan;
 
 /// The next step.
 #[derive(Clone, Debug)]
@@ -60,6 +60,8 @@ pub enum Effect {
     Create(Box<Plan>),
     /// Starts the suspended Job or PipelineRun whose uid is stored in the status.
     Start(ExecutionRef),
+    /// Ends the Job or PipelineRun, which has not ended by itself.
+    Cancel(ExecutionRef),
     /// Deletes the Job or PipelineRun.
     Delete(ExecutionRef),
     /// Replaces the status.
@@ -120,6 +122,7 @@ impl Effect {
             Self::Record(_) => "record outcome",
             Self::Create(_) => "create execution",
             Self::Start(_) => "start execution",
+            Self::Cancel(_) => "cancel execution",
             Self::Delete(_) => "delete execution",
             Self::Store(_) => "store status",
             Self::Audit => "deliver audit events",

@@ -15,12 +15,13 @@ use jiff::Timestamp;
 use serde_json::json;
 use wfe_core::decide::decide;
 use wfe_core::execution::{
-    ContainerEnd, Created, Execution, Facts, Plan, Progress, Remains, Source,
+    ContainerEnd, Created, Execution, Facts, Progress, Remains, Source, Tasks,
 };
 use wfe_core::history::Limits;
 use wfe_core::lock::{self, TargetLock};
 use wfe_core::names::TargetHash;
 use wfe_core::observed::{Answer, Answers, Delivery, Observed, Settings, resolve};
+use wfe_core::plan::Plan;
 use wfe_core::step::{Effect, Question, Step};
 use wfe_model::FINALIZER;
 use wfe_model::dependencies::ServiceAccountAnswer;
@@ -56,7 +57,7 @@ fn read(toy: &Toy) -> Execution {
     let at = Some(now());
     let progress = match toy.exit_code {
         None => Progress::Active { waiting: None },
-        Some(0) => Progress::Succeeded { at },
+        Some(0) => Progress::Succeeded { at, summary: None },
         Some(exit_code) => Progress::Failed {
             at,
             facts: Facts {
@@ -79,9 +80,11 @@ fn read(toy: &Toy) -> Execution {
         },
         source_uid: Some(toy.source.uid.clone()),
         created: at,
-        deleting: false,
+        ending: false,
         held: !toy.switched_on,
         began: at.filter(|_| toy.switched_on),
+        image: Some(toy.image.clone()),
+        tasks: Tasks::default(),
         progress,
     }
 }

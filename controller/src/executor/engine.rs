@@ -2,8 +2,9 @@
 
 use futures::future::BoxFuture;
 use kube::runtime::reflector::store::WriterDropped;
-use wfe_core::execution::{Created, Execution, Plan, Remains, Source, Waiting};
+use wfe_core::execution::{Created, Execution, Remains, Source, Waiting};
 use wfe_core::names::{TargetHash, Uid};
+use wfe_core::plan::Plan;
 use wfe_model::workflow_execution::ExecutionRef;
 
 use super::unanswered::Unanswered;
@@ -14,12 +15,17 @@ pub type Answer<'a, T> = BoxFuture<'a, Result<T, Unanswered>>;
 /// One engine: its watches, caches and requests. Methods that return [`Answer`] make requests, the
 /// others read the caches and own writes.
 pub trait Executor: Send + Sync {
+    /// Whether the cluster serves the kind that the engine creates, by a watch.
+    fn is_installed(&self) -> bool;
+
     /// Creates the execution suspended: nothing runs until [`start`](Self::start). Repeatable. A
     /// create that is committed after the controller has given up on it is harmless, because
     /// nothing starts it.
     fn create<'a>(&'a self, plan: &'a Plan) -> Answer<'a, Created>;
     /// Starts the object with this uid. Repeatable; does nothing if the object is gone.
     fn start<'a>(&'a self, reference: &'a ExecutionRef) -> Answer<'a, ()>;
+    /// Ends the object with this uid as gently as the engine can, if it has not ended. Repeatable.
+    fn cancel<'a>(&'a self, reference: &'a ExecutionRef) -> Answer<'a, ()>;
     /// Deletes the object with this uid and then its pods. Succeeds if the object is gone.
     fn delete<'a>(&'a self, reference: &'a ExecutionRef) -> Answer<'a, ()>;
 

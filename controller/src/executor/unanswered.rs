@@ -18,4 +18,13 @@ impl Unanswered {
             cause: error.to_string(),
         }
     }
+
+    /// A create found an object with the name, which was gone a moment later: the next attempt
+    /// creates it.
+    pub fn just_deleted() -> Self {
+        Self {
+            act: "create the execution",
+            cause: "an object with the same name was just deleted".to_owned(),
+        }
+    }
 }

@@ -19,8 +19,8 @@ use wfe_core::names::{self, TargetHash, Uid};
 use wfe_core::observed::{Answer, Answers, Observed, Settings, resolve};
 use wfe_core::step::{Effect, Notice, Question};
 use wfe_model::FINALIZER;
+use wfe_model::engine::Engine;
 use wfe_model::text::in_full;
-use wfe_model::workflow::Engine;
 use wfe_model::workflow_execution::{WorkflowExecution, WorkflowExecutionStatus};
 use wfe_peers::catalog::Catalog;
 use wfe_peers::dependencies::DependencyReader;
@@ -51,9 +51,9 @@ pub enum StepError {
     /// The CRD in the cluster is older than the controller.
     #[error(transparent)]
     Schema(#[from] SchemaError),
-    /// A step that needs an engine which is not installed; no decision returns such a step.
-    #[error("engine \"{0}\" is not installed")]
-    EngineNotInstalled(String),
+    /// A step that needs an unknown engine; no decision returns such a step.
+    #[error("unknown engine \"{0}\"")]
+    EngineUnknown(String),
     /// A step that needs the lock of an invalid target; no decision returns such a step.
     #[error("invalid target \"{0}\"")]
     InvalidTarget(String),
@@ -109,8 +109,8 @@ impl Actions {
 
     fn executor(&self, wfe: &WorkflowExecution) -> Result<&dyn Executor, StepError> {
         let engine = &wfe.spec.execution_engine;
-        let executor = Engine::parse(engine).and_then(|it| self.executors.of(it));
-        executor.ok_or_else(|| StepError::EngineNotInstalled(engine.clone()))
+        let executor = Engine::parse(engine).map(|it| self.executors.of(it));
+        executor.ok_or_else(|| StepError::EngineUnknown(engine.clone()))
     }
 
     /// Makes the read of `question` and stores the result in `answers` for the next decision.
@@ -224,6 +224,11 @@ impl Actions {
             Effect::Start(reference) => {
                 self.executor(wfe)?.start(&reference).await?;
                 answers.started = true;
+                Ok(())
+            }
+            Effect::Cancel(reference) => {
+                self.executor(wfe)?.cancel(&reference).await?;
+                answers.deleted = true;
                 Ok(())
             }
             Effect::Delete(reference) => {

@@ -9,13 +9,13 @@ use wfe_core::execution::Source;
 use wfe_core::lock::{Lock, TargetLock};
 use wfe_core::names::{self, Uid};
 use wfe_core::observed::{Answers, Observed, Settings};
-use wfe_model::workflow::Engine;
+use wfe_model::engine::Engine;
 use wfe_model::workflow_execution::WorkflowExecution;
 
 use super::notified::Notified;
 use super::shared::Shared;
 use crate::audit::outbox::Outbox;
-use crate::executor::Executors;
+use crate::executor::{Executor, Executors};
 use crate::view::View;
 use crate::watches::target_of;
 
@@ -49,7 +49,7 @@ impl Observer {
         let source = Source::of(&wfe);
         let uid = Uid::from(&source);
         let executor = Engine::parse(&wfe.spec.execution_engine);
-        let executor = executor.and_then(|engine| self.executors.of(engine));
+        let executor = executor.map(|engine| self.executors.of(engine));
         let name = names::execution_name(&source.name, &source.uid);
         // An invalid target has no lock, and no other WorkflowExecution shares it.
         let target = target_of(&wfe);
@@ -77,7 +77,7 @@ impl Observer {
             paused: seen.is_paused(&self.settings.execution_namespace),
             namespace_terminating: seen.is_ending(&source.namespace),
             notified: self.notified.of(&source.uid),
-            engine_installed: executor.is_some(),
+            engine_installed: executor.is_some_and(Executor::is_installed),
             audit: self.outbox.delivery(&wfe),
             source,
             wfe,

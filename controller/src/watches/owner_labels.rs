@@ -37,3 +37,9 @@ impl OwnerLabels {
 pub fn managed() -> watcher::Config {
     watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}"))
 }
+
+/// Selects the objects that the controller has created and that have a further label, given as
+/// `name=value`.
+pub fn managed_with(label: &str) -> watcher::Config {
+    watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER},{label}"))
+}

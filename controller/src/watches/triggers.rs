@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures::stream::BoxStream;
-use futures::{StreamExt, stream};
+use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -30,6 +30,14 @@ pub type Triggers = BoxStream<'static, Result<ReconcileRequest<WorkflowExecution
 
 /// Changes of the objects that executors watch.
 pub type Changes = BoxStream<'static, Result<Change<OwnerLabels>, watcher::Error>>;
+
+/// The changes of one kind, by the labels of its objects.
+pub fn owner_changes<K: ResourceExt + 'static>(
+    changes: impl Stream<Item = Result<Change<K>, watcher::Error>> + Send + 'static,
+) -> Changes {
+    let changes = changes.map(|it| it.map(|change| change.map(|object| OwnerLabels::of(&object))));
+    changes.boxed()
+}
 
 /// Starts the watches and returns the caches and the triggers. The watches make progress only while
 /// the triggers are polled.
@@ -67,8 +75,6 @@ pub fn start(
         execution_namespace: execution_namespace.to_owned(),
     };
     let (by_wfe, by_namespace, by_labels) = (caches.clone(), caches.clone(), caches.clone());
-    let lease_changes =
-        lease_changes.map(|change| change.map(|it| it.map(|lease| OwnerLabels::of(&lease))));
     let triggers = stream::select_all([
         wfe_changes
             .map(move |it| {
@@ -84,7 +90,7 @@ pub fn start(
                 by_namespace.affected(it, |namespace, _| by_namespace.by_namespace(&namespace))
             })
             .boxed(),
-        stream::select(changes, lease_changes)
+        stream::select(changes, owner_changes(lease_changes))
             .map(move |it| by_labels.affected(it, |labels, _| by_labels.by_labels(&labels)))
             .boxed(),
     ]);

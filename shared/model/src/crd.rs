@@ -1,14 +1,21 @@
 //! The CustomResourceDefinition of `WorkflowExecution`, derived from its types.
 //!
-//! The derived schema is corrected in two ways: fields that are required although serde reads them
+//! The rules that differ between engines are added to the derived schema, and it is corrected in
+//! two ways: fields that are required although serde reads them
 //! leniently are added to `required`, and `nullable`, `default` and null enum values, which the
 //! derive emits for `Option` and `#[serde(default)]`, are removed.
 
+use std::iter::once;
+
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+    ValidationRule,
 };
 use kube::CustomResourceExt;
+use strum::VariantArray;
 
+use crate::engine::{Engine, ReferenceField};
+use crate::violation;
 use crate::workflow_execution::WorkflowExecution;
 
 /// Required fields, by the path of their parent object. Serde reads them leniently, so that the
@@ -32,11 +39,32 @@ pub fn workflow_execution() -> CustomResourceDefinition {
         .filter_map(|it| it.schema.as_mut()?.open_api_v3_schema.as_mut())
     {
         remove_derive_artifacts(root);
+        let properties = root.properties.as_mut();
+        if let Some(spec) = properties.and_then(|it| it.get_mut("spec")) {
+            let rules = spec.x_kubernetes_validations.get_or_insert_default();
+            rules.extend(engine_rules());
+        }
         for (path, fields) in REQUIRED {
             require(root, path, fields);
         }
     }
     crd
+}
+
+/// The rules that differ between engines.
+fn engine_rules() -> impl Iterator<Item = ValidationRule> {
+    let rules = |&engine: &Engine| {
+        let others = ReferenceField::VARIANTS.iter().copied();
+        let others = others.filter(move |field| *field != engine.runs());
+        let forbidden = others.map(move |field| violation::cel_forbids(engine, field));
+        let substitution = engine
+            .substitutes()
+            .then(|| violation::cel_no_substitution(engine));
+        once(violation::cel_needs(engine))
+            .chain(forbidden)
+            .chain(substitution)
+    };
+    Engine::VARIANTS.iter().flat_map(rules)
 }
 
 fn require(schema: &mut JSONSchemaProps, path: &[&str], fields: &[&str]) {

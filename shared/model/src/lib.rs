@@ -11,6 +11,7 @@ pub mod audit;
 pub mod crd;
 pub mod dependencies;
 pub mod duration;
+pub mod engine;
 pub mod image;
 pub mod parameters;
 pub mod pattern;

@@ -12,18 +12,20 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use serde::Deserializer;
+use strum::VariantArray;
 use thiserror::Error;
 
 use crate::duration::ExecutionTimeout;
-use crate::image::{BundleReference, Digest, ImageReference};
+use crate::engine::{Engine, ReferenceField, Requested};
+use crate::image::{Digest, ImageReference};
 use crate::parameters::{self, ParameterViolation};
 use crate::pattern::OBJECT_NAME;
 use crate::target::{TARGET, Target};
 use crate::text::shortened;
-use crate::workflow::{Engine, Workflow, WorkflowStatus};
+use crate::workflow::{Workflow, WorkflowStatus};
 use crate::workflow_execution::{RemediationRequestRef, WorkflowExecutionSpec, limit};
 
-pub use self::digest::{Filled, fill, lacks_digest};
+pub use self::digest::{Filled, fill, lacking_digest};
 pub use self::json::{JsonObject, Misshapen, parse};
 pub use crate::violation::Violation;
 
@@ -37,29 +39,12 @@ pub enum WhenBlocked {
     Wait,
 }
 
-/// The requested image or bundle.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Requested {
-    /// An image to run as a Job.
-    Job(ImageReference),
-    /// A bundle to run as a PipelineRun.
-    Tekton(BundleReference),
-}
-
-impl Requested {
-    /// The engine that runs the image or bundle.
-    pub fn engine(&self) -> Engine {
-        match self {
-            Self::Job(_) => Engine::Job,
-            Self::Tekton(_) => Engine::Tekton,
-        }
-    }
-}
-
 /// A spec that satisfies all static rules.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CheckedSpec {
-    /// Engine, and image or bundle.
+    /// Engine that runs the workflow.
+    pub engine: Engine,
+    /// Requested image or bundle.
     pub requested: Requested,
     /// Id of the workflow in the catalog.
     pub workflow_id: String,
@@ -212,7 +197,8 @@ pub fn check(spec: &WorkflowExecutionSpec) -> Result<CheckedSpec, Vec<Violation>
     check_informational(spec, &mut report);
 
     match (requested, target) {
-        (Some(requested), Some(target)) if violations.is_empty() => Ok(CheckedSpec {
+        (Some((engine, requested)), Some(target)) if violations.is_empty() => Ok(CheckedSpec {
+            engine,
             requested,
             workflow_id: workflow.workflow_id.clone(),
             version: workflow.version.clone(),
@@ -259,7 +245,7 @@ pub fn validate(
             catalog: workflow.engine,
         });
     } else if let Some(checked) = &checked {
-        violations.extend(image_mismatch(&checked.requested, &workflow.bundle));
+        violations.extend(image_mismatch(checked, &workflow.bundle));
     }
     let too_many = spec.parameters.len() > parameters::MAX_COUNT;
     let invalid = (!too_many).then(|| workflow.parameters.check(&spec.parameters));
@@ -271,10 +257,7 @@ pub fn validate(
 
     match checked {
         Some(spec) if violations.is_empty() => Ok(ValidatedSpec {
-            image: match &spec.requested {
-                Requested::Job(image) => image.clone(),
-                Requested::Tekton(bundle) => bundle.clone().pinned(workflow.bundle.digest()),
-            },
+            image: spec.requested.pinned(workflow.bundle.digest()),
             parameters: workflow.parameters.with_defaults(&spec.parameters),
             workflow: workflow.clone(),
             spec,
@@ -293,68 +276,56 @@ fn parameter(violation: &Violation) -> Option<&str> {
 
 /// Compares registry, repository and digest with those in the catalog. Tags are not compared: the
 /// digest identifies the content.
-fn image_mismatch(requested: &Requested, catalog: &ImageReference) -> Option<Violation> {
-    let (field, found, reference, scheme) = match requested {
-        Requested::Job(image) => (
-            "workflowRef.containerImage",
-            image.to_string(),
-            image.clone(),
-            "",
-        ),
-        Requested::Tekton(bundle) => (
-            "workflowRef.bundleRef",
-            bundle.to_string(),
-            bundle.clone().pinned(catalog.digest()),
-            "oci://",
-        ),
-    };
-    let same = reference.same_repository(catalog) && reference.digest() == catalog.digest();
+fn image_mismatch(checked: &CheckedSpec, catalog: &ImageReference) -> Option<Violation> {
+    let pinned = checked.requested.pinned(catalog.digest());
+    let same = pinned.same_repository(catalog) && pinned.digest() == catalog.digest();
+    let field = checked.engine.runs();
     (!same).then(|| Violation::ImageMismatch {
         field,
-        found,
-        catalog: format!("{scheme}{catalog}"),
+        found: checked.requested.to_string(),
+        catalog: format!("{}{catalog}", field.scheme()),
     })
 }
 
-/// Checks engine, image and bundle.
+/// Checks engine, and image or bundle.
 fn check_reference(
     spec: &WorkflowExecutionSpec,
     report: &mut impl FnMut(Violation),
-) -> Option<Requested> {
-    let workflow = &spec.workflow_ref;
-    let image = workflow.container_image.as_deref();
-    let bundle = workflow.bundle_ref.as_deref();
+) -> Option<(Engine, Requested)> {
     let engine = Engine::parse(&spec.execution_engine);
-    match engine {
-        None if spec.execution_engine.is_empty() => report(Violation::EngineMissing),
-        None => report(Violation::EngineUnknown {
-            found: shortened(&spec.execution_engine),
-        }),
-        Some(Engine::Job) => {
-            image.is_none().then(|| report(Violation::ImageMissing));
-            bundle.is_some().then(|| report(Violation::BundleForbidden));
-        }
-        Some(Engine::Tekton) => {
-            bundle.is_none().then(|| report(Violation::BundleMissing));
-            image.is_some().then(|| report(Violation::ImageForbidden));
-        }
-    }
-    let read_image = image.and_then(ImageReference::parse);
-    if let Some(found) = image.filter(|_| read_image.is_none()) {
-        report(Violation::ImageInvalid {
-            found: shortened(found),
+    if engine.is_none() {
+        report(if spec.execution_engine.is_empty() {
+            Violation::EngineMissing
+        } else {
+            Violation::EngineUnknown {
+                found: shortened(&spec.execution_engine),
+            }
         });
     }
-    let read_bundle = bundle.and_then(BundleReference::parse);
-    if let Some(found) = bundle.filter(|_| read_bundle.is_none()) {
-        report(Violation::BundleInvalid {
-            found: shortened(found),
-        });
+    let mut requested = None;
+    for &field in ReferenceField::VARIANTS {
+        let text = spec.workflow_ref.get(field);
+        let parsed = text.and_then(|text| field.parse(text));
+        match engine {
+            Some(engine) if engine.runs() == field && text.is_none() => {
+                report(Violation::ReferenceMissing { engine });
+            }
+            Some(engine) if engine.runs() != field && text.is_some() => {
+                report(Violation::ReferenceForbidden { engine, field });
+            }
+            _ => {}
+        }
+        if let Some(text) = text.filter(|_| parsed.is_none()) {
+            report(Violation::ReferenceInvalid {
+                field,
+                found: shortened(text),
+            });
+        }
+        if engine.is_some_and(|engine| engine.runs() == field) {
+            requested = parsed;
+        }
     }
-    match engine? {
-        Engine::Job => read_image.map(Requested::Job),
-        Engine::Tekton => read_bundle.map(Requested::Tekton),
-    }
+    engine.zip(requested)
 }
 
 fn check_parameters(spec: &WorkflowExecutionSpec, report: &mut impl FnMut(Violation)) {
@@ -374,13 +345,12 @@ fn check_parameters(spec: &WorkflowExecutionSpec, report: &mut impl FnMut(Violat
     for violation in parameters::check_names_and_sizes(&spec.parameters) {
         report(Violation::Parameter(violation));
     }
-    if spec.execution_engine == Engine::Tekton.as_str() {
-        for (name, value) in spec
-            .parameters
-            .iter()
-            .filter(|(_, value)| value.contains("$("))
-        {
+    let engine = Engine::parse(&spec.execution_engine);
+    if let Some(engine) = engine.filter(|engine| engine.substitutes()) {
+        let values = spec.parameters.iter();
+        for (name, value) in values.filter(|(_, value)| value.contains("$(")) {
             report(Violation::Parameter(ParameterViolation::Substitution {
+                engine,
                 name: name.clone(),
                 value: shortened(value),
             }));

@@ -1,15 +1,15 @@
 //! Violations of the rules for a spec, and the CEL rules for those that the API server checks.
 
-use kube::core::{Reason, Rule};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::ValidationRule;
 use strum::IntoStaticStr;
 use thiserror::Error;
 
 use crate::duration::TIMEOUT;
-use crate::image::{BUNDLE, IMAGE};
+use crate::engine::{Engine, ReferenceField};
 use crate::parameters::{self, ParameterViolation};
 use crate::pattern::OBJECT_NAME;
 use crate::target::TARGET;
-use crate::workflow::{Engine, WorkflowStatus};
+use crate::workflow::WorkflowStatus;
 
 fn kind_advice(instead: Option<&str>) -> String {
     instead.map_or_else(
@@ -22,44 +22,54 @@ fn kind_advice(instead: Option<&str>) -> String {
 pub const IMMUTABLE: &str =
     "spec is immutable: delete this WorkflowExecution and create a new one instead";
 
-/// CEL rule: `engine` requires `workflowRef.<field>`.
-pub(crate) fn cel_needs(engine: &str, field: &str) -> Rule {
-    Rule::new(format!(
-        "self.executionEngine != '{engine}' || has(self.workflowRef.{field})"
-    ))
-    .message(&*needs(engine, field))
-    .field_path(format!(".workflowRef.{field}"))
-    .reason(Reason::FieldValueRequired)
+/// CEL rule: `engine` requires the field with what it runs.
+pub(crate) fn cel_needs(engine: Engine) -> ValidationRule {
+    let field = engine.runs().name();
+    ValidationRule {
+        rule: format!("self.executionEngine != '{engine}' || has(self.workflowRef.{field})"),
+        message: Some(needs(engine)),
+        field_path: Some(format!(".workflowRef.{field}")),
+        reason: Some("FieldValueRequired".to_owned()),
+        ..ValidationRule::default()
+    }
 }
 
-/// CEL rule: `engine` forbids `workflowRef.<field>`; it runs `workflowRef.<instead>`.
-pub(crate) fn cel_forbids(engine: &str, field: &str, instead: &str) -> Rule {
-    Rule::new(format!(
-        "self.executionEngine != '{engine}' || !has(self.workflowRef.{field})"
-    ))
-    .message(&*forbids(engine, field, instead))
-    .field_path(format!(".workflowRef.{field}"))
-    .reason(Reason::FieldValueForbidden)
+/// CEL rule: `engine` forbids `field`, which other engines run.
+pub(crate) fn cel_forbids(engine: Engine, field: ReferenceField) -> ValidationRule {
+    let name = field.name();
+    ValidationRule {
+        rule: format!("self.executionEngine != '{engine}' || !has(self.workflowRef.{name})"),
+        message: Some(forbids(engine, field)),
+        field_path: Some(format!(".workflowRef.{name}")),
+        reason: Some("FieldValueForbidden".to_owned()),
+        ..ValidationRule::default()
+    }
 }
 
 /// CEL rule for [`ParameterViolation::Substitution`].
-pub(crate) fn cel_no_substitution() -> Rule {
-    Rule::new("self.executionEngine != 'tekton' || !has(self.parameters) || self.parameters.all(name, !self.parameters[name].contains('$('))")
-        .message("values must not contain \"$(\" for executionEngine tekton, because Tekton would substitute it: write the text another way")
-        .field_path(".parameters")
+pub(crate) fn cel_no_substitution(engine: Engine) -> ValidationRule {
+    ValidationRule {
+        rule: format!(
+            "self.executionEngine != '{engine}' || !has(self.parameters) || self.parameters.all(name, !self.parameters[name].contains('$('))"
+        ),
+        message: Some(format!("values {}", parameters::no_substitution(engine))),
+        field_path: Some(".parameters".to_owned()),
+        ..ValidationRule::default()
+    }
 }
 
-fn needs(engine: &str, field: &str) -> String {
-    let allowed = if field == "bundleRef" {
-        BUNDLE.allowed
-    } else {
-        IMAGE.allowed
-    };
-    format!("executionEngine {engine} requires workflowRef.{field}, which must be {allowed}")
+fn needs(engine: Engine) -> String {
+    let field = engine.runs();
+    let allowed = field.format().allowed;
+    format!(
+        "executionEngine {engine} requires {}, which must be {allowed}",
+        field.path()
+    )
 }
 
-fn forbids(engine: &str, field: &str, instead: &str) -> String {
-    format!("executionEngine {engine} runs workflowRef.{instead}: remove workflowRef.{field}")
+fn forbids(engine: Engine, field: ReferenceField) -> String {
+    let (runs, path) = (engine.runs().path(), field.path());
+    format!("executionEngine {engine} runs {runs}: remove {path}")
 }
 
 /// A violation of the rules for the spec of a WorkflowExecution. [`Violation::field`] is the path
@@ -75,10 +85,16 @@ pub enum Violation {
         message: String,
     },
     /// `executionEngine` is missing.
-    #[error("required value: supported values are \"job\", \"tekton\" (there is no default)")]
+    #[error(
+        "required value: supported values are {} (there is no default)",
+        Engine::supported()
+    )]
     EngineMissing,
     /// `executionEngine` is not supported.
-    #[error("unsupported value {found:?}: supported values are \"job\", \"tekton\"")]
+    #[error(
+        "unsupported value {found:?}: supported values are {}",
+        Engine::supported()
+    )]
     EngineUnknown {
         /// The rejected value.
         found: String,
@@ -101,27 +117,25 @@ pub enum Violation {
         /// Limit in characters.
         maximum: usize,
     },
-    /// Engine `job` without `containerImage`.
-    #[error("{}", needs("job", "containerImage"))]
-    ImageMissing,
-    /// Engine `tekton` with `containerImage`.
-    #[error("{}", forbids("tekton", "containerImage", "bundleRef"))]
-    ImageForbidden,
-    /// `containerImage` is not an image reference with a digest.
-    #[error("invalid value {found:?}: {}", IMAGE.message())]
-    ImageInvalid {
-        /// The rejected value.
-        found: String,
+    /// The field with what the engine runs is missing.
+    #[error("{}", needs(*engine))]
+    ReferenceMissing {
+        /// The requested engine.
+        engine: Engine,
     },
-    /// Engine `tekton` without `bundleRef`.
-    #[error("{}", needs("tekton", "bundleRef"))]
-    BundleMissing,
-    /// Engine `job` with `bundleRef`.
-    #[error("{}", forbids("job", "bundleRef", "containerImage"))]
-    BundleForbidden,
-    /// `bundleRef` is not a bundle reference.
-    #[error("invalid value {found:?}: {}", BUNDLE.message())]
-    BundleInvalid {
+    /// A field is set that the engine does not run.
+    #[error("{}", forbids(*engine, *field))]
+    ReferenceForbidden {
+        /// The requested engine.
+        engine: Engine,
+        /// The rejected field.
+        field: ReferenceField,
+    },
+    /// An image or bundle has an invalid format.
+    #[error("invalid value {found:?}: {}", field.format().message())]
+    ReferenceInvalid {
+        /// The field.
+        field: ReferenceField,
         /// The rejected value.
         found: String,
     },
@@ -255,8 +269,8 @@ pub enum Violation {
         "invalid value {found:?}: repository and digest must be those in the catalog: use {catalog:?}"
     )]
     ImageMismatch {
-        /// `workflowRef.containerImage` or `workflowRef.bundleRef`.
-        field: &'static str,
+        /// The field.
+        field: ReferenceField,
         /// The rejected value.
         found: String,
         /// The value in the catalog, in the format of the field.
@@ -276,15 +290,11 @@ impl Violation {
             | Self::EngineUnknown { .. }
             | Self::EngineMismatch { .. }
             | Self::EngineNotInstalled { .. } => "executionEngine",
-            Self::Missing { field, .. }
-            | Self::TooLong { field, .. }
-            | Self::ImageMismatch { field, .. } => field,
-            Self::ImageMissing | Self::ImageForbidden | Self::ImageInvalid { .. } => {
-                "workflowRef.containerImage"
-            }
-            Self::BundleMissing | Self::BundleForbidden | Self::BundleInvalid { .. } => {
-                "workflowRef.bundleRef"
-            }
+            Self::Missing { field, .. } | Self::TooLong { field, .. } => field,
+            Self::ReferenceMissing { engine } => engine.runs().path(),
+            Self::ReferenceForbidden { field, .. }
+            | Self::ReferenceInvalid { field, .. }
+            | Self::ImageMismatch { field, .. } => field.path(),
             Self::TargetInvalid { .. }
             | Self::TargetKindUnknown { .. }
             | Self::TargetNamespaceMissing { .. }

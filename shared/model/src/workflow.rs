@@ -11,6 +11,7 @@ use std::fmt;
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::engine::Engine;
 use crate::image::{IMAGE, ImageReference};
 use crate::parameters::declaration::DeclarationError;
 use crate::parameters::declared::Parameters;
@@ -22,47 +23,6 @@ pattern!(
     "^[0-9]+(\\.[0-9]+)?(m|[kMGTPE]|[KMGTPE]i|[eE][0-9]{1,2})?$",
     "a Kubernetes quantity, for example 250m, 0.5 or 64Mi"
 );
-
-/// Engine that runs a workflow.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Engine {
-    /// A Kubernetes Job.
-    Job,
-    /// A Tekton PipelineRun.
-    Tekton,
-}
-
-impl Engine {
-    /// All engines.
-    pub const ALL: [Self; 2] = [Self::Job, Self::Tekton];
-
-    /// Parses the value of `spec.executionEngine`. There is no default, and case matters.
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|engine| engine.as_str() == text)
-    }
-
-    /// API version and kind of the object that the engine creates.
-    pub fn runs_as(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Job => ("batch/v1", "Job"),
-            Self::Tekton => ("tekton.dev/v1", "PipelineRun"),
-        }
-    }
-
-    /// The name in `spec.executionEngine`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Job => "job",
-            Self::Tekton => "tekton",
-        }
-    }
-}
-
-impl fmt::Display for Engine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// Status of a workflow in the catalog.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
@@ -132,7 +92,7 @@ pub struct Workflow {
     pub status: WorkflowStatus,
     /// Engine that runs the workflow.
     pub engine: Engine,
-    /// Image (job) or bundle (tekton) to run, without `oci://`.
+    /// Image or bundle to run, without a scheme.
     pub bundle: ImageReference,
     /// Requests and limits; the controller's defaults if absent.
     pub resources: Option<Resources>,
@@ -177,7 +137,8 @@ pub enum Problem {
     },
     /// The engine is not supported.
     #[error(
-        "execution.engine: unsupported value {found:?}: supported values are \"job\", \"tekton\""
+        "execution.engine: unsupported value {found:?}: supported values are {}",
+        Engine::supported()
     )]
     UnknownEngine {
         /// The rejected value.

@@ -19,6 +19,7 @@ pub use self::status::{
     FailureDetails, FailureReason, NOTHING_TO_CLEAR, Phase, RecentRemediation, SkipDetails,
     SkipReason, TriState, WorkflowExecutionStatus,
 };
+use crate::engine::{Engine, ReferenceField};
 use crate::{duration, image, parameters, pattern, target, violation};
 
 /// Maximum lengths in characters, enforced both by the CRD schema and by [`rules`](crate::rules).
@@ -76,18 +77,11 @@ pub mod limit {
     ).message(CLEARANCE_IMMUTABLE).field_path(".status.blockClearance")
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = Rule::new("self == oldSelf").message(violation::IMMUTABLE),
-    validation = violation::cel_needs("job", "containerImage"),
-    validation = violation::cel_needs("tekton", "bundleRef"),
-    validation = violation::cel_forbids("job", "bundleRef", "containerImage"),
-    validation = violation::cel_forbids("tekton", "containerImage", "bundleRef"),
-    validation = violation::cel_no_substitution()
-)]
+#[x_kube(validation = Rule::new("self == oldSelf").message(violation::IMMUTABLE))]
 pub struct WorkflowExecutionSpec {
     /// Engine that runs the workflow: `job` (one container in a Kubernetes Job) or `tekton`
     /// (a Tekton PipelineRun). There is no default.
-    #[schemars(with = "EngineName")]
+    #[schemars(with = "Engine")]
     #[serde(default, deserialize_with = "null_is_default")]
     pub execution_engine: String,
     /// Workflow to run.
@@ -177,6 +171,24 @@ pub struct WorkflowRef {
     pub bundle_ref: Option<String>,
 }
 
+impl WorkflowRef {
+    /// The image or bundle in a field.
+    pub fn get(&self, field: ReferenceField) -> Option<&str> {
+        match field {
+            ReferenceField::ContainerImage => self.container_image.as_deref(),
+            ReferenceField::BundleRef => self.bundle_ref.as_deref(),
+        }
+    }
+
+    /// Sets the image or bundle in a field.
+    pub fn set(&mut self, field: ReferenceField, value: String) {
+        match field {
+            ReferenceField::ContainerImage => self.container_image = Some(value),
+            ReferenceField::BundleRef => self.bundle_ref = Some(value),
+        }
+    }
+}
+
 /// Options for running a workflow.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -229,16 +241,6 @@ pub struct RemediationRequestRef {
     #[schemars(length(max = limit::UID))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
-}
-
-/// Schema of `executionEngine`, which is stored as text.
-#[derive(JsonSchema, Serialize)]
-#[serde(rename_all = "lowercase")]
-#[schemars(inline)]
-#[expect(dead_code, reason = "only its schema is used")]
-enum EngineName {
-    Job,
-    Tekton,
 }
 
 /// Schema of `whenBlocked`, which is stored as text.

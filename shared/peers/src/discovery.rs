@@ -9,10 +9,10 @@ use kube::Client;
 use kube::core::discovery::v2::{APIGroupDiscoveryList, APIResourceDiscovery};
 use thiserror::Error;
 use tokio::sync::Mutex;
+use wfe_model::engine::Engine;
 use wfe_model::rules::Violation;
 use wfe_model::served::{ServedKind, misfit};
 use wfe_model::target::Target;
-use wfe_model::workflow::Engine;
 
 /// Minimum interval between two refreshes that targets or engines not found in the cache cause.
 const MIN_REFRESH_INTERVAL: Duration = Duration::from_secs(5);

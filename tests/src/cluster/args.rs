@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 
 use clap::{Parser, Subcommand};
+use serde::{Deserialize, Serialize};
 
 /// Runs a real Kubernetes cluster on this machine, for tests and experiments.
 ///
@@ -13,11 +14,52 @@ use clap::{Parser, Subcommand};
 #[command(name = "wfe-cluster", version)]
 pub struct Args {
     /// Start only etcd and the API server: no node, no controllers, no root needed.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, conflicts_with = "tekton")]
     pub api_only: bool,
+    /// Also install Tekton Pipelines: its controller, webhook and resolvers as pods.
+    #[arg(long, global = true)]
+    pub tekton: bool,
     /// The subcommand.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Args {
+    /// What the cluster consists of.
+    pub(crate) fn extent(&self) -> Extent {
+        match (self.api_only, self.tekton) {
+            (true, _) => Extent::ApiServer,
+            (false, false) => Extent::Node,
+            (false, true) => Extent::Tekton,
+        }
+    }
+}
+
+/// What a cluster consists of; each includes what precedes it.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+pub(crate) enum Extent {
+    /// etcd and the API server.
+    ApiServer,
+    /// Controllers, one node and a registry.
+    Node,
+    /// Tekton Pipelines.
+    Tekton,
+}
+
+impl Extent {
+    /// The flag of this program that selects the extent.
+    pub(crate) fn flag(self) -> Option<&'static str> {
+        match self {
+            Self::ApiServer => Some("--api-only"),
+            Self::Node => None,
+            Self::Tekton => Some("--tekton"),
+        }
+    }
+
+    /// Whether the cluster can run pods.
+    pub(crate) fn has_node(self) -> bool {
+        self >= Self::Node
+    }
 }
 
 /// The subcommands.

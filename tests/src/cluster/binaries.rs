@@ -1,4 +1,4 @@
-//! Builds Kubernetes, etcd, containerd and crane from the Go modules pinned in `modules/`.
+//! Builds Kubernetes, etcd, containerd, crane and Tekton from the Go modules pinned in `modules/`.
 //!
 //! A build is cached under a hash of its module files and flags, so that each version is built once
 //! and a changed version never uses an old binary.
@@ -10,9 +10,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
+use crate::cluster::args::Extent;
 use crate::cluster::home::Home;
 
 /// A cold build of the largest module takes 6 minutes on two cores.
@@ -20,6 +21,33 @@ const BUILD_DEADLINE: Duration = Duration::from_mins(30);
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(15);
 
 const COMPILER_FLAGS: &str = "all=-dwarf=false";
+
+fn go(source: &Path) -> Command {
+    let mut go = Command::new("go");
+    go.current_dir(source)
+        .env("CGO_ENABLED", "0")
+        .env("GOFLAGS", "")
+        .env_remove("GOWORK")
+        .stdin(Stdio::null());
+    go
+}
+
+/// Copies the directory `config` of a Go module.
+fn copy_config(source: &Path, module: &str, output: &Path) -> Result<()> {
+    let listed = go(source)
+        .args(["list", "-m", "-f", "{{.Dir}}", module])
+        .output()
+        .context("start go")?;
+    let directory = String::from_utf8(listed.stdout)?;
+    let copied = Command::new("cp")
+        .args(["-r", "--no-preserve=mode"])
+        .arg(Path::new(directory.trim()).join("config"))
+        .arg(output)
+        .status()
+        .context("start cp")?;
+    ensure!(copied.success(), "copy config of {module}: cp failed");
+    Ok(())
+}
 
 /// One Go module and the commands built from it.
 struct Module {
@@ -31,8 +59,10 @@ struct Module {
     tags: &'static str,
     /// The module whose version the binaries report, and the Go variable that holds the version.
     version: Option<(&'static str, &'static str)>,
-    /// Not needed for the API server alone.
-    node_only: bool,
+    /// The smallest cluster that needs it.
+    extent: Extent,
+    /// A module of which the directory `config` is kept beside the binaries.
+    config_of: Option<&'static str>,
 }
 
 macro_rules! module {
@@ -47,22 +77,37 @@ macro_rules! module {
 }
 
 const MODULES: [Module; 4] = [
-    module!("etcd", rename: Some("etcd"), tags: "", version: None, node_only: false),
-    module!("kubernetes", rename: None, tags: "", node_only: false,
+    module!("etcd", rename: Some("etcd"), tags: "", version: None, extent: Extent::ApiServer, config_of: None),
+    module!("kubernetes", rename: None, tags: "", extent: Extent::ApiServer, config_of: None,
         version: Some(("k8s.io/kubernetes", "k8s.io/component-base/version.gitVersion"))),
-    module!("containerd", rename: None, node_only: true,
+    module!("containerd", rename: None, extent: Extent::Node, config_of: None,
         tags: "no_btrfs no_devmapper no_zfs no_aufs no_dynamic_plugins",
         version: Some(("github.com/containerd/containerd/v2", "github.com/containerd/containerd/v2/version.Version"))),
-    module!("crane", rename: None, tags: "", version: None, node_only: true),
+    module!("crane", rename: None, tags: "", version: None, extent: Extent::Node, config_of: None),
 ];
 
-/// Builds what is missing; returns the directories to prepend to `PATH`.
-pub(crate) fn build(home: &Home, api_only: bool) -> Result<Vec<PathBuf>> {
-    MODULES
-        .iter()
-        .filter(|module| !(api_only && module.node_only))
+/// Runs in pods: its binaries become images.
+const TEKTON: Module = module!("tekton", rename: None, tags: "", version: None, extent: Extent::Tekton,
+    config_of: Some("github.com/tektoncd/pipeline"));
+
+/// Directories with what was built.
+pub(crate) struct Built {
+    /// To prepend to `PATH`.
+    pub path: Vec<PathBuf>,
+    /// Tekton's binaries, and `config` with its manifests.
+    pub tekton: Option<PathBuf>,
+}
+
+/// Builds what is missing.
+pub(crate) fn build(home: &Home, extent: Extent) -> Result<Built> {
+    let needed = |module: &&Module| module.extent <= extent;
+    let path = MODULES.iter().filter(needed);
+    let path = path
         .map(|module| module.build(home))
-        .collect()
+        .collect::<Result<_>>()?;
+    let tekton = Some(&TEKTON).filter(needed);
+    let tekton = tekton.map(|module| module.build(home)).transpose()?;
+    Ok(Built { path, tekton })
 }
 
 impl Module {
@@ -84,6 +129,9 @@ impl Module {
             &output,
             &home.log().join(format!("build-{}.log", self.name)),
         )?;
+        if let Some(module) = self.config_of {
+            copy_config(&source, module, &output)?;
+        }
         fs::rename(&output, &done)
             // A concurrent build may have finished first.
             .or_else(|error| if done.is_dir() { Ok(()) } else { Err(error) })
@@ -141,15 +189,6 @@ impl Module {
     }
 
     fn compile(&self, source: &Path, output: &Path, log: &Path) -> Result<()> {
-        let go = || {
-            let mut go = Command::new("go");
-            go.current_dir(source)
-                .env("CGO_ENABLED", "0")
-                .env("GOFLAGS", "")
-                .env_remove("GOWORK")
-                .stdin(Stdio::null());
-            go
-        };
         let step = || format!("step build {}", self.name);
         eprintln!("building {} (later runs use the cached build)", self.name);
         let started = Instant::now();
@@ -157,7 +196,7 @@ impl Module {
         if let Some(name) = self.rename {
             target.push(name);
         }
-        let child = go()
+        let child = go(source)
             .args([
                 "build",
                 "-v",

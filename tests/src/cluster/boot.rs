@@ -5,6 +5,7 @@
 
 mod control_plane;
 mod node;
+mod tekton;
 
 use std::ffi::OsString;
 use std::fs;
@@ -15,6 +16,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::cluster::args::Extent;
 use crate::cluster::home::{Home, State};
 use crate::cluster::pki::Authority;
 use crate::cluster::processes::Processes;
@@ -65,10 +67,10 @@ impl Boot {
 pub(crate) fn inside(
     home: &Home,
     supervisor: u32,
-    api_only: bool,
+    extent: Extent,
     command: &[OsString],
 ) -> Result<ExitCode> {
-    let init_pid = sandbox::set_up_namespaces(home, supervisor, api_only)?;
+    let init_pid = sandbox::set_up_namespaces(home, supervisor, extent)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -78,7 +80,7 @@ pub(crate) fn inside(
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let (state, mut boot) = tokio::select! {
-            booted = boot(home, api_only, init_pid, command.is_empty()) => booted?,
+            booted = boot(home, extent, init_pid, command.is_empty()) => booted?,
             _ = terminate.recv() => return Ok(ExitCode::FAILURE),
             _ = interrupt.recv() => return Ok(ExitCode::FAILURE),
         };
@@ -103,9 +105,9 @@ pub(crate) fn inside(
     code
 }
 
-async fn boot(home: &Home, api_only: bool, init_pid: i32, serves: bool) -> Result<(State, Boot)> {
-    let bin = binaries::build(home, api_only)?;
-    let path = std::env::join_paths(bin.iter().cloned().chain(std::env::split_paths(
+async fn boot(home: &Home, extent: Extent, init_pid: i32, serves: bool) -> Result<(State, Boot)> {
+    let built = binaries::build(home, extent)?;
+    let path = std::env::join_paths(built.path.iter().cloned().chain(std::env::split_paths(
         "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     )))?;
     let mut boot = Boot {
@@ -113,36 +115,42 @@ async fn boot(home: &Home, api_only: bool, init_pid: i32, serves: bool) -> Resul
         authority: Authority::new()?,
         processes: Processes::new(home.log(), path),
     };
-    if api_only {
-        sandbox::ip(&["addr", "add", NODE_ADDRESS, "dev", "lo"])?;
-    } else {
+    if extent.has_node() {
         node::bridge()?;
+    } else {
+        sandbox::ip(&["addr", "add", NODE_ADDRESS, "dev", "lo"])?;
     }
     control_plane::start_api_server(&mut boot)?;
-    let registry = if api_only {
-        None
-    } else {
+    let registry = if extent.has_node() {
         node::start_runtime(&mut boot)?;
         control_plane::start_controllers(&mut boot)?;
         let registry = Registry::start(&mut boot.processes, NODE_ADDRESS, &home.run()).await?;
         registry.push_base_images()?;
         Some(registry)
+    } else {
+        None
     };
     let client = control_plane::wait_for_api_server(&mut boot).await?;
-    if api_only {
-        drop(client);
-    } else {
-        node::wait_until_ready(&mut boot, client).await?;
+    if let Some(registry) = &registry {
+        let tekton = built
+            .tekton
+            .map(|directory| tekton::prepare(&boot, registry, &directory))
+            .transpose()?;
+        node::wait_until_ready(&mut boot, client.clone()).await?;
+        if let Some(manifests) = tekton {
+            tekton::install(&boot, &client, &manifests).await?;
+        }
     }
     let state = State {
         init_pid,
         serves,
+        extent,
         kubeconfig: boot.path("admin.conf"),
         server: SERVER.to_owned(),
         ca_certificate: boot.path("ca.crt"),
         ca_key: boot.path("ca.key"),
         temporary: boot.path("tmp"),
-        bin,
+        bin: built.path,
         registry: registry.map(|it| it.address().to_owned()),
     };
     Ok((state, boot))

@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,7 @@ use anyhow::{Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cluster::args::{Args, Command};
+use crate::cluster::args::{Args, Command, Extent};
 use crate::cluster::home::{Home, State};
 use crate::cluster::{binaries, boot, packages, sandbox};
 
@@ -21,10 +20,8 @@ const DOWN_DEADLINE: Duration = Duration::from_secs(20);
 /// Executes a subcommand; `run` and `shell` return the exit code of the command.
 pub fn execute(args: Args) -> Result<ExitCode> {
     let home = Home::locate()?;
-    let cluster = Supervisor {
-        home,
-        api_only: args.api_only,
-    };
+    let extent = args.extent();
+    let cluster = Supervisor { home, extent };
     match args.command {
         Command::Up => cluster.up(),
         Command::Down => cluster.down(),
@@ -42,19 +39,19 @@ pub fn execute(args: Args) -> Result<ExitCode> {
         Command::Inside {
             supervisor,
             command,
-        } => boot::inside(&cluster.home, supervisor, cluster.api_only, &command),
+        } => boot::inside(&cluster.home, supervisor, cluster.extent, &command),
     }
 }
 
 struct Supervisor {
     home: Home,
-    api_only: bool,
+    extent: Extent,
 }
 
 impl Supervisor {
-    fn prepare(&self) -> Result<Vec<PathBuf>> {
-        packages::install(&self.home, self.api_only)?;
-        binaries::build(&self.home, self.api_only)
+    fn prepare(&self) -> Result<()> {
+        packages::install(&self.home, self.extent)?;
+        binaries::build(&self.home, self.extent).map(drop)
     }
 
     fn up(&self) -> Result<ExitCode> {
@@ -64,7 +61,7 @@ impl Supervisor {
             return Ok(ExitCode::SUCCESS);
         }
         self.prepare()?;
-        let mut child = sandbox::start_serving(&self.home, self.api_only)?;
+        let mut child = sandbox::start_serving(&self.home, self.extent)?;
         let log = self.home.log().join("serve.log");
         let started = Instant::now();
         loop {
@@ -95,10 +92,10 @@ impl Supervisor {
     }
 
     fn print_usage(&self, state: &State) {
-        let components = if state.registry.is_some() {
-            "a node and a registry"
-        } else {
-            "an API server only"
+        let components = match state.extent {
+            Extent::ApiServer => "an API server only",
+            Extent::Node => "a node and a registry",
+            Extent::Tekton => "a node, a registry and Tekton",
         };
         eprintln!("with {components}; logs in {}", self.home.log().display());
         eprintln!(
@@ -144,8 +141,8 @@ impl Supervisor {
     fn run(&self, command: Vec<OsString>) -> Result<ExitCode> {
         if let Some(state) = self.serving()? {
             ensure!(
-                self.api_only || state.registry.is_some(),
-                "the running cluster has no node: end it with `wfe-cluster down`"
+                self.extent <= state.extent,
+                "the running cluster lacks what this command needs: end it with `wfe-cluster down`"
             );
             return sandbox::attach(&state, &self.home.state(), &command);
         }
@@ -162,7 +159,7 @@ impl Supervisor {
             );
         };
         sandbox::clean_up(&self.home);
-        sandbox::enter(&self.home, self.api_only, arguments)
+        sandbox::enter(&self.home, self.extent, arguments)
     }
 
     /// State of the cluster that `up` started, if it is running.

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::args::Extent;
+
 /// Environment variable with the path of the state file of the cluster that a process runs in.
 pub(crate) const STATE_VARIABLE: &str = "WFE_CLUSTER";
 
@@ -111,6 +113,8 @@ pub(crate) struct State {
     pub init_pid: i32,
     /// Whether the cluster runs until a signal (`up`), or for one command (`run`).
     pub serves: bool,
+    /// What the cluster consists of.
+    pub extent: Extent,
     /// The administrator's kubeconfig.
     pub kubeconfig: PathBuf,
     /// URL of the API server.

@@ -5,11 +5,12 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::cluster::args::Extent;
 use crate::cluster::home::Home;
 
 /// Deadline of one run of apt-get, as argument of `timeout`.
 const DEADLINE: &str = "15m";
-/// Packages for `--api-only`.
+/// Packages for the API server alone.
 const BASE: &[&str] = &["iproute2"];
 /// Packages for a node: container runtime, pod network, and the binary for test images.
 const NODE: &[&str] = &[
@@ -23,8 +24,8 @@ const NODE: &[&str] = &[
 ];
 
 /// Installs missing packages.
-pub(crate) fn install(home: &Home, api_only: bool) -> Result<()> {
-    let wanted = if api_only { BASE } else { NODE };
+pub(crate) fn install(home: &Home, extent: Extent) -> Result<()> {
+    let wanted = if extent.has_node() { NODE } else { BASE };
     let missing: Vec<_> = wanted
         .iter()
         .copied()

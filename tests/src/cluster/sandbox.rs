@@ -21,6 +21,7 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getegid, geteuid};
 
+use crate::cluster::args::Extent;
 use crate::cluster::home::{Home, State};
 
 /// The parent control group of all containers.
@@ -46,7 +47,7 @@ const SYSCTLS: [&str; 6] = [
 
 /// Creates the namespaces, starts this program with `arguments` as their first process, and waits
 /// until it ends. Forwards SIGTERM; the terminal sends SIGINT to both processes. Called outside.
-pub(crate) fn enter(home: &Home, api_only: bool, arguments: &[OsString]) -> Result<ExitCode> {
+pub(crate) fn enter(home: &Home, extent: Extent, arguments: &[OsString]) -> Result<ExitCode> {
     let mut signals = SigSet::empty();
     for signal in [
         Signal::SIGCHLD,
@@ -58,7 +59,7 @@ pub(crate) fn enter(home: &Home, api_only: bool, arguments: &[OsString]) -> Resu
     }
     signals.thread_block()?;
     make_mount_points(home)?;
-    let mut child = start(api_only, arguments)?;
+    let mut child = start(extent, arguments)?;
     let inside = Pid::from_raw(i32::try_from(child.id())?);
     let code = loop {
         match signals.wait()? {
@@ -80,13 +81,13 @@ pub(crate) fn enter(home: &Home, api_only: bool, arguments: &[OsString]) -> Resu
     Ok(code)
 }
 
-fn start(api_only: bool, arguments: &[OsString]) -> Result<Child> {
+fn start(extent: Extent, arguments: &[OsString]) -> Result<Child> {
     let (user, group) = (geteuid(), getegid());
     let mut namespaces =
         CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWIPC;
     if !user.is_root() {
         ensure!(
-            api_only,
+            !extent.has_node(),
             "a node needs root: run as root, or with --api-only"
         );
         namespaces |= CloneFlags::CLONE_NEWUSER;
@@ -98,10 +99,8 @@ fn start(api_only: bool, arguments: &[OsString]) -> Result<Child> {
         fs::write("/proc/self/gid_map", format!("0 {group} 1"))?;
     }
     let mut program = Command::new(std::env::current_exe()?);
-    if api_only {
-        program.arg("--api-only");
-    }
     program
+        .args(extent.flag())
         .args(["inside", "--supervisor", &std::process::id().to_string()])
         .args(arguments)
         .spawn()
@@ -110,7 +109,7 @@ fn start(api_only: bool, arguments: &[OsString]) -> Result<Child> {
 
 /// Binds the life of this process to its supervisor, and sets up mounts and loopback. Returns this
 /// process id in the outer PID namespace. Called inside.
-pub(crate) fn set_up_namespaces(home: &Home, supervisor: u32, api_only: bool) -> Result<i32> {
+pub(crate) fn set_up_namespaces(home: &Home, supervisor: u32, extent: Extent) -> Result<i32> {
     SigSet::all().thread_unblock()?;
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     // /proc still shows the outer PID namespace. A supervisor that died before prctl is noticed
@@ -143,7 +142,7 @@ pub(crate) fn set_up_namespaces(home: &Home, supervisor: u32, api_only: bool) ->
     mount_new("proc", Path::new("/proc"), no_source)?;
     mount_new("tmpfs", &home.run(), Some("mode=0755"))?;
     fs::create_dir(home.run().join("tmp"))?;
-    if geteuid().is_root() && !api_only {
+    if geteuid().is_root() && extent.has_node() {
         for directory in PRIVATE_DIRECTORIES {
             mount_new("tmpfs", Path::new(directory), Some("mode=0755"))?;
         }
@@ -316,13 +315,11 @@ fn children(directory: &Path) -> Vec<PathBuf> {
 }
 
 /// Starts this program again in the background, to run a cluster.
-pub(crate) fn start_serving(home: &Home, api_only: bool) -> Result<Child> {
+pub(crate) fn start_serving(home: &Home, extent: Extent) -> Result<Child> {
     let log = fs::File::create(home.log().join("serve.log"))?;
     let mut program = Command::new(std::env::current_exe()?);
-    if api_only {
-        program.arg("--api-only");
-    }
     program
+        .args(extent.flag())
         .arg("serve")
         // Keeps Ctrl-C in the terminal from reaching the background process.
         .process_group(0)

@@ -101,9 +101,9 @@ pub(super) fn fail(
     let details = FailureDetails {
         reason: failure.reason,
         message: failure.message.clone(),
-        failed_task_index: None,
-        failed_task_name: None,
-        failed_step_name: None,
+        failed_task_index: failure.task.as_ref().and_then(|it| it.index),
+        failed_task_name: failure.task.as_ref().map(|it| it.name.clone()),
+        failed_step_name: failure.task.as_ref().and_then(|it| it.step.clone()),
         exit_code: failure.exit_code,
         failed_at: time(at),
         execution_time_before_failure: ran.clone(),
@@ -195,6 +195,14 @@ pub(super) fn delete(observed: &Observed, reference: &ExecutionRef) -> Step {
         return Step::Wait(observed.now + RECHECK_DELAY);
     }
     Step::Do(Effect::Delete(reference.clone()))
+}
+
+/// Cancels the execution once in a pass, then waits for the watch to show its end.
+pub(super) fn cancel(observed: &Observed, reference: &ExecutionRef) -> Step {
+    if observed.answers.deleted {
+        return Step::Wait(observed.now + RECHECK_DELAY);
+    }
+    Step::Do(Effect::Cancel(reference.clone()))
 }
 
 /// History of the target from other WorkflowExecutions and the lock's records, plus the `own` entry

@@ -9,7 +9,7 @@ use wfe_model::audit::EventType;
 use wfe_model::workflow_execution::{Phase, TriState};
 
 use super::ending::{
-    RECHECK_DELAY, delete, fail, notify_or, started, store, target_history, undelivered,
+    RECHECK_DELAY, cancel, delete, fail, notify_or, started, store, target_history, undelivered,
 };
 use crate::audit;
 use crate::condition::{ConditionType, Reason};
@@ -26,7 +26,7 @@ use crate::step::{Effect, Notice, Question, Step};
 const POD_END_GRACE: Duration = Duration::from_mins(2);
 
 pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
-    if let Some(step) = delete_active_execution(observed) {
+    if let Some(step) = cancel_active_execution(observed) {
         return step;
     }
     if observed.answers.lock_lost {
@@ -46,7 +46,7 @@ pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
     if let Some(step) = record_delivery(observed) {
         return step;
     }
-    if let Some(execution) = observed.execution.as_ref().filter(|it| !it.deleting) {
+    if let Some(execution) = observed.execution.as_ref().filter(|it| !it.ending) {
         let until = kept_until(observed);
         return if deleted || until <= observed.now {
             delete(observed, &execution.reference)
@@ -61,16 +61,16 @@ pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
     }
 }
 
-/// Deletes an execution that is still active, as after a cancellation. The cache may show an ended
+/// Cancels an execution that is still active, as after a cancellation. The cache may show an ended
 /// execution as active, so an uncached read decides.
-fn delete_active_execution(observed: &Observed) -> Option<Step> {
-    let active = |it: &Execution| it.is_active() && !it.deleting;
+fn cancel_active_execution(observed: &Observed) -> Option<Step> {
+    let active = |it: &Execution| it.is_active() && !it.ending;
     let shown = observed.execution.as_ref().is_some_and(active);
     match &observed.answers.execution {
         None => shown.then_some(Step::Ask(Question::Execution)),
         Some(read) => {
             let execution = read.as_ref().filter(|it| shown && active(it))?;
-            Some(delete(observed, &execution.reference))
+            Some(cancel(observed, &execution.reference))
         }
     }
 }
@@ -130,9 +130,13 @@ fn free_lock(observed: &Observed) -> Step {
     if observed.execution.as_ref().is_some_and(ended) {
         return free_lock_now(observed);
     }
+    // A cancelled pipeline runs its last tasks; the watch shows its end.
+    if observed.execution.as_ref().is_some_and(|it| it.ending) && !observed.answers.deleted {
+        return wait_for_pods(observed);
+    }
     match (observed.wfe.execution_ref(), observed.answers.remains) {
         (_, None) => Step::Ask(Question::Remains),
-        (Some(reference), Some(Remains::Alive)) => delete(observed, reference),
+        (Some(reference), Some(Remains::Alive)) => cancel(observed, reference),
         // The watch will show the execution, which is deleted then.
         (None, Some(Remains::Alive)) => Step::Wait(observed.now + RECHECK_DELAY),
         (_, Some(Remains::Nothing | Remains::Ended)) => free_lock_now(observed),
@@ -166,10 +170,8 @@ fn correct_late_start(observed: &Observed) -> Option<Step> {
         return None;
     }
     let failure = Failure {
-        reason: details.reason,
-        message: details.message.clone(),
         exit_code: details.exit_code,
-        was_execution_failure: true,
+        ..Failure::new(details.reason, details.message.clone(), true)
     };
     let change = started(Change::of(&observed.wfe, observed.now), since);
     Some(Step::Do(store(fail(
@@ -221,7 +223,8 @@ fn finalize(observed: &Observed) -> Step {
     match (observed.wfe.execution_ref(), observed.answers.remains) {
         (None, _) | (_, Some(Remains::Nothing)) => Step::Do(Effect::RemoveFinalizer),
         (Some(_), None) => Step::Ask(Question::Remains),
-        (Some(reference), Some(Remains::Ended | Remains::Alive)) => delete(observed, reference),
+        (Some(reference), Some(Remains::Alive)) => cancel(observed, reference),
+        (Some(reference), Some(Remains::Ended)) => delete(observed, reference),
     }
 }
 

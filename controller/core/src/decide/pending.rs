@@ -13,11 +13,12 @@ use wfe_model::workflow_execution::{FailureReason, Phase, TriState};
 use super::ending::{fail, resolved, store, store_or, timeout};
 use super::obstacle;
 use crate::condition::{ConditionType, Reason};
-use crate::execution::{Created, Execution, Plan, Refusal};
+use crate::execution::{Created, Execution, Refusal};
 use crate::failure::Failure;
 use crate::lock::Lock;
 use crate::names::TargetHash;
 use crate::observed::{Answer, Observed};
+use crate::plan::Plan;
 use crate::status::{Change, after, holds, stored, time};
 use crate::step::{Effect, Question, Step};
 
@@ -316,6 +317,7 @@ fn running_status(observed: &Observed, execution: &Execution) -> Change {
             status.phase = Some(Phase::Running);
             status.start_time = Some(time(execution.created.unwrap_or(observed.now)));
             status.execution_ref = Some(reference.clone());
+            status.image.clone_from(&execution.image);
         });
     if stored(&observed.wfe, ConditionType::Blocked).is_some() {
         change.condition(
@@ -374,34 +376,29 @@ fn fail_before_create(
     conditions: impl FnOnce(Change, &str) -> Change,
 ) -> Step {
     let change = conditions(Change::of(&observed.wfe, observed.now), &message);
-    let failure = Failure {
-        reason,
-        message,
-        exit_code: None,
-        was_execution_failure: false,
-    };
+    let failure = Failure::new(reason, message, false);
     Step::Do(store(fail(observed, change, &failure, observed.now)))
 }
 
 /// Ends as Failed: the API server refused to create the execution.
 fn fail_create(observed: &Observed, refusal: Refusal, message: &str) -> Step {
-    let reason = match refusal {
-        Refusal::Quota => Reason::QuotaExceeded,
-        Refusal::Rights => Reason::RBACDenied,
-        Refusal::Admission | Refusal::Invalid => Reason::ExecutionCreationFailed,
+    let created = ConditionType::ExecutionCreated;
+    let (kind, reason) = match refusal {
+        Refusal::Quota => (created, Reason::QuotaExceeded),
+        Refusal::Rights => (created, Reason::RBACDenied),
+        Refusal::Workspaces => (
+            ConditionType::DependenciesReady,
+            Reason::WorkspaceNotDeclared,
+        ),
+        Refusal::Admission | Refusal::Invalid | Refusal::Bundle | Refusal::Parameters => {
+            (created, Reason::ExecutionCreationFailed)
+        }
     };
     fail_before_create(
         observed,
         refusal.reason(),
         message.to_owned(),
-        |change, message| {
-            resolved(change).condition(
-                ConditionType::ExecutionCreated,
-                TriState::False,
-                reason,
-                message,
-            )
-        },
+        |change, message| resolved(change).condition(kind, TriState::False, reason, message),
     )
 }
 

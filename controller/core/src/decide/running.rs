@@ -13,7 +13,7 @@ use super::ending::{
     started, store, store_or, timeout, with_observed_start,
 };
 use crate::condition::{ConditionType, Reason};
-use crate::execution::{Cause, Created, Execution, Facts, Progress, Remains, Waiting};
+use crate::execution::{Cause, Created, Execution, Facts, Progress, Remains, Tasks, Waiting};
 use crate::failure::{self, Failure};
 use crate::lock::Lock;
 use crate::observed::Observed;
@@ -27,6 +27,9 @@ const OVERDUE: Duration = Duration::from_mins(2);
 /// How long an execution may be without a started container, and without a reason in its pod, until
 /// its Events are read.
 const DIAGNOSIS_DELAY: Duration = Duration::from_secs(10);
+
+/// `executionStatus.reason` while the workflow runs.
+const RUNNING: &str = "Running";
 
 pub(super) fn decide(observed: &Observed) -> Step {
     let stored = observed.wfe.execution_ref();
@@ -73,9 +76,10 @@ fn lacks_container_end(execution: &Execution) -> bool {
 fn follow(observed: &Observed, execution: &Execution) -> Step {
     match &execution.progress {
         Progress::Active { waiting } => active(observed, execution, waiting.as_ref()),
-        Progress::Succeeded { at } => {
+        Progress::Succeeded { at, summary: text } => {
             let at = at.unwrap_or(observed.now);
             let message = "the workflow has succeeded";
+            let text = text.as_deref().unwrap_or(message);
             let change = with_start(
                 observed,
                 execution,
@@ -93,7 +97,8 @@ fn follow(observed: &Observed, execution: &Execution) -> Step {
                 status.phase = Some(Phase::Succeeded);
                 status.completion_time = Some(time(at));
                 status.duration = status.start_time.as_ref().map(|start| elapsed(start.0, at));
-                status.execution_status = Some(summary(TriState::True, "Complete", message));
+                status.execution_status =
+                    Some(summary(TriState::True, "Complete", text, execution.tasks));
             });
             Step::Do(store(pending_audit(observed, change)))
         }
@@ -121,7 +126,12 @@ fn failed(observed: &Observed, execution: &Execution, facts: &Facts, at: jiff::T
         failure.was_execution_failure,
     )
     .with(|status| {
-        status.execution_status = Some(summary(TriState::False, reason, &failure.message));
+        status.execution_status = Some(summary(
+            TriState::False,
+            reason,
+            &failure.message,
+            execution.tasks,
+        ));
     });
     Step::Do(store(fail(observed, change, &failure, at)))
 }
@@ -169,15 +179,16 @@ fn active(observed: &Observed, execution: &Execution, waiting: Option<&Waiting>)
         return store_disruption(observed, execution, disruption);
     }
     if start_is_stored(observed) {
-        return wait;
+        return store_progress(observed, execution, wait);
     }
     let change = Change::of(&observed.wfe, observed.now);
     let change = if began(observed, Some(execution)).is_some() {
         with_start(observed, execution, change, true).with(|status| {
             status.execution_status = Some(summary(
                 TriState::Unknown,
-                "Running",
+                RUNNING,
                 "the workflow is running",
+                execution.tasks,
             ));
         })
     } else if start_timeout_at(observed) <= observed.now {
@@ -185,7 +196,7 @@ fn active(observed: &Observed, execution: &Execution, waiting: Option<&Waiting>)
         return match observed.answers.execution {
             None => Step::Ask(Question::Execution),
             Some(_) if lacks_diagnosis(observed, waiting) => diagnose(execution),
-            Some(_) => time_out_start(observed, waiting.or(diagnosed(observed))),
+            Some(_) => time_out_start(observed, execution, waiting.or(diagnosed(observed))),
         };
     } else if lacks_diagnosis(observed, waiting)
         && stored_waiting(observed).is_none()
@@ -197,7 +208,7 @@ fn active(observed: &Observed, execution: &Execution, waiting: Option<&Waiting>)
         if stored_waiting(observed).is_some_and(|before| before.cause == waiting.cause) {
             return wait;
         }
-        with_waiting(change, Reason::Waiting, waiting)
+        with_waiting(change, Reason::Waiting, waiting, execution.tasks)
     } else {
         return wait;
     };
@@ -242,7 +253,7 @@ fn store_disruption(observed: &Observed, execution: &Execution, disruption: &Wai
     let began = began(observed, Some(execution)).is_some();
     let change = Change::of(&observed.wfe, observed.now).with(|status| {
         let (cause, message) = (disruption.cause.as_str(), &disruption.message);
-        status.execution_status = Some(summary(TriState::Unknown, cause, message));
+        status.execution_status = Some(summary(TriState::Unknown, cause, message, execution.tasks));
     });
     Step::Do(store(with_start(observed, execution, change, began)))
 }
@@ -272,7 +283,7 @@ fn start_timed_out(observed: &Observed) -> bool {
 
 /// Stores that no container started in time, and why. The execution is deleted after this is
 /// stored.
-fn time_out_start(observed: &Observed, waiting: Option<&Waiting>) -> Step {
+fn time_out_start(observed: &Observed, execution: &Execution, waiting: Option<&Waiting>) -> Step {
     let allowed = duration::format(observed.settings.start_timeout);
     let (cause, why) = match waiting.cloned().or_else(|| stored_waiting(observed)) {
         Some(waiting) => (waiting.cause, format!(": {}", waiting.message)),
@@ -281,11 +292,12 @@ fn time_out_start(observed: &Observed, waiting: Option<&Waiting>) -> Step {
     let message = format!("no container started within {allowed}{why}");
     let change = Change::of(&observed.wfe, observed.now);
     let waiting = Waiting { cause, message };
-    Step::Do(store(with_waiting(change, Reason::NotStarted, &waiting)))
+    let change = with_waiting(change, Reason::NotStarted, &waiting, execution.tasks);
+    Step::Do(store(change))
 }
 
 /// Sets `ExecutionRunning=False` with the reason why no container runs.
-fn with_waiting(change: Change, reason: Reason, waiting: &Waiting) -> Change {
+fn with_waiting(change: Change, reason: Reason, waiting: &Waiting, tasks: Tasks) -> Change {
     let (cause, message) = (waiting.cause.as_str(), &waiting.message);
     change
         .condition(
@@ -295,7 +307,7 @@ fn with_waiting(change: Change, reason: Reason, waiting: &Waiting) -> Change {
             message,
         )
         .with(|status| {
-            status.execution_status = Some(summary(TriState::Unknown, cause, message));
+            status.execution_status = Some(summary(TriState::Unknown, cause, message, tasks));
         })
 }
 
@@ -333,23 +345,52 @@ fn fail_deleted(observed: &Observed) -> Step {
         || "the execution".to_owned(),
         |it| format!("{} {}/{}", it.kind, it.namespace, it.name),
     );
-    let failure = Failure {
-        reason: FailureReason::ExecutionDeleted,
-        message: format!("{execution} was deleted before it ended"),
-        exit_code: None,
-        // Whether a container ran is unknown once the pod is gone.
-        was_execution_failure: true,
-    };
+    let failure = Failure::new(
+        FailureReason::ExecutionDeleted,
+        format!("{execution} was deleted before it ended"),
+        true,
+    );
     let change = with_observed_start(observed, None);
     Step::Do(store(fail(observed, change, &failure, observed.now)))
 }
 
-fn summary(status: TriState, reason: &str, message: &str) -> ExecutionStatusSummary {
+/// Stores how many tasks have ended, when it changes.
+fn store_progress(observed: &Observed, execution: &Execution, wait: Step) -> Step {
+    let status = observed.wfe.status.as_ref();
+    let stored = status.and_then(|status| status.execution_status.as_ref());
+    // A cache that lags behind the one of an earlier process must not take tasks back.
+    let known = tasks_of(stored);
+    if execution.tasks.total <= 1 || execution.tasks == known {
+        return wait;
+    }
+    if execution.tasks.completed < known.completed {
+        return wait;
+    }
+    let change = Change::of(&observed.wfe, observed.now).with(|status| {
+        if let Some(summary) = &mut status.execution_status {
+            summary.completed_tasks = Some(execution.tasks.completed);
+            summary.total_tasks = Some(execution.tasks.total);
+        }
+    });
+    store_or(observed, change, wait)
+}
+
+fn tasks_of(summary: Option<&ExecutionStatusSummary>) -> Tasks {
+    let count = |number: fn(&ExecutionStatusSummary) -> Option<i32>| {
+        summary.and_then(number).unwrap_or_default()
+    };
+    Tasks {
+        completed: count(|it| it.completed_tasks),
+        total: count(|it| it.total_tasks),
+    }
+}
+
+fn summary(status: TriState, reason: &str, message: &str, tasks: Tasks) -> ExecutionStatusSummary {
     ExecutionStatusSummary {
         status,
         reason: Some(reason.to_owned()),
         message: Some(message.to_owned()),
-        completed_tasks: None,
-        total_tasks: None,
+        completed_tasks: Some(tasks.completed),
+        total_tasks: Some(tasks.total),
     }
 }

@@ -20,7 +20,7 @@ use super::decide;
 use crate::audit;
 use crate::condition::ConditionType;
 use crate::execution::{
-    Cause, Created, Execution, Facts, Progress, Refusal, Remains, Source, Waiting,
+    Cause, Created, Execution, Facts, Progress, Refusal, Remains, Source, Tasks, Waiting,
 };
 use crate::history::Limits;
 use crate::lock::{Lock, TargetLock};
@@ -132,11 +132,17 @@ pub(super) fn execution(progress: Progress) -> Execution {
         },
         source_uid: Some("u".to_owned()),
         created: Some(now()),
-        deleting: false,
+        ending: false,
         held: false,
         began: None,
+        image: Some("r.io/w@sha256:0".to_owned()),
+        tasks: Tasks::default(),
         progress,
     }
+}
+
+fn succeeded(at: Option<Timestamp>) -> Progress {
+    Progress::Succeeded { at, summary: None }
 }
 
 fn active() -> Execution {
@@ -353,7 +359,7 @@ fn running_until_success_stores_start_and_end_once() {
     );
     began.execution = Some(Execution {
         began: Some(now()),
-        ..execution(Progress::Succeeded { at: Some(now()) })
+        ..execution(succeeded(Some(now())))
     });
     let ended = stores(&began);
     assert_eq!(ended.phase(), Some(Phase::Succeeded));
@@ -455,9 +461,9 @@ fn running_not_in_cache_is_read_uncached_before_failing() {
 #[case(|it: &mut Observed| it.lock = Lock::Ours, "ask Remains")]
 #[case(|it: &mut Observed| { it.lock = Lock::Ours; it.answers.remains = Some(Remains::Nothing); }, "free lock")]
 #[case(|it: &mut Observed| it.execution = Some(active()), "ask Execution")]
-#[case(|it: &mut Observed| { it.execution = Some(active()); it.answers.execution = Some(Some(active())); }, "delete execution")]
-#[case(|it: &mut Observed| it.execution = Some(execution(Progress::Succeeded { at: None })), "wait until 2026-01-01T12:09:00Z")]
-#[case(|it: &mut Observed| { it.execution = Some(execution(Progress::Succeeded { at: None })); it.now = now() + Duration::from_mins(9); }, "delete execution")]
+#[case(|it: &mut Observed| { it.execution = Some(active()); it.answers.execution = Some(Some(active())); }, "cancel execution")]
+#[case(|it: &mut Observed| it.execution = Some(execution(succeeded(None))), "wait until 2026-01-01T12:09:00Z")]
+#[case(|it: &mut Observed| { it.execution = Some(execution(succeeded(None))); it.now = now() + Duration::from_mins(9); }, "delete execution")]
 #[case(|_: &mut Observed| (), "done")]
 fn finished_frees_lock_then_deletes_execution_after_retention(
     #[case] change: impl FnOnce(&mut Observed),
@@ -682,7 +688,7 @@ fn audit_outage_delays_only_finalizer_removal() {
     let without_events = running();
     assert_eq!(name(&decide(&observed)), name(&decide(&without_events)));
     observed.audit.outage = Some("down".to_owned());
-    observed.execution = Some(execution(Progress::Succeeded { at: Some(now()) }));
+    observed.execution = Some(execution(succeeded(Some(now()))));
     let mut ended = observed.clone();
     ended.wfe = Arc::new(stores(&observed));
     assert_eq!(ended.wfe.phase(), Some(Phase::Succeeded));
@@ -811,7 +817,7 @@ fn deleted_while_running_is_cancelled_cleaned_up_and_finalized() {
     assert_eq!(
         steps,
         [
-            "delete execution",
+            "cancel execution",
             "wait until 2026-01-01T12:01:00Z",
             "free lock",
             "remove finalizer",
@@ -853,7 +859,7 @@ fn deleted_after_uncached_success_stores_succeeded() {
     Arc::make_mut(&mut observed.wfe).metadata.deletion_timestamp = Some(time(now()));
     // The cached execution may be stale.
     assert_eq!(name(&decide(&observed)), "ask Execution");
-    observed.answers.execution = Some(Some(execution(Progress::Succeeded { at: Some(now()) })));
+    observed.answers.execution = Some(Some(execution(succeeded(Some(now())))));
     assert_eq!(stores(&observed).phase(), Some(Phase::Succeeded));
 }
 
@@ -881,7 +887,7 @@ fn finished_not_in_cache_reads_remains_before_freeing_lock() {
         assert_eq!(ended(lock.clone(), deleted, None, false), "ask Remains");
         assert_eq!(
             ended(lock.clone(), deleted, Some(Remains::Alive), false),
-            "delete execution"
+            "cancel execution"
         );
         assert_eq!(
             ended(lock.clone(), deleted, Some(Remains::Alive), true),

@@ -168,7 +168,7 @@ fn execution_of(job: Job) -> Option<Execution> {
         Job::None => return None,
         Job::Held | Job::Starting => (None, Progress::Active { waiting: None }),
         Job::Running => (at, Progress::Active { waiting: None }),
-        Job::Succeeded => (at, Progress::Succeeded { at }),
+        Job::Succeeded => (at, Progress::Succeeded { at, summary: None }),
         Job::Failed => {
             let container = Some(ContainerEnd {
                 exit_code: 1,
@@ -412,7 +412,7 @@ impl World {
             }
             Effect::Create(_) => self.create(answers),
             Effect::Start(reference) => self.start(&reference, answers),
-            Effect::Delete(_) => {
+            Effect::Cancel(_) | Effect::Delete(_) => {
                 assert!(
                     self.wfe.phase().is_some_and(Phase::is_final),
                     "execution deleted before a final phase is stored"

@@ -4,40 +4,27 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMapVolumeSource, Container, EmptyDirVolumeSource, EnvVar,
-    PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile,
-    SecretVolumeSource, SecurityContext, Volume, VolumeMount,
+    Capabilities, ConfigMapVolumeSource, Container, EmptyDirVolumeSource, EnvVar, PodSpec,
+    PodTemplateSpec, ResourceRequirements, SecretVolumeSource, SecurityContext, Volume,
+    VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube::Resource;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use wfe_model::workflow::{Dependencies, Resources};
-use wfe_model::workflow_execution::WorkflowExecution;
 
-use crate::execution::Plan;
 use crate::names;
+use crate::plan::Plan;
 
 /// Name of the workflow's container.
 pub const CONTAINER: &str = "workflow";
-/// User id of a workflow whose catalog entry has none: the distroless images' `nonroot`.
-const DEFAULT_USER: i64 = 65_532;
 /// Name, request and limit of each resource of a workflow whose catalog entry has none.
 const DEFAULT_RESOURCES: [(&str, &str, &str); 2] =
     [("cpu", "50m", "1"), ("memory", "64Mi", "512Mi")];
 
 /// Builds the Job of a plan, suspended.
 pub fn build(plan: &Plan) -> Job {
-    let user = plan.valid.workflow.run_as_user.unwrap_or(DEFAULT_USER);
-    let labels = labels(plan);
     Job {
-        metadata: ObjectMeta {
-            name: Some(plan.name.clone()),
-            namespace: Some(plan.namespace.clone()),
-            labels: Some(labels.clone()),
-            annotations: Some(annotations(plan)),
-            owner_references: owner(plan).map(|owner| vec![owner]),
-            ..ObjectMeta::default()
-        },
+        metadata: plan.metadata(),
         spec: Some(JobSpec {
             active_deadline_seconds: i64::try_from(plan.timeout.as_secs()).ok(),
             backoff_limit: Some(0),
@@ -49,11 +36,11 @@ pub fn build(plan: &Plan) -> Job {
             pod_replacement_policy: Some("Failed".to_owned()),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
-                    labels: Some(labels),
-                    annotations: Some(BTreeMap::from([source_annotation(plan)])),
+                    labels: Some(plan.labels()),
+                    annotations: Some(BTreeMap::from([plan.source_annotation()])),
                     ..ObjectMeta::default()
                 }),
-                spec: Some(pod(plan, user)),
+                spec: Some(pod(plan)),
             },
             ..JobSpec::default()
         }),
@@ -61,20 +48,12 @@ pub fn build(plan: &Plan) -> Job {
     }
 }
 
-fn pod(plan: &Plan, user: i64) -> PodSpec {
+fn pod(plan: &Plan) -> PodSpec {
     let (volumes, mounts) = volumes(&plan.valid.workflow.dependencies);
     PodSpec {
         restart_policy: Some("Never".to_owned()),
         service_account_name: Some(plan.service_account.clone()),
-        security_context: Some(PodSecurityContext {
-            run_as_non_root: Some(true),
-            run_as_user: Some(user),
-            seccomp_profile: Some(SeccompProfile {
-                type_: "RuntimeDefault".to_owned(),
-                localhost_profile: None,
-            }),
-            ..PodSecurityContext::default()
-        }),
+        security_context: Some(plan.pod_security_context()),
         containers: vec![Container {
             name: CONTAINER.to_owned(),
             image: Some(plan.valid.image.to_string()),
@@ -97,68 +76,9 @@ fn pod(plan: &Plan, user: i64) -> PodSpec {
     }
 }
 
-fn labels(plan: &Plan) -> BTreeMap<String, String> {
-    let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-    BTreeMap::from([
-        label(names::MANAGED_BY, names::MANAGER),
-        label(
-            names::WORKFLOW_EXECUTION,
-            &names::label_value(&plan.source.name),
-        ),
-        label(names::WORKFLOW_EXECUTION_UID, &plan.source.uid),
-        label(names::EXECUTION_ENGINE, plan.valid.workflow.engine.as_str()),
-        label(names::TARGET_HASH, plan.target_hash.as_str()),
-        label(names::SOURCE_NAMESPACE, &plan.source.namespace),
-    ])
-}
-
-fn annotations(plan: &Plan) -> BTreeMap<String, String> {
-    BTreeMap::from([
-        source_annotation(plan),
-        (
-            names::TARGET_RESOURCE.to_owned(),
-            plan.valid.spec.target.to_string(),
-        ),
-        (
-            names::WORKFLOW_ID.to_owned(),
-            plan.valid.spec.workflow_id.clone(),
-        ),
-    ])
-}
-
-/// The full name of the WorkflowExecution: the label has a cut one.
-fn source_annotation(plan: &Plan) -> (String, String) {
-    let source = format!("{}/{}", plan.source.namespace, plan.source.name);
-    (names::WORKFLOW_EXECUTION.to_owned(), source)
-}
-
-/// Only within one namespace: the garbage collector deletes an object whose owner is in another
-/// one.
-fn owner(plan: &Plan) -> Option<OwnerReference> {
-    (plan.source.namespace == plan.namespace).then(|| OwnerReference {
-        api_version: WorkflowExecution::api_version(&()).into_owned(),
-        kind: WorkflowExecution::kind(&()).into_owned(),
-        name: plan.source.name.clone(),
-        uid: plan.source.uid.clone(),
-        controller: Some(true),
-        block_owner_deletion: Some(true),
-    })
-}
-
 fn environment(plan: &Plan) -> Vec<EnvVar> {
-    let source = format!("{}/{}", plan.source.namespace, plan.source.name);
-    let request = plan.valid.spec.remediation_request.as_ref();
-    let ours = [
-        Some(("TARGET_RESOURCE", plan.valid.spec.target.to_string())),
-        Some(("KUBERNAUT_WORKFLOW_EXECUTION", source)),
-        request.map(|request| ("KUBERNAUT_REMEDIATION_REQUEST", request.name.clone())),
-    ];
-    let ours = ours
-        .into_iter()
-        .flatten()
-        .map(|(name, value)| (name.to_owned(), value));
-    let theirs = plan.valid.parameters.clone();
-    ours.chain(theirs)
+    let values = plan.values().into_iter();
+    values
         .map(|(name, value)| EnvVar {
             name,
             // The kubelet expands $(NAME); $$ is an escaped $.

@@ -1,56 +1,19 @@
 use std::sync::Arc;
-use std::time::Duration;
 
 use k8s_openapi::List;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use rstest::rstest;
 use serde_json::{Value, json};
-use wfe_model::rules;
-use wfe_model::workflow::Workflow;
+use wfe_model::engine::Engine;
 use wfe_model::workflow_execution::FailureReason;
 
 use super::build::build;
 use super::prune;
-use super::read::{read, startup_diagnosis};
-use crate::execution::{Cause, Execution, Plan, Progress, Source};
+use super::read::read;
+use crate::execution::{Cause, Execution, Progress};
 use crate::failure::classify;
-
-const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
-
-fn plan(namespace: &str) -> Plan {
-    let yaml = format!(
-        "metadata: {{workflowId: restart, version: 1.0.0}}
-execution: {{engine: job, bundle: 'r.io/w/restart:v1@sha256:{HEX}', runAsUser: 1000, resources: {{requests: {{cpu: 50m}}, limits: {{memory: 128Mi}}}}}}
-dependencies: {{secrets: [{{name: registry}}], configMaps: [{{name: limits.v1}}]}}
-parameters:
-- {{name: TEXT, type: string}}
-- {{name: ADDED, type: integer, default: 3}}
-"
-    );
-    let read = Workflow::read("restart.yaml", &yaml).expect("a valid workflow");
-    let workflow = Arc::new(read.workflow);
-    let spec = rules::read(json!({
-        "executionEngine": "job",
-        "workflowRef": { "workflowId": "restart", "version": "1.0.0", "containerImage": format!("r.io/w/restart@sha256:{HEX}") },
-        "targetResource": "prod/Deployment/web",
-        "parameters": { "TEXT": "$(TARGET_RESOURCE) $HOME" },
-        "remediationRequestRef": { "name": "rr-1" },
-    }))
-    .expect("a spec");
-    Plan {
-        name: "we-1-0a1b2c3d".to_owned(),
-        namespace: "kubernaut-workflows".to_owned(),
-        source: Source {
-            namespace: namespace.to_owned(),
-            name: "we-1".to_owned(),
-            uid: "uid-1".to_owned(),
-        },
-        target_hash: "abc".into(),
-        valid: Arc::new(rules::validate(&spec, rules::check(&spec), &workflow).expect("valid")),
-        timeout: Duration::from_mins(30),
-        service_account: "runner".to_owned(),
-    }
-}
+use crate::plan::fixture::{HEX, plan};
+use crate::pod::{self, startup_diagnosis};
 
 /// BR-WE-014
 #[test]
@@ -75,6 +38,7 @@ fn build_full_plan_returns_expected_job() {
                 "kubernaut.ai/workflow-execution": "prod/we-1",
                 "kubernaut.ai/target-resource": "prod/Deployment/web",
                 "kubernaut.ai/workflow-id": "restart",
+                "kubernaut.ai/image": format!("r.io/w/restart@sha256:{HEX}"),
             },
         },
         "spec": {
@@ -122,7 +86,7 @@ fn build_full_plan_returns_expected_job() {
         },
     });
     assert_eq!(
-        serde_json::to_value(build(&plan("prod"))).expect("JSON"),
+        serde_json::to_value(build(&plan(Engine::Job, "prod"))).expect("JSON"),
         expected
     );
 }
@@ -134,7 +98,8 @@ fn volume_of(config_map: &str) -> String {
 /// BR-WE-014
 #[test]
 fn build_in_same_namespace_sets_owner_reference() {
-    let owned: Value = serde_json::to_value(build(&plan("kubernaut-workflows"))).expect("JSON");
+    let owned: Value =
+        serde_json::to_value(build(&plan(Engine::Job, "kubernaut-workflows"))).expect("JSON");
     assert_eq!(
         owned["metadata"]["ownerReferences"],
         json!([{
@@ -156,7 +121,7 @@ fn fixture<K: serde::de::DeserializeOwned>(name: &str) -> K {
 fn read_fixture(name: &str, pod: Option<&str>) -> Execution {
     let kept = |pod: &&str| {
         let mut pod: Pod = fixture(&format!("pod-{pod}"));
-        prune::pod(&mut pod);
+        pod::prune(&mut pod);
         Arc::new(pod)
     };
     let pods: Vec<_> = pod.iter().map(kept).collect();
@@ -178,7 +143,7 @@ fn disrupted(reason: &str, started: bool) -> Execution {
         json!({ "type": "DisruptionTarget", "status": "True", "reason": reason, "message": "why" });
     let condition = serde_json::from_value(condition).expect("a condition");
     status.conditions.get_or_insert_default().push(condition);
-    prune::pod(&mut pod);
+    pod::prune(&mut pod);
     read(&fixture("job-fail3"), &[Arc::new(pod)])
 }
 
@@ -244,7 +209,7 @@ fn startup_diagnosis_returns_cause_from_events() {
 #[test]
 fn read_complete_job_is_succeeded_at_its_completion_time() {
     let execution = read_fixture("ok", Some("ok"));
-    let Progress::Succeeded { at: Some(at) } = execution.progress else {
+    let Progress::Succeeded { at: Some(at), .. } = execution.progress else {
         panic!("{execution:?}")
     };
     assert_eq!(at.to_string(), "2026-11-23T11:19:56Z");

@@ -7,6 +7,7 @@ use kube::core::Rule;
 use thiserror::Error;
 
 use super::kind::ParameterType;
+use crate::engine::Engine;
 use crate::pattern::pattern;
 
 pattern!(
@@ -55,6 +56,12 @@ pub(crate) fn cel_total() -> Rule {
 
 pub(crate) fn cel_no_nul() -> Rule {
     Rule::new(r"self.all(name, !self[name].contains('\u0000'))").message(NO_NUL)
+}
+
+pub(crate) fn no_substitution(engine: Engine) -> String {
+    format!(
+        "must not contain \"$(\", because engine {engine} would substitute it: write the text another way"
+    )
 }
 
 /// A valid name of a parameter.
@@ -112,11 +119,11 @@ pub enum ParameterViolation {
         /// Name of the parameter.
         name: String,
     },
-    /// The value contains a Tekton variable substitution.
-    #[error(
-        "invalid value {value:?}: must not contain \"$(\", because Tekton would substitute it: write the text another way"
-    )]
+    /// The value contains a variable that the engine would substitute.
+    #[error("invalid value {value:?}: {}", no_substitution(*engine))]
     Substitution {
+        /// The requested engine.
+        engine: Engine,
         /// Name of the parameter.
         name: String,
         /// The rejected value.

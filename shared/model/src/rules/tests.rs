@@ -85,7 +85,7 @@ fn bundle_without_digest_gets_digest_of_catalog() {
     assert_eq!(
         wrong,
         [Violation::ImageMismatch {
-            field: "workflowRef.bundleRef",
+            field: ReferenceField::BundleRef,
             found: format!("oci://r.io/w/restart@sha256:{OTHER}"),
             catalog: format!("oci://r.io/w/restart:v1@sha256:{HEX}"),
         }]
@@ -246,8 +246,8 @@ fn reference_without_digest_is_completed_from_catalog(
         if engine == "job" {
             spec.workflow_ref.container_image = Some(text.clone());
         }
-        assert!(lacks_digest(&spec));
-        let filled = fill(&mut spec, &workflow(engine)).expect("the same repository");
+        let lacking = lacking_digest(&spec).expect("no digest");
+        let filled = fill(&mut spec, lacking, &workflow(engine)).expect("the same repository");
         let field = if engine == "job" {
             &spec.workflow_ref.container_image
         } else {
@@ -262,7 +262,7 @@ fn reference_without_digest_is_completed_from_catalog(
                     "{filled}"
                 );
                 assert_eq!(field.as_ref(), Some(&filled));
-                assert!(!lacks_digest(&spec));
+                assert_eq!(lacking_digest(&spec), None);
                 assert!(validated(&spec, &workflow(engine)).is_ok());
             }
         }
@@ -274,7 +274,7 @@ fn reference_without_digest_is_completed_from_catalog(
 fn reference_of_another_repository_is_rejected_without_digest() {
     let mut spec = job();
     spec.workflow_ref.container_image = Some("r.io/w/other:v1".to_owned());
-    let message = fill(&mut spec, &workflow("job"))
+    let message = fill(&mut spec, ReferenceField::ContainerImage, &workflow("job"))
         .expect_err("another repository")
         .sentence();
     assert!(

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Dependencies, Engine, Problem, QUANTITY, Resources, Workflow, WorkflowStatus};
+use super::{Dependencies, Problem, QUANTITY, Resources, Workflow, WorkflowStatus};
+use crate::engine::Engine;
 use crate::image::ImageReference;
 use crate::parameters::declaration::ParameterDeclaration;
 use crate::parameters::declared::Parameters;

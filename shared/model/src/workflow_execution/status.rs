@@ -55,6 +55,9 @@ pub struct WorkflowExecutionStatus {
     /// Job or PipelineRun that runs the workflow.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub execution_ref: Option<ExecutionRef>,
+    /// Image or bundle that is run, with its digest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// Status of the Job or PipelineRun.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub execution_status: Option<ExecutionStatusSummary>,

@@ -1,9 +1,9 @@
-//! `make bench-webhook`: measures latency, throughput and memory of the webhook from another
-//! process.
+//! Measures the webhook and the controller from another process.
 //!
 //! Runs in a cluster, with release binaries. Prints results, and asserts no limits.
 
 mod body;
+mod controller;
 mod load;
 mod process;
 mod report;
@@ -11,10 +11,26 @@ mod webhook;
 
 use std::process::ExitCode;
 
-/// Single-threaded, which leaves the second core to the webhook.
+use clap::Parser;
+
+/// Measures one program in the cluster that this process runs in, and prints the results.
+#[derive(Debug, Parser)]
+#[command(name = "wfe-bench", version)]
+enum Args {
+    /// Latency, throughput and memory of admission reviews.
+    Webhook,
+    /// CPU time and memory per execution.
+    Controller,
+}
+
+/// Single-threaded, which leaves the second core to the measured program.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match webhook::measure().await {
+    let measured = match Args::parse() {
+        Args::Webhook => webhook::measure().await,
+        Args::Controller => controller::measure().await,
+    };
+    match measured {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("the benchmark failed: {error:#}");

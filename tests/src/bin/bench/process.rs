@@ -33,6 +33,12 @@ pub fn anonymous_memory(pid: u32) -> Result<u64> {
     memory_kib(pid, "RssAnon:")
 }
 
+/// Converts KiB to MiB, for display.
+#[expect(clippy::cast_precision_loss, reason = "rounded for display")]
+pub fn mebibytes(kibibytes: u64) -> f64 {
+    kibibytes as f64 / 1_024.0
+}
+
 /// CPUs and kernel of this machine.
 pub fn machine() -> Result<String> {
     let cpus = fs::read_to_string("/proc/cpuinfo")?;

@@ -15,7 +15,7 @@ use wfe_tests::system::{Script, System, dry_run, install_crd};
 
 use super::body::Request;
 use super::load::{Pace, load};
-use super::process::{anonymous_memory, machine, memory, processor_time};
+use super::process::{anonymous_memory, machine, mebibytes, memory, processor_time};
 use super::report::{quantiles, table};
 
 const CONNECTIONS: usize = 16;
@@ -116,11 +116,6 @@ pub async fn measure() -> Result<()> {
 
     measure_reviews(&system, &workflow, pid).await?;
     measure_creates(&mut system, &workflow, pid).await
-}
-
-#[expect(clippy::cast_precision_loss, reason = "rounded for display")]
-fn mebibytes(kibibytes: u64) -> f64 {
-    kibibytes as f64 / 1_024.0
 }
 
 async fn measure_reviews(system: &System, workflow: &Script, pid: u32) -> Result<()> {

@@ -1,0 +1,172 @@
+//! The plan that an engine builds a Job or PipelineRun from, and what both have in common.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{PodSecurityContext, SeccompProfile};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::Resource;
+use wfe_model::rules::ValidatedSpec;
+use wfe_model::workflow_execution::WorkflowExecution;
+
+use crate::execution::Source;
+use crate::names::{self, TargetHash};
+
+/// User id of a workflow whose catalog entry has none: the distroless images' `nonroot`.
+const DEFAULT_USER: i64 = 65_532;
+
+/// Everything that an engine needs to build a Job or PipelineRun.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Name of the object, by [`crate::names::execution_name`].
+    pub name: String,
+    /// The execution namespace.
+    pub namespace: String,
+    /// The WorkflowExecution that the object is created for.
+    pub source: Source,
+    /// Hash of the target.
+    pub target_hash: TargetHash,
+    /// The request, validated against its catalog entry.
+    pub valid: Arc<ValidatedSpec>,
+    /// Execution timeout.
+    pub timeout: Duration,
+    /// ServiceAccount of the pods.
+    pub service_account: String,
+}
+
+impl Plan {
+    /// Metadata of the object.
+    pub(crate) fn metadata(&self) -> ObjectMeta {
+        ObjectMeta {
+            name: Some(self.name.clone()),
+            namespace: Some(self.namespace.clone()),
+            labels: Some(self.labels()),
+            annotations: Some(self.annotations()),
+            owner_references: self.owner().map(|owner| vec![owner]),
+            ..ObjectMeta::default()
+        }
+    }
+
+    /// Labels of the object and its pods.
+    pub(crate) fn labels(&self) -> BTreeMap<String, String> {
+        let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        BTreeMap::from([
+            label(names::MANAGED_BY, names::MANAGER),
+            label(
+                names::WORKFLOW_EXECUTION,
+                &names::label_value(&self.source.name),
+            ),
+            label(names::WORKFLOW_EXECUTION_UID, &self.source.uid),
+            label(names::EXECUTION_ENGINE, self.valid.workflow.engine.as_str()),
+            label(names::TARGET_HASH, self.target_hash.as_str()),
+            label(names::SOURCE_NAMESPACE, &self.source.namespace),
+        ])
+    }
+
+    fn annotations(&self) -> BTreeMap<String, String> {
+        let spec = &self.valid.spec;
+        BTreeMap::from([
+            self.source_annotation(),
+            (names::TARGET_RESOURCE.to_owned(), spec.target.to_string()),
+            (names::WORKFLOW_ID.to_owned(), spec.workflow_id.clone()),
+            (names::IMAGE.to_owned(), self.valid.image.to_string()),
+        ])
+    }
+
+    /// The full name of the WorkflowExecution: the label has a cut one.
+    pub(crate) fn source_annotation(&self) -> (String, String) {
+        let source = format!("{}/{}", self.source.namespace, self.source.name);
+        (names::WORKFLOW_EXECUTION.to_owned(), source)
+    }
+
+    /// Only within one namespace: the garbage collector deletes an object whose owner is in another
+    /// one.
+    fn owner(&self) -> Option<OwnerReference> {
+        (self.source.namespace == self.namespace).then(|| OwnerReference {
+            api_version: WorkflowExecution::api_version(&()).into_owned(),
+            kind: WorkflowExecution::kind(&()).into_owned(),
+            name: self.source.name.clone(),
+            uid: self.source.uid.clone(),
+            controller: Some(true),
+            block_owner_deletion: Some(true),
+        })
+    }
+
+    /// What the workflow is told, by name: the target, its request, and its parameters.
+    pub(crate) fn values(&self) -> Vec<(String, String)> {
+        let source = format!("{}/{}", self.source.namespace, self.source.name);
+        let request = self.valid.spec.remediation_request.as_ref();
+        let ours = [
+            Some(("TARGET_RESOURCE", self.valid.spec.target.to_string())),
+            Some(("KUBERNAUT_WORKFLOW_EXECUTION", source)),
+            request.map(|request| ("KUBERNAUT_REMEDIATION_REQUEST", request.name.clone())),
+        ];
+        let ours = ours.into_iter().flatten();
+        let ours = ours.map(|(name, value)| (name.to_owned(), value));
+        ours.chain(self.valid.parameters.clone()).collect()
+    }
+
+    /// Security context of the pods, as `PodSecurity` `restricted` requires it.
+    pub(crate) fn pod_security_context(&self) -> PodSecurityContext {
+        PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(self.valid.workflow.run_as_user.unwrap_or(DEFAULT_USER)),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                localhost_profile: None,
+            }),
+            ..PodSecurityContext::default()
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod fixture {
+    use serde_json::json;
+    use wfe_model::engine::Engine;
+    use wfe_model::rules;
+    use wfe_model::workflow::Workflow;
+
+    use super::*;
+
+    pub(crate) const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    /// A valid plan with every optional field, for a WorkflowExecution in `namespace`.
+    pub(crate) fn plan(engine: Engine, namespace: &str) -> Plan {
+        let field = engine.runs();
+        let reference = format!("{}r.io/w/restart@sha256:{HEX}", field.scheme());
+        let yaml = format!(
+        "metadata: {{workflowId: restart, version: 1.0.0}}
+execution: {{engine: {engine}, bundle: 'r.io/w/restart:v1@sha256:{HEX}', runAsUser: 1000, resources: {{requests: {{cpu: 50m}}, limits: {{memory: 128Mi}}}}}}
+dependencies: {{secrets: [{{name: registry}}], configMaps: [{{name: limits.v1}}]}}
+parameters:
+- {{name: TEXT, type: string}}
+- {{name: ADDED, type: integer, default: 3}}
+"
+    );
+        let read = Workflow::read("restart.yaml", &yaml).expect("a valid workflow");
+        let workflow = Arc::new(read.workflow);
+        let spec = rules::read(json!({
+        "executionEngine": engine.as_str(),
+        "workflowRef": { "workflowId": "restart", "version": "1.0.0", field.name(): reference },
+        "targetResource": "prod/Deployment/web",
+        "parameters": { "TEXT": if engine.substitutes() { "$HOME" } else { "$(TARGET_RESOURCE) $HOME" } },
+        "remediationRequestRef": { "name": "rr-1" },
+    }))
+    .expect("a spec");
+        Plan {
+            name: "we-1-0a1b2c3d".to_owned(),
+            namespace: "kubernaut-workflows".to_owned(),
+            source: Source {
+                namespace: namespace.to_owned(),
+                name: "we-1".to_owned(),
+                uid: "uid-1".to_owned(),
+            },
+            target_hash: "abc".into(),
+            valid: Arc::new(rules::validate(&spec, rules::check(&spec), &workflow).expect("valid")),
+            timeout: Duration::from_mins(30),
+            service_account: "runner".to_owned(),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The pods of one engine's executions: their cache and the reads of pods and Events.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Event, Pod};
+use kube::api::ListParams;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::reflector::store::WriterDropped;
+use kube::runtime::watcher::{self, watcher};
+use kube::{Api, Client};
+use wfe_core::execution::{Source, Waiting, is_alive};
+use wfe_core::names::{EXECUTION_ENGINE, TARGET_HASH, TargetHash, Uid, WORKFLOW_EXECUTION_UID};
+use wfe_core::pod::{prune, startup_diagnosis};
+use wfe_model::engine::Engine;
+use wfe_model::workflow_execution::ExecutionRef;
+
+use super::unanswered::Unanswered;
+use crate::watches::{
+    Cache, Changes, Key, OwnerLabels, StartTimes, managed_with, owner_changes, reflect,
+};
+
+/// The pods of one engine's executions in the execution namespace.
+pub(super) struct Pods {
+    api: Api<Pod>,
+    events: Api<Event>,
+    cache: Cache<Pod>,
+}
+
+impl Pods {
+    /// Watches the pods. `began` returns when the workflow's first container of a pod started, which
+    /// is recorded in `start_times`.
+    pub(super) fn start(
+        client: &Client,
+        namespace: &str,
+        engine: Engine,
+        began: fn(&Pod) -> Option<Timestamp>,
+        start_times: &StartTimes,
+    ) -> (Self, Changes) {
+        let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+        let of_engine = managed_with(&format!("{EXECUTION_ENGINE}={engine}"));
+        let events = watcher(api.clone(), of_engine).default_backoff();
+        let start_times = start_times.clone();
+        let (cache, changes) = reflect(events, prune, OwnerLabels::keys, move |event| {
+            record_start(&start_times, began, event);
+        });
+        let pods = Self {
+            api,
+            events: Api::namespaced(client.clone(), namespace),
+            cache,
+        };
+        (pods, owner_changes(changes))
+    }
+
+    /// The cached pods of a WorkflowExecution.
+    pub(super) fn of(&self, source: &Uid) -> Vec<Arc<Pod>> {
+        self.cache.with(&Key::Uid(source.clone()))
+    }
+
+    /// Whether the cache has a live pod of a WorkflowExecution.
+    pub(super) fn has_live(&self, source: &Uid) -> bool {
+        self.of(source).iter().any(|pod| is_alive(pod))
+    }
+
+    /// The WorkflowExecutions with a live cached pod on the target.
+    pub(super) fn alive_on(&self, target: &TargetHash) -> Vec<Source> {
+        let pods = self.cache.with(&Key::Target(target.clone()));
+        let alive = pods.iter().filter(|pod| is_alive(pod));
+        alive.filter_map(|pod| Source::read(pod.as_ref())).collect()
+    }
+
+    /// Waits until the cache has been filled once.
+    pub(super) async fn synced(&self) -> Result<(), WriterDropped> {
+        self.cache.synced().await
+    }
+
+    /// Reads the pods of a WorkflowExecution from the API server.
+    pub(super) async fn list_of(&self, source: &str) -> Result<Vec<Arc<Pod>>, Unanswered> {
+        self.list(WORKFLOW_EXECUTION_UID, source).await
+    }
+
+    /// Reads from the API server whether a pod of a WorkflowExecution is alive.
+    pub(super) async fn is_any_alive_of(&self, source: &Uid) -> Result<bool, Unanswered> {
+        let pods = self.list_of(source.as_str()).await?;
+        Ok(pods.iter().any(|pod| is_alive(pod)))
+    }
+
+    /// Reads from the API server whether a pod is alive on a target.
+    pub(super) async fn is_any_alive_on(&self, target: &TargetHash) -> Result<bool, Unanswered> {
+        let pods = self.list(TARGET_HASH, target.as_str()).await?;
+        Ok(pods.iter().any(|pod| is_alive(pod)))
+    }
+
+    async fn list(&self, label: &str, value: &str) -> Result<Vec<Arc<Pod>>, Unanswered> {
+        let selector = format!("{label}={value}");
+        let listed = self
+            .api
+            .list(&ListParams::default().labels(&selector))
+            .await;
+        let listed = listed.map_err(Unanswered::of("list the pods"))?;
+        Ok(listed.items.into_iter().map(Arc::new).collect())
+    }
+
+    /// Reads the Events of an execution's pod, or of the execution if it has no pod, and derives why
+    /// the execution does not start.
+    pub(super) async fn startup_diagnosis(
+        &self,
+        reference: &ExecutionRef,
+        source: &Uid,
+    ) -> Result<Option<Waiting>, Unanswered> {
+        let pods = self.list_of(source.as_str()).await?;
+        let uid = pods.first().and_then(|pod| pod.metadata.uid.as_ref());
+        let selector = format!("involvedObject.uid={}", uid.unwrap_or(&reference.uid));
+        let selected = ListParams::default().fields(&selector);
+        match self.events.list(&selected).await {
+            Ok(listed) => Ok(startup_diagnosis(&listed.items)),
+            // The reason is optional: a missing permission must not delay the execution.
+            Err(kube::Error::Api(status)) if status.code == 403 => {
+                tracing::warn!(
+                    error = status.message,
+                    "cannot list Events, startup diagnosis is missing"
+                );
+                Ok(None)
+            }
+            Err(error) => Err(Unanswered::of("list the Events")(error)),
+        }
+    }
+}
+
+/// Records the start time of the workflow's first container.
+fn record_start(
+    start_times: &StartTimes,
+    began: fn(&Pod) -> Option<Timestamp>,
+    event: &watcher::Event<Pod>,
+) {
+    let (watcher::Event::Apply(pod) | watcher::Event::InitApply(pod) | watcher::Event::Delete(pod)) =
+        event
+    else {
+        return;
+    };
+    if let (Some(started_at), Some(uid)) = (began(pod), OwnerLabels::of(pod).uid) {
+        start_times.record(uid, started_at);
+    }
+}

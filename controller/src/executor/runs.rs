@@ -1,0 +1,252 @@
+//! The objects of one kind that an engine creates: their cache, own writes and requests.
+
+use std::sync::Arc;
+
+use futures::Stream;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+};
+use kube::api::{
+    DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
+};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::reflector::store::WriterDropped;
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use wfe_core::execution::{Refusal, Source};
+use wfe_core::names::{STARTED, TARGET_HASH, TargetHash};
+use wfe_core::pod::QUOTA;
+use wfe_model::workflow_execution::ExecutionRef;
+
+use super::unanswered::Unanswered;
+use crate::watches::{Cache, Changes, Key, OwnerLabels, Written, owner_changes, reflect};
+
+/// Jobs or PipelineRuns in the execution namespace.
+pub(super) struct Runs<K: Resource<DynamicType = ()> + Clone + 'static> {
+    namespace: String,
+    api: Api<K>,
+    cache: Cache<K>,
+    written: Written<K>,
+    reviews: Api<SelfSubjectAccessReview>,
+    prune: fn(&mut K),
+}
+
+/// Result of a create.
+pub(super) enum Posted<K> {
+    /// The object, as stored.
+    Created(Box<K>),
+    /// An object with the same name exists.
+    Exists,
+    /// The API server refused the object.
+    Refused { refusal: Refusal, message: String },
+}
+
+impl<K> Runs<K>
+where
+    K: Clone
+        + std::fmt::Debug
+        + DeserializeOwned
+        + Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Send
+        + Serialize
+        + Sync
+        + 'static,
+{
+    /// Caches the objects of `events`. The cache is filled only while the returned changes are
+    /// polled.
+    pub(super) fn start(
+        client: &Client,
+        namespace: &str,
+        prune: fn(&mut K),
+        events: impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
+    ) -> (Self, Changes) {
+        let (cache, changes) = reflect(events, prune, OwnerLabels::keys, |_| ());
+        let runs = Self {
+            namespace: namespace.to_owned(),
+            api: Api::namespaced(client.clone(), namespace),
+            cache,
+            written: Written::default(),
+            reviews: Api::all(client.clone()),
+            prune,
+        };
+        (runs, owner_changes(changes))
+    }
+
+    /// The object with this name: the cached one, or the newer one that an own write returned.
+    pub(super) fn newest(&self, name: &str) -> Option<Arc<K>> {
+        let reference = ObjectRef::new(name).within(&self.namespace);
+        self.written.newest(name, || self.cache.get(&reference))
+    }
+
+    /// Every cached object with its WorkflowExecution.
+    pub(super) fn all(&self) -> impl Iterator<Item = (Source, Arc<K>)> {
+        let all = self.cache.all().into_iter();
+        all.filter_map(|run| Some((Source::read(run.as_ref())?, run)))
+    }
+
+    /// The cached objects on a target.
+    pub(super) fn on(&self, target: &TargetHash) -> Vec<Arc<K>> {
+        self.cache.with(&Key::Target(target.clone()))
+    }
+
+    /// Waits until the cache has been filled once.
+    pub(super) async fn synced(&self) -> Result<(), WriterDropped> {
+        self.cache.synced().await
+    }
+
+    /// Creates an object.
+    pub(super) async fn create(&self, object: &K) -> Result<Posted<K>, Unanswered> {
+        let unanswered = Unanswered::of("create the execution");
+        match self.api.create(&PostParams::default(), object).await {
+            Ok(created) => {
+                self.record_write(created.clone());
+                Ok(Posted::Created(Box::new(created)))
+            }
+            Err(kube::Error::Api(status)) => match status.code {
+                409 => Ok(Posted::Exists),
+                403 => Ok(Posted::Refused {
+                    refusal: self.refusal(&status.message).await?,
+                    message: status.message,
+                }),
+                400 | 404 | 422 => Ok(Posted::Refused {
+                    refusal: Refusal::Invalid,
+                    message: status.message,
+                }),
+                _ => Err(unanswered(kube::Error::Api(status))),
+            },
+            Err(error) => Err(unanswered(error)),
+        }
+    }
+
+    /// Finds out why a create was refused with 403: missing RBAC permission, quota or another
+    /// admission plugin.
+    async fn refusal(&self, message: &str) -> Result<Refusal, Unanswered> {
+        let attributes = ResourceAttributes {
+            group: Some(K::group(&()).into_owned()),
+            resource: Some(K::plural(&()).into_owned()),
+            verb: Some("create".to_owned()),
+            namespace: Some(self.namespace.clone()),
+            ..ResourceAttributes::default()
+        };
+        let review = SelfSubjectAccessReview {
+            spec: SelfSubjectAccessReviewSpec {
+                resource_attributes: Some(attributes),
+                ..SelfSubjectAccessReviewSpec::default()
+            },
+            ..SelfSubjectAccessReview::default()
+        };
+        let allowed = match self.reviews.create(&PostParams::default(), &review).await {
+            Ok(answer) => answer.status.is_some_and(|it| it.allowed),
+            // The controller may not create access reviews: classify by the refusal itself.
+            Err(kube::Error::Api(status)) if status.code == 403 => true,
+            Err(error) => {
+                return Err(Unanswered::of("check the right to create executions")(
+                    error,
+                ));
+            }
+        };
+        Ok(if !allowed {
+            Refusal::Rights
+        } else if message.contains(QUOTA) {
+            Refusal::Quota
+        } else {
+            Refusal::Admission
+        })
+    }
+
+    /// Reads an object from the API server. A kind that is not served is no answer.
+    pub(super) async fn get(&self, name: &str) -> Result<Option<K>, Unanswered> {
+        match self.api.get(name).await {
+            Ok(found) => Ok(Some(found)),
+            // A 404 without the object's name means that the kind is not served.
+            Err(kube::Error::Api(status))
+                if status.code == 404
+                    && status.details.as_ref().is_some_and(|it| it.name == name) =>
+            {
+                // A relisted watch may never show an object that was created and deleted in
+                // between.
+                self.written.put(name, None);
+                Ok(None)
+            }
+            Err(error) => Err(Unanswered::of("read the execution")(error)),
+        }
+    }
+
+    /// Reads the objects on a target from the API server.
+    pub(super) async fn list_on(&self, target: &TargetHash) -> Result<Vec<K>, Unanswered> {
+        let selector = format!("{TARGET_HASH}={}", target.as_str());
+        let selected = ListParams::default().labels(&selector);
+        let listed = self.api.list(&selected).await;
+        let listed = listed.map_err(Unanswered::of("list the executions on the target"))?;
+        Ok(listed.items)
+    }
+
+    /// Starts exactly this object, with a change of its spec. Does nothing if the object is gone.
+    pub(super) async fn start_exactly(
+        &self,
+        reference: &ExecutionRef,
+        spec: &Value,
+    ) -> Result<(), Unanswered> {
+        let annotations = json!({ STARTED: "true" });
+        let change = json!({ "metadata": { "annotations": annotations }, "spec": spec });
+        self.patch_exactly(reference, change, "start the execution")
+            .await
+    }
+
+    /// Patches exactly this object. Does nothing if the object is gone. The uid in the patch is a
+    /// precondition: another object with that name is not changed.
+    pub(super) async fn patch_exactly(
+        &self,
+        reference: &ExecutionRef,
+        mut change: Value,
+        act: &'static str,
+    ) -> Result<(), Unanswered> {
+        if let Some(metadata) = change.as_object_mut() {
+            let metadata = metadata.entry("metadata").or_insert_with(|| json!({}));
+            if let Some(metadata) = metadata.as_object_mut() {
+                metadata.insert("uid".to_owned(), json!(reference.uid));
+            }
+        }
+        let parameters = PatchParams::default();
+        let change = Patch::Merge(change);
+        match self.api.patch(&reference.name, &parameters, &change).await {
+            Ok(patched) => {
+                self.record_write(patched);
+                Ok(())
+            }
+            // The object is gone, or its name belongs to another object.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+            Err(error) => Err(Unanswered::of(act)(error)),
+        }
+    }
+
+    /// Deletes exactly this object, then its pods. Succeeds if the object is gone.
+    pub(super) async fn delete(&self, reference: &ExecutionRef) -> Result<(), Unanswered> {
+        let parameters = DeleteParams {
+            propagation_policy: Some(PropagationPolicy::Background),
+            preconditions: Some(Preconditions {
+                uid: Some(reference.uid.clone()),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        match self.api.delete(&reference.name, &parameters).await {
+            Ok(_) => {}
+            // The object is gone, or its name belongs to another object.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            Err(error) => return Err(Unanswered::of("delete the execution")(error)),
+        }
+        self.written.put(&reference.name, None);
+        Ok(())
+    }
+
+    /// Records the object that a write returned.
+    fn record_write(&self, mut object: K) {
+        (self.prune)(&mut object);
+        self.written.put(&object.name_any(), Some(Arc::new(object)));
+    }
+}
