@@ -12,6 +12,7 @@ pub mod access;
 pub mod args;
 mod binaries;
 mod boot;
+mod bundle;
 pub mod commands;
 mod home;
 mod namespace;

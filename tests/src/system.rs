@@ -4,7 +4,9 @@
 mod control;
 mod install;
 mod look;
+mod overlap;
 mod people;
+mod pipeline;
 mod program;
 mod script;
 mod service;
@@ -15,6 +17,8 @@ mod webhook;
 pub use self::control::install_crd;
 pub use self::install::until_effective;
 pub use self::look::{condition, dry_run, job_has_ended, message, pod_is_alive, types};
+pub use self::overlap::Overlap;
+pub use self::pipeline::{Task, pipeline};
 pub use self::program::{Program, memory_kib};
 pub use self::script::Script;
 pub use self::service::Service;

@@ -7,8 +7,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 use tar::{EntryType, Header};
 
+use crate::cluster::bundle;
 use crate::cluster::processes::Processes;
 
 /// Platform of the images: that of this machine, whose binaries they contain.
@@ -238,6 +240,16 @@ impl Registry {
             "crane digest printed {digest:?}"
         );
         Ok(format!("{name}@{digest}"))
+    }
+
+    /// Pushes a Tekton bundle as `name`: an image with a layer for each object. Returns its reference
+    /// by digest.
+    pub fn push_bundle(&self, name: &str, objects: &[Value]) -> Result<String> {
+        let directory = tempfile::tempdir()?;
+        bundle::write(directory.path(), objects)?;
+        let target = format!("{}/{name}", self.address);
+        // Prints the reference by digest.
+        self.crane(&["push".into(), directory.path().into(), target.into()])
     }
 
     fn crane(&self, arguments: &[OsString]) -> Result<String> {

@@ -26,17 +26,15 @@ const GONE_WITHIN: Duration = Duration::from_mins(1);
 impl System {
     /// Waits until a WorkflowExecution has ended and its audit trail is acknowledged.
     pub async fn ended(&self, name: &str) -> Result<WorkflowExecution> {
+        self.ended_within(name, ENDED_WITHIN).await
+    }
+
+    /// As [`ended`](Self::ended), with a deadline of its own.
+    pub async fn ended_within(&self, name: &str, deadline: Duration) -> Result<WorkflowExecution> {
         let acknowledged =
             |wfe: &WorkflowExecution| condition(wfe, "AuditRecorded").starts_with("True");
         let what = "the execution has ended and is audited";
-        wait::until(
-            &self.namespace.api(),
-            name,
-            what,
-            ENDED_WITHIN,
-            acknowledged,
-        )
-        .await
+        wait::until(&self.namespace.api(), name, what, deadline, acknowledged).await
     }
 
     /// Creates a WorkflowExecution of `workflow`, with `spec` merged into its spec.

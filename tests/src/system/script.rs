@@ -8,15 +8,18 @@
 )]
 
 use serde_json::{Value, json};
+use wfe_model::engine::Engine;
 use wfe_model::workflow_execution::WorkflowExecution;
 
 use crate::{Cluster, Image};
 
-/// A workflow of a shell script: its catalog file, and the image it names.
+/// A workflow of a shell script or a pipeline: its catalog file, and the image it names.
 pub struct Script {
     /// Workflow id in the catalog.
     pub id: &'static str,
-    /// Image reference by digest.
+    /// The engine that runs it.
+    pub engine: Engine,
+    /// Reference of the image or bundle, by digest.
     pub image: String,
     /// Text of the catalog file.
     pub yaml: String,
@@ -38,28 +41,35 @@ impl Script {
 
     /// A workflow with `image`, without pushing the image.
     pub fn of(id: &'static str, image: String, more: &str) -> Self {
-        let yaml = format!(
-            "metadata: {{workflowId: {id}, version: 1.0.0}}\nexecution: {{engine: job, bundle: '{image}'}}\n{more}"
-        );
-        Self { id, image, yaml }
+        Self::new(id, Engine::Job, image, more)
     }
 
-    /// A workflow for engine tekton.
-    pub fn pipeline(id: &'static str, bundle: String) -> Self {
-        let job = Self::of(id, bundle, "");
+    /// A workflow for engine tekton with `bundle`, without pushing the bundle.
+    pub fn pipeline(id: &'static str, bundle: String, more: &str) -> Self {
+        Self::new(id, Engine::Tekton, bundle, more)
+    }
+
+    fn new(id: &'static str, engine: Engine, image: String, more: &str) -> Self {
+        let yaml = format!(
+            "metadata: {{workflowId: {id}, version: 1.0.0}}\nexecution: {{engine: {engine}, bundle: '{image}'}}\n{more}"
+        );
         Self {
-            yaml: job.yaml.replace("engine: job", "engine: tekton"),
-            ..job
+            id,
+            engine,
+            image,
+            yaml,
         }
     }
 
     /// A WorkflowExecution of this workflow, with `spec` merged into its spec.
     pub fn request(&self, name: &str, spec: &Value) -> WorkflowExecution {
+        let field = self.engine.runs();
+        let reference = format!("{}{}", field.scheme(), self.image);
         let mut object = json!({
             "apiVersion": "kubernaut.ai/v1alpha1", "kind": "WorkflowExecution", "metadata": { "name": name },
             "spec": {
-                "executionEngine": "job",
-                "workflowRef": { "workflowId": self.id, "version": "1.0.0", "containerImage": self.image },
+                "executionEngine": self.engine.as_str(),
+                "workflowRef": { "workflowId": self.id, "version": "1.0.0", field.name(): reference },
                 "targetResource": format!("prod/Deployment/{name}"),
             },
         });

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::Api;
 use kube::api::{DynamicObject, PostParams};
 use serde_json::{Value, json};
+use wfe_model::engine::Engine;
 use wfe_model::target::Target;
 use wfe_tests::system::{Script, System, dry_run};
 
@@ -58,6 +59,7 @@ fn workflow_for(number: usize, Spec(spec): &mut Spec) -> Script {
     });
     Script {
         id: format!("case-{number}").leak(),
+        engine: Engine::Job,
         image,
         yaml: yaml.to_string(),
     }

@@ -222,6 +222,7 @@ async fn failure_during_execution_blocks_target_until_cleared() {
     let pipeline = Script::pipeline(
         "pipeline",
         format!("r.io/pipeline@sha256:{}", "2".repeat(64)),
+        "",
     );
     let flags = ["--cooldown=0s", "--backoff-base=1s"];
     let mut system = system(&cluster, "block", &[&bad, &good, &pipeline], &flags).await;

@@ -93,6 +93,7 @@ async fn pod_status_is_reported_while_waiting_and_on_failure() {
     let sleeps = Script::push(&cluster, "sleeps", SLEEP, "");
     let hungry = Script {
         id: "hungry",
+        engine: sleeps.engine,
         image: sleeps.image.clone(),
         yaml: sleeps
             .yaml

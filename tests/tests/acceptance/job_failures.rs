@@ -173,7 +173,7 @@ async fn failed_execution_reports_reason_exit_code_and_summary() {
 async fn engine_not_installed_is_denied_or_fails_as_unsupported() {
     let cluster = cluster().await;
     let image = format!("r.io/pipeline@sha256:{}", "2".repeat(64));
-    let pipeline = Script::pipeline("pipeline", image);
+    let pipeline = Script::pipeline("pipeline", image, "");
     let mut system = System::start(&cluster, "engine", &[&pipeline])
         .await
         .expect("started");

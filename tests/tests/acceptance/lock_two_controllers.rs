@@ -7,10 +7,9 @@ use futures::stream::FuturesUnordered;
 use kube::api::PostParams;
 use serde_json::json;
 use wfe_model::workflow_execution::{Phase, WorkflowExecution};
-use wfe_tests::system::{Script, System};
+use wfe_tests::system::{Overlap, Script, System};
 use wfe_tests::wait;
 
-use crate::overlap::Overlap;
 use crate::setup::cluster;
 
 const TARGETS: usize = 20;

@@ -5,10 +5,9 @@ use k8s_openapi::api::batch::v1::Job;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
 use wfe_model::workflow_execution::{FailureReason, Phase, WorkflowExecution};
-use wfe_tests::system::{Script, System, condition};
+use wfe_tests::system::{Overlap, Script, System, condition};
 use wfe_tests::wait;
 
-use crate::overlap::Overlap;
 use crate::setup::{SECONDS_30, cluster};
 
 /// Ignores SIGTERM: the kubelet kills the pod after the grace period of 30 s.

@@ -26,7 +26,6 @@ mod job_lifecycle;
 mod lock_one_per_target;
 mod lock_two_controllers;
 mod lock_until_pods_end;
-mod overlap;
 mod schema_agreement;
 mod schema_cases;
 mod schema_users_view;

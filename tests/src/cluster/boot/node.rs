@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client};
 use serde_json::json;
 
-use super::{Boot, NODE_ADDRESS, POD_NETWORK, control_plane};
+use super::{Boot, NODE_ADDRESS, POD_NETWORK, SERVICE_NETWORK, control_plane};
 use crate::cluster::registry;
 use crate::cluster::sandbox::{self, CGROUP, ip};
 
@@ -21,6 +21,8 @@ pub(super) fn bridge() -> Result<()> {
     ip(&["link", "add", BRIDGE, "type", "bridge"])?;
     ip(&["addr", "add", &format!("{NODE_ADDRESS}/24"), "dev", BRIDGE])?;
     ip(&["link", "set", BRIDGE, "up"])?;
+    // The API server calls webhooks by their Service: kube-proxy translates its address after routing.
+    ip(&["route", "add", SERVICE_NETWORK, "dev", BRIDGE])?;
     fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("step network: forward between pods")
 }
 

@@ -1,6 +1,13 @@
 //! Detects two executions that are alive on one target at the same time, from the watch events of
 //! Jobs and pods.
 
+#![expect(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    clippy::panic,
+    reason = "a checker: a test fails by panicking"
+)]
+
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
@@ -14,8 +21,9 @@ use kube::core::NamespaceResourceScope;
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinHandle;
-use wfe_tests::TestNamespace;
-use wfe_tests::system::{job_has_ended, pod_is_alive};
+
+use super::look::{job_has_ended, pod_is_alive};
+use crate::TestNamespace;
 
 const TARGET: &str = "kubernaut.ai/target-hash";
 const SOURCE: &str = "kubernaut.ai/workflow-execution-uid";
@@ -30,11 +38,12 @@ pub struct Overlap {
 struct Log {
     /// Objects that were alive on one target together.
     overlaps: Vec<String>,
-    /// Uids of Jobs that were ever alive.
+    /// Uids of the WorkflowExecutions whose pods were ever alive.
     seen: BTreeSet<String>,
 }
 
 impl Overlap {
+    /// Starts watching.
     pub fn watch(namespace: &TestNamespace) -> Self {
         let log: Arc<Mutex<Log>> = Arc::default();
         let tasks = vec![
@@ -46,7 +55,7 @@ impl Overlap {
         Self { log, tasks }
     }
 
-    /// Number of executions seen; panics if two were alive on one target.
+    /// Number of WorkflowExecutions whose pods were seen; panics if two were alive on one target.
     pub fn end(self) -> usize {
         for task in self.tasks {
             assert!(!task.is_finished(), "a watch ended and missed events");
@@ -90,10 +99,12 @@ where
             }
             on_target.insert(object.name_any(), label(SOURCE));
             let mut log = log.lock();
-            if K::kind(&()) == "Job" {
-                log.seen.insert(object.uid().expect("a uid"));
+            if K::kind(&()) == "Pod" {
+                log.seen.insert(label(SOURCE));
             }
-            if on_target.len() > 1 {
+            // A pipeline may run several pods at once.
+            let sources: BTreeSet<_> = on_target.values().collect();
+            if sources.len() > 1 {
                 log.overlaps.push(format!("{on_target:?}"));
             }
         }

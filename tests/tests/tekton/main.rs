@@ -1,0 +1,16 @@
+//! Tests of engine `tekton` on a real cluster with Tekton Pipelines, run by `make test-tekton`.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::large_futures,
+    clippy::panic,
+    clippy::too_many_lines,
+    reason = "tests are long scenarios; tests and their helpers fail by panicking"
+)]
+
+mod lock_both_engines;
+mod pipeline_cancel;
+mod pipeline_failures;
+mod pipeline_lifecycle;
+mod setup;
