@@ -1,6 +1,6 @@
 # One target per step; `.ci/run` calls the same ones.
 .DEFAULT_GOAL := help
-.PHONY: help demo programs build lint deny generate test unit peers acceptance harness faults bench-webhook bench-controller shell up down
+.PHONY: help demo programs build lint deny generate test unit peers acceptance harness faults test-tekton bench-webhook bench-controller shell up down
 
 CLUSTER := target/debug/wfe-cluster
 # Each is checked alone, too: features of the workspace cannot hide what a crate lacks.
@@ -64,6 +64,10 @@ harness: build ## Kill clusters at every moment and look at what they leave (end
 faults: build ## Lose requests, answers and watches in every moment of a run, and crash
 	$(CLUSTER) down
 	$(CLUSTER) run --api-only -- cargo test --offline --workspace --test faults -- --nocapture --test-threads=1
+
+test-tekton: build ## Run the tests of engine tekton on a cluster with Tekton (ends one that is up; the first time builds Tekton)
+	$(CLUSTER) down
+	$(CLUSTER) --tekton run -- cargo test --offline --workspace --test tekton
 
 bench-webhook bench-controller: bench-%: programs ## Measure what a program costs (ends a cluster that is up)
 	cargo build --release -p wfe-$* -p wfe-tests --bin wfe-$* --bin wfe-bench

@@ -17,7 +17,7 @@ mod written;
 
 pub use self::caches::{Caches, target_of};
 pub use self::index::Key;
-pub use self::owner_labels::{OwnerLabels, managed, managed_with};
+pub use self::owner_labels::{OwnerLabels, managed, pods_of};
 pub use self::reflect::{Cache, Change, reflect};
 pub use self::served_crd::ServedCrd;
 pub use self::start_times::StartTimes;

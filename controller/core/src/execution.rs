@@ -75,6 +75,8 @@ pub struct Execution {
     pub image: Option<String>,
     /// How many of its tasks have ended.
     pub tasks: Tasks,
+    /// Whether the end of the object proves that its pods have ended.
+    pub ends_with_pods: bool,
     /// Whether and how the execution has ended.
     pub progress: Progress,
 }

@@ -85,6 +85,7 @@ fn read(toy: &Toy) -> Execution {
         began: at.filter(|_| toy.switched_on),
         image: Some(toy.image.clone()),
         tasks: Tasks::default(),
+        ends_with_pods: true,
         progress,
     }
 }

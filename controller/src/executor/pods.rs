@@ -10,14 +10,14 @@ use kube::runtime::reflector::store::WriterDropped;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client};
 use wfe_core::execution::{Source, Waiting, is_alive};
-use wfe_core::names::{EXECUTION_ENGINE, TARGET_HASH, TargetHash, Uid, WORKFLOW_EXECUTION_UID};
+use wfe_core::names::{TARGET_HASH, TargetHash, Uid, WORKFLOW_EXECUTION_UID};
 use wfe_core::pod::{prune, startup_diagnosis};
 use wfe_model::engine::Engine;
 use wfe_model::workflow_execution::ExecutionRef;
 
 use super::unanswered::Unanswered;
 use crate::watches::{
-    Cache, Changes, Key, OwnerLabels, StartTimes, managed_with, owner_changes, reflect,
+    Cache, Changes, Key, OwnerLabels, StartTimes, owner_changes, pods_of, reflect,
 };
 
 /// The pods of one engine's executions in the execution namespace.
@@ -38,8 +38,7 @@ impl Pods {
         start_times: &StartTimes,
     ) -> (Self, Changes) {
         let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-        let of_engine = managed_with(&format!("{EXECUTION_ENGINE}={engine}"));
-        let events = watcher(api.clone(), of_engine).default_backoff();
+        let events = watcher(api.clone(), pods_of(engine)).default_backoff();
         let start_times = start_times.clone();
         let (cache, changes) = reflect(events, prune, OwnerLabels::keys, move |event| {
             record_start(&start_times, began, event);

@@ -2,7 +2,10 @@
 
 use kube::ResourceExt;
 use kube::runtime::watcher;
-use wfe_core::names::{MANAGED_BY, MANAGER, TARGET_HASH, TargetHash, Uid, WORKFLOW_EXECUTION_UID};
+use wfe_core::names::{
+    EXECUTION_ENGINE, MANAGED_BY, MANAGER, TARGET_HASH, TargetHash, Uid, WORKFLOW_EXECUTION_UID,
+};
+use wfe_model::engine::Engine;
 
 use super::index::Key;
 
@@ -38,8 +41,7 @@ pub fn managed() -> watcher::Config {
     watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}"))
 }
 
-/// Selects the objects that the controller has created and that have a further label, given as
-/// `name=value`.
-pub fn managed_with(label: &str) -> watcher::Config {
-    watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER},{label}"))
+/// Selects the pods of an engine's executions. Tekton sets [`MANAGED_BY`] of pods itself.
+pub fn pods_of(engine: Engine) -> watcher::Config {
+    watcher::Config::default().labels(&format!("{EXECUTION_ENGINE}={engine}"))
 }

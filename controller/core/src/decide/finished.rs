@@ -124,18 +124,22 @@ fn with_delivery_condition(observed: &Observed, change: Change, kind: ConditionT
 }
 
 /// Frees the lock when nothing of the execution is alive. An ended execution in the cache proves
-/// it, since ended executions never become active again; otherwise an uncached read is needed.
+/// it where it ends with its pods, since ended executions never become active again; otherwise an
+/// uncached read is needed.
 fn free_lock(observed: &Observed) -> Step {
-    let ended = |it: &Execution| !it.is_active();
-    if observed.execution.as_ref().is_some_and(ended) {
+    let execution = observed.execution.as_ref();
+    let ended = execution.filter(|it| !it.is_active());
+    if ended.is_some_and(|it| it.ends_with_pods) {
         return free_lock_now(observed);
     }
     // A cancelled pipeline runs its last tasks; the watch shows its end.
-    if observed.execution.as_ref().is_some_and(|it| it.ending) && !observed.answers.deleted {
+    if execution.is_some_and(|it| it.ending) && !observed.answers.deleted {
         return wait_for_pods(observed);
     }
     match (observed.wfe.execution_ref(), observed.answers.remains) {
         (_, None) => Step::Ask(Question::Remains),
+        // The pod watch lags: it shows the end of the pod.
+        (_, Some(Remains::Alive)) if ended.is_some() => wait_for_pods(observed),
         (Some(reference), Some(Remains::Alive)) => cancel(observed, reference),
         // The watch will show the execution, which is deleted then.
         (None, Some(Remains::Alive)) => Step::Wait(observed.now + RECHECK_DELAY),

@@ -137,6 +137,7 @@ pub(super) fn execution(progress: Progress) -> Execution {
         began: None,
         image: Some("r.io/w@sha256:0".to_owned()),
         tasks: Tasks::default(),
+        ends_with_pods: true,
         progress,
     }
 }

@@ -89,6 +89,8 @@ pub fn read(job: &Job, pods: &[Arc<Pod>]) -> Execution {
             completed: i32::from(matches!(progress, Progress::Succeeded { .. })),
             total: 1,
         },
+        // The Job controller waits for the end of the pods.
+        ends_with_pods: true,
         progress,
     }
 }

@@ -71,6 +71,8 @@ pub fn read(run: &PipelineRun, task_runs: &[Arc<TaskRun>], pods: &[Arc<Pod>]) ->
         began: pods.iter().filter_map(|pod| began(pod)).min(),
         image: run.annotations().get(IMAGE).cloned(),
         tasks: tasks(run, task_runs),
+        // Tekton waits for the end of the steps; the pod ends a moment later.
+        ends_with_pods: false,
         progress,
     }
 }
@@ -162,7 +164,9 @@ fn facts(
     });
     let task_reason = failed.and_then(|it| failure(it)?.reason.as_deref());
     let step = failed.and_then(|it| failed_step(it));
+    // Without a container, the state is made up by Tekton: the step has never run.
     let ended = step.and_then(|step| step.terminated.as_ref());
+    let ended = ended.filter(|it| it.container_id.is_some());
     Facts {
         reason: reason.map(str::to_owned),
         message: succeeded.and_then(|it| it.message.clone()),
