@@ -10,14 +10,10 @@ MACHETE := target/tools/bin/cargo-machete
 help: ## List the targets
 	@grep -hE '^[a-z][a-z -]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-30s %s\n", $$1, $$2 }'
 
-demo: programs ## See the main job on a new cluster, ending one that is up (KEEP=1 leaves it running)
+demo: programs ## See the main job on a new cluster, ending one that is up (KEEP=1 leaves it running, TEKTON=1 adds a pipeline)
 	$(CLUSTER) down
-ifdef KEEP
-	$(CLUSTER) up
-	$(CLUSTER) run -- target/debug/wfe-demo --keep
-else
-	$(CLUSTER) run -- target/debug/wfe-demo
-endif
+	$(if $(KEEP),$(CLUSTER) $(if $(TEKTON),--tekton) up)
+	$(CLUSTER) $(if $(TEKTON),--tekton) run -- target/debug/wfe-demo $(if $(KEEP),--keep) $(if $(TEKTON),--tekton)
 
 test: unit peers acceptance harness ## Run every test (the first time builds a Kubernetes: about 10 minutes)
 

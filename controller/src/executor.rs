@@ -26,7 +26,7 @@ use self::job::JobExecutor;
 use self::tekton::TektonExecutor;
 use crate::watches::{Changes, StartTimes};
 
-pub use self::engine::Executor;
+pub use self::engine::{Answer, Executor};
 pub use self::unanswered::Unanswered;
 
 /// The executors of all engines.

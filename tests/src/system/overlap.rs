@@ -38,8 +38,8 @@ pub struct Overlap {
 struct Log {
     /// Objects that were alive on one target together.
     overlaps: Vec<String>,
-    /// Uids of the WorkflowExecutions whose pods were ever alive.
-    seen: BTreeSet<String>,
+    /// Pods that were ever alive, by the uid of their WorkflowExecution.
+    seen: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Overlap {
@@ -53,6 +53,12 @@ impl Overlap {
             })),
         ];
         Self { log, tasks }
+    }
+
+    /// Number of pods seen of a WorkflowExecution.
+    pub fn pods_of(&self, source: &str) -> usize {
+        let log = self.log.lock();
+        log.seen.get(source).map_or(0, BTreeSet::len)
     }
 
     /// Number of WorkflowExecutions whose pods were seen; panics if two were alive on one target.
@@ -100,7 +106,8 @@ where
             on_target.insert(object.name_any(), label(SOURCE));
             let mut log = log.lock();
             if K::kind(&()) == "Pod" {
-                log.seen.insert(label(SOURCE));
+                let pods = log.seen.entry(label(SOURCE)).or_default();
+                pods.insert(object.uid().expect("a uid"));
             }
             // A pipeline may run several pods at once.
             let sources: BTreeSet<_> = on_target.values().collect();

@@ -116,7 +116,7 @@ async fn failed_execution_reports_reason_exit_code_and_summary() {
             None,
             false,
             "False/ExecutionFailed",
-            "its image cannot be pulled",
+            "its image or bundle cannot be pulled",
         ),
         (
             "by-hand",

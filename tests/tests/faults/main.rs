@@ -14,4 +14,5 @@ mod held_watches;
 mod lost_requests;
 mod older_schema;
 mod scenario;
+mod tekton_optional;
 mod webhook_calls;

@@ -9,6 +9,8 @@
     reason = "tests are long scenarios; tests and their helpers fail by panicking"
 )]
 
+mod executor_contract;
+mod fault_crash;
 mod lock_both_engines;
 mod pipeline_cancel;
 mod pipeline_failures;

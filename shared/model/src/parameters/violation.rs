@@ -60,7 +60,7 @@ pub(crate) fn cel_no_nul() -> Rule {
 
 pub(crate) fn no_substitution(engine: Engine) -> String {
     format!(
-        "must not contain \"$(\", because engine {engine} would substitute it: write the text another way"
+        "must not contain \"$(\" for executionEngine {engine}, because the engine would substitute it: write the text another way"
     )
 }
 

@@ -13,11 +13,15 @@ struct Args {
     /// Leave webhook, controller and objects in place at the end.
     #[arg(long)]
     keep: bool,
+    /// Also run a Tekton pipeline; the cluster must have Tekton.
+    #[arg(long)]
+    tekton: bool,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match story::run(Args::parse().keep).await {
+    let args = Args::parse();
+    match story::run(args.keep, args.tekton).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("the demo failed: {error:#}");

@@ -18,7 +18,7 @@ const EXECUTION_NAMESPACE: &str = "kubernaut-workflows";
 /// The files in `examples/`, with placeholders replaced by references of the pushed images.
 struct Examples {
     directory: TempDir,
-    images: [(&'static str, String); 2],
+    images: Vec<(&'static str, String)>,
 }
 
 impl Examples {
@@ -47,13 +47,19 @@ impl Examples {
     }
 }
 
-pub(crate) async fn run(keep: bool) -> Result<()> {
+pub(crate) async fn run(keep: bool, tekton: bool) -> Result<()> {
     let cluster = Cluster::connect().await;
-    let examples = Examples {
+    let mut examples = Examples {
         directory: tempfile::tempdir()?,
-        images: push_images(&cluster)?,
+        images: push_images(&cluster)?.into(),
     };
-    let mut system = start(&cluster, &examples).await?;
+    let mut workflows = vec!["oom-increase-memory"];
+    if tekton {
+        let bundle = push_bundle(&cluster, &examples)?;
+        examples.images.push(("${BUNDLE}", bundle));
+        workflows.push("canary-release");
+    }
+    let mut system = start(&cluster, &examples, &workflows).await?;
     let api: Api<WorkflowExecution> = Api::namespaced(cluster.admin(), NAMESPACE);
     let cluster_file = examples.copy("cluster.yaml")?;
     run_quietly(&["apply", "-f", &cluster_file]).await?;
@@ -65,6 +71,9 @@ pub(crate) async fn run(keep: bool) -> Result<()> {
     clear_block().await?;
     chapter("6. The audit trail of each remediation");
     show_audit_trail(&system).await?;
+    if tekton {
+        release_canary(&examples, &api).await?;
+    }
     if keep {
         let audit = system.audit_file();
         system.detach();
@@ -114,19 +123,28 @@ fn push_images(cluster: &Cluster) -> Result<[(&'static str, String); 2]> {
     ])
 }
 
-async fn start(cluster: &Cluster, examples: &Examples) -> Result<System> {
+/// Pushes the pipeline of the canary release as a bundle; returns its reference by digest.
+fn push_bundle(cluster: &Cluster, examples: &Examples) -> Result<String> {
+    let pipeline = examples.text("pipelines/canary-release.yaml")?;
+    let pipeline = serde_saphyr::from_str(&pipeline)?;
+    cluster
+        .registry()?
+        .push_bundle("pipelines/canary-release:1.0.0", &[pipeline])
+}
+
+async fn start(cluster: &Cluster, examples: &Examples, workflows: &[&str]) -> Result<System> {
     say(
         "wfe on a real cluster: CRD, RBAC, webhooks and policies from the chart, both programs with",
     );
-    say(
-        "their own ServiceAccounts; the catalog has one workflow, examples/workflows/oom-increase-memory.yaml",
-    );
-    let workflow = (
-        "oom-increase-memory.yaml",
-        examples.text("workflows/oom-increase-memory.yaml")?,
-    );
-    let mut system =
-        System::install_in(cluster, NAMESPACE, EXECUTION_NAMESPACE, &[workflow]).await?;
+    say(&format!(
+        "their own ServiceAccounts; the catalog, examples/workflows, has {}",
+        workflows.join(" and ")
+    ));
+    let mut files = Vec::new();
+    for name in workflows {
+        files.push((*name, examples.text(&format!("workflows/{name}.yaml"))?));
+    }
+    let mut system = System::install_in(cluster, NAMESPACE, EXECUTION_NAMESPACE, &files).await?;
     system.start_webhook().await?;
     system.start_controller().await?;
     Ok(system)
@@ -320,4 +338,30 @@ async fn clear_block() -> Result<()> {
     )
     .await
     .map(drop)
+}
+
+/// Runs a workflow of engine `tekton`: a canary first, then the Deployment.
+async fn release_canary(examples: &Examples, api: &Api<WorkflowExecution>) -> Result<()> {
+    chapter("7. Engine tekton: a pipeline tries the change on a canary first");
+    let rights = examples.copy("canary-rights.yaml")?;
+    run_quietly(&["apply", "-f", &rights]).await?;
+    let copy = examples.copy("requests/canary.yaml")?;
+    kubectl_ok(
+        "create -f examples/requests/canary.yaml",
+        &["create", "-f", &copy],
+    )
+    .await?;
+    let wfe = follow(api, "canary-release").await?;
+    ensure!(
+        wfe.phase() == Some(Phase::Succeeded),
+        "canary-release ended as {:?}",
+        wfe.phase()
+    );
+    let path = "jsonpath={range .status.executionStatus}{.completedTasks} of {.totalTasks} tasks: {.message}{\"\\n\"}{end}";
+    kubectl_ok(
+        "-n prod get wfe/canary-release -o jsonpath={.status.executionStatus}",
+        &["-n", NAMESPACE, "get", "wfe/canary-release", "-o", path],
+    )
+    .await?;
+    show_memory_limit().await
 }
