@@ -10,6 +10,7 @@ use k8s_openapi::api::authorization::v1::{
 use kube::api::{
     DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
 };
+use kube::core::Status;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::reflector::store::WriterDropped;
 use kube::runtime::watcher::{self, Event};
@@ -218,8 +219,7 @@ where
                 self.record_write(patched);
                 Ok(())
             }
-            // The object is gone, or its name belongs to another object.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+            Err(kube::Error::Api(status)) if is_not_this_one(&status) => Ok(()),
             Err(error) => Err(Unanswered::of(act)(error)),
         }
     }
@@ -236,8 +236,7 @@ where
         };
         match self.api.delete(&reference.name, &parameters).await {
             Ok(_) => {}
-            // The object is gone, or its name belongs to another object.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            Err(kube::Error::Api(status)) if is_not_this_one(&status) => {}
             Err(error) => return Err(Unanswered::of("delete the execution")(error)),
         }
         self.written.put(&reference.name, None);
@@ -249,4 +248,12 @@ where
         (self.prune)(&mut object);
         self.written.put(&object.name_any(), Some(Arc::new(object)));
     }
+}
+
+/// Whether a request with a uid was refused because the object is gone, or because its name belongs
+/// to another object: a patch then changes an immutable field.
+fn is_not_this_one(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|it| &it.causes);
+    let mut fields = causes.map(|cause| cause.field.as_str());
+    matches!(status.code, 404 | 409) || status.code == 422 && fields.any(|it| it == "metadata.uid")
 }
