@@ -1,9 +1,12 @@
 //! BR-WE-012: why pipelines fail, from facts.
 
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::Api;
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams,
+};
 use serde_json::json;
 use wfe_model::workflow_execution::{FailureReason, WorkflowExecution};
-use wfe_tests::system::{Script, System, Task, condition, pipeline};
+use wfe_tests::system::{Script, System, Task, condition, dry_run, pipeline, until_effective};
 
 use crate::setup::{cluster, failure, pipeline_runs, tekton};
 
@@ -104,7 +107,18 @@ async fn pipeline_that_cannot_start_fails_without_having_run() {
     let missing = Script::pipeline("missing", missing, "");
     let busybox = Script::push(&cluster, "not-a-bundle", "true", "");
     let not_a_bundle = Script::pipeline("not-a-bundle", busybox.image, "");
-    let all = [&unbound, &image, &undeclared, &missing, &not_a_bundle];
+    // Nothing listens on this port.
+    let host = registry.address().replace(":5000", ":5999");
+    let down = format!("{host}/pipelines/unbound@sha256:{}", "0".repeat(64));
+    let down = Script::pipeline("registry-down", down, "");
+    let all = [
+        &unbound,
+        &image,
+        &undeclared,
+        &missing,
+        &not_a_bundle,
+        &down,
+    ];
     let system = System::start(&cluster, "tkn-start", &all)
         .await
         .expect("started");
@@ -124,6 +138,7 @@ async fn pipeline_that_cannot_start_fails_without_having_run() {
         ("undeclared", configuration, "declare SIZE"),
         ("missing", pull, "no-such-bundle"),
         ("not-a-bundle", pull, "Tekton cannot read the bundle"),
+        ("registry-down", pull, "connection refused"),
     ] {
         let wfe = system.ended(name).await.expect("ended");
         let details = failure(&wfe);
@@ -161,7 +176,7 @@ async fn undeclared_workspace_fails_before_anything_runs() {
     system
         .execution
         .api()
-        .create(&kube::api::PostParams::default(), &secret)
+        .create(&PostParams::default(), &secret)
         .await
         .expect("created");
     system
@@ -244,4 +259,80 @@ async fn run_cancelled_or_deleted_by_another_client_is_told_apart() {
         details.message
     );
     system.unlocked("deleted").await.expect("unlocked");
+}
+
+/// Makes every PipelineRun of a namespace invalid, so that Tekton's webhook denies it.
+async fn invalidate_pipeline_runs(system: &System) {
+    let namespace = system.execution.name();
+    let name = format!("invalid-{namespace}");
+    let policy = json!({
+        "metadata": { "name": name },
+        "spec": {
+            "matchConstraints": {
+                "resourceRules": [{
+                    "apiGroups": ["tekton.dev"], "apiVersions": ["v1"], "resources": ["pipelineruns"], "operations": ["CREATE"],
+                }],
+                "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": namespace } },
+            },
+            "failurePolicy": "Fail", "reinvocationPolicy": "Never",
+            "mutations": [{ "patchType": "JSONPatch", "jsonPatch": { "expression":
+                "[JSONPatch{op: 'replace', path: '/spec/timeouts/pipeline', value: '-1h'}]" } }],
+        },
+    });
+    let binding = json!({ "metadata": { "name": name }, "spec": { "policyName": name } });
+    for (kind, object) in [
+        ("MutatingAdmissionPolicy", policy),
+        ("MutatingAdmissionPolicyBinding", binding),
+    ] {
+        let gvk = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind);
+        let resource = ApiResource::from_gvk(&gvk);
+        let api: Api<DynamicObject> = Api::all_with(system.cluster.admin(), &resource);
+        let mut typed = object;
+        typed["apiVersion"] = json!("admissionregistration.k8s.io/v1");
+        typed["kind"] = json!(kind);
+        let object: DynamicObject = serde_json::from_value(typed).expect("an object");
+        let created = api.create(&PostParams::default(), &object).await;
+        created.expect("created");
+    }
+    let runs = tekton(&system.cluster, &system.execution, "PipelineRun");
+    let probe: DynamicObject = serde_json::from_value(json!({
+        "apiVersion": "tekton.dev/v1", "kind": "PipelineRun", "metadata": { "name": "probe" },
+        "spec": { "pipelineRef": { "name": "x" }, "timeouts": { "pipeline": "1h0m0s" } },
+    }))
+    .expect("a PipelineRun");
+    let effective = until_effective("the policy", async || {
+        Ok(runs.create(&dry_run(), &probe).await.is_err())
+    });
+    effective.await.expect("in effect");
+}
+
+/// BR-WE-012
+#[tokio::test]
+async fn pipeline_run_denied_by_tekton_fails_with_its_words() {
+    let cluster = cluster().await;
+    let task = Task::of("only", &cluster, &["true"]);
+    let workflow = pipeline(&cluster, "denied", &[task], &json!({}), "");
+    let system = System::start(&cluster, "tkn-denied", &[&workflow])
+        .await
+        .expect("started");
+    invalidate_pipeline_runs(&system).await;
+    system
+        .create(&workflow, "a", &json!({}))
+        .await
+        .expect("admitted");
+    let wfe = system.ended("a").await.expect("ended");
+    let details = failure(&wfe);
+    assert_eq!(
+        (details.reason, details.was_execution_failure),
+        (FailureReason::ConfigurationError, false)
+    );
+    assert!(
+        details.message.contains("webhook.pipeline.tekton.dev"),
+        "{}",
+        details.message
+    );
+    assert_eq!(
+        condition(&wfe, "ExecutionCreated"),
+        "False/ExecutionCreationFailed"
+    );
 }

@@ -475,6 +475,60 @@ fn finished_frees_lock_then_deletes_execution_after_retention(
     assert_eq!(name(&decide(&observed)), step);
 }
 
+/// An execution whose pods end a moment after it.
+fn pipeline(progress: Progress) -> Execution {
+    Execution {
+        ends_with_pods: false,
+        ..execution(progress)
+    }
+}
+
+/// BR-WE-009: the end of a pipeline does not prove that its pods have ended, and a cancelled one runs
+/// its last tasks.
+#[rstest]
+#[case(|it: &mut Observed| it.execution = Some(pipeline(succeeded(None))), "ask Remains")]
+#[case(|it: &mut Observed| { it.execution = Some(pipeline(succeeded(None))); it.answers.remains = Some(Remains::Alive); }, "wait until 2026-01-01T12:01:00Z")]
+#[case(|it: &mut Observed| { it.execution = Some(pipeline(succeeded(None))); it.answers.remains = Some(Remains::Ended); }, "free lock")]
+#[case(|it: &mut Observed| it.execution = Some(Execution { ending: true, ..pipeline(Progress::Active { waiting: None }) }), "wait until 2026-01-01T12:01:00Z")]
+fn finished_pipeline_keeps_lock_until_its_pods_have_ended(
+    #[case] change: impl FnOnce(&mut Observed),
+    #[case] step: &str,
+) {
+    let mut observed = finished("Failed");
+    observed.lock = Lock::Ours;
+    change(&mut observed);
+    assert_eq!(name(&decide(&observed)), step);
+}
+
+/// BR-WE-003: one status write for each change, and none back.
+#[rstest]
+#[case((0, 0), (0, 2), true)]
+#[case((0, 2), (1, 2), true)]
+#[case((1, 2), (1, 2), false)]
+#[case((1, 2), (0, 2), false)]
+fn running_pipeline_stores_progress_when_it_changes(
+    #[case] stored: (i32, i32),
+    #[case] seen: (i32, i32),
+    #[case] writes: bool,
+) {
+    let mut observed = running();
+    let status = Arc::make_mut(&mut observed.wfe).status.as_mut();
+    let status = status.expect("a status");
+    let began = json!([{ "type": "ExecutionRunning", "status": "True", "reason": "ExecutionStarted", "message": "", "lastTransitionTime": now() }]);
+    status.conditions = serde_json::from_value(began).expect("conditions");
+    let summary =
+        json!({ "status": "Unknown", "completedTasks": stored.0, "totalTasks": stored.1 });
+    status.execution_status = serde_json::from_value(summary).expect("a summary");
+    observed.execution = Some(Execution {
+        tasks: Tasks {
+            completed: seen.0,
+            total: seen.1,
+        },
+        ..pipeline(Progress::Active { waiting: None })
+    });
+    assert_eq!(name(&decide(&observed)) == "store status", writes);
+}
+
 /// BR-WE-009: a create that is committed late creates only a suspended object.
 #[test]
 fn finished_without_execution_frees_lock_when_nothing_remains() {

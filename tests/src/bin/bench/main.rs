@@ -4,6 +4,7 @@
 
 mod body;
 mod controller;
+mod engines;
 mod load;
 mod process;
 mod report;
@@ -21,6 +22,8 @@ enum Args {
     Webhook,
     /// CPU time and memory per execution.
     Controller,
+    /// Both engines side by side, on a cluster with Tekton.
+    Engines,
 }
 
 /// Single-threaded, which leaves the second core to the measured program.
@@ -29,6 +32,7 @@ async fn main() -> ExitCode {
     let measured = match Args::parse() {
         Args::Webhook => webhook::measure().await,
         Args::Controller => controller::measure().await,
+        Args::Engines => engines::measure().await,
     };
     match measured {
         Ok(()) => ExitCode::SUCCESS,
