@@ -101,7 +101,10 @@ pub fn classify(facts: &Facts, began: bool, stored: Option<&Waiting>) -> Failure
             return of_container(FailureReason::TaskFailed, message, end);
         }
     }
-    if let Some(waiting) = facts.waiting.as_ref().or(stored).filter(|_| !began) {
+    // A later task of a pipeline may not start, although an earlier one ran. What is stored is older
+    // than a start.
+    let waiting = facts.waiting.as_ref();
+    if let Some(waiting) = waiting.or(stored.filter(|_| !began)) {
         return of_object(waiting.cause.into(), waiting.message.clone());
     }
     let reason = if over_deadline {
@@ -153,7 +156,7 @@ pub fn summary(failure: &Failure, workflow: &str, target: &str, execution: Optio
         .unwrap_or_default();
     let (what, next) = match failure.reason {
         FailureReason::OOMKilled => {
-            ("ran out of memory".to_owned(), "Raise the memory limit in the workflow's execution.resources, and look at the target before you clear the block.".to_owned())
+            ("ran out of memory".to_owned(), "Raise the workflow's memory limit (execution.resources of its catalog entry, or of the step in its pipeline), and look at the target before you clear the block.".to_owned())
         }
         FailureReason::DeadlineExceeded if !failure.was_execution_failure => {
             ("was not started in time".to_owned(), format!("Nothing ran ({}): check the Events and quotas of the execution namespace, and the capacity of the nodes.", failure.message))
@@ -171,7 +174,7 @@ pub fn summary(failure: &Failure, workflow: &str, target: &str, execution: Optio
         | FailureReason::Forbidden
             if failure.was_execution_failure =>
         {
-            ("started while it was being deleted".to_owned(), format!("It may have changed the target in part: look at the target before you clear the block. It had not started because of: {}.", failure.message))
+            ("was stopped, because a part of it could not start".to_owned(), format!("It may have changed the target in part ({}): look at the target before you clear the block.", failure.message))
         }
         FailureReason::ImagePullBackOff => {
             ("was not started, because its image or bundle cannot be pulled".to_owned(), format!("Nothing ran: check that it exists in its registry and that the cluster may pull it ({}).", failure.message))
@@ -350,6 +353,19 @@ mod tests {
         assert_eq!(
             (failure.reason, failure.was_execution_failure),
             (FailureReason::ResourceExhausted, true)
+        );
+        let summary = summary(&failure, "w", "a/B/c", None);
+        assert!(summary.contains("look at the target"), "{summary}");
+    }
+
+    /// BR-WE-012: the image of a pipeline's second task cannot be pulled.
+    #[test]
+    fn classify_later_task_that_does_not_start_keeps_its_cause() {
+        let facts = facts("Failed", None, Some(Cause::ImageNotPulled));
+        let failure = classify(&facts, true, None);
+        assert_eq!(
+            (failure.reason, failure.was_execution_failure),
+            (FailureReason::ImagePullBackOff, true)
         );
         let summary = summary(&failure, "w", "a/B/c", None);
         assert!(summary.contains("look at the target"), "{summary}");

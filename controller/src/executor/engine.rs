@@ -33,7 +33,8 @@ pub trait Executor: Send + Sync {
     fn status(&self, name: &str, source: &Uid) -> Option<Execution>;
     /// Every cached execution with its WorkflowExecution.
     fn executions(&self) -> Vec<(Source, Execution)>;
-    /// Whether the cache has a live pod of a WorkflowExecution.
+    /// Whether the caches have a live pod of a WorkflowExecution, or something that may still create
+    /// one after its execution has ended.
     fn has_live_pod(&self, source: &Uid) -> bool;
     /// The WorkflowExecutions with a live cached execution or pod on the target, those with an
     /// execution first.

@@ -85,12 +85,14 @@ impl JobExecutor {
         source: &Uid,
         stored: Option<&ExecutionRef>,
     ) -> Result<Remains, Unanswered> {
+        // The pods last: the Job may create one before it ends.
+        let job = self.jobs.get(name).await?;
+        let execution = job.map(|job| read(&job, &[]));
+        let remains = Remains::of(execution.as_ref(), source, stored);
         if self.pods.is_any_alive_of(source).await? {
             return Ok(Remains::Alive);
         }
-        let job = self.jobs.get(name).await?;
-        let execution = job.map(|job| read(&job, &[]));
-        Ok(Remains::of(execution.as_ref(), source, stored))
+        Ok(remains)
     }
 }
 

@@ -170,7 +170,7 @@ where
             {
                 // A relisted watch may never show an object that was created and deleted in
                 // between.
-                self.written.put(name, None);
+                self.forget_write(name);
                 Ok(None)
             }
             Err(error) => Err(Unanswered::of("read the execution")(error)),
@@ -219,7 +219,10 @@ where
                 self.record_write(patched);
                 Ok(())
             }
-            Err(kube::Error::Api(status)) if is_not_this_one(&status) => Ok(()),
+            Err(kube::Error::Api(status)) if is_not_this_one(&status) => {
+                self.forget_write(&reference.name);
+                Ok(())
+            }
             Err(error) => Err(Unanswered::of(act)(error)),
         }
     }
@@ -239,8 +242,13 @@ where
             Err(kube::Error::Api(status)) if is_not_this_one(&status) => {}
             Err(error) => return Err(Unanswered::of("delete the execution")(error)),
         }
-        self.written.put(&reference.name, None);
+        self.forget_write(&reference.name);
         Ok(())
+    }
+
+    /// Forgets the object that an own write returned: the object is gone.
+    pub(super) fn forget_write(&self, name: &str) {
+        self.written.put(name, None);
     }
 
     /// Records the object that a write returned.

@@ -9,19 +9,19 @@ use std::time::Duration;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
-use kube::api::PostParams;
+use kube::api::{ListParams, PostParams};
 use kube::runtime::reflector::store::WriterDropped;
 use kube::runtime::wait::await_condition;
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use wfe_core::execution::{Created, Execution, Refusal, Remains, Source, Waiting, is_of};
-use wfe_core::names::{TargetHash, Uid};
+use wfe_core::names::{TARGET_HASH, TargetHash, Uid, WORKFLOW_EXECUTION_UID};
 use wfe_core::plan::Plan;
 use wfe_core::tekton::build::{build, resolution_request};
 use wfe_core::tekton::objects::{CANCELLED, PIPELINE_RUN, PipelineRun, ResolutionRequest, TaskRun};
 use wfe_core::tekton::pipeline::{Resolved, answer, misfit};
 use wfe_core::tekton::prune;
-use wfe_core::tekton::read::{began, read};
+use wfe_core::tekton::read::{began, has_ended, read};
 use wfe_model::engine::Engine;
 use wfe_model::workflow_execution::ExecutionRef;
 
@@ -51,7 +51,7 @@ pub struct TektonExecutor {
 impl TektonExecutor {
     /// Watches the PipelineRuns of `namespace`, their TaskRuns and their pods.
     pub fn start(client: &Client, namespace: &str, start_times: &StartTimes) -> (Self, Changes) {
-        let (crd, crd_failures) = ServedCrd::watch(client, CRD);
+        let (crd, crd_failures) = ServedCrd::watch(client, CRD, "v1");
         let task_runs_api: Api<TaskRun> = Api::namespaced(client.clone(), namespace);
         let events = crd.watch_while_served(Api::namespaced(client.clone(), namespace));
         let (runs, run_changes) = Runs::start(client, namespace, prune::pipeline_run, events);
@@ -117,6 +117,14 @@ impl TektonExecutor {
         {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 404 | 422) => {
+                let message = format!("cannot ask Tekton for the pipeline: {}", status.message);
+                let refusal = match status.code {
+                    403 => Refusal::Rights,
+                    _ => Refusal::Invalid,
+                };
+                return Ok(Some((refusal, message)));
+            }
             Err(error) => return Err(Unanswered::of(ACT)(error)),
         }
         let is_answered = |it: Option<&ResolutionRequest>| {
@@ -155,10 +163,28 @@ impl TektonExecutor {
 
     /// Reads the PipelineRun. Without Tekton there is none.
     async fn get(&self, name: &str) -> Result<Option<PipelineRun>, Unanswered> {
-        if !self.is_installed() && self.is_confirmed_gone().await? {
+        if self.is_removed().await? {
+            self.runs.forget_write(name);
             return Ok(None);
         }
         self.runs.get(name).await
+    }
+
+    /// Whether Tekton is not installed, by the API server's word: then it has no objects.
+    async fn is_removed(&self) -> Result<bool, Unanswered> {
+        Ok(!self.is_installed() && self.is_confirmed_gone().await?)
+    }
+
+    /// Reads from the API server whether a TaskRun with this label has not ended. Until then Tekton
+    /// may create its pod, also when the PipelineRun is gone and the TaskRun is about to go.
+    async fn has_active_task_run(&self, label: &str, value: &str) -> Result<bool, Unanswered> {
+        if self.is_removed().await? {
+            return Ok(false);
+        }
+        let labelled = ListParams::default().labels(&format!("{label}={value}"));
+        let listed = self.task_runs_api.list(&labelled).await;
+        let listed = listed.map_err(Unanswered::of("list the TaskRuns"))?;
+        Ok(listed.iter().any(|it| !has_ended(it)))
     }
 
     /// Reads the PipelineRun, its TaskRuns and its pods.
@@ -166,7 +192,7 @@ impl TektonExecutor {
         let Some(run) = self.get(name).await? else {
             return Ok(None);
         };
-        let of_run = kube::api::ListParams::default().labels(&format!("{PIPELINE_RUN}={name}"));
+        let of_run = ListParams::default().labels(&format!("{PIPELINE_RUN}={name}"));
         let task_runs = self.task_runs_api.list(&of_run).await;
         let task_runs = task_runs.map_err(Unanswered::of("list the TaskRuns"))?;
         let task_runs: Vec<_> = task_runs.items.into_iter().map(Arc::new).collect();
@@ -202,23 +228,32 @@ impl TektonExecutor {
         source: &Uid,
         stored: Option<&ExecutionRef>,
     ) -> Result<Remains, Unanswered> {
-        if self.pods.is_any_alive_of(source).await? {
-            return Ok(Remains::Alive);
-        }
+        // What creates something first, what is created last.
         let run = self.get(name).await?;
         let execution = run.map(|run| read(&run, &[], &[]));
-        Ok(Remains::of(execution.as_ref(), source, stored))
+        let remains = Remains::of(execution.as_ref(), source, stored);
+        let uid = source.as_str();
+        if self
+            .has_active_task_run(WORKFLOW_EXECUTION_UID, uid)
+            .await?
+            || self.pods.is_any_alive_of(source).await?
+        {
+            return Ok(Remains::Alive);
+        }
+        Ok(remains)
     }
 
     async fn is_target_occupied(&self, target: &TargetHash) -> Result<bool, Unanswered> {
-        if self.pods.is_any_alive_on(target).await? {
-            return Ok(true);
+        if !self.is_removed().await? {
+            let runs = self.runs.list_on(target).await?;
+            if runs.iter().any(|run| read(run, &[], &[]).is_active()) {
+                return Ok(true);
+            }
         }
-        if !self.is_installed() && self.is_confirmed_gone().await? {
-            return Ok(false);
-        }
-        let runs = self.runs.list_on(target).await?;
-        Ok(runs.iter().any(|run| read(run, &[], &[]).is_active()))
+        Ok(self
+            .has_active_task_run(TARGET_HASH, target.as_str())
+            .await?
+            || self.pods.is_any_alive_on(target).await?)
     }
 
     fn cached_task_runs(&self, source: &Uid) -> Vec<Arc<TaskRun>> {
@@ -266,14 +301,19 @@ impl Executor for TektonExecutor {
     }
 
     fn has_live_pod(&self, source: &Uid) -> bool {
-        self.pods.has_live(source)
+        let mut task_runs = self.cached_task_runs(source).into_iter();
+        self.pods.has_live(source) || task_runs.any(|it| !has_ended(&it))
     }
 
     fn alive_on(&self, target: &TargetHash) -> Vec<Source> {
         let runs = self.runs.on(target);
         let runs = runs.iter().filter(|run| read(run, &[], &[]).is_active());
         let runs = runs.filter_map(|run| Source::read(run.as_ref()));
-        runs.chain(self.pods.alive_on(target)).collect()
+        let task_runs = self.task_runs.with(&Key::Target(target.clone()));
+        let task_runs = task_runs.iter().filter(|it| !has_ended(it));
+        let task_runs = task_runs.filter_map(|it| Source::read(it.as_ref()));
+        let alive = runs.chain(task_runs);
+        alive.chain(self.pods.alive_on(target)).collect()
     }
 
     fn synced(&self) -> BoxFuture<'_, Result<(), WriterDropped>> {

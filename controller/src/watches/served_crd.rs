@@ -6,8 +6,9 @@ use std::fmt::Debug;
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt;
+use kube::runtime::wait::Condition;
+use kube::runtime::wait::conditions::is_crd_established;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
@@ -15,7 +16,7 @@ use tokio::sync::watch;
 
 use super::owner_labels::managed;
 
-/// Whether a CRD exists, by a watch of its metadata.
+/// Whether a version of a CRD is served, by a watch of the CRD.
 pub struct ServedCrd {
     name: &'static str,
     api: Api<CustomResourceDefinition>,
@@ -29,40 +30,41 @@ impl ServedCrd {
     pub fn watch(
         client: &Client,
         name: &'static str,
+        version: &'static str,
     ) -> (Self, impl Stream<Item = watcher::Error> + Send + use<>) {
-        let metadata: Api<PartialObjectMeta<CustomResourceDefinition>> = Api::all(client.clone());
+        let api: Api<CustomResourceDefinition> = Api::all(client.clone());
         let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
         let (set, served) = watch::channel(None);
         let mut listed = false;
-        let events = watcher(metadata, only).default_backoff();
+        let events = watcher(api.clone(), only).default_backoff();
         let failures = events.filter_map(move |event| {
-            let exists = match &event {
+            let served = |crd: &CustomResourceDefinition| serves(crd, version);
+            let now = match &event {
                 Ok(Event::Init) => {
                     listed = false;
                     None
                 }
-                Ok(Event::InitApply(_)) => {
-                    listed = true;
+                Ok(Event::InitApply(crd)) => {
+                    listed = served(crd);
                     None
                 }
                 Ok(Event::InitDone) => Some(listed),
-                Ok(Event::Apply(_)) => Some(true),
+                Ok(Event::Apply(crd)) => Some(served(crd)),
                 Ok(Event::Delete(_)) => Some(false),
                 Err(_) => None,
             };
-            if let Some(exists) = exists {
-                let changed = set.send_if_modified(|it| it.replace(exists) != Some(exists));
+            if let Some(served) = now {
+                let changed = set.send_if_modified(|it| it.replace(served) != Some(served));
                 if changed {
-                    tracing::info!(crd = name, exists, "CRD checked");
+                    tracing::info!(crd = name, version, served, "CRD checked");
                 }
             }
             std::future::ready(event.err())
         });
-        let api = Api::all(client.clone());
         (Self { name, api, served }, failures)
     }
 
-    /// Whether the CRD exists, as last seen.
+    /// Whether the version is served, as last seen.
     pub fn is_served(&self) -> bool {
         *self.served.borrow() == Some(true)
     }
@@ -73,8 +75,8 @@ impl ServedCrd {
         Ok(self.api.get_metadata_opt(self.name).await?.is_none())
     }
 
-    /// Events of the controller's objects in `api` while the CRD exists, and an empty list whenever it
-    /// does not.
+    /// Events of the controller's objects in `api` while the version is served, and an empty list
+    /// whenever it is not.
     pub fn watch_while_served<K>(
         &self,
         api: Api<K>,
@@ -104,4 +106,10 @@ impl ServedCrd {
             },
         )
     }
+}
+
+fn serves(crd: &CustomResourceDefinition, version: &str) -> bool {
+    let mut versions = crd.spec.versions.iter();
+    versions.any(|it| it.name == version && it.served)
+        && is_crd_established().matches_object(Some(crd))
 }

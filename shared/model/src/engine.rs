@@ -58,6 +58,22 @@ impl Engine {
         }
     }
 
+    /// Whether the engine applies `execution.resources` of a catalog entry.
+    pub fn takes_resources(self) -> bool {
+        match self {
+            Self::Job => true,
+            Self::Tekton => false,
+        }
+    }
+
+    /// What `kubectl logs` takes to print the logs of an execution with this name.
+    pub fn logs_of(self, name: &str) -> String {
+        match self {
+            Self::Job => format!("job/{name}"),
+            Self::Tekton => format!("-l tekton.dev/pipelineRun={name} --all-containers"),
+        }
+    }
+
     /// The supported values of `spec.executionEngine`, for messages.
     pub fn supported() -> String {
         let all = Self::VARIANTS.iter();

@@ -15,6 +15,7 @@ use crate::engine::Engine;
 use crate::image::{IMAGE, ImageReference};
 use crate::parameters::declaration::DeclarationError;
 use crate::parameters::declared::Parameters;
+use crate::parameters::no_substitution;
 use crate::pattern::{OBJECT_NAME, pattern};
 
 pattern!(
@@ -182,6 +183,14 @@ pub enum Problem {
         /// The duplicate name.
         name: String,
     },
+    /// The default of a parameter contains a variable that the engine would substitute.
+    #[error("parameters[{name}].default: {}", no_substitution(*engine))]
+    DefaultSubstituted {
+        /// Name of the parameter.
+        name: String,
+        /// The workflow's engine.
+        engine: Engine,
+    },
     /// The declaration of a parameter is invalid.
     #[error("parameters[{index}].{error}")]
     Parameter {
@@ -203,12 +212,15 @@ impl Workflow {
         };
         let (document, unknown) = document::read(yaml).map_err(|problem| fail(vec![problem]))?;
         let workflow = document.check().map_err(fail)?;
-        let warnings = unknown
-            .iter()
-            .map(|path| {
-                format!("{file}: {path}: unknown key is ignored: remove it or correct its name")
-            })
-            .collect();
+        let warnings = unknown.iter().map(|path| {
+            format!("{file}: {path}: unknown key is ignored: remove it or correct its name")
+        });
+        let engine = workflow.engine;
+        let ignored = workflow.resources.is_some() && !engine.takes_resources();
+        let ignored = ignored.then(|| {
+            format!("{file}: execution.resources: ignored for engine {engine}: set the resources of its steps")
+        });
+        let warnings = warnings.chain(ignored).collect();
         Ok(ReadWorkflow { workflow, warnings })
     }
 }

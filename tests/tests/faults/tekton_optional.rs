@@ -63,7 +63,7 @@ async fn tekton_installed_and_removed_is_noticed_without_restart() {
         created.expect("created");
     }
     controller
-        .wait_for_log("\"exists\":true", 1, SOON)
+        .wait_for_log("\"served\":true", 1, SOON)
         .await
         .expect("noticed");
     system
@@ -102,7 +102,7 @@ async fn tekton_installed_and_removed_is_noticed_without_restart() {
         deleted.expect("deleted");
     }
     controller
-        .wait_for_log("\"exists\":false", 2, SOON)
+        .wait_for_log("\"served\":false", 2, SOON)
         .await
         .expect("noticed");
     unsupported("after").await;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use wfe_model::duration::ExecutionTimeout;
+use wfe_model::engine::Engine;
 use wfe_model::workflow_execution::{
     ExecutionRef, FailureDetails, FailureReason, Phase, TriState, WorkflowExecution,
 };
@@ -96,8 +97,9 @@ pub(super) fn fail(
         .and_then(|status| status.start_time.clone());
     let reference = wfe.execution_ref();
     let ran = started.as_ref().map(|started| elapsed(started.0, at));
-    let log =
-        reference.map(|it| format!("-n {} {}/{}", it.namespace, it.kind.to_lowercase(), it.name));
+    let engine = Engine::parse(&wfe.spec.execution_engine);
+    let log = reference.zip(engine);
+    let log = log.map(|(it, engine)| format!("-n {} {}", it.namespace, engine.logs_of(&it.name)));
     let details = FailureDetails {
         reason: failure.reason,
         message: failure.message.clone(),

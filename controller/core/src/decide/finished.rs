@@ -9,7 +9,8 @@ use wfe_model::audit::EventType;
 use wfe_model::workflow_execution::{Phase, TriState};
 
 use super::ending::{
-    RECHECK_DELAY, cancel, delete, fail, notify_or, started, store, target_history, undelivered,
+    RECHECK_DELAY, cancel, delete, fail, notify_or, started, store, target_history, timeout,
+    undelivered,
 };
 use crate::audit;
 use crate::condition::{ConditionType, Reason};
@@ -138,8 +139,8 @@ fn free_lock(observed: &Observed) -> Step {
     }
     match (observed.wfe.execution_ref(), observed.answers.remains) {
         (_, None) => Step::Ask(Question::Remains),
-        // The pod watch lags: it shows the end of the pod.
-        (_, Some(Remains::Alive)) if ended.is_some() => wait_for_pods(observed),
+        // The pod watch lags, or does not select the pod any more.
+        (_, Some(Remains::Alive)) if ended.is_some() => Step::Wait(observed.now + RECHECK_DELAY),
         (Some(reference), Some(Remains::Alive)) => cancel(observed, reference),
         // The watch will show the execution, which is deleted then.
         (None, Some(Remains::Alive)) => Step::Wait(observed.now + RECHECK_DELAY),
@@ -157,6 +158,18 @@ fn free_lock_now(observed: &Observed) -> Step {
 
 /// The pod watch triggers the next reconcile; the requeue is for the notice only.
 fn wait_for_pods(observed: &Observed) -> Step {
+    let execution = observed.execution.as_ref();
+    if execution.is_some_and(|it| it.ending && it.is_active()) {
+        // A cancelled pipeline runs its last tasks within its own timeout.
+        let status = observed.wfe.status.as_ref();
+        let start = status.and_then(|it| it.start_time.as_ref());
+        let start = start.map_or(observed.now, |it| it.0);
+        let late = after(start, timeout(observed).saturating_add(POD_END_GRACE));
+        if observed.now < late {
+            return Step::Wait(late);
+        }
+        return notify_or(observed, Notice::Overdue, Step::Done);
+    }
     let since = ended_at(observed).unwrap_or(observed.now);
     let late = after(since, POD_END_GRACE);
     if observed.now < late {

@@ -315,7 +315,9 @@ fn running_status(observed: &Observed, execution: &Execution) -> Change {
         )
         .with(|status| {
             status.phase = Some(Phase::Running);
-            status.start_time = Some(time(execution.created.unwrap_or(observed.now)));
+            // A held execution may be much older than its start, which follows now.
+            let created = execution.created.filter(|_| !execution.held);
+            status.start_time = Some(time(created.unwrap_or(observed.now)));
             status.execution_ref = Some(reference.clone());
             status.image.clone_from(&execution.image);
         });

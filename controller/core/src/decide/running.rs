@@ -169,7 +169,9 @@ fn active(observed: &Observed, execution: &Execution, waiting: Option<&Waiting>)
     // The status stores this object's uid, and no later write changes that reference: so no other
     // object is ever started for this WorkflowExecution.
     let alone = observed.lock == Lock::Ours && observed.others_alive.is_none();
-    if execution.held && alone && !observed.answers.started {
+    // A start that always fails must not keep the start timeout from ending the execution.
+    let in_time = observed.now < start_timeout_at(observed);
+    if execution.held && alone && in_time && !observed.answers.started {
         return Step::Do(Effect::Start(execution.reference.clone()));
     }
     let wait = next_deadline(observed, execution);

@@ -487,9 +487,9 @@ fn pipeline(progress: Progress) -> Execution {
 /// its last tasks.
 #[rstest]
 #[case(|it: &mut Observed| it.execution = Some(pipeline(succeeded(None))), "ask Remains")]
-#[case(|it: &mut Observed| { it.execution = Some(pipeline(succeeded(None))); it.answers.remains = Some(Remains::Alive); }, "wait until 2026-01-01T12:01:00Z")]
+#[case(|it: &mut Observed| { it.execution = Some(pipeline(succeeded(None))); it.answers.remains = Some(Remains::Alive); }, "wait until 2026-01-01T12:00:05Z")]
 #[case(|it: &mut Observed| { it.execution = Some(pipeline(succeeded(None))); it.answers.remains = Some(Remains::Ended); }, "free lock")]
-#[case(|it: &mut Observed| it.execution = Some(Execution { ending: true, ..pipeline(Progress::Active { waiting: None }) }), "wait until 2026-01-01T12:01:00Z")]
+#[case(|it: &mut Observed| it.execution = Some(Execution { ending: true, ..pipeline(Progress::Active { waiting: None }) }), "wait until 2026-01-01T12:32:00Z")]
 fn finished_pipeline_keeps_lock_until_its_pods_have_ended(
     #[case] change: impl FnOnce(&mut Observed),
     #[case] step: &str,
@@ -498,6 +498,35 @@ fn finished_pipeline_keeps_lock_until_its_pods_have_ended(
     observed.lock = Lock::Ours;
     change(&mut observed);
     assert_eq!(name(&decide(&observed)), step);
+}
+
+/// BR-WE-003: the start timeout counts from the start, also of an object that was created long ago.
+#[test]
+fn held_execution_adopted_late_starts_with_its_full_timeout() {
+    let created = Execution {
+        held: true,
+        created: Some(now() - Duration::from_mins(10)),
+        ..active()
+    };
+    let stored = stores(&with(|it| {
+        it.answers.created = Some(Created::Ours(Box::new(created)));
+    }));
+    let status = stored.status.expect("a status");
+    assert_eq!(status.start_time.map(|it| it.0), Some(now()));
+}
+
+/// BR-WE-003: a start that always fails ends at the start timeout.
+#[test]
+fn held_execution_is_not_started_after_its_start_timeout() {
+    let mut observed = running();
+    observed.execution = Some(Execution {
+        held: true,
+        ..active()
+    });
+    observed.lock = Lock::Ours;
+    assert_eq!(name(&decide(&observed)), "start execution");
+    observed.now = now() + Duration::from_mins(10);
+    assert_eq!(name(&decide(&observed)), "ask Execution");
 }
 
 /// BR-WE-003: one status write for each change, and none back.

@@ -25,7 +25,7 @@ const RESOLVER_TYPE: &str = "resolution.tekton.dev/type";
 /// Builds the PipelineRun of a plan, pending.
 pub fn build(plan: &Plan) -> PipelineRun {
     let params = plan.values().into_iter();
-    // Tekton substitutes $(…) in values. The rules refuse it in parameters; a name of a
+    // Tekton substitutes $(…) in values. The rules refuse it in parameters and defaults; a name of a
     // RemediationRequest that has it is no valid name.
     let params = params.filter(|(_, value)| !value.contains("$("));
     PipelineRun {

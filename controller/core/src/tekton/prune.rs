@@ -2,6 +2,7 @@
 //! use.
 
 use super::objects::{PipelineRun, PipelineRunSpec, TaskRun};
+use crate::names::WORKFLOW_EXECUTION;
 
 /// Keeps metadata, `spec.status` and the used part of the status of a PipelineRun.
 pub fn pipeline_run(run: &mut PipelineRun) {
@@ -12,9 +13,11 @@ pub fn pipeline_run(run: &mut PipelineRun) {
     };
 }
 
-/// Keeps labels and the used part of the status of a TaskRun.
+/// Keeps labels, one annotation and the used part of the status of a TaskRun.
 pub fn task_run(run: &mut TaskRun) {
     run.metadata.managed_fields = None;
-    run.metadata.annotations = None;
+    if let Some(annotations) = &mut run.metadata.annotations {
+        annotations.retain(|name, _| name == WORKFLOW_EXECUTION);
+    }
     run.metadata.owner_references = None;
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
 use kube::ResourceExt;
 use wfe_model::engine::Engine;
 use wfe_model::workflow_execution::ExecutionRef;
@@ -70,7 +70,7 @@ pub fn read(run: &PipelineRun, task_runs: &[Arc<TaskRun>], pods: &[Arc<Pod>]) ->
         held: is_pending(run) && !is_started(run),
         began: pods.iter().filter_map(|pod| began(pod)).min(),
         image: run.annotations().get(IMAGE).cloned(),
-        tasks: tasks(run, task_runs),
+        tasks: tasks(run, task_runs, &progress),
         // Tekton waits for the end of the steps; the pod ends a moment later.
         ends_with_pods: false,
         progress,
@@ -81,16 +81,18 @@ fn succeeded(conditions: &[TektonCondition]) -> Option<&TektonCondition> {
     conditions.iter().find(|it| it.kind == "Succeeded")
 }
 
-fn has_ended(task_run: &TaskRun) -> bool {
+/// Whether a TaskRun has ended; until then Tekton may create its pod, again as well.
+pub fn has_ended(task_run: &TaskRun) -> bool {
     let status = task_run.status.as_ref();
     let succeeded = status.and_then(|it| succeeded(&it.conditions));
     succeeded.is_some_and(|it| it.status != "Unknown")
 }
 
-/// The condition of a TaskRun that failed.
+/// The condition of a TaskRun whose failure fails the pipeline.
 fn failure(task_run: &TaskRun) -> Option<&TektonCondition> {
     let condition = succeeded(&task_run.status.as_ref()?.conditions)?;
-    (condition.status == "False").then_some(condition)
+    let ignored = condition.reason.as_deref() == Some("FailureIgnored");
+    (condition.status == "False" && !ignored).then_some(condition)
 }
 
 fn completed_at(run: &PipelineRun) -> Option<Timestamp> {
@@ -125,16 +127,22 @@ fn waiting(pods: &[Arc<Pod>]) -> Option<Waiting> {
 }
 
 /// How many of the pipeline's tasks have ended, those that are skipped apart.
-fn tasks(run: &PipelineRun, task_runs: &[Arc<TaskRun>]) -> Tasks {
+fn tasks(run: &PipelineRun, task_runs: &[Arc<TaskRun>], progress: &Progress) -> Tasks {
     let status = run.status.as_ref();
     let declared = status.and_then(|it| it.pipeline_spec.as_ref());
     let declared = declared.map_or(0, |it| it.tasks.len() + it.finally.len());
     let skipped = status.map_or(0, |it| it.skipped_tasks.len());
     let completed = task_runs.iter().filter(|it| has_ended(it)).count();
+    let total = declared.saturating_sub(skipped).max(task_runs.len());
+    // The watch of TaskRuns may lag.
+    let completed = match progress {
+        Progress::Succeeded { .. } => total,
+        _ => completed,
+    };
     let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
     Tasks {
         completed: count(completed),
-        total: count(declared.saturating_sub(skipped).max(task_runs.len())),
+        total: count(total),
     }
 }
 
@@ -164,9 +172,8 @@ fn facts(
     });
     let task_reason = failed.and_then(|it| failure(it)?.reason.as_deref());
     let step = failed.and_then(|it| failed_step(it));
-    // Without a container, the state is made up by Tekton: the step has never run.
     let ended = step.and_then(|step| step.terminated.as_ref());
-    let ended = ended.filter(|it| it.container_id.is_some());
+    let ended = ended.filter(|it| may_have_run(it));
     Facts {
         reason: reason.map(str::to_owned),
         message: succeeded.and_then(|it| it.message.clone()),
@@ -188,12 +195,27 @@ fn facts(
     }
 }
 
+/// Whether a terminated step may have run. Tekton makes up a state without a container for steps that
+/// it stops; of these only one that was stopped while it ran has a start.
+fn may_have_run(terminated: &ContainerStateTerminated) -> bool {
+    let stopped = ["TaskRunTimeout", "TaskRunCancelled"];
+    let reason = terminated.reason.as_deref().unwrap_or_default();
+    terminated.container_id.is_some()
+        || stopped.contains(&reason) && terminated.started_at.is_some()
+}
+
 /// The first step of a TaskRun that ended with an error; those after it are skipped.
 fn failed_step(task_run: &TaskRun) -> Option<&StepState> {
     let mut steps = task_run.status.as_ref()?.steps.iter();
     steps.find(|step| {
         let failed = step.terminated.as_ref().is_some_and(|it| it.exit_code != 0);
-        failed && step.termination_reason.as_deref() != Some("Skipped")
+        // `Continued`: the task ignores the error of this step.
+        let ignored = ["Skipped", "Continued"];
+        failed
+            && !step
+                .termination_reason
+                .as_deref()
+                .is_some_and(|it| ignored.contains(&it))
     })
 }
 

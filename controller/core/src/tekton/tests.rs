@@ -8,11 +8,11 @@ use wfe_model::engine::Engine;
 use wfe_model::workflow_execution::FailureReason;
 
 use super::build::{build, resolution_request};
-use super::objects::{PipelineRun, TaskRun};
+use super::objects::{PipelineRun, StepState, TaskRun};
 use super::pipeline::misfit;
 use super::prune;
 use super::read::{began, read};
-use crate::execution::{Cause, Execution, FailedTask, Progress, Refusal, Tasks};
+use crate::execution::{Cause, Execution, Facts, FailedTask, Progress, Refusal, Tasks};
 use crate::failure::classify;
 use crate::names::STARTED;
 use crate::plan::fixture::{HEX, plan};
@@ -269,4 +269,40 @@ fn read_succeeded_run_keeps_its_summary() {
 fn began_is_the_start_of_the_first_step() {
     let (_, _, pods) = recorded("fail3");
     assert!(pods.iter().all(|pod| began(pod).is_some()));
+}
+
+/// The failed TaskRun of the fixture with its step changed.
+fn failed_with(change: impl FnOnce(&mut StepState)) -> Execution {
+    let (run, mut task_runs, pods) = recorded("fail3");
+    let failed = task_runs.last_mut().expect("a TaskRun");
+    let status = Arc::make_mut(failed).status.get_or_insert_default();
+    change(status.steps.first_mut().expect("a step"));
+    read(&run, &task_runs, &pods)
+}
+
+fn facts_of(execution: Execution) -> Facts {
+    match execution.progress {
+        Progress::Failed { facts, .. } => facts,
+        other => panic!("not failed: {other:?}"),
+    }
+}
+
+/// BR-WE-012: a step whose error the task ignores is not the failed one.
+#[test]
+fn failed_step_is_not_one_whose_error_is_ignored() {
+    let ignored = |step: &mut StepState| step.termination_reason = Some("Continued".to_owned());
+    assert_eq!(facts_of(failed_with(ignored)).container, None);
+}
+
+/// BR-WE-012: Tekton makes up how a step ended that it stops. One that ran may have changed something.
+#[rstest]
+#[case("TaskRunTimeout", true)]
+#[case("TaskRunImagePullFailed", false)]
+fn made_up_end_of_step_counts_only_if_it_ran(#[case] reason: &str, #[case] ran: bool) {
+    let facts = facts_of(failed_with(|step| {
+        let terminated = step.terminated.get_or_insert_default();
+        terminated.container_id = None;
+        terminated.reason = Some(reason.to_owned());
+    }));
+    assert_eq!(facts.container.is_some_and(|it| it.started), ran);
 }

@@ -188,6 +188,13 @@ impl Document {
                     .map(|(index, error)| Problem::Parameter { index, error }),
             );
         });
+        if let (Some(engine), Ok(parameters)) = (engine.filter(|it| it.substitutes()), &parameters)
+        {
+            let defaults = parameters.with_defaults(&BTreeMap::new()).into_iter();
+            let substituted = defaults.filter(|(_, value)| value.contains("$("));
+            problems
+                .extend(substituted.map(|(name, _)| Problem::DefaultSubstituted { name, engine }));
+        }
         match (engine, bundle, parameters) {
             (Some(engine), Some(bundle), Ok(parameters)) if problems.is_empty() => Ok(Workflow {
                 workflow_id: self.metadata.workflow_id,

@@ -230,3 +230,28 @@ proptest::proptest! {
         let _ = read(fixture.get(..cut).unwrap_or(&fixture));
     }
 }
+
+/// Tekton would substitute the default of a parameter, and has no use for resources.
+#[test]
+fn tekton_workflow_default_with_variable_is_invalid_and_resources_are_warned_about() {
+    let yaml = |more: &str| {
+        format!(
+            "metadata: {{workflowId: a, version: 1.0.0}}\nexecution: {{engine: tekton, bundle: 'r.io/a@sha256:{}', resources: {{limits: {{memory: 1Mi}}}}}}\n{more}",
+            "0".repeat(64)
+        )
+    };
+    let read = Workflow::read("a.yaml", &yaml("")).expect("valid");
+    assert!(
+        read.warnings[0].contains("ignored for engine tekton"),
+        "{:?}",
+        read.warnings
+    );
+    let default = yaml("parameters: [{name: A, type: string, default: '$(date)'}]");
+    let error = Workflow::read("a.yaml", &default).expect_err("invalid");
+    assert!(
+        error
+            .to_string()
+            .contains("parameters[A].default: must not contain"),
+        "{error}"
+    );
+}
