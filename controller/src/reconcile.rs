@@ -88,7 +88,8 @@ pub async fn reconcile(
     let span = tracing::info_span!(
         "reconcile",
         namespace = metadata.namespace,
-        name = metadata.name
+        // `name` would be hidden by the name of the span in JSON.
+        wfe = metadata.name
     );
     AbortOnDropHandle::new(tokio::spawn(pass(wfe, context).instrument(span))).await?
 }

@@ -14,7 +14,7 @@ mod state;
 mod tls;
 mod webhook;
 
-pub use self::control::install_crd;
+pub use self::control::{cluster, install_crd};
 pub use self::install::until_effective;
 pub use self::look::{condition, dry_run, job_has_ended, message, pod_is_alive, types};
 pub use self::overlap::Overlap;

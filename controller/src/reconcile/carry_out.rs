@@ -21,7 +21,7 @@ use wfe_core::step::{Effect, Notice, Question};
 use wfe_model::FINALIZER;
 use wfe_model::engine::Engine;
 use wfe_model::text::in_full;
-use wfe_model::workflow_execution::{WorkflowExecution, WorkflowExecutionStatus};
+use wfe_model::workflow_execution::{Phase, WorkflowExecution, WorkflowExecutionStatus};
 use wfe_peers::catalog::Catalog;
 use wfe_peers::dependencies::DependencyReader;
 use wfe_peers::discovery::ServedKinds;
@@ -356,6 +356,7 @@ impl Actions {
             self.metrics.block_cleared();
         }
         if wfe.phase() != written.phase() {
+            log_phase(&written);
             self.metrics.transition(&written, Timestamp::now());
             self.events.publish_phase(&written).await;
         }
@@ -386,6 +387,18 @@ impl Actions {
             Err(error) => Err(Unanswered::of("write the lock")(error).into()),
         }
     }
+}
+
+/// One line for each phase of a WorkflowExecution.
+fn log_phase(wfe: &WorkflowExecution) {
+    let execution = wfe.execution_ref();
+    tracing::info!(
+        phase = wfe.phase().map(Phase::as_str),
+        target_resource = wfe.spec.target_resource,
+        engine = wfe.spec.execution_engine,
+        execution = execution.map(|it| it.name.as_str()),
+        "phase changed"
+    );
 }
 
 fn known<T, E: std::error::Error>(answer: Result<T, E>) -> Answer<T> {

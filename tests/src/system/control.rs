@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use anyhow::Result;
+use tokio::sync::OnceCell;
 
 use super::install;
 use super::program::{self, Program};
@@ -219,6 +220,20 @@ impl System {
     pub async fn allow_jobs(&self, allowed: bool) -> Result<()> {
         install::set_job_permission(self, allowed).await
     }
+}
+
+/// Connects to the cluster, with the CRD installed once per process.
+///
+/// # Panics
+/// Without a cluster.
+#[expect(clippy::expect_used, reason = "the one way to fail a test")]
+pub async fn cluster() -> Cluster {
+    static INSTALLED: OnceCell<()> = OnceCell::const_new();
+    let cluster = Cluster::connect().await;
+    INSTALLED
+        .get_or_init(async || install_crd(&cluster).await.expect("the CRD"))
+        .await;
+    cluster
 }
 
 /// Installs the CRD alone.

@@ -1,4 +1,4 @@
-//! Connects to the cluster, with the chart's CRD installed once; kubectl and pod logs.
+//! The cluster; kubectl and pod logs.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -6,22 +6,11 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{ListParams, LogParams};
-use tokio::sync::OnceCell;
-use wfe_tests::system::install_crd;
-use wfe_tests::{Cluster, TestNamespace};
+use wfe_tests::TestNamespace;
+
+pub use wfe_tests::system::cluster;
 
 pub const SECONDS_30: Duration = Duration::from_secs(30);
-
-static INSTALLED: OnceCell<()> = OnceCell::const_new();
-
-/// The cluster, with the chart's CRD.
-pub async fn cluster() -> Cluster {
-    let cluster = Cluster::connect().await;
-    INSTALLED
-        .get_or_init(async || install_crd(&cluster).await.expect("the CRD"))
-        .await;
-    cluster
-}
 
 /// Runs kubectl; returns whether it succeeded, and stdout with stderr.
 pub async fn kubectl(arguments: &[&str]) -> (bool, String) {

@@ -1,24 +1,14 @@
-//! Connects to the cluster, with the chart's CRD installed once; reads PipelineRuns.
+//! The cluster; reads PipelineRuns.
 
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::{Api, ResourceExt};
-use tokio::sync::OnceCell;
 use wfe_model::workflow_execution::{FailureDetails, WorkflowExecution};
-use wfe_tests::system::{System, install_crd};
+use wfe_tests::system::System;
 use wfe_tests::{Cluster, TestNamespace};
 
-static INSTALLED: OnceCell<()> = OnceCell::const_new();
-
-/// The cluster, with the chart's CRD.
-pub async fn cluster() -> Cluster {
-    let cluster = Cluster::connect().await;
-    INSTALLED
-        .get_or_init(async || install_crd(&cluster).await.expect("the CRD"))
-        .await;
-    cluster
-}
-
 /// Objects of a Tekton kind in a namespace.
+pub use wfe_tests::system::cluster;
+
 pub fn tekton(cluster: &Cluster, namespace: &TestNamespace, kind: &str) -> Api<DynamicObject> {
     let kind = GroupVersionKind::gvk("tekton.dev", "v1", kind);
     let resource = ApiResource::from_gvk(&kind);

@@ -23,17 +23,19 @@ use crate::step::{Effect, Notice, Step};
 /// object any more.
 pub(super) const RECHECK_DELAY: Duration = Duration::from_secs(5);
 
-/// The reason in the cancel annotation; `None` without the annotation.
+/// The reason in the cancel annotation; `None` without a reason. The value `false` is none: users
+/// write it to say that nothing is cancelled.
 pub(super) fn cancel_reason(wfe: &WorkflowExecution) -> Option<String> {
     /// Longer reasons would make the rest of the status hard to read.
     const MAX_REASON_CHARS: usize = 1024;
-    let why = wfe.metadata.annotations.as_ref()?.get(names::CANCEL)?;
-    let why: String = why.trim().chars().take(MAX_REASON_CHARS).collect();
-    Some(if why.is_empty() {
-        "no reason was given".to_owned()
-    } else {
-        why
-    })
+    let why = wfe
+        .metadata
+        .annotations
+        .as_ref()?
+        .get(names::CANCEL)?
+        .trim();
+    let is_reason = !why.is_empty() && !why.eq_ignore_ascii_case("false");
+    is_reason.then(|| why.chars().take(MAX_REASON_CHARS).collect())
 }
 
 /// The stored status, with `ExecutionRunning=True` added if a container has started since.

@@ -500,6 +500,21 @@ fn finished_pipeline_keeps_lock_until_its_pods_have_ended(
     assert_eq!(name(&decide(&observed)), step);
 }
 
+/// BR-WE-014: only a reason cancels.
+#[rstest]
+#[case("wrong target", true)]
+#[case(" ", false)]
+#[case("False", false)]
+fn cancel_annotation_cancels_only_with_a_reason(#[case] value: &str, #[case] cancels: bool) {
+    let mut observed = running();
+    let annotations = &mut Arc::make_mut(&mut observed.wfe).metadata.annotations;
+    annotations
+        .get_or_insert_default()
+        .insert(names::CANCEL.to_owned(), value.to_owned());
+    let asks = name(&decide(&observed)) == "ask Execution";
+    assert_eq!(asks, cancels);
+}
+
 /// BR-WE-003: the start timeout counts from the start, also of an object that was created long ago.
 #[test]
 fn held_execution_adopted_late_starts_with_its_full_timeout() {
