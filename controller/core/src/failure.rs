@@ -196,7 +196,7 @@ pub fn summary(failure: &Failure, workflow: &str, target: &str, execution: Optio
         }
         FailureReason::ServiceAccountNotAllowed => ("was not started, because its ServiceAccount may not run workflows".to_owned(), format!("Nothing ran: {}.", failure.message)),
         FailureReason::ExecutionDeleted => {
-            ("was interrupted, because its execution was deleted".to_owned(), "It may have changed the target in part: look at the target before you clear the block.".to_owned())
+            ("was interrupted, because its execution was deleted".to_owned(), format!("It may have changed the target in part: look at the target before you clear the block ({}).", failure.message))
         }
         FailureReason::Cancelled if failure.was_execution_failure => {
             ("was cancelled while it ran".to_owned(), "It may have changed the target in part: look at the target before you clear the block.".to_owned())
