@@ -62,9 +62,8 @@ pub fn decide(observed: &Observed) -> Step {
 /// Cancels a running WorkflowExecution. Needs an uncached read: caches may lag, and an execution
 /// that ended by itself must not be stored as Cancelled, nor a started one as never started.
 fn cancel_running(observed: &Observed, why: String) -> Step {
-    let needs_no_read = observed.answers.created.is_some();
     match &observed.answers.execution {
-        None if !needs_no_read => Step::Ask(Question::Execution),
+        None if observed.answers.created.is_none() => Step::Ask(Question::Execution),
         Some(Some(it)) if !it.is_active() => running::decide(observed),
         Some(Some(it)) => cancel(observed, why, Some(it)),
         Some(None) | None => cancel(observed, why, observed.execution.as_ref()),

@@ -54,14 +54,13 @@ pub fn classify(facts: &Facts, began: bool, stored: Option<&Waiting>) -> Failure
             None => format!("task {}", task.name),
         },
     );
-    let of_container = |reason, message, end: &ContainerEnd| Failure {
-        exit_code: Some(end.exit_code),
-        task: facts.task.clone(),
-        ..Failure::new(reason, message, ran)
-    };
     let of_object = |reason, message| Failure {
         task: facts.task.clone(),
         ..Failure::new(reason, message, ran)
+    };
+    let of_container = |reason, message, end: &ContainerEnd| Failure {
+        exit_code: Some(end.exit_code),
+        ..of_object(reason, message)
     };
     if let Some(end) = end.filter(|end| end.oom_killed) {
         let message = format!("{what} used more memory than its limit and was killed");

@@ -76,8 +76,11 @@ impl Plan {
 
     /// The full name of the WorkflowExecution: the label has a cut one.
     pub(crate) fn source_annotation(&self) -> (String, String) {
-        let source = format!("{}/{}", self.source.namespace, self.source.name);
-        (names::WORKFLOW_EXECUTION.to_owned(), source)
+        (names::WORKFLOW_EXECUTION.to_owned(), self.source_name())
+    }
+
+    fn source_name(&self) -> String {
+        format!("{}/{}", self.source.namespace, self.source.name)
     }
 
     /// Only within one namespace: the garbage collector deletes an object whose owner is in another
@@ -95,11 +98,10 @@ impl Plan {
 
     /// What the workflow is told, by name: the target, its request, and its parameters.
     pub(crate) fn values(&self) -> Vec<(String, String)> {
-        let source = format!("{}/{}", self.source.namespace, self.source.name);
         let request = self.valid.spec.remediation_request.as_ref();
         let ours = [
             Some(("TARGET_RESOURCE", self.valid.spec.target.to_string())),
-            Some(("KUBERNAUT_WORKFLOW_EXECUTION", source)),
+            Some(("KUBERNAUT_WORKFLOW_EXECUTION", self.source_name())),
             request.map(|request| ("KUBERNAUT_REMEDIATION_REQUEST", request.name.clone())),
         ];
         let ours = ours.into_iter().flatten();
@@ -137,24 +139,29 @@ pub(crate) mod fixture {
         let field = engine.runs();
         let reference = format!("{}r.io/w/restart@sha256:{HEX}", field.scheme());
         let yaml = format!(
-        "metadata: {{workflowId: restart, version: 1.0.0}}
+            "metadata: {{workflowId: restart, version: 1.0.0}}
 execution: {{engine: {engine}, bundle: 'r.io/w/restart:v1@sha256:{HEX}', runAsUser: 1000, resources: {{requests: {{cpu: 50m}}, limits: {{memory: 128Mi}}}}}}
 dependencies: {{secrets: [{{name: registry}}], configMaps: [{{name: limits.v1}}]}}
 parameters:
 - {{name: TEXT, type: string}}
 - {{name: ADDED, type: integer, default: 3}}
 "
-    );
+        );
         let read = Workflow::read("restart.yaml", &yaml).expect("a valid workflow");
         let workflow = Arc::new(read.workflow);
-        let spec = rules::read(json!({
-        "executionEngine": engine.as_str(),
-        "workflowRef": { "workflowId": "restart", "version": "1.0.0", field.name(): reference },
-        "targetResource": "prod/Deployment/web",
-        "parameters": { "TEXT": if engine.substitutes() { "$HOME" } else { "$(TARGET_RESOURCE) $HOME" } },
-        "remediationRequestRef": { "name": "rr-1" },
-    }))
-    .expect("a spec");
+        let text = if engine.substitutes() {
+            "$HOME"
+        } else {
+            "$(TARGET_RESOURCE) $HOME"
+        };
+        let spec = json!({
+            "executionEngine": engine.as_str(),
+            "workflowRef": { "workflowId": "restart", "version": "1.0.0", field.name(): reference },
+            "targetResource": "prod/Deployment/web",
+            "parameters": { "TEXT": text },
+            "remediationRequestRef": { "name": "rr-1" },
+        });
+        let spec = rules::read(spec).expect("a spec");
         Plan {
             name: "we-1-0a1b2c3d".to_owned(),
             namespace: "kubernaut-workflows".to_owned(),

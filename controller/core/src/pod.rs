@@ -16,7 +16,7 @@ pub(crate) type Ours = fn(&str) -> bool;
 
 /// The cause for a reason of a waiting container; `None` for reasons that usually pass within
 /// seconds.
-pub(crate) fn container_cause(reason: &str) -> Option<Cause> {
+fn container_cause(reason: &str) -> Option<Cause> {
     match reason {
         "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" => Some(Cause::ImageNotPulled),
         "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
@@ -204,8 +204,8 @@ fn unschedulable(pod: &Pod) -> Option<Waiting> {
     Some(of_condition(Cause::Unschedulable, condition))
 }
 
-/// Removes what this module does not read of a cached pod: keeps labels, one annotation, phase, reason, message, conditions and container statuses of a
-/// pod.
+/// Removes what this module does not read of a cached pod: keeps labels, one annotation, phase,
+/// reason, message, conditions and container statuses.
 pub fn prune(pod: &mut Pod) {
     pod.metadata.managed_fields = None;
     if let Some(annotations) = &mut pod.metadata.annotations {

@@ -47,23 +47,9 @@ impl JobExecutor {
 
     async fn create_job(&self, plan: &Plan) -> Result<Created, Unanswered> {
         Ok(match self.jobs.create(&build(plan)).await? {
-            Posted::Created(job) => Created::Ours(Box::new(read(&job, &[]))),
+            Posted::Ours(job) => Created::Ours(Box::new(read(&job, &[]))),
+            Posted::NameTaken => Created::NameTaken,
             Posted::Refused { refusal, message } => Created::Refused { refusal, message },
-            Posted::Exists => self.adopt(plan).await?,
-        })
-    }
-
-    /// Adopts the Job that already has the name, if an earlier attempt for the same
-    /// WorkflowExecution has created it.
-    async fn adopt(&self, plan: &Plan) -> Result<Created, Unanswered> {
-        let Some(job) = self.jobs.get(&plan.name).await? else {
-            return Err(Unanswered::just_deleted());
-        };
-        let execution = read(&job, &[]);
-        Ok(if execution.source_uid.as_ref() == Some(&plan.source.uid) {
-            Created::Ours(Box::new(execution))
-        } else {
-            Created::NameTaken
         })
     }
 

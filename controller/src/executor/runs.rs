@@ -38,10 +38,10 @@ pub(super) struct Runs<K: Resource<DynamicType = ()> + Clone + 'static> {
 
 /// Result of a create.
 pub(super) enum Posted<K> {
-    /// The object, as stored.
-    Created(Box<K>),
-    /// An object with the same name exists.
-    Exists,
+    /// The object, created now or by an earlier attempt for the same WorkflowExecution.
+    Ours(Box<K>),
+    /// An object of another WorkflowExecution has the name.
+    NameTaken,
     /// The API server refused the object.
     Refused { refusal: Refusal, message: String },
 }
@@ -99,16 +99,16 @@ where
         self.cache.synced().await
     }
 
-    /// Creates an object.
+    /// Creates an object, or adopts the one that an earlier attempt has created.
     pub(super) async fn create(&self, object: &K) -> Result<Posted<K>, Unanswered> {
         let unanswered = Unanswered::of("create the execution");
         match self.api.create(&PostParams::default(), object).await {
             Ok(created) => {
                 self.record_write(created.clone());
-                Ok(Posted::Created(Box::new(created)))
+                Ok(Posted::Ours(Box::new(created)))
             }
             Err(kube::Error::Api(status)) => match status.code {
-                409 => Ok(Posted::Exists),
+                409 => self.adopt(object).await,
                 403 => Ok(Posted::Refused {
                     refusal: self.refusal(&status.message).await?,
                     message: status.message,
@@ -121,6 +121,19 @@ where
             },
             Err(error) => Err(unanswered(error)),
         }
+    }
+
+    /// Adopts the object that already has the name, if it belongs to the same WorkflowExecution.
+    async fn adopt(&self, object: &K) -> Result<Posted<K>, Unanswered> {
+        let found = self.get(&object.name_any()).await?;
+        let found = found.ok_or_else(Unanswered::just_deleted)?;
+        Ok(
+            if OwnerLabels::of(&found).uid == OwnerLabels::of(object).uid {
+                Posted::Ours(Box::new(found))
+            } else {
+                Posted::NameTaken
+            },
+        )
     }
 
     /// Finds out why a create was refused with 403: missing RBAC permission, quota or another
@@ -159,7 +172,7 @@ where
         })
     }
 
-    /// Reads an object from the API server. A kind that is not served is no answer.
+    /// Reads an object from the API server. Fails if the kind is not served.
     pub(super) async fn get(&self, name: &str) -> Result<Option<K>, Unanswered> {
         match self.api.get(name).await {
             Ok(found) => Ok(Some(found)),
@@ -192,28 +205,32 @@ where
         reference: &ExecutionRef,
         spec: &Value,
     ) -> Result<(), Unanswered> {
-        let annotations = json!({ STARTED: "true" });
-        let change = json!({ "metadata": { "annotations": annotations }, "spec": spec });
-        self.patch_exactly(reference, change, "start the execution")
+        let started = json!({ STARTED: "true" });
+        self.patch_exactly(reference, &started, spec, "start the execution")
             .await
     }
 
-    /// Patches exactly this object. Does nothing if the object is gone. The uid in the patch is a
-    /// precondition: another object with that name is not changed.
-    pub(super) async fn patch_exactly(
+    /// Cancels exactly this object, with a change of its spec. Does nothing if the object is gone.
+    pub(super) async fn cancel_exactly(
         &self,
         reference: &ExecutionRef,
-        mut change: Value,
+        spec: &Value,
+    ) -> Result<(), Unanswered> {
+        self.patch_exactly(reference, &json!({}), spec, "cancel the execution")
+            .await
+    }
+
+    /// The uid in the patch is a precondition: another object with that name is not changed.
+    async fn patch_exactly(
+        &self,
+        reference: &ExecutionRef,
+        annotations: &Value,
+        spec: &Value,
         act: &'static str,
     ) -> Result<(), Unanswered> {
-        if let Some(metadata) = change.as_object_mut() {
-            let metadata = metadata.entry("metadata").or_insert_with(|| json!({}));
-            if let Some(metadata) = metadata.as_object_mut() {
-                metadata.insert("uid".to_owned(), json!(reference.uid));
-            }
-        }
+        let metadata = json!({ "uid": reference.uid, "annotations": annotations });
+        let change = Patch::Merge(json!({ "metadata": metadata, "spec": spec }));
         let parameters = PatchParams::default();
-        let change = Patch::Merge(change);
         match self.api.patch(&reference.name, &parameters, &change).await {
             Ok(patched) => {
                 self.record_write(patched);

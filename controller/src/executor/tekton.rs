@@ -78,19 +78,13 @@ impl TektonExecutor {
 
     async fn create_run(&self, plan: &Plan) -> Result<Created, Unanswered> {
         let run = match self.runs.create(&build(plan)).await? {
-            Posted::Created(run) => *run,
+            Posted::Ours(run) => run,
+            Posted::NameTaken => return Ok(Created::NameTaken),
             Posted::Refused { refusal, message } => {
                 return Ok(Created::Refused { refusal, message });
             }
-            Posted::Exists => {
-                let found = self.runs.get(&plan.name).await?;
-                found.ok_or_else(Unanswered::just_deleted)?
-            }
         };
         let execution = read(&run, &[], &[]);
-        if execution.source_uid.as_ref() != Some(&plan.source.uid) {
-            return Ok(Created::NameTaken);
-        }
         // A bundle never changes, because its digest is part of its name: what is checked here is
         // what runs.
         if execution.held
@@ -155,12 +149,6 @@ impl TektonExecutor {
         }
     }
 
-    /// Reads from the API server whether Tekton is not installed.
-    async fn is_confirmed_gone(&self) -> Result<bool, Unanswered> {
-        let gone = self.crd.is_confirmed_gone().await;
-        gone.map_err(Unanswered::of("read the CRD of PipelineRuns"))
-    }
-
     /// Reads the PipelineRun. Without Tekton there is none.
     async fn get(&self, name: &str) -> Result<Option<PipelineRun>, Unanswered> {
         if self.is_removed().await? {
@@ -172,7 +160,11 @@ impl TektonExecutor {
 
     /// Whether Tekton is not installed, by the API server's word: then it has no objects.
     async fn is_removed(&self) -> Result<bool, Unanswered> {
-        Ok(!self.is_installed() && self.is_confirmed_gone().await?)
+        if self.is_installed() {
+            return Ok(false);
+        }
+        let gone = self.crd.is_confirmed_gone().await;
+        gone.map_err(Unanswered::of("read the CRD of PipelineRuns"))
     }
 
     /// Reads from the API server whether a TaskRun with this label has not ended. Until then Tekton
@@ -181,10 +173,14 @@ impl TektonExecutor {
         if self.is_removed().await? {
             return Ok(false);
         }
+        let listed = self.list_task_runs(label, value).await?;
+        Ok(listed.iter().any(|it| !has_ended(it)))
+    }
+
+    async fn list_task_runs(&self, label: &str, value: &str) -> Result<Vec<TaskRun>, Unanswered> {
         let labelled = ListParams::default().labels(&format!("{label}={value}"));
         let listed = self.task_runs_api.list(&labelled).await;
-        let listed = listed.map_err(Unanswered::of("list the TaskRuns"))?;
-        Ok(listed.iter().any(|it| !has_ended(it)))
+        Ok(listed.map_err(Unanswered::of("list the TaskRuns"))?.items)
     }
 
     /// Reads the PipelineRun, its TaskRuns and its pods.
@@ -192,10 +188,8 @@ impl TektonExecutor {
         let Some(run) = self.get(name).await? else {
             return Ok(None);
         };
-        let of_run = ListParams::default().labels(&format!("{PIPELINE_RUN}={name}"));
-        let task_runs = self.task_runs_api.list(&of_run).await;
-        let task_runs = task_runs.map_err(Unanswered::of("list the TaskRuns"))?;
-        let task_runs: Vec<_> = task_runs.items.into_iter().map(Arc::new).collect();
+        let task_runs = self.list_task_runs(PIPELINE_RUN, name).await?;
+        let task_runs: Vec<_> = task_runs.into_iter().map(Arc::new).collect();
         let pods = match OwnerLabels::of(&run).uid {
             Some(uid) => self.pods.list_of(uid.as_str()).await?,
             None => Vec::new(),
@@ -216,10 +210,8 @@ impl TektonExecutor {
         if execution.held {
             return self.runs.delete(reference).await;
         }
-        let cancelled = json!({ "spec": { "status": CANCELLED } });
-        self.runs
-            .patch_exactly(reference, cancelled, "cancel the execution")
-            .await
+        let cancelled = json!({ "status": CANCELLED });
+        self.runs.cancel_exactly(reference, &cancelled).await
     }
 
     async fn read_remains(

@@ -7,6 +7,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
+use wfe_core::names::execution_name;
 use wfe_model::workflow_execution::WorkflowExecution;
 use wfe_tests::fakes::node::{Ending, FakeNode};
 use wfe_tests::system::{Script, System, condition, install_crd};
@@ -78,7 +79,7 @@ async fn tekton_installed_and_removed_is_noticed_without_restart() {
     );
     let api = system.namespace.api::<WorkflowExecution>();
     let uid = api.get("during").await.expect("stored").uid();
-    let name = run_name("during", &uid.expect("a uid"));
+    let name = execution_name("during", &uid.expect("a uid"));
     let pending = |it: &DynamicObject| it.data["spec"]["status"] == "PipelineRunPending";
     wait::until(
         &runs,
@@ -116,11 +117,4 @@ async fn tekton_installed_and_removed_is_noticed_without_restart() {
         warnings.expect("a log") <= 6,
         "the log is spammed while Tekton is absent"
     );
-}
-
-/// Name of the PipelineRun of a WorkflowExecution.
-fn run_name(name: &str, uid: &str) -> String {
-    use sha2::{Digest, Sha256};
-    let hash = hex::encode(Sha256::digest(uid));
-    format!("{name}-{}", &hash[..8])
 }

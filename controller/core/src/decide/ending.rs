@@ -16,12 +16,16 @@ use crate::failure::{Failure, summary};
 use crate::history::{self, Entry, History};
 use crate::names;
 use crate::observed::Observed;
-use crate::status::{Change, holds, time};
+use crate::status::{Change, after, holds, time};
 use crate::step::{Effect, Notice, Step};
 
 /// Requeue delay for a change that a watch should show: the watch may lag, or may not select the
 /// object any more.
 pub(super) const RECHECK_DELAY: Duration = Duration::from_secs(5);
+
+/// The Job controller ends a Job at its deadline, Tekton a PipelineRun. An execution that is still
+/// active this long afterwards means that its controller or the node does not work.
+pub(super) const OVERDUE: Duration = Duration::from_mins(2);
 
 /// The reason in the cancel annotation; `None` without a reason. The value `false` is none: users
 /// write it to say that nothing is cancelled.
@@ -193,20 +197,35 @@ pub(super) fn undelivered(observed: &Observed) -> (Reason, String) {
     }
 }
 
-/// Deletes the execution once in a pass, then waits for the watch to show the deletion.
+/// Deletes the execution, then waits for the watch to show the deletion.
 pub(super) fn delete(observed: &Observed, reference: &ExecutionRef) -> Step {
-    if observed.answers.deleted {
-        return Step::Wait(observed.now + RECHECK_DELAY);
-    }
-    Step::Do(Effect::Delete(reference.clone()))
+    once(observed, Effect::Delete(reference.clone()))
 }
 
-/// Cancels the execution once in a pass, then waits for the watch to show its end.
+/// Cancels the execution, then waits for the watch to show its end.
 pub(super) fn cancel(observed: &Observed, reference: &ExecutionRef) -> Step {
+    once(observed, Effect::Cancel(reference.clone()))
+}
+
+/// Cancels or deletes the execution once in a pass.
+fn once(observed: &Observed, effect: Effect) -> Step {
     if observed.answers.deleted {
         return Step::Wait(observed.now + RECHECK_DELAY);
     }
-    Step::Do(Effect::Cancel(reference.clone()))
+    Step::Do(effect)
+}
+
+/// The time `span` after the stored start of the execution.
+pub(super) fn since_start(observed: &Observed, span: Duration) -> Timestamp {
+    let status = observed.wfe.status.as_ref();
+    let start = status.and_then(|status| status.start_time.as_ref());
+    let start = start.map_or(observed.now, |time| time.0);
+    after(start, span)
+}
+
+/// When an execution that has not ended is overdue.
+pub(super) fn overdue_at(observed: &Observed) -> Timestamp {
+    since_start(observed, timeout(observed).saturating_add(OVERDUE))
 }
 
 /// History of the target from other WorkflowExecutions and the lock's records, plus the `own` entry

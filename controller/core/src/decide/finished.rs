@@ -9,7 +9,7 @@ use wfe_model::audit::EventType;
 use wfe_model::workflow_execution::{Phase, TriState};
 
 use super::ending::{
-    RECHECK_DELAY, cancel, delete, fail, notify_or, started, store, target_history, timeout,
+    RECHECK_DELAY, cancel, delete, fail, notify_or, overdue_at, started, store, target_history,
     undelivered,
 };
 use crate::audit;
@@ -159,23 +159,17 @@ fn free_lock_now(observed: &Observed) -> Step {
 /// The pod watch triggers the next reconcile; the requeue is for the notice only.
 fn wait_for_pods(observed: &Observed) -> Step {
     let execution = observed.execution.as_ref();
-    if execution.is_some_and(|it| it.ending && it.is_active()) {
-        // A cancelled pipeline runs its last tasks within its own timeout.
-        let status = observed.wfe.status.as_ref();
-        let start = status.and_then(|it| it.start_time.as_ref());
-        let start = start.map_or(observed.now, |it| it.0);
-        let late = after(start, timeout(observed).saturating_add(POD_END_GRACE));
-        if observed.now < late {
-            return Step::Wait(late);
-        }
-        return notify_or(observed, Notice::Overdue, Step::Done);
-    }
-    let since = ended_at(observed).unwrap_or(observed.now);
-    let late = after(since, POD_END_GRACE);
+    // A cancelled pipeline runs its last tasks within its own timeout.
+    let (late, notice) = if execution.is_some_and(|it| it.ending && it.is_active()) {
+        (overdue_at(observed), Notice::Overdue)
+    } else {
+        let since = ended_at(observed).unwrap_or(observed.now);
+        (after(since, POD_END_GRACE), Notice::PodRemains)
+    };
     if observed.now < late {
         return Step::Wait(late);
     }
-    notify_or(observed, Notice::PodRemains, Step::Done)
+    notify_or(observed, notice, Step::Done)
 }
 
 /// Corrects `wasExecutionFailure`: a container started after the failure was stored and before the

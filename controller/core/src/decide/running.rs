@@ -9,8 +9,8 @@ use wfe_model::duration;
 use wfe_model::workflow_execution::{ExecutionStatusSummary, FailureReason, Phase, TriState};
 
 use super::ending::{
-    RECHECK_DELAY, began, delete, elapsed, fail, notify_or, pending_audit, start_is_stored,
-    started, store, store_or, timeout, with_observed_start,
+    OVERDUE, RECHECK_DELAY, began, delete, elapsed, fail, notify_or, overdue_at, pending_audit,
+    since_start, start_is_stored, started, store, store_or, timeout, with_observed_start,
 };
 use crate::condition::{ConditionType, Reason};
 use crate::execution::{Cause, Created, Execution, Facts, Progress, Remains, Tasks, Waiting};
@@ -19,10 +19,6 @@ use crate::lock::Lock;
 use crate::observed::Observed;
 use crate::status::{Change, after, stored, time};
 use crate::step::{Effect, Notice, Question, Step};
-
-/// The Job controller ends a Job at its deadline. A Job that is still active this long afterwards
-/// means that the Job controller or the node does not work.
-const OVERDUE: Duration = Duration::from_mins(2);
 
 /// How long an execution may be without a started container, and without a reason in its pod, until
 /// its Events are read.
@@ -228,7 +224,7 @@ fn next_deadline(observed: &Observed, execution: &Execution) -> Step {
             until
         });
     }
-    let overdue = since_start(observed, timeout(observed).saturating_add(OVERDUE));
+    let overdue = overdue_at(observed);
     if observed.now < overdue {
         return Step::Wait(overdue);
     }
@@ -267,13 +263,6 @@ fn diagnosis_at(observed: &Observed) -> Timestamp {
 
 fn start_timeout_at(observed: &Observed) -> Timestamp {
     since_start(observed, observed.settings.start_timeout)
-}
-
-fn since_start(observed: &Observed, span: Duration) -> Timestamp {
-    let status = observed.wfe.status.as_ref();
-    let start = status.and_then(|status| status.start_time.as_ref());
-    let start = start.map_or(observed.now, |time| time.0);
-    after(start, span)
 }
 
 /// Whether the status says that the start timeout was exceeded: the controller deletes the
@@ -350,6 +339,7 @@ fn fail_deleted(observed: &Observed) -> Step {
     let failure = Failure::new(
         FailureReason::ExecutionDeleted,
         format!("{execution} was deleted before it ended"),
+        // Whether a container ran is unknown once the pod is gone.
         true,
     );
     let change = with_observed_start(observed, None);
@@ -362,16 +352,14 @@ fn store_progress(observed: &Observed, execution: &Execution, wait: Step) -> Ste
     let stored = status.and_then(|status| status.execution_status.as_ref());
     // A cache that lags behind the one of an earlier process must not take tasks back.
     let known = tasks_of(stored);
-    if execution.tasks.total <= 1 || execution.tasks == known {
-        return wait;
-    }
-    if execution.tasks.completed < known.completed {
+    let tasks = execution.tasks;
+    if tasks.total <= 1 || tasks == known || tasks.completed < known.completed {
         return wait;
     }
     let change = Change::of(&observed.wfe, observed.now).with(|status| {
         if let Some(summary) = &mut status.execution_status {
-            summary.completed_tasks = Some(execution.tasks.completed);
-            summary.total_tasks = Some(execution.tasks.total);
+            summary.completed_tasks = Some(tasks.completed);
+            summary.total_tasks = Some(tasks.total);
         }
     });
     store_or(observed, change, wait)

@@ -25,8 +25,8 @@ const RESOLVER_TYPE: &str = "resolution.tekton.dev/type";
 /// Builds the PipelineRun of a plan, pending.
 pub fn build(plan: &Plan) -> PipelineRun {
     let params = plan.values().into_iter();
-    // Tekton substitutes $(…) in values. The rules refuse it in parameters and defaults; a name of a
-    // RemediationRequest that has it is no valid name.
+    // Tekton substitutes $(…) in values. The rules refuse it in parameters and defaults. A
+    // RemediationRequest cannot have such a name.
     let params = params.filter(|(_, value)| !value.contains("$("));
     PipelineRun {
         metadata: plan.metadata(),
@@ -98,34 +98,24 @@ fn param(name: &str, value: &str) -> Param {
     }
 }
 
-/// Names of the workspaces with the dependencies of a plan.
-pub(super) fn workspace_names(plan: &Plan) -> impl Iterator<Item = String> {
-    let dependencies = &plan.valid.workflow.dependencies;
-    let secrets = dependencies.secrets.iter();
-    let config_maps = dependencies.config_maps.iter();
-    secrets
-        .map(|name| format!("secret-{name}"))
-        .chain(config_maps.map(|name| format!("configmap-{name}")))
-}
-
-fn workspaces(plan: &Plan) -> Vec<Workspace> {
+/// The workspaces with the dependencies of a plan.
+pub(super) fn workspaces(plan: &Plan) -> Vec<Workspace> {
     let dependencies = &plan.valid.workflow.dependencies;
     let secrets = dependencies.secrets.iter().map(|name| Workspace {
+        name: format!("secret-{name}"),
         secret: Some(SecretVolumeSource {
             secret_name: Some(name.clone()),
             ..SecretVolumeSource::default()
         }),
-        ..Workspace::default()
+        config_map: None,
     });
     let config_maps = dependencies.config_maps.iter().map(|name| Workspace {
+        name: format!("configmap-{name}"),
+        secret: None,
         config_map: Some(ConfigMapVolumeSource {
             name: name.clone(),
             ..ConfigMapVolumeSource::default()
         }),
-        ..Workspace::default()
     });
-    let named = workspace_names(plan).zip(secrets.chain(config_maps));
-    named
-        .map(|(name, workspace)| Workspace { name, ..workspace })
-        .collect()
+    secrets.chain(config_maps).collect()
 }

@@ -147,6 +147,11 @@ pub struct TektonCondition {
     pub message: Option<String>,
 }
 
+/// The condition that says whether and how a run or a request has ended.
+pub(super) fn succeeded(conditions: &[TektonCondition]) -> Option<&TektonCondition> {
+    conditions.iter().find(|it| it.kind == "Succeeded")
+}
+
 /// What a pipeline declares.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default)]

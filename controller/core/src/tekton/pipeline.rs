@@ -4,8 +4,8 @@
 use itertools::Itertools;
 use serde::Deserialize;
 
-use super::build::workspace_names;
-use super::objects::{Named, PipelineSpec, ResolutionRequest};
+use super::build::workspaces;
+use super::objects::{Named, PipelineSpec, ResolutionRequest, succeeded};
 use crate::execution::Refusal;
 use crate::plan::Plan;
 
@@ -30,7 +30,7 @@ pub fn answer(request: &ResolutionRequest) -> Resolved<'_> {
     let Some(status) = &request.status else {
         return Resolved::Not;
     };
-    let succeeded = status.conditions.iter().find(|it| it.kind == "Succeeded");
+    let succeeded = succeeded(&status.conditions);
     match succeeded.map(|it| it.status.as_str()) {
         Some("True") => Resolved::Data(status.data.as_deref().unwrap_or_default()),
         Some("False") => {
@@ -55,7 +55,8 @@ pub fn misfit(plan: &Plan, pipeline: &[u8]) -> Option<(Refusal, String)> {
         let mut missing = missing.filter(|name| !declared.iter().any(|it| it.name == *name));
         missing.join(", ")
     };
-    let workspaces = missing(&pipeline.spec.workspaces, workspace_names(plan).collect());
+    let workspaces = workspaces(plan).into_iter().map(|it| it.name).collect();
+    let workspaces = missing(&pipeline.spec.workspaces, workspaces);
     if !workspaces.is_empty() {
         let message = format!(
             "the pipeline does not declare the workspaces of its dependencies: declare {workspaces}, or remove the dependencies from the catalog entry"

@@ -10,6 +10,7 @@ use wfe_model::workflow_execution::ExecutionRef;
 
 use super::objects::{
     PENDING, PIPELINE_TASK, PipelineRun, PipelineSpec, StepState, TaskRun, TektonCondition,
+    succeeded,
 };
 use crate::execution::{
     Cause, ContainerEnd, Execution, Facts, FailedTask, Progress, Tasks, Waiting, is_alive,
@@ -75,10 +76,6 @@ pub fn read(run: &PipelineRun, task_runs: &[Arc<TaskRun>], pods: &[Arc<Pod>]) ->
         ends_with_pods: false,
         progress,
     }
-}
-
-fn succeeded(conditions: &[TektonCondition]) -> Option<&TektonCondition> {
-    conditions.iter().find(|it| it.kind == "Succeeded")
 }
 
 /// Whether a TaskRun has ended; until then Tekton may create its pod, again as well.
@@ -170,7 +167,8 @@ fn facts(
         let status = it.status.as_ref();
         status.and_then(|it| it.completion_time.as_ref().map(|time| time.0))
     });
-    let task_reason = failed.and_then(|it| failure(it)?.reason.as_deref());
+    let task_failure = failed.and_then(|it| failure(it));
+    let task_reason = task_failure.and_then(|it| it.reason.as_deref());
     let step = failed.and_then(|it| failed_step(it));
     let ended = step.and_then(|step| step.terminated.as_ref());
     let ended = ended.filter(|it| may_have_run(it));
@@ -188,8 +186,8 @@ fn facts(
             message: None,
             ..container_end(ended)
         }),
-        waiting: failed
-            .and_then(|it| task_run_cause(failure(it)?))
+        waiting: task_failure
+            .and_then(task_run_cause)
             .or_else(|| pods.iter().find_map(|pod| trouble(pod, ours)))
             .or_else(|| definition_cause(succeeded?)),
     }
