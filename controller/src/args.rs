@@ -84,6 +84,10 @@ pub struct RunArgs {
         default_value = "/var/run/secrets/kubernetes.io/serviceaccount/token"
     )]
     pub data_storage_token_file: PathBuf,
+    /// Deadline of a request to Data Storage, longer than Data Storage's own of 30s. After a start
+    /// the events of an earlier process are asked for when its requests have passed this deadline.
+    #[arg(long, env = "WFE_DATA_STORAGE_TIMEOUT", default_value = "35s", value_parser = duration)]
+    pub data_storage_timeout: Duration,
     /// Time for which the Job of a succeeded execution is kept.
     #[arg(long, env = "WFE_RETENTION", default_value = "10m", value_parser = duration)]
     pub retention: Duration,

@@ -149,7 +149,7 @@ fn sink(args: &RunArgs) -> Result<Arc<dyn AuditSink>> {
         url,
         ca: args.data_storage_ca.clone(),
         token_file: Some(args.data_storage_token_file.clone()),
-        deadline: None,
+        deadline: args.data_storage_timeout,
     });
     Ok(Arc::new(sink.context("--data-storage-url")?))
 }

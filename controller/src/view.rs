@@ -1,12 +1,14 @@
 //! Newest known objects: the cached version, or the version that an own write returned later.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
+use parking_lot::Mutex;
 use wfe_core::lock::TargetLock;
-use wfe_core::names::{TargetHash, lock_name};
+use wfe_core::names::{TargetHash, Uid, lock_name};
 use wfe_model::workflow_execution::WorkflowExecution;
 
 use crate::audit::outbox::ObjectReader;
@@ -18,6 +20,8 @@ pub struct View {
     caches: Caches,
     wfes: Written<WorkflowExecution>,
     leases: Written<Lease>,
+    /// Objects that are gone, or of no concern any more, although the cache may still show them.
+    removed: Mutex<HashSet<Uid>>,
 }
 
 impl View {
@@ -27,6 +31,7 @@ impl View {
             caches,
             wfes: Written::default(),
             leases: Written::default(),
+            removed: Mutex::default(),
         }
     }
 
@@ -35,12 +40,15 @@ impl View {
         &self.caches
     }
 
-    /// The WorkflowExecution with this name.
+    /// The WorkflowExecution with this name; `None` also after [`Self::record_removal`].
     pub fn newest(
         &self,
         reference: &ObjectRef<WorkflowExecution>,
     ) -> Option<Arc<WorkflowExecution>> {
         let cached = self.caches.workflow_execution(reference)?;
+        if self.removed.lock().contains(&uid(&cached)) {
+            return None;
+        }
         let reread = || {
             let current = self.caches.workflow_execution(reference);
             current.filter(|it| it.uid() == cached.uid())
@@ -72,9 +80,13 @@ impl View {
         self.wfes.put(&key(&wfe), Some(wfe));
     }
 
-    /// Forgets the written version of an object that is deleted.
-    pub fn forget(&self, wfe: &WorkflowExecution) {
+    /// Records that an object is gone, or that its finalizer was removed: the older version that the
+    /// cache may still show must not be decided on again.
+    pub fn record_removal(&self, wfe: &WorkflowExecution) {
         self.wfes.put(&key(wfe), None);
+        let mut removed = self.removed.lock();
+        removed.retain(|uid| self.caches.knows(uid));
+        removed.insert(uid(wfe));
     }
 
     /// Records the Lease that a write of a lock returned.
@@ -87,8 +99,43 @@ fn key(wfe: &WorkflowExecution) -> String {
     wfe.uid().unwrap_or_default()
 }
 
+fn uid(wfe: &WorkflowExecution) -> Uid {
+    key(wfe).as_str().into()
+}
+
 impl ObjectReader for View {
     fn newest(&self, reference: &ObjectRef<WorkflowExecution>) -> Option<Arc<WorkflowExecution>> {
         self.newest(reference)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wfe_model::workflow_execution::WorkflowExecutionSpec;
+
+    use super::*;
+
+    fn wfe(uid: &str) -> WorkflowExecution {
+        let mut wfe = WorkflowExecution::new("restart", WorkflowExecutionSpec::default());
+        wfe.metadata.namespace = Some("prod".to_owned());
+        wfe.metadata.uid = Some(uid.to_owned());
+        wfe
+    }
+
+    /// BR-AUDIT-005: a second pass from a stale cache would abandon the trail twice.
+    #[tokio::test]
+    async fn newest_removed_object_in_stale_cache_is_none() {
+        let old = wfe("1");
+        let reference = ObjectRef::from_obj(&old);
+        let view = View::new(Caches::of(vec![old.clone()]).await);
+        assert!(view.newest(&reference).is_some());
+        view.record_removal(&old);
+        assert!(view.newest(&reference).is_none());
+        let view = View::new(Caches::of(vec![wfe("2")]).await);
+        view.record_removal(&old);
+        assert!(
+            view.newest(&reference).is_some(),
+            "another object has the name"
+        );
     }
 }

@@ -68,13 +68,15 @@ pub struct DeliveryState {
 
 impl Ledger {
     /// Adds the events `happened` that are neither delivered nor waiting. `unsent` is the subset
-    /// that no process can have sent before.
+    /// that no process can have sent before; the others may be committed by an earlier process until
+    /// `settles`.
     pub(super) fn offer(
         &mut self,
         uid: &str,
         reference: &ObjectRef<WorkflowExecution>,
         happened: EnumSet<EventType>,
         unsent: EnumSet<EventType>,
+        settles: Option<Instant>,
     ) {
         let account = self
             .accounts
@@ -90,6 +92,9 @@ impl Ledger {
                 settles: None,
             });
         let before = account.waiting();
+        if !(happened - account.happened - unsent).is_empty() {
+            account.settles = account.settles.max(settles);
+        }
         account.unsent |= unsent - account.happened;
         account.happened |= happened;
         let after = account.waiting();
@@ -226,7 +231,7 @@ mod tests {
     const CREATED: EventType = EventType::ExecutionStarted;
 
     fn offer(ledger: &mut Ledger, uid: &str, happened: EnumSet<EventType>) {
-        ledger.offer(uid, &ObjectRef::new(uid), happened, EnumSet::empty());
+        ledger.offer(uid, &ObjectRef::new(uid), happened, EnumSet::empty(), None);
     }
 
     fn queue(ledger: &Ledger, most: usize, now: Instant) -> Vec<(String, usize)> {
@@ -259,7 +264,8 @@ mod tests {
     #[test]
     fn uncertain_event_waits_until_settled_and_does_not_block_other_objects() {
         let (mut ledger, now) = (Ledger::default(), Instant::now());
-        ledger.offer("a", &ObjectRef::new("a"), SELECTED.into(), SELECTED.into());
+        let selected = SELECTED.into();
+        ledger.offer("a", &ObjectRef::new("a"), selected, selected, None);
         offer(&mut ledger, "b", SELECTED.into());
         assert_eq!(
             ledger.next(9, now).first().map(|it| it.unsent.len()),
@@ -288,7 +294,7 @@ mod tests {
         let mut ledger = Ledger::default();
         offer(&mut ledger, "a", SELECTED.into());
         let both = SELECTED | CREATED;
-        ledger.offer("a", &ObjectRef::new("a"), both, both);
+        ledger.offer("a", &ObjectRef::new("a"), both, both, None);
         let next = ledger.next(9, Instant::now());
         assert_eq!(next.first().map(|it| it.unsent), Some(CREATED.into()));
     }

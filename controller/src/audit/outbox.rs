@@ -52,6 +52,8 @@ pub struct Outbox {
     outage: Mutex<Option<String>>,
     offered: Notify,
     sink: Arc<dyn AuditSink>,
+    /// Until then the sink may commit requests of an earlier process.
+    earlier_settle: Instant,
     metrics: Metrics,
     /// Requests a reconcile of an object whose delivery state has changed.
     requeue: Sender<ObjectRef<WorkflowExecution>>,
@@ -98,6 +100,7 @@ impl Outbox {
             ledger: Mutex::default(),
             outage: Mutex::default(),
             offered: Notify::new(),
+            earlier_settle: Instant::now() + sink.settles_within(),
             sink,
             metrics,
             requeue,
@@ -106,7 +109,8 @@ impl Outbox {
     }
 
     /// Queues the unacknowledged events of `wfe`. `new` are the events of a transition that this
-    /// process has just stored: no process can have sent them before.
+    /// process has just stored: no process can have sent them before. Others may have been sent by
+    /// an earlier process: the sink is asked for them when it can no longer commit such a request.
     pub fn offer(&self, wfe: &WorkflowExecution, new: EnumSet<EventType>) {
         let (uid, open) = (uid(wfe), audit::unconfirmed(wfe));
         if open.is_empty() {
@@ -114,7 +118,8 @@ impl Outbox {
             return;
         }
         let reference = ObjectRef::from_obj(wfe);
-        self.update_ledger(|ledger| ledger.offer(uid, &reference, open, new & open));
+        let settles = Some(self.earlier_settle).filter(|it| *it > Instant::now());
+        self.update_ledger(|ledger| ledger.offer(uid, &reference, open, new & open, settles));
         self.offered.notify_one();
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use comfy_table::Table;
@@ -16,6 +17,9 @@ use wfe_peers::audit::{HttpSink, HttpSinkOptions, TrailEvent, read_file};
 
 /// Maximum number of characters in a cell; the stored events have the full text.
 const MAX_CELL: usize = 160;
+
+/// A query that takes longer has failed.
+const DEADLINE: Duration = Duration::from_secs(35);
 
 /// Source of an audit trail.
 pub enum Source {
@@ -33,7 +37,7 @@ impl Source {
                 url,
                 ca,
                 token_file,
-                deadline: None,
+                deadline: DEADLINE,
             })),
             _ => Self::File(PathBuf::from(text)),
         }

@@ -293,7 +293,7 @@ impl Actions {
         let exists = written.is_some();
         match written {
             Some(written) => self.view.record_write(Arc::new(written)),
-            None => self.view.forget(wfe),
+            None => self.view.record_removal(wfe),
         }
         Ok(exists)
     }
@@ -302,7 +302,7 @@ impl Actions {
         let mut finalizers = wfe.metadata.finalizers.clone().unwrap_or_default();
         finalizers.retain(|it| it != FINALIZER);
         self.patch_finalizers(wfe, &finalizers).await?;
-        self.view.forget(wfe);
+        self.view.record_removal(wfe);
         self.outbox.abandon(wfe);
         self.notified.forget(&wfe.uid().unwrap_or_default());
         Ok(())

@@ -110,6 +110,34 @@ impl Caches {
     }
 }
 
+#[cfg(test)]
+impl Caches {
+    /// Caches with these WorkflowExecutions, without watches.
+    pub async fn of(wfes: Vec<WorkflowExecution>) -> Self {
+        use futures::{StreamExt, stream};
+        use kube::runtime::watcher::Event;
+
+        use super::reflect::reflect;
+
+        let listed = wfes.into_iter().map(Event::InitApply);
+        let events = std::iter::once(Event::Init)
+            .chain(listed)
+            .chain([Event::InitDone]);
+        let (workflow_executions, changes) =
+            reflect(stream::iter(events.map(Ok)), |_| (), wfe_keys, |_| ());
+        changes.for_each(async |_| ()).await;
+        Self {
+            workflow_executions,
+            leases: reflect(stream::empty(), |_| (), |_| Vec::new(), |_| ()).0,
+            namespaces: reflect(stream::empty(), |_| (), |_| Vec::new(), |_| ()).0,
+            start_times: StartTimes::default(),
+            listed: Arc::default(),
+            orphan_suspected: Arc::default(),
+            execution_namespace: "kubernaut-workflows".to_owned(),
+        }
+    }
+}
+
 /// Index keys of a WorkflowExecution.
 pub(super) fn wfe_keys(wfe: &WorkflowExecution) -> Vec<Key> {
     let uid = wfe.uid().map(|uid| Key::Uid(uid.as_str().into()));

@@ -34,6 +34,8 @@ const FAILED: [&str; 4] = [
 
 /// The server's deadline of 30 s, the client's margin, and the delivery.
 const SETTLED_WITHIN: Duration = Duration::from_mins(2);
+/// Deadline of requests to Data Storage where a test waits for it.
+const TIMEOUT: Duration = Duration::from_secs(5);
 const ENDS_WITHIN: Duration = Duration::from_mins(2);
 
 fn workflow() -> Script {
@@ -102,7 +104,9 @@ async fn crash(system: &System, controller: Program) -> Program {
 }
 
 async fn run_hundred_executions_during_outage(prefix: &str, kills: usize) {
-    let (system, _fake_node) = install(prefix).await;
+    let (mut system, _fake_node) = install(prefix).await;
+    let timeout = format!("--data-storage-timeout={}s", TIMEOUT.as_secs());
+    system.controller_flags.push(timeout);
     let storage = system.storage().expect("started");
     storage.set_fault(Fault::Answer(503));
     let mut controller = system.launch_controller().await.expect("started");
@@ -134,11 +138,13 @@ async fn run_hundred_executions_during_outage(prefix: &str, kills: usize) {
     assert_eq!(storage.events().expect("read").len(), 0);
     storage.clear_fault();
     if kills > 0 {
-        // Kills the controller during delivery, too, when some events are stored.
-        let some_stored = async || Ok(!storage.events()?.is_empty());
-        until_effective("the first batch", some_stored)
-            .await
-            .expect("delivered");
+        // Kills the controller during delivery, too: the batch on its way is committed after the
+        // next controller has started.
+        let late = Fault::CommitLate(TIMEOUT - Duration::from_secs(2));
+        storage.set_fault_times(late, 1);
+        let (before, _) = storage.requests();
+        let sent = async || Ok(storage.requests().0 > before);
+        until_effective("a batch", sent).await.expect("sent");
         controller = crash(&system, controller).await;
     }
     for name in &names {

@@ -117,6 +117,9 @@ impl Setup {
         system.start_proxy().await.expect("a proxy");
         if audit_target == AuditTarget::DataStorage {
             system.start_data_storage().await.expect("started");
+            // Each crash lets the next controller wait for this long before it asks Data Storage.
+            let timeout = "--data-storage-timeout=2s".to_owned();
+            system.controller_flags.push(timeout);
         }
         let controller = system.launch_controller().await.expect("started");
         let endings: Arc<Mutex<HashMap<String, Ending>>> = Arc::default();

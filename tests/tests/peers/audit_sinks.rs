@@ -48,7 +48,7 @@ impl StorageServer {
             url: self.storage.url().parse().expect("a URL"),
             ca: Some(self.path("ca.pem")),
             token_file: Some(self.path("token")),
-            deadline: Some(deadline),
+            deadline,
         })
         .expect("a sink")
     }
@@ -293,7 +293,7 @@ fn invalid_sink_options_are_rejected() {
             url: url.parse().expect("a URL"),
             ca: ca.map(Path::to_owned),
             token_file: None,
-            deadline: None,
+            deadline: DEADLINE,
         })
     };
     sink("ftp://storage", None).expect_err("not HTTP");

@@ -43,6 +43,8 @@ struct Sink {
     /// Answers 500 to events of this WorkflowExecution.
     fails_on: Option<&'static str>,
     asked: Mutex<usize>,
+    /// Events of a dead process, and when they are committed.
+    late: Mutex<Option<(Instant, Vec<Identity>)>>,
 }
 
 impl AuditSink for Sink {
@@ -88,6 +90,7 @@ impl AuditSink for Sink {
         events: &'a [AuditEvent],
     ) -> BoxFuture<'a, Result<Vec<bool>, Unasked>> {
         *self.asked.lock() += 1;
+        self.commit_late();
         let stored = self.stored.lock().clone();
         let known = events
             .iter()
@@ -96,8 +99,20 @@ impl AuditSink for Sink {
         futures::future::ready(Ok(known)).boxed()
     }
 
+    fn settles_within(&self) -> Duration {
+        Duration::from_secs(35)
+    }
+
     fn is_well(&self) -> BoxFuture<'_, Result<(), Unasked>> {
         futures::future::ready(Ok(())).boxed()
+    }
+}
+
+impl Sink {
+    fn commit_late(&self) {
+        if let Some((_, events)) = self.late.lock().take_if(|(at, _)| *at <= Instant::now()) {
+            self.stored.lock().extend(events);
+        }
     }
 }
 
@@ -306,5 +321,20 @@ async fn events_of_abandoned_or_missing_objects_are_dropped() {
     outbox.offer(&abandoned, EnumSet::empty());
     outbox.abandon(&abandoned);
     deliver(&outbox, &[skipped("a")], true).await;
+    assert_eq!(sink.stored.lock().len(), 1);
+}
+
+/// BR-AUDIT-005
+#[tokio::test(start_paused = true)]
+async fn event_of_dead_process_that_is_committed_late_is_stored_once() {
+    let sink = Arc::new(Sink::default());
+    let earlier = skipped("earlier");
+    let sent = audit::events(&earlier, audit::types(&earlier));
+    let sent = sent.iter().map(AuditEvent::identity).collect();
+    *sink.late.lock() = Some((Instant::now() + Duration::from_secs(30), sent));
+    let (outbox, _requeued) = outbox(sink.clone());
+    deliver(&outbox, &[earlier], false).await;
+    tokio::time::advance(Duration::from_secs(35)).await;
+    sink.commit_late();
     assert_eq!(sink.stored.lock().len(), 1);
 }

@@ -25,9 +25,7 @@ use super::sink::{AuditSink, NotRecorded, Unasked};
 use super::trail::{StoredIdentity, TrailEvent};
 use wfe_model::text::in_full;
 
-/// The server closes a connection after 30 s and does not commit the request afterwards.
-const DEADLINE: Duration = Duration::from_secs(35);
-/// Short enough that [`DEADLINE`] ends after the deadline of the server.
+/// Short enough that the deadline of a request ends after the deadline of the server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Short, because a request on an idle connection fails if the server has just closed it.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,8 +47,9 @@ pub struct HttpSinkOptions {
     pub ca: Option<PathBuf>,
     /// File with the bearer token. It is read for each request, because the token rotates.
     pub token_file: Option<PathBuf>,
-    /// Deadline of a request; [`DEADLINE`] if absent.
-    pub deadline: Option<Duration>,
+    /// Deadline of a request, longer than the server's own: the server closes a connection after
+    /// 30 s and does not commit the request afterwards.
+    pub deadline: Duration,
 }
 
 /// Why the sink could not be created.
@@ -126,7 +125,7 @@ impl HttpSink {
             client: client.build()?,
             base,
             token_file: options.token_file,
-            deadline: options.deadline.unwrap_or(DEADLINE),
+            deadline: options.deadline,
         })
     }
 
@@ -359,6 +358,10 @@ impl AuditSink for HttpSink {
         events: &'a [AuditEvent],
     ) -> BoxFuture<'a, Result<Vec<bool>, Unasked>> {
         self.find(events).boxed()
+    }
+
+    fn settles_within(&self) -> Duration {
+        self.deadline
     }
 
     fn is_well(&self) -> BoxFuture<'_, Result<(), Unasked>> {

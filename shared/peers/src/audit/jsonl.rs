@@ -345,6 +345,11 @@ impl AuditSink for JsonlSink {
         .boxed()
     }
 
+    /// A dead process writes nothing.
+    fn settles_within(&self) -> Duration {
+        Duration::ZERO
+    }
+
     fn is_well(&self) -> BoxFuture<'_, Result<(), Unasked>> {
         futures::future::ready(Ok(())).boxed()
     }

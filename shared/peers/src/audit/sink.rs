@@ -47,6 +47,9 @@ pub trait AuditSink: Send + Sync {
         events: &'a [AuditEvent],
     ) -> BoxFuture<'a, Result<Vec<bool>, Unasked>>;
 
+    /// Longest time for which a request whose sender has died may still be committed.
+    fn settles_within(&self) -> Duration;
+
     /// Checks the health of the sink, after a failure and before the next attempt.
     fn is_well(&self) -> BoxFuture<'_, Result<(), Unasked>>;
 }
