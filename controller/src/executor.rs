@@ -18,7 +18,7 @@ use futures::stream;
 use kube::Client;
 use kube::runtime::reflector::store::WriterDropped;
 use strum::VariantArray;
-use wfe_core::execution::Source;
+use wfe_core::execution::Alive;
 use wfe_core::names::{TargetHash, Uid};
 use wfe_model::engine::Engine;
 
@@ -68,11 +68,11 @@ impl Executors {
         self.all().any(|it| it.has_live_pod(source))
     }
 
-    /// A WorkflowExecution other than the uid `own` that has a live execution or pod on the target,
-    /// according to the caches.
-    pub fn others_alive(&self, target: &TargetHash, own: &str) -> Option<Source> {
+    /// An object on the target that has not ended and belongs to another WorkflowExecution than the
+    /// one with uid `own`, according to the caches.
+    pub fn others_alive(&self, target: &TargetHash, own: &str) -> Option<Alive> {
         let mut alive = self.all().flat_map(|it| it.alive_on(target));
-        alive.find(|source| source.uid != own)
+        alive.find(|it| it.source.uid != own)
     }
 
     /// Waits until every cache has been filled once.

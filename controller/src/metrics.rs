@@ -59,6 +59,8 @@ pub struct Metrics {
     block_clearances: Counter,
     audit_events: Family<AuditLabels, Counter>,
     audit_pending: Gauge<i64, AtomicI64>,
+    /// Number of catalog entries that are invalid and therefore set aside.
+    pub catalog_rejected_entries: Gauge<i64, AtomicI64>,
 }
 
 impl Metrics {
@@ -76,6 +78,7 @@ impl Metrics {
             block_clearances: Counter::default(),
             audit_events: Family::default(),
             audit_pending: Gauge::default(),
+            catalog_rejected_entries: Gauge::default(),
         };
         let registry = registry.sub_registry_with_prefix("workflowexecution");
         registry.register(
@@ -105,7 +108,7 @@ impl Metrics {
         );
         registry.register(
             "notice",
-            "WorkflowExecutions that need attention: Overdue, PodRemains, DeletionWaits, AuditAbandoned",
+            "WorkflowExecutions that need attention: Overdue, PodRemains, DeletionWaits, AuditAbandoned, ReconcileFails",
             metrics.notices.clone(),
         );
         registry.register(
@@ -132,6 +135,11 @@ impl Metrics {
             "audit_pending",
             "Audit events that are not delivered yet",
             metrics.audit_pending.clone(),
+        );
+        registry.register(
+            "catalog_rejected_entries",
+            "Catalog entries that are invalid and set aside: their workflows are not found",
+            metrics.catalog_rejected_entries.clone(),
         );
         metrics
     }

@@ -7,6 +7,7 @@
 
 mod carry_out;
 mod events;
+mod failing;
 mod notified;
 mod observe;
 mod schema;
@@ -16,20 +17,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::SinkExt;
+use futures::channel::mpsc::Sender;
 use jiff::Timestamp;
 use kube::Client;
 use kube::runtime::controller::Action;
+use kube::runtime::reflector::ObjectRef;
 use thiserror::Error;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 use wfe_core::decide::decide;
 use wfe_core::observed::Answers;
 use wfe_core::step::Step;
+use wfe_model::text::in_full;
 use wfe_model::workflow_execution::WorkflowExecution;
 
 use self::carry_out::{Actions, StepError};
 use self::observe::Observer;
 
+pub use self::failing::Failing;
 pub use self::notified::Notified;
 pub use self::schema::Schema;
 pub use self::shared::Shared;
@@ -38,8 +44,6 @@ pub use self::shared::Shared;
 const MAX_STEPS: usize = 32;
 /// Requeue delay until the caches have been filled for the first time.
 const REQUEUE_NOT_READY: Duration = Duration::from_millis(100);
-/// Requeue delay after a failed pass.
-const REQUEUE_FAILED: Duration = Duration::from_secs(2);
 
 /// Why a pass failed; the WorkflowExecution is requeued.
 #[derive(Debug, Error)]
@@ -59,14 +63,24 @@ pub enum PassError {
 pub struct Reconciler {
     observer: Observer,
     actions: Actions,
+    failing: Arc<Failing>,
+    /// Requests a reconcile of another WorkflowExecution.
+    wake: Sender<ObjectRef<WorkflowExecution>>,
     ready: AtomicBool,
 }
 
 impl Reconciler {
-    /// A reconciler that requeues everything until it is [ready](Self::set_ready).
-    pub fn new(client: &Client, shared: Shared) -> Self {
+    /// A reconciler that requeues everything until it is [ready](Self::set_ready). It sends a
+    /// WorkflowExecution to `wake` that may proceed because another one fails.
+    pub fn new(
+        client: &Client,
+        shared: Shared,
+        wake: Sender<ObjectRef<WorkflowExecution>>,
+    ) -> Self {
         Self {
             observer: Observer::new(&shared),
+            failing: shared.failing.clone(),
+            wake,
             actions: Actions::new(client, shared),
             ready: AtomicBool::new(false),
         }
@@ -91,7 +105,33 @@ pub async fn reconcile(
         // `name` would be hidden by the name of the span in JSON.
         wfe = metadata.name
     );
-    AbortOnDropHandle::new(tokio::spawn(pass(wfe, context).instrument(span))).await?
+    let passing = pass(wfe.clone(), context.clone()).instrument(span.clone());
+    let passed = AbortOnDropHandle::new(tokio::spawn(passing)).await;
+    let passed = passed.map_err(PassError::from).flatten();
+    let uid = wfe.metadata.uid.as_deref().unwrap_or_default();
+    match &passed {
+        Ok(_) => context.failing.clear(uid),
+        Err(error) => context.handle_failure(&wfe, error).instrument(span).await,
+    }
+    passed
+}
+
+impl Reconciler {
+    /// Counts a failed pass: the first one lets others on the target proceed, and an operator is
+    /// told of an object that fails again and again.
+    async fn handle_failure(&self, wfe: &WorkflowExecution, error: &PassError) {
+        let failed = self
+            .failing
+            .record(wfe.metadata.uid.as_deref().unwrap_or_default());
+        if failed.first {
+            for waiting in self.observer.waiting_beside(wfe) {
+                let _ = self.wake.clone().send(waiting).await;
+            }
+        }
+        if failed.tell {
+            self.actions.tell_failing(wfe, &in_full(error)).await;
+        }
+    }
 }
 
 async fn pass(
@@ -146,13 +186,17 @@ async fn pass(
 
 /// Requeues a WorkflowExecution whose pass failed.
 #[expect(clippy::needless_pass_by_value, reason = "the applier's signature")]
-pub fn retry(wfe: Arc<WorkflowExecution>, error: &PassError, _: Arc<Reconciler>) -> Action {
+pub fn retry(wfe: Arc<WorkflowExecution>, error: &PassError, context: Arc<Reconciler>) -> Action {
     let metadata = &wfe.metadata;
+    let delay = context
+        .failing
+        .delay(metadata.uid.as_deref().unwrap_or_default());
     tracing::warn!(
         namespace = metadata.namespace,
         name = metadata.name,
         %error,
+        retry_seconds = delay.as_secs_f32(),
         "reconcile failed, requeueing"
     );
-    Action::requeue(REQUEUE_FAILED)
+    Action::requeue(delay)
 }

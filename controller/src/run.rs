@@ -33,12 +33,17 @@ const CACHES_SYNCED: &str = "caches-synced";
 /// Reconciles WorkflowExecutions until SIGTERM or SIGINT.
 pub async fn run(args: RunArgs) -> Result<()> {
     let stop = shutdown::on_signal()?;
-    let catalog = DirectoryCatalog::open(&args.execution.catalog_dir).context("--catalog-dir")?;
     let sink = sink(&args)?;
     let client = client::connect().await?;
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
     let readiness = Readiness::of(&[CACHES_SYNCED, Schema::CRD_UP_TO_DATE]);
+    let (rejected, noted) = (metrics.catalog_rejected_entries.clone(), readiness.clone());
+    let catalog = DirectoryCatalog::open(&args.execution.catalog_dir, move |errors| {
+        rejected.set(i64::try_from(errors.len()).unwrap_or(i64::MAX));
+        noted.note("catalog", (!errors.is_empty()).then(|| errors.join("; ")));
+    });
+    let catalog = catalog.context("--catalog-dir")?;
     let endpoints = args.process.serve(readiness.clone(), registry, &stop);
     endpoints.await?;
 
@@ -56,6 +61,7 @@ pub async fn run(args: RunArgs) -> Result<()> {
     let view = Arc::new(View::new(caches.clone()));
     // The outbox requests at most one reconcile per event of a batch.
     let (requeue, requeued) = mpsc::channel(BATCH);
+    let wake = requeue.clone();
     let outbox = Arc::new(Outbox::new(sink, metrics.clone(), requeue, stop.clone()));
     let requeued = requeued.map(|reference| Ok(ReconcileRequest::from(reference)));
     let triggers = stream::select(triggers, requeued);
@@ -67,11 +73,12 @@ pub async fn run(args: RunArgs) -> Result<()> {
         catalog: Arc::new(catalog),
         outbox: outbox.clone(),
         notified: Arc::default(),
+        failing: Arc::default(),
         settings,
         metrics: metrics.clone(),
         schema: Schema::new(readiness.clone()),
     };
-    let reconciler = Arc::new(Reconciler::new(&client, shared));
+    let reconciler = Arc::new(Reconciler::new(&client, shared, wake));
     let waiting = reconciler.clone();
     let delivery = outbox.run(view.as_ref());
     let passes = applier(

@@ -14,7 +14,7 @@ use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
 use thiserror::Error;
 use wfe_core::execution::{Execution, Source};
-use wfe_core::lock;
+use wfe_core::lock::{self, Holder};
 use wfe_core::names::{TARGET_HASH, TargetHash, Uid};
 use wfe_core::observed::Settings;
 use wfe_model::text::in_full;
@@ -133,7 +133,8 @@ impl Sweep {
     /// its precondition, so a lock that was taken since is not touched.
     async fn sweep_lock(&self, lease: &Lease) -> Result<bool, SweepError> {
         let swept = match lock::holder(lease) {
-            Some(holder) => self.free_if_orphaned(lease, &holder).await,
+            Some(Holder::Execution(holder)) => self.free_if_orphaned(lease, &holder).await,
+            Some(Holder::ByHand(_)) => Ok(false),
             None => self.delete_if_stale(lease).await,
         };
         match swept {
@@ -195,10 +196,6 @@ impl Sweep {
             return Ok(false);
         }
         let api: Api<WorkflowExecution> = Api::namespaced(self.client.clone(), &source.namespace);
-        // A user may have set a holder that does not have the form namespace/name/uid.
-        if source.namespace.is_empty() {
-            return Ok(false);
-        }
         match api.get_metadata(&source.name).await {
             Ok(found) => Ok(found.metadata.uid.as_ref() != Some(&source.uid)),
             // A 404 without the object's name means that the kind is not served.

@@ -39,6 +39,8 @@ pub struct Metrics {
     turned_away: Family<TurnedAwayLabels, Counter>,
     /// `notAfter` of the serving certificate, in seconds since the Unix epoch.
     pub certificate_expiry: Gauge<f64, AtomicU64>,
+    /// Number of catalog entries that are invalid and therefore set aside.
+    pub catalog_rejected_entries: Gauge,
 }
 
 impl Metrics {
@@ -51,6 +53,7 @@ impl Metrics {
             }),
             turned_away: Family::default(),
             certificate_expiry: Gauge::default(),
+            catalog_rejected_entries: Gauge::default(),
         };
         registry.register(
             "wfe_webhook_reviews",
@@ -72,6 +75,11 @@ impl Metrics {
             "wfe_webhook_certificate_expiry_timestamp_seconds",
             "Expiry of the serving certificate, in seconds since the Unix epoch",
             metrics.certificate_expiry.clone(),
+        );
+        registry.register(
+            "wfe_webhook_catalog_rejected_entries",
+            "Catalog entries that are invalid and set aside: their workflows are not found",
+            metrics.catalog_rejected_entries.clone(),
         );
         metrics
     }

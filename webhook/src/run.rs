@@ -33,8 +33,15 @@ pub async fn run(args: Args) -> Result<()> {
     let serving_ended = CancellationToken::new();
     let certificate = ServingCertificate::load(&args.cert_dir).context("--cert-dir")?;
     let client = client::connect().await?;
-    let catalog = DirectoryCatalog::open(&args.execution.catalog_dir).context("--catalog-dir")?;
-    let catalog: Arc<dyn Catalog> = Arc::new(catalog);
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry);
+    let readiness = Readiness::of(&[CERTIFICATE_VALID, NOT_SHUTTING_DOWN]);
+    let (rejected, noted) = (metrics.catalog_rejected_entries.clone(), readiness.clone());
+    let catalog = DirectoryCatalog::open(&args.execution.catalog_dir, move |errors| {
+        rejected.set(i64::try_from(errors.len()).unwrap_or(i64::MAX));
+        noted.note("catalog", (!errors.is_empty()).then(|| errors.join("; ")));
+    });
+    let catalog: Arc<dyn Catalog> = Arc::new(catalog.context("--catalog-dir")?);
     let scope = Scope::of(args.watch_namespace);
     let mutator = Mutator {
         catalog: catalog.clone(),
@@ -53,10 +60,6 @@ pub async fn run(args: Args) -> Result<()> {
         on_outage: args.on_catalog_outage,
         scope,
     };
-    let mut registry = Registry::default();
-    let metrics = Metrics::new(&mut registry);
-    let readiness = Readiness::of(&[CERTIFICATE_VALID, NOT_SHUTTING_DOWN]);
-
     let listener = TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("--listen {}", args.listen))?;

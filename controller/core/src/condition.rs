@@ -25,6 +25,9 @@ pub enum ConditionType {
     ClearanceRecorded,
     /// The workflow has succeeded.
     Ready,
+    /// The WorkflowExecution has ended without success and never will succeed. Present only then,
+    /// as kstatus expects.
+    Stalled,
 }
 
 impl ConditionType {
@@ -76,6 +79,13 @@ pub enum Reason {
     OOMKilled,
     ExecutionDeleted,
     Cancelled,
+    // `Stalled`, together with those of `ExecutionComplete` and `Blocked`
+    ImagePullBackOff,
+    ConfigurationError,
+    ResourceExhausted,
+    Forbidden,
+    ServiceAccountNotAllowed,
+    Unknown,
     // `Blocked`
     ResourceBusy,
     PreviousExecutionFailed,
@@ -130,6 +140,26 @@ impl From<FailureReason> for Reason {
     }
 }
 
+impl Reason {
+    /// The reason of `Stalled` for a failure reason.
+    pub fn stalled(reason: FailureReason) -> Self {
+        match reason {
+            FailureReason::OOMKilled => Self::OOMKilled,
+            FailureReason::DeadlineExceeded => Self::DeadlineExceeded,
+            FailureReason::Forbidden => Self::Forbidden,
+            FailureReason::ResourceExhausted => Self::ResourceExhausted,
+            FailureReason::ConfigurationError => Self::ConfigurationError,
+            FailureReason::ImagePullBackOff => Self::ImagePullBackOff,
+            FailureReason::TaskFailed => Self::TaskFailed,
+            FailureReason::UnsupportedEngine => Self::UnsupportedEngine,
+            FailureReason::ServiceAccountNotAllowed => Self::ServiceAccountNotAllowed,
+            FailureReason::ExecutionDeleted => Self::ExecutionDeleted,
+            FailureReason::Cancelled => Self::Cancelled,
+            FailureReason::Unknown => Self::Unknown,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use strum::IntoEnumIterator;
@@ -140,7 +170,7 @@ mod tests {
     #[test]
     fn condition_types_and_reasons_are_the_published_ones() {
         let types: Vec<_> = ConditionType::iter().map(ConditionType::as_str).collect();
-        let published = "WorkflowResolved DependenciesReady ExecutionCreated ExecutionRunning ExecutionComplete Blocked AuditRecorded ClearanceRecorded Ready";
+        let published = "WorkflowResolved DependenciesReady ExecutionCreated ExecutionRunning ExecutionComplete Blocked AuditRecorded ClearanceRecorded Ready Stalled";
         assert_eq!(types.join(" "), published);
         let reasons: Vec<_> = Reason::iter().map(Reason::as_str).collect();
         let published = "\
@@ -150,8 +180,9 @@ mod tests {
             WorkspaceNotDeclared ReadFailed ExecutionCreated ExecutionCreationFailed \
             QuotaExceeded RBACDenied UnsupportedEngine ExecutionStarted Waiting NotStarted \
             ExecutionSucceeded ExecutionFailed TaskFailed DeadlineExceeded OOMKilled \
-            ExecutionDeleted Cancelled ResourceBusy PreviousExecutionFailed ExhaustedRetries \
-            BackoffActive RecentlyRemediated StartDeadlineExceeded Paused Clear \
+            ExecutionDeleted Cancelled ImagePullBackOff ConfigurationError ResourceExhausted \
+            Forbidden ServiceAccountNotAllowed Unknown ResourceBusy PreviousExecutionFailed \
+            ExhaustedRetries BackoffActive RecentlyRemediated StartDeadlineExceeded Paused Clear \
             AuditSucceeded AuditPending AuditSinkUnavailable AuditEventRejected NotReady \
             InProgress";
         assert_eq!(reasons.join(" "), published);

@@ -56,7 +56,32 @@ impl Source {
     }
 }
 
+/// An object on a target that has not ended: a Job, PipelineRun, TaskRun or pod.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Alive {
+    /// The WorkflowExecution that its labels name.
+    pub source: Source,
+    /// Kind, namespace and name, as `Job kubernaut-workflows/restart-1`.
+    pub object: String,
+}
+
+impl Alive {
+    /// Reads the labels of `object`; `None` if they name no WorkflowExecution.
+    pub fn read(kind: &str, object: &impl ResourceExt) -> Option<Self> {
+        let source = Source::read(object)?;
+        let namespace = object.namespace().unwrap_or_default();
+        Some(Self {
+            source,
+            object: format!("{kind} {namespace}/{}", object.name_any()),
+        })
+    }
+}
+
 /// Engine-neutral view of a Job or PipelineRun.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the facts are independent of each other"
+)]
 #[derive(Clone, Debug, PartialEq)]
 pub struct Execution {
     /// Reference to the object.
@@ -69,6 +94,10 @@ pub struct Execution {
     pub ending: bool,
     /// Whether the object was created suspended and never started: no container has run.
     pub held: bool,
+    /// A queueing system (Kueue) decides when the execution starts.
+    pub queued: bool,
+    /// When the execution last ceased to be suspended.
+    pub resumed: Option<Timestamp>,
     /// When the workflow's container started.
     pub began: Option<Timestamp>,
     /// Image or bundle with the digest that runs.
@@ -143,10 +172,12 @@ pub enum Cause {
     NodeRejected,
     /// The cluster removes the pod: eviction, preemption, a lost node.
     Disrupted,
+    /// The execution exceeded its timeout, and its pods are still ending.
+    Stopping,
     /// The object's definition is invalid for its engine.
     DefinitionInvalid,
-    /// Another client holds the execution back.
-    HeldBack,
+    /// Another client, as a queueing system, has suspended the execution.
+    Suspended,
     /// No container started within the start timeout, for an unknown reason.
     NotStarted,
     /// None of the above.
@@ -180,6 +211,8 @@ pub struct Facts {
     pub over_deadline: bool,
     /// Whether another client cancelled the execution.
     pub cancelled: bool,
+    /// Whether the pod does not exist although it had not ended: another client deleted it.
+    pub pod_gone: bool,
     /// The task that failed.
     pub task: Option<FailedTask>,
     /// How the workflow's container ended, if the pod shows it.

@@ -106,6 +106,14 @@ pub fn classify(facts: &Facts, began: bool, stored: Option<&Waiting>) -> Failure
     if let Some(waiting) = waiting.or(stored.filter(|_| !began)) {
         return of_object(waiting.cause.into(), waiting.message.clone());
     }
+    if facts.pod_gone && !over_deadline {
+        let message = "the pod was deleted before its container ended".to_owned();
+        return Failure {
+            // Whether a container ran is unknown.
+            was_execution_failure: true,
+            ..of_object(FailureReason::ExecutionDeleted, message)
+        };
+    }
     let reason = if over_deadline {
         FailureReason::DeadlineExceeded
     } else {
@@ -137,12 +145,12 @@ impl From<Cause> for FailureReason {
                 Self::ConfigurationError
             }
             Cause::Unschedulable
-            | Cause::HeldBack
+            | Cause::Suspended
             | Cause::QuotaExceeded
             | Cause::NodeRejected
             | Cause::Disrupted => Self::ResourceExhausted,
             Cause::PodRefused => Self::Forbidden,
-            Cause::NotStarted => Self::DeadlineExceeded,
+            Cause::NotStarted | Cause::Stopping => Self::DeadlineExceeded,
             Cause::Other => Self::Unknown,
         }
     }
@@ -195,7 +203,7 @@ pub fn summary(failure: &Failure, workflow: &str, target: &str, execution: Optio
         }
         FailureReason::ServiceAccountNotAllowed => ("was not started, because its ServiceAccount may not run workflows".to_owned(), format!("Nothing ran: {}.", failure.message)),
         FailureReason::ExecutionDeleted => {
-            ("was interrupted, because its execution was deleted".to_owned(), format!("It may have changed the target in part: look at the target before you clear the block ({}).", failure.message))
+            ("was interrupted, because its execution or its pod was deleted".to_owned(), format!("It may have changed the target in part: look at the target before you clear the block ({}).", failure.message))
         }
         FailureReason::Cancelled if failure.was_execution_failure => {
             ("was cancelled while it ran".to_owned(), "It may have changed the target in part: look at the target before you clear the block.".to_owned())
@@ -341,6 +349,19 @@ mod tests {
             classify(&never, true, None).was_execution_failure,
             "a container had started"
         );
+    }
+
+    /// BR-WE-012: `kubectl delete pod --force` leaves no trace of the container.
+    #[test]
+    fn classify_missing_pod_is_a_deleted_execution() {
+        let mut facts = facts("BackoffLimitExceeded", None, None);
+        facts.pod_gone = true;
+        let failure = classify(&facts, true, None);
+        assert_eq!(
+            (failure.reason, failure.was_execution_failure),
+            (FailureReason::ExecutionDeleted, true)
+        );
+        assert!(failure.message.contains("pod was deleted"));
     }
 
     /// BR-WE-012

@@ -5,7 +5,6 @@
 //! On a 409 another writer was first, or the cache is stale: the Lease is read again, uncached.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -32,6 +31,8 @@ pub enum Lock {
     Ours,
     /// Another WorkflowExecution holds the lock.
     Held(Source),
+    /// A user has written this text as the holder: the lock is held until the user removes it.
+    ByHand(String),
 }
 
 /// A target's Lease as last seen, parsed once.
@@ -40,7 +41,7 @@ pub struct TargetLock {
     /// `None`: the target has no Lease yet.
     pub lease: Option<Arc<Lease>>,
     /// The holder of the lock.
-    pub holder: Option<Source>,
+    pub holder: Option<Holder>,
     last: Option<Entry>,
     past: Vec<Entry>,
 }
@@ -62,8 +63,9 @@ impl TargetLock {
     pub fn state(&self, source: &Source) -> Lock {
         match &self.holder {
             None => Lock::Free,
-            Some(holder) if holder == source => Lock::Ours,
-            Some(holder) => Lock::Held(holder.clone()),
+            Some(Holder::Execution(holder)) if holder == source => Lock::Ours,
+            Some(Holder::Execution(holder)) => Lock::Held(holder.clone()),
+            Some(Holder::ByHand(text)) => Lock::ByHand(text.clone()),
         }
     }
 
@@ -79,8 +81,17 @@ impl TargetLock {
     }
 }
 
+/// Who holds a lock.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Holder {
+    /// A WorkflowExecution.
+    Execution(Source),
+    /// The text that a user has written.
+    ByHand(String),
+}
+
 /// The holder of a Lease.
-pub fn holder(lease: &Lease) -> Option<Source> {
+pub fn holder(lease: &Lease) -> Option<Holder> {
     let text = lease
         .spec
         .as_ref()?
@@ -89,34 +100,51 @@ pub fn holder(lease: &Lease) -> Option<Source> {
         .filter(|text| !text.is_empty())?;
     let parts: Vec<_> = text.split('/').collect();
     Some(match parts.as_slice() {
-        [namespace, name, uid] => Source {
+        [namespace, name, uid] => Holder::Execution(Source {
             namespace: (*namespace).to_owned(),
             name: (*name).to_owned(),
             uid: (*uid).to_owned(),
-        },
-        // Set by another client: the lock is held until that client removes the text.
-        _ => Source {
-            namespace: String::new(),
-            name: text.to_owned(),
-            uid: text.to_owned(),
-        },
+        }),
+        _ => Holder::ByHand(text.to_owned()),
     })
+}
+
+/// The WorkflowExecution that holds a Lease.
+pub fn holding_execution(lease: &Lease) -> Option<Source> {
+    match holder(lease)? {
+        Holder::Execution(source) => Some(source),
+        Holder::ByHand(_) => None,
+    }
+}
+
+/// Whether the watch of locks shows this Lease. A Lease that a user has created may have no labels.
+pub fn is_watched(lease: &Lease) -> bool {
+    let labels = lease.metadata.labels.as_ref();
+    labels.is_some_and(|it| {
+        it.get(MANAGED_BY).is_some_and(|it| it == MANAGER) && it.contains_key(TARGET_HASH)
+    })
+}
+
+/// `lease` with the labels of a target's lock.
+pub fn labelled(lease: Lease, target: &TargetHash) -> Lease {
+    let mut lease = lease;
+    let labels = lease.metadata.labels.get_or_insert_default();
+    labels.insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
+    labels.insert(TARGET_HASH.to_owned(), target.as_str().to_owned());
+    lease
 }
 
 /// A new Lease without a holder, for a target that has none yet.
 pub fn new(namespace: &str, target: &TargetHash) -> Lease {
-    Lease {
+    let lease = Lease {
         metadata: ObjectMeta {
             name: Some(names::lock_name(target)),
             namespace: Some(namespace.to_owned()),
-            labels: Some(BTreeMap::from([
-                (MANAGED_BY.to_owned(), MANAGER.to_owned()),
-                (TARGET_HASH.to_owned(), target.as_str().to_owned()),
-            ])),
             ..ObjectMeta::default()
         },
         spec: None,
-    }
+    };
+    labelled(lease, target)
 }
 
 /// `free` with `source` as its holder; or a Lease that `source` holds already, for another attempt.
@@ -193,6 +221,7 @@ fn read<T: DeserializeOwned>(lease: &Lease, name: &str) -> Option<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::time::Duration;
 
     use super::*;
@@ -288,6 +317,19 @@ mod tests {
             "{".to_owned(),
         )]));
         assert!(seen(&lease).records().next().is_none());
+    }
+
+    /// BR-WE-009
+    #[test]
+    fn holder_without_three_parts_is_a_lock_by_hand() {
+        let mut lease = taken(new("n", &"abc".into()), &source("a"), Timestamp::UNIX_EPOCH);
+        lease.spec.get_or_insert_default().holder_identity = Some("ops".to_owned());
+        let by_hand = Lock::ByHand("ops".to_owned());
+        assert_eq!(seen(&lease).state(&source("a")), by_hand);
+        assert!(is_watched(&lease));
+        lease.metadata.labels = None;
+        assert!(!is_watched(&lease));
+        assert!(is_watched(&labelled(lease, &"abc".into())));
     }
 
     /// BR-WE-009

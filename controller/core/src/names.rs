@@ -24,6 +24,8 @@ pub const IMAGE: &str = "kubernaut.ai/image";
 /// Annotation of an execution that the controller has started. A suspended execution without this
 /// annotation has never run.
 pub const STARTED: &str = "kubernaut.ai/started";
+/// Label that puts a Job into a queue of Kueue, which suspends it until it is admitted.
+pub const KUEUE_QUEUE: &str = "kueue.x-k8s.io/queue-name";
 /// Annotation of a lock: its record of the last execution.
 pub const LAST_EXECUTION: &str = "kubernaut.ai/last-execution";
 /// Annotation of a lock: its records of deleted WorkflowExecutions that can still restrict a run.

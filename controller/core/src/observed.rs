@@ -13,7 +13,7 @@ use wfe_model::rules::{self, ValidatedSpec, Violation};
 use wfe_model::workflow::Workflow;
 use wfe_model::workflow_execution::{WorkflowExecution, WorkflowExecutionSpec};
 
-use crate::execution::{Created, Execution, Remains, Source, Waiting};
+use crate::execution::{Alive, Created, Execution, Remains, Source, Waiting};
 use crate::history::Limits;
 use crate::lock::{Lock, TargetLock};
 use crate::names;
@@ -39,14 +39,16 @@ pub struct Observed {
     /// When the workflow's container started, by every pod that the watch has shown, deleted ones
     /// included.
     pub began: Option<Timestamp>,
-    /// Another WorkflowExecution whose pod or Job on the target has not ended.
-    pub others_alive: Option<Source>,
+    /// An object of another WorkflowExecution on the target that has not ended.
+    pub others_alive: Option<Alive>,
     /// The target's lock, as cached or as the last write returned it.
     pub target_lock: TargetLock,
     /// Who holds the lock, relative to this WorkflowExecution.
     pub lock: Lock,
     /// The other WorkflowExecutions with the same target.
     pub neighbours: Vec<Arc<WorkflowExecution>>,
+    /// Uids of those neighbours whose last pass failed.
+    pub failing: HashSet<String>,
     /// Whether the execution namespace has the annotation [`names::PAUSED`].
     pub paused: bool,
     /// Whether the WorkflowExecution's namespace is being deleted.

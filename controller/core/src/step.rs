@@ -52,6 +52,9 @@ pub enum Effect {
     RemoveFinalizer,
     /// Takes the target's lock.
     TakeLock,
+    /// Adds the missing labels of the target's lock, which another client has created: without them
+    /// no watch shows it.
+    LabelLock,
     /// Frees the target's lock, with a record of the execution if there was one.
     FreeLock(Option<Box<Entry>>),
     /// Adds a record of a deleted WorkflowExecution to the target's lock.
@@ -86,6 +89,8 @@ pub enum Notice {
     /// The WorkflowExecution was deleted with the annotation [`crate::names::ABANDON_AUDIT`]: its
     /// undelivered audit events are lost.
     AuditAbandoned,
+    /// The passes of the WorkflowExecution fail again and again.
+    ReconcileFails,
 }
 
 impl Notice {
@@ -118,6 +123,7 @@ impl Effect {
             Self::AddFinalizer => "add finalizer",
             Self::RemoveFinalizer => "remove finalizer",
             Self::TakeLock => "take lock",
+            Self::LabelLock => "label lock",
             Self::FreeLock(_) => "free lock",
             Self::Record(_) => "record outcome",
             Self::Create(_) => "create execution",
@@ -141,7 +147,7 @@ mod tests {
     #[test]
     fn notice_labels_are_the_published_ones() {
         let labels: Vec<_> = Notice::iter().map(Notice::as_str).collect();
-        let published = ["Overdue", "PodRemains", "DeletionWaits", "AuditAbandoned"];
-        assert_eq!(labels, published);
+        let published = "Overdue PodRemains DeletionWaits AuditAbandoned ReconcileFails";
+        assert_eq!(labels.join(" "), published);
     }
 }

@@ -2,7 +2,7 @@
 
 use futures::future::BoxFuture;
 use kube::runtime::reflector::store::WriterDropped;
-use wfe_core::execution::{Created, Execution, Remains, Source, Waiting};
+use wfe_core::execution::{Alive, Created, Execution, Remains, Source, Waiting};
 use wfe_core::names::{TargetHash, Uid};
 use wfe_core::plan::Plan;
 use wfe_model::workflow_execution::ExecutionRef;
@@ -36,9 +36,8 @@ pub trait Executor: Send + Sync {
     /// Whether the caches have a live pod of a WorkflowExecution, or something that may still create
     /// one after its execution has ended.
     fn has_live_pod(&self, source: &Uid) -> bool;
-    /// The WorkflowExecutions with a live cached execution or pod on the target, those with an
-    /// execution first.
-    fn alive_on(&self, target: &TargetHash) -> Vec<Source>;
+    /// The cached objects on the target that have not ended, executions first.
+    fn alive_on(&self, target: &TargetHash) -> Vec<Alive>;
     /// Waits until the caches have been filled once.
     fn synced(&self) -> BoxFuture<'_, Result<(), WriterDropped>>;
 

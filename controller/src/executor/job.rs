@@ -11,7 +11,7 @@ use kube::runtime::reflector::store::WriterDropped;
 use kube::runtime::watcher::watcher;
 use kube::{Api, Client};
 use serde_json::json;
-use wfe_core::execution::{Created, Execution, Remains, Source, Waiting, is_of};
+use wfe_core::execution::{Alive, Created, Execution, Remains, Source, Waiting, is_of};
 use wfe_core::job::build::build;
 use wfe_core::job::prune;
 use wfe_core::job::read::{began, read};
@@ -124,10 +124,10 @@ impl Executor for JobExecutor {
         self.pods.has_live(source)
     }
 
-    fn alive_on(&self, target: &TargetHash) -> Vec<Source> {
+    fn alive_on(&self, target: &TargetHash) -> Vec<Alive> {
         let jobs: Vec<Arc<Job>> = self.jobs.on(target);
         let jobs = jobs.iter().filter(|job| read(job, &[]).is_active());
-        let jobs = jobs.filter_map(|job| Source::read(job.as_ref()));
+        let jobs = jobs.filter_map(|job| Alive::read("Job", job.as_ref()));
         jobs.chain(self.pods.alive_on(target)).collect()
     }
 

@@ -9,7 +9,7 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::store::WriterDropped;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client};
-use wfe_core::execution::{Source, Waiting, is_alive};
+use wfe_core::execution::{Alive, Waiting, is_alive};
 use wfe_core::names::{TARGET_HASH, TargetHash, Uid, WORKFLOW_EXECUTION_UID};
 use wfe_core::pod::{prune, startup_diagnosis};
 use wfe_model::engine::Engine;
@@ -61,11 +61,12 @@ impl Pods {
         self.of(source).iter().any(|pod| is_alive(pod))
     }
 
-    /// The WorkflowExecutions with a live cached pod on the target.
-    pub(super) fn alive_on(&self, target: &TargetHash) -> Vec<Source> {
+    /// The cached pods on the target that have not ended.
+    pub(super) fn alive_on(&self, target: &TargetHash) -> Vec<Alive> {
         let pods = self.cache.with(&Key::Target(target.clone()));
         let alive = pods.iter().filter(|pod| is_alive(pod));
-        alive.filter_map(|pod| Source::read(pod.as_ref())).collect()
+        let alive = alive.filter_map(|pod| Alive::read("pod", pod.as_ref()));
+        alive.collect()
     }
 
     /// Waits until the cache has been filled once.

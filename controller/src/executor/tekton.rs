@@ -14,7 +14,7 @@ use kube::runtime::reflector::store::WriterDropped;
 use kube::runtime::wait::await_condition;
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
-use wfe_core::execution::{Created, Execution, Refusal, Remains, Source, Waiting, is_of};
+use wfe_core::execution::{Alive, Created, Execution, Refusal, Remains, Source, Waiting, is_of};
 use wfe_core::names::{TARGET_HASH, TargetHash, Uid, WORKFLOW_EXECUTION_UID};
 use wfe_core::plan::Plan;
 use wfe_core::tekton::build::{build, resolution_request};
@@ -297,13 +297,13 @@ impl Executor for TektonExecutor {
         self.pods.has_live(source) || task_runs.any(|it| !has_ended(&it))
     }
 
-    fn alive_on(&self, target: &TargetHash) -> Vec<Source> {
+    fn alive_on(&self, target: &TargetHash) -> Vec<Alive> {
         let runs = self.runs.on(target);
         let runs = runs.iter().filter(|run| read(run, &[], &[]).is_active());
-        let runs = runs.filter_map(|run| Source::read(run.as_ref()));
+        let runs = runs.filter_map(|run| Alive::read("PipelineRun", run.as_ref()));
         let task_runs = self.task_runs.with(&Key::Target(target.clone()));
         let task_runs = task_runs.iter().filter(|it| !has_ended(it));
-        let task_runs = task_runs.filter_map(|it| Source::read(it.as_ref()));
+        let task_runs = task_runs.filter_map(|it| Alive::read("TaskRun", it.as_ref()));
         let alive = runs.chain(task_runs);
         alive.chain(self.pods.alive_on(target)).collect()
     }

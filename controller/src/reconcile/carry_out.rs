@@ -27,6 +27,7 @@ use wfe_peers::dependencies::DependencyReader;
 use wfe_peers::discovery::ServedKinds;
 
 use super::events::Events;
+use super::failing::Failing;
 use super::notified::Notified;
 use super::schema::{Schema, SchemaError};
 use super::shared::Shared;
@@ -73,6 +74,7 @@ pub struct Actions {
     metrics: Metrics,
     leases: Api<Lease>,
     notified: Arc<Notified>,
+    failing: Arc<Failing>,
     schema: Schema,
 }
 
@@ -85,6 +87,7 @@ impl Actions {
             catalog,
             outbox,
             notified,
+            failing,
             settings,
             metrics,
             schema,
@@ -103,6 +106,7 @@ impl Actions {
             settings,
             client: client.clone(),
             notified,
+            failing,
             schema,
         }
     }
@@ -202,6 +206,10 @@ impl Actions {
                 answers.finalizer_removed = true;
                 Ok(())
             }
+            Effect::LabelLock => {
+                self.write_lease(&self.lease(observed)?, answers).await?;
+                Ok(())
+            }
             Effect::TakeLock => {
                 let taken = lock::taken(self.lease(observed)?, &observed.source, observed.now);
                 answers.lock_taken = self.write_lease(&taken, answers).await?;
@@ -247,9 +255,10 @@ impl Actions {
     /// The observed Lease, with its resourceVersion so that a write fails if another client has
     /// changed the Lease; or a new Lease.
     fn lease(&self, observed: &Observed) -> Result<Lease, StepError> {
+        let target = target(observed)?;
         Ok(match observed.target_lock.lease.as_deref() {
-            Some(lease) => lease.clone(),
-            None => lock::new(&self.settings.execution_namespace, &target(observed)?),
+            Some(lease) => lock::labelled(lease.clone(), &target),
+            None => lock::new(&self.settings.execution_namespace, &target),
         })
     }
 
@@ -278,6 +287,12 @@ impl Actions {
         self.notified.insert(&wfe.uid().unwrap_or_default(), notice);
     }
 
+    /// Tells an operator that the passes of this object fail again and again, and why.
+    pub async fn tell_failing(&self, wfe: &WorkflowExecution, error: &str) {
+        self.metrics.notice(wfe, Notice::ReconcileFails);
+        self.events.failing(wfe, error).await;
+    }
+
     fn api(&self, wfe: &WorkflowExecution) -> Api<WorkflowExecution> {
         Api::namespaced(
             self.client.clone(),
@@ -304,7 +319,9 @@ impl Actions {
         self.patch_finalizers(wfe, &finalizers).await?;
         self.view.record_removal(wfe);
         self.outbox.abandon(wfe);
-        self.notified.forget(&wfe.uid().unwrap_or_default());
+        let uid = wfe.uid().unwrap_or_default();
+        self.notified.forget(&uid);
+        self.failing.clear(&uid);
         Ok(())
     }
 

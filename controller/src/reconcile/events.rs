@@ -47,6 +47,7 @@ impl Events {
                 "DeletionWaitsForClearance",
                 "The finalizer stays until the block of the target is cleared: inspect the target, then clear the block".to_owned(),
             ),
+            Notice::ReconcileFails => return,
             Notice::AuditAbandoned => (
                 "AuditAbandoned",
                 "Deleted before the audit trail was delivered completely, as the annotation kubernaut.ai/abandon-audit demands".to_owned(),
@@ -54,6 +55,14 @@ impl Events {
         };
         self.publish(wfe, EventType::Warning, reason.to_owned(), &note)
             .await;
+    }
+
+    /// Publishes why the passes of `wfe` fail.
+    pub(super) async fn failing(&self, wfe: &WorkflowExecution, error: &str) {
+        let note =
+            format!("The controller cannot proceed, and retries with growing delays: {error}");
+        let reason = Notice::ReconcileFails.as_str().to_owned();
+        self.publish(wfe, EventType::Warning, reason, &note).await;
     }
 
     async fn publish(&self, wfe: &WorkflowExecution, type_: EventType, reason: String, note: &str) {

@@ -10,8 +10,9 @@ use wfe_core::lock::{Lock, TargetLock};
 use wfe_core::names::{self, Uid};
 use wfe_core::observed::{Answers, Observed, Settings};
 use wfe_model::engine::Engine;
-use wfe_model::workflow_execution::WorkflowExecution;
+use wfe_model::workflow_execution::{Phase, WorkflowExecution};
 
+use super::failing::Failing;
 use super::notified::Notified;
 use super::shared::Shared;
 use crate::audit::outbox::Outbox;
@@ -25,6 +26,7 @@ pub struct Observer {
     executors: Executors,
     outbox: Arc<Outbox>,
     notified: Arc<Notified>,
+    failing: Arc<Failing>,
     settings: Arc<Settings>,
 }
 
@@ -36,8 +38,19 @@ impl Observer {
             executors: shared.executors.clone(),
             outbox: shared.outbox.clone(),
             notified: shared.notified.clone(),
+            failing: shared.failing.clone(),
             settings: shared.settings.clone(),
         }
+    }
+
+    /// The other WorkflowExecutions on the target of `wfe` that have not started.
+    pub fn waiting_beside(&self, wfe: &WorkflowExecution) -> Vec<ObjectRef<WorkflowExecution>> {
+        let target = target_of(wfe);
+        let beside = target.map(|it| self.view.neighbours(&it, wfe));
+        let mut waiting = beside.unwrap_or_default();
+        waiting.retain(|it| it.phase().is_none_or(|phase| phase == Phase::Pending));
+        let waiting = waiting.iter();
+        waiting.map(|it| ObjectRef::from_obj(it.as_ref())).collect()
     }
 
     /// Returns the current facts; `None` if the object is gone, or if the name belongs to another
@@ -62,6 +75,10 @@ impl Observer {
             .as_ref()
             .map_or(Lock::Free, |_| target_lock.state(&source));
         let neighbours = target.as_ref().map(|it| self.view.neighbours(it, &wfe));
+        let neighbours = neighbours.unwrap_or_default();
+        let uids = neighbours
+            .iter()
+            .filter_map(|it| it.metadata.uid.as_deref());
         let others_alive = target.as_ref();
         let others_alive =
             others_alive.and_then(|target| self.executors.others_alive(target, &source.uid));
@@ -73,7 +90,8 @@ impl Observer {
             others_alive,
             lock,
             target_lock,
-            neighbours: neighbours.unwrap_or_default(),
+            failing: self.failing.among(uids),
+            neighbours,
             paused: seen.is_paused(&self.settings.execution_namespace),
             namespace_terminating: seen.is_ending(&source.namespace),
             notified: self.notified.of(&source.uid),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use wfe_core::observed::Settings;
 use wfe_peers::catalog::Catalog;
 
+use super::failing::Failing;
 use super::notified::Notified;
 use super::schema::Schema;
 use crate::audit::outbox::Outbox;
@@ -24,6 +25,8 @@ pub struct Shared {
     pub outbox: Arc<Outbox>,
     /// Notices that were published already.
     pub notified: Arc<Notified>,
+    /// Objects whose last pass failed.
+    pub failing: Arc<Failing>,
     /// Flags that decisions depend on.
     pub settings: Arc<Settings>,
     /// Metrics.

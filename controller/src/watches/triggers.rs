@@ -171,7 +171,7 @@ impl Caches {
     /// may have to free it.
     fn unfinished(&self, target: &TargetHash) -> Vec<ObjectRef<WorkflowExecution>> {
         let holder = self.lock_of(target);
-        let holder = holder.as_deref().and_then(lock::holder);
+        let holder = holder.as_deref().and_then(lock::holding_execution);
         let unfinished = self.on_target(target).into_iter().filter(|wfe| {
             !wfe.phase().is_some_and(Phase::is_final)
                 || holder.as_ref().map(|it| &it.uid) == wfe.metadata.uid.as_ref()

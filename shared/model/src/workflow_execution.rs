@@ -65,7 +65,19 @@ pub mod limit {
     printcolumn(
         name = "Reason",
         type_ = "string",
-        json_path = ".status['failureDetails','skipDetails'].reason",
+        json_path = ".status['failureDetails','skipDetails','executionStatus'].reason",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Blocks",
+        type_ = "boolean",
+        json_path = ".status.failureDetails.wasExecutionFailure",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Cleared by",
+        type_ = "string",
+        json_path = ".status.blockClearance.clearedBy",
         priority = 1
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),

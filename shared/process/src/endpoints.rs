@@ -1,14 +1,15 @@
 //! The endpoints `/healthz`, `/readyz` and `/metrics`.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use parking_lot::Mutex;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use thiserror::Error;
@@ -25,50 +26,93 @@ pub struct ListenError {
     source: std::io::Error,
 }
 
-/// Named conditions of readiness. Each component sets its own condition.
+/// Named conditions of readiness, and notes. Each component sets its own.
 #[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<Vec<(&'static str, AtomicBool)>>);
+pub struct Readiness(Arc<Mutex<Report>>);
+
+/// What `/readyz` reports.
+#[derive(Debug, Default)]
+struct Report {
+    conditions: Vec<Condition>,
+    /// Texts for the operator that do not affect readiness, by component.
+    notes: BTreeMap<&'static str, String>,
+}
+
+#[derive(Debug)]
+struct Condition {
+    name: &'static str,
+    holds: bool,
+    /// Why the condition does not hold, if known.
+    why: Option<String>,
+}
 
 impl Readiness {
     /// Creates `conditions`, all of them unset. The process is ready when all are set.
     pub fn of(conditions: &[&'static str]) -> Self {
-        Self(Arc::new(
-            conditions
-                .iter()
-                .map(|name| (*name, AtomicBool::new(false)))
-                .collect(),
-        ))
+        let unset = |name: &&'static str| Condition {
+            name,
+            holds: false,
+            why: None,
+        };
+        Self(Arc::new(Mutex::new(Report {
+            conditions: conditions.iter().map(unset).collect(),
+            notes: BTreeMap::new(),
+        })))
     }
 
     /// Sets or unsets a condition.
     pub fn set(&self, condition: &str, holds: bool) {
-        for (_, value) in self.0.iter().filter(|(name, _)| *name == condition) {
-            value.store(holds, Ordering::Relaxed);
+        self.change(condition, holds, None);
+    }
+
+    /// Unsets a condition, and reports why.
+    pub fn unset(&self, condition: &str, why: &str) {
+        self.change(condition, false, Some(why.to_owned()));
+    }
+
+    fn change(&self, condition: &str, holds: bool, why: Option<String>) {
+        let mut report = self.0.lock();
+        let mut conditions = report.conditions.iter_mut();
+        if let Some(found) = conditions.find(|it| it.name == condition) {
+            (found.holds, found.why) = (holds, why);
         }
     }
 
-    /// The unset conditions.
-    fn unset(&self) -> Vec<&'static str> {
-        self.0
-            .iter()
-            .filter(|(_, value)| !value.load(Ordering::Relaxed))
-            .map(|(name, _)| *name)
-            .collect()
+    /// Sets the note of a component; `None` removes it.
+    pub fn note(&self, component: &'static str, text: Option<String>) {
+        let notes = &mut self.0.lock().notes;
+        match text {
+            Some(text) => drop(notes.insert(component, text)),
+            None => drop(notes.remove(component)),
+        }
+    }
+
+    /// Whether every condition is set, and the text for the operator.
+    fn report(&self) -> (bool, String) {
+        let report = self.0.lock();
+        let unset = report.conditions.iter().filter(|it| !it.holds);
+        let unset: Vec<_> = unset
+            .map(|it| match &it.why {
+                Some(why) => format!("{} ({why})", it.name),
+                None => it.name.to_owned(),
+            })
+            .collect();
+        let state = if unset.is_empty() {
+            "ok".to_owned()
+        } else {
+            format!("not ready: {}", unset.join(", "))
+        };
+        let notes = report.notes.iter();
+        let notes = notes.map(|(component, text)| format!("\n{component}: {text}"));
+        (unset.is_empty(), state + &notes.collect::<String>())
     }
 }
 
 /// Routes of the health endpoint. `/healthz` responds as long as the runtime schedules tasks.
 pub fn health(readiness: Readiness) -> Router {
-    let readyz = async |State(readiness): State<Readiness>| {
-        let unset = readiness.unset();
-        if unset.is_empty() {
-            (StatusCode::OK, "ok".to_owned())
-        } else {
-            (
-                StatusCode::SERVICE_UNAVAILABLE,
-                format!("not ready: {}", unset.join(", ")),
-            )
-        }
+    let readyz = async |State(readiness): State<Readiness>| match readiness.report() {
+        (true, text) => (StatusCode::OK, text),
+        (false, text) => (StatusCode::SERVICE_UNAVAILABLE, text),
     };
     Router::new()
         .route("/healthz", get(async || "ok"))
@@ -145,11 +189,18 @@ mod tests {
         );
         readiness.set("certificate loaded", true);
         assert_eq!(get_path(routes.clone(), "/readyz").await.0, StatusCode::OK);
-        readiness.set("caches synced", false);
+        readiness.unset("caches synced", "401 Unauthorized");
+        readiness.note("catalog", Some("1 file is set aside".to_owned()));
+        let (status, body) = get_path(routes.clone(), "/readyz").await;
+        let says = "not ready: caches synced (401 Unauthorized)\ncatalog: 1 file is set aside";
         assert_eq!(
-            get_path(routes, "/readyz").await.0,
-            StatusCode::SERVICE_UNAVAILABLE
+            (status, body.as_str()),
+            (StatusCode::SERVICE_UNAVAILABLE, says)
         );
+        readiness.set("caches synced", true);
+        readiness.note("catalog", None);
+        let (status, body) = get_path(routes, "/readyz").await;
+        assert_eq!((status, body.as_str()), (StatusCode::OK, "ok"));
     }
 
     #[tokio::test]

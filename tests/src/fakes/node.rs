@@ -31,6 +31,8 @@ pub enum Ending {
     Failure,
     /// The workflow runs until its Job is deleted or its ending changes.
     Never,
+    /// No container starts.
+    NotStarted,
 }
 
 /// Simulates the runs of all Jobs in one namespace; stops when the value is dropped.
@@ -55,7 +57,9 @@ impl FakeNode {
             while let Some(event) = events.next().await {
                 let handled = match event {
                     // As in the Job controller, a suspended Job has no pod.
-                    Ok(Event::Apply(job) | Event::InitApply(job)) if is_suspended(&job) => Ok(()),
+                    Ok(Event::Apply(job) | Event::InitApply(job)) if is_suspended(&job) => {
+                        remove(&pods, &job).await
+                    }
                     Ok(Event::Apply(job) | Event::InitApply(job)) => {
                         record_start(&recorded, &job);
                         run(&jobs, &pods, &job, ending(&job)).await
@@ -116,10 +120,13 @@ async fn run(jobs: &Api<Job>, pods: &Api<Pod>, job: &Job, ending: Ending) -> Res
     if job_has_ended(job) || job.metadata.deletion_timestamp.is_some() {
         return Ok(());
     }
+    if ending == Ending::NotStarted {
+        return Ok(());
+    }
     let name = job.name_any();
     let began = start(pods, job).await?;
     let exit_code = match ending {
-        Ending::Never => return Ok(()),
+        Ending::Never | Ending::NotStarted => return Ok(()),
         Ending::Success => 0,
         Ending::Failure => 1,
     };

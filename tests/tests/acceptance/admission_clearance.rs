@@ -60,7 +60,7 @@ impl Setup {
             .expect("admitted");
         self.system.ended(name).await.expect("ended");
         let next = format!("{name}-skipped");
-        self.run_on(name, &next, "True/PreviousExecutionFailed", "Blocked")
+        self.run_on(name, &next, "True/PreviousExecutionFailed", "Stalled")
             .await;
     }
 

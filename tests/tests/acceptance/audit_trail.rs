@@ -27,6 +27,9 @@ async fn audit_command_lists_events_of_ten_executions() {
         .await
         .expect("installed");
     system.start_data_storage().await.expect("started");
+    // A clearance soon after a start is delivered after this time.
+    let timeout = "--data-storage-timeout=5s".to_owned();
+    system.controller_flags.push(timeout);
     system.start_webhook().await.expect("started");
     system.start_controller().await.expect("started");
     let run = async |workflow: &Script, name: &str, target: &str| {

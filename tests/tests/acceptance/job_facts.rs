@@ -5,7 +5,7 @@ use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{LimitRange, Pod, ResourceQuota, Secret};
+use k8s_openapi::api::core::v1::{LimitRange, Pod, Secret};
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{DeleteParams, EvictParams, ListParams, PostParams};
 use kube::core::{DynamicObject, GroupVersionKind};
@@ -14,9 +14,9 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use wfe_model::workflow_execution::{FailureDetails, FailureReason, WorkflowExecution};
 use wfe_tests::system::{Script, System, condition, dry_run, message, until_effective};
-use wfe_tests::{Cluster, Image, wait};
+use wfe_tests::{Cluster, Image};
 
-use crate::setup::{SECONDS_30, cluster};
+use crate::setup::{cluster, no_quota, quota};
 
 /// Exits non-zero on SIGTERM, so that an eviction is a failure.
 const SLEEP: &str = "trap 'exit 143' TERM; sleep 300 & wait";
@@ -260,33 +260,6 @@ async fn pod_mutated_or_rejected_by_admission_is_reported() {
         ),
     )
     .await;
-}
-
-async fn quota(system: &System, resource: &str) {
-    let quota: ResourceQuota = serde_json::from_value(json!({
-        "metadata": { "name": "none" }, "spec": { "hard": { resource: "0" } },
-    }))
-    .expect("a quota");
-    let quotas = system.execution.api::<ResourceQuota>();
-    quotas
-        .create(&PostParams::default(), &quota)
-        .await
-        .expect("created");
-    let known = |quota: &ResourceQuota| {
-        let hard = quota.status.as_ref().and_then(|it| it.hard.as_ref());
-        hard.is_some_and(|it| it.contains_key(resource))
-    };
-    wait::until(&quotas, "none", "the quota has a status", SECONDS_30, known)
-        .await
-        .expect("has a status");
-}
-
-async fn no_quota(system: &System) {
-    let quotas = system.execution.api::<ResourceQuota>();
-    quotas
-        .delete("none", &DeleteParams::default())
-        .await
-        .expect("deleted");
 }
 
 /// BR-WE-012

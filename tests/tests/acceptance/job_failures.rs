@@ -124,7 +124,7 @@ async fn failed_execution_reports_reason_exit_code_and_summary() {
             None,
             true,
             "False/ExecutionDeleted",
-            "its execution was deleted",
+            "its execution or its pod was deleted",
         ),
     ] {
         let wfe = system.ended(name).await.expect("ended");

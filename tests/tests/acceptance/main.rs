@@ -22,6 +22,7 @@ mod fault_restart;
 mod history_rules;
 mod job_facts;
 mod job_failures;
+mod job_interrupted;
 mod job_lifecycle;
 mod lock_one_per_target;
 mod lock_two_controllers;

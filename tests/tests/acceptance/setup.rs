@@ -3,10 +3,12 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
 use kube::ResourceExt;
-use kube::api::{ListParams, LogParams};
-use wfe_tests::TestNamespace;
+use kube::api::{DeleteParams, ListParams, LogParams, PostParams};
+use serde_json::json;
+use wfe_tests::system::System;
+use wfe_tests::{TestNamespace, wait};
 
 pub use wfe_tests::system::cluster;
 
@@ -36,4 +38,33 @@ pub async fn pod_and_log(namespace: &TestNamespace) -> (Pod, String) {
     };
     let log = pods.logs(&pod.name_any(), &LogParams::default()).await;
     (pod.clone(), log.expect("a log"))
+}
+
+/// Limits a resource of the execution namespace to none, and waits until the quota counts.
+pub async fn quota(system: &System, resource: &str) {
+    let quota: ResourceQuota = serde_json::from_value(json!({
+        "metadata": { "name": "none" }, "spec": { "hard": { resource: "0" } },
+    }))
+    .expect("a quota");
+    let quotas = system.execution.api::<ResourceQuota>();
+    quotas
+        .create(&PostParams::default(), &quota)
+        .await
+        .expect("created");
+    let known = |quota: &ResourceQuota| {
+        let hard = quota.status.as_ref().and_then(|it| it.hard.as_ref());
+        hard.is_some_and(|it| it.contains_key(resource))
+    };
+    wait::until(&quotas, "none", "the quota has a status", SECONDS_30, known)
+        .await
+        .expect("has a status");
+}
+
+/// Removes the quota.
+pub async fn no_quota(system: &System) {
+    let quotas = system.execution.api::<ResourceQuota>();
+    quotas
+        .delete("none", &DeleteParams::default())
+        .await
+        .expect("deleted");
 }

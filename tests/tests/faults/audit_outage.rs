@@ -36,6 +36,8 @@ const FAILED: [&str; 4] = [
 const SETTLED_WITHIN: Duration = Duration::from_mins(2);
 /// Deadline of requests to Data Storage where a test waits for it.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// When a batch is committed whose sender was killed; before the next one asks.
+const COMMITTED_LATE: Duration = Duration::from_secs(3);
 const ENDS_WITHIN: Duration = Duration::from_mins(2);
 
 fn workflow() -> Script {
@@ -140,8 +142,7 @@ async fn run_hundred_executions_during_outage(prefix: &str, kills: usize) {
     if kills > 0 {
         // Kills the controller during delivery, too: the batch on its way is committed after the
         // next controller has started.
-        let late = Fault::CommitLate(TIMEOUT - Duration::from_secs(2));
-        storage.set_fault_times(late, 1);
+        storage.set_fault_times(Fault::CommitLate(COMMITTED_LATE), 1);
         let (before, _) = storage.requests();
         let sent = async || Ok(storage.requests().0 > before);
         until_effective("a batch", sent).await.expect("sent");

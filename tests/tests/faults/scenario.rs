@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
-use kube::api::DeleteParams;
+use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 use wfe_model::audit::EventType::{
     self, BlockCleared, SelectionCompleted, WorkflowCompleted, WorkflowFailed, WorkflowStarted,
@@ -34,6 +34,10 @@ pub enum Scenario {
     Failure,
     /// The execution is cancelled while running, and its block is cleared.
     Cancel,
+    /// The execution is cancelled before its container starts.
+    CancelEarly,
+    /// Another client suspends the running Job, and the block is cleared.
+    Suspend,
     /// The execution is skipped: the same workflow has just succeeded on the target.
     Skip,
     /// The execution waits for another one on the target, then succeeds.
@@ -59,10 +63,12 @@ impl Scenario {
         }
     }
 
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Success,
         Self::Failure,
         Self::Cancel,
+        Self::CancelEarly,
+        Self::Suspend,
         Self::Skip,
         Self::Wait,
     ];
@@ -235,11 +241,13 @@ impl Setup {
                     .await
             }
             Scenario::Cancel => self.cancel(name).await,
+            Scenario::CancelEarly => self.cancel_early(name).await,
+            Scenario::Suspend => self.suspend(name).await,
             Scenario::Skip => {
                 self.create(&self.workflow, name, name, "Skip").await?;
                 self.system.ended(name).await?;
                 self.system
-                    .until(name, "Blocked", "True/RecentlyRemediated")
+                    .until(name, "Stalled", "True/RecentlyRemediated")
                     .await?;
                 self.verify(name, &[SelectionCompleted], 0).await
             }
@@ -249,10 +257,7 @@ impl Setup {
 
     /// Waits for the end, checks the condition `ExecutionComplete`, and verifies the outcome.
     async fn conclude(&self, name: &str, end: &str, last: EventType) -> Result<()> {
-        let wfe = self.system.ended(name).await?;
-        self.reach(Moment::Ended).await?;
-        let complete = condition(&wfe, "ExecutionComplete");
-        ensure!(complete == end, "{name} is {complete}, not {end}");
+        self.check_end(name, end).await?;
         let ran = [
             SelectionCompleted,
             EventType::ExecutionStarted,
@@ -260,6 +265,14 @@ impl Setup {
             last,
         ];
         self.verify(name, &ran, 1).await
+    }
+
+    async fn check_end(&self, name: &str, end: &str) -> Result<()> {
+        let wfe = self.system.ended(name).await?;
+        self.reach(Moment::Ended).await?;
+        let complete = condition(&wfe, "ExecutionComplete");
+        ensure!(complete == end, "{name} is {complete}, not {end}");
+        Ok(())
     }
 
     async fn cancel(&self, name: &str) -> Result<()> {
@@ -273,6 +286,44 @@ impl Setup {
         self.job_gone(&job).await?;
         self.reach(Moment::JobDeleted).await?;
         self.conclude(name, "False/Cancelled", WorkflowFailed).await
+    }
+
+    async fn cancel_early(&self, name: &str) -> Result<()> {
+        self.set_ending(name, Ending::NotStarted);
+        self.create(&self.workflow, name, name, "Skip").await?;
+        self.system
+            .until(name, "ExecutionCreated", "True/ExecutionCreated")
+            .await?;
+        self.system.cancel(name, "enough").await?;
+        self.check_end(name, "False/Cancelled").await?;
+        let trail = [
+            SelectionCompleted,
+            EventType::ExecutionStarted,
+            WorkflowFailed,
+        ];
+        let wfe = self
+            .system
+            .namespace
+            .api::<WorkflowExecution>()
+            .get(name)
+            .await?;
+        let started = self.fake_node.started_for(&wfe.uid().unwrap_or_default());
+        self.verify(name, &trail, started.min(1)).await
+    }
+
+    async fn suspend(&self, name: &str) -> Result<()> {
+        self.set_ending(name, Ending::Never);
+        self.create(&self.workflow, name, name, "Skip").await?;
+        self.system
+            .until(name, "ExecutionRunning", "True/ExecutionStarted")
+            .await?;
+        let job = self.job_of(name).await?;
+        let jobs = self.system.execution.api::<Job>();
+        let suspended = Patch::Merge(json!({ "spec": { "suspend": true } }));
+        jobs.patch(&job, &PatchParams::default(), &suspended)
+            .await?;
+        self.conclude(name, "False/ExecutionFailed", WorkflowFailed)
+            .await
     }
 
     async fn wait(&self, name: &str) -> Result<()> {

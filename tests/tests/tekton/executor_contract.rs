@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use wfe_controller::executor::{Answer, Executor, Executors};
 use wfe_controller::watches::{Changes, StartTimes};
-use wfe_core::execution::{Created, Execution, Progress, Remains, Source, Tasks, Waiting};
+use wfe_core::execution::{Alive, Created, Execution, Progress, Remains, Source, Tasks, Waiting};
 use wfe_core::names::{TargetHash, Uid, execution_name};
 use wfe_core::plan::Plan;
 use wfe_model::engine::Engine;
@@ -138,7 +138,7 @@ async fn check(subject: &Subject<'_>, brief: &Script, endless: &Script) {
         "{known:?}"
     );
     let alive = executor.alive_on(&plan.target_hash);
-    assert!(alive.contains(&plan.source), "{alive:?}");
+    assert!(alive.iter().any(|it| it.source == plan.source), "{alive:?}");
     assert!(subject.occupies(&plan).await);
     assert_eq!(subject.remains(&plan).await, Remains::Alive);
 
@@ -298,6 +298,8 @@ fn toy(plan: &Plan) -> Execution {
         created: Some(Timestamp::now()),
         ending: false,
         held: true,
+        queued: false,
+        resumed: None,
         began: None,
         image: Some(plan.valid.image.to_string()),
         tasks: Tasks {
@@ -367,11 +369,15 @@ impl Executor for Toy {
         false
     }
 
-    fn alive_on(&self, target: &TargetHash) -> Vec<Source> {
+    fn alive_on(&self, target: &TargetHash) -> Vec<Alive> {
         let executions = self.executions.lock();
         let on_target = executions.values();
         let alive = on_target.filter(|(plan, it)| plan.target_hash == *target && it.is_active());
-        alive.map(|(plan, _)| plan.source.clone()).collect()
+        let alive = alive.map(|(plan, _)| Alive {
+            source: plan.source.clone(),
+            object: format!("Toy {}/{}", plan.namespace, plan.name),
+        });
+        alive.collect()
     }
 
     fn synced(&self) -> BoxFuture<'_, Result<(), WriterDropped>> {

@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use wfe_model::duration::ExecutionTimeout;
 use wfe_model::engine::Engine;
 use wfe_model::workflow_execution::{
-    ExecutionRef, FailureDetails, FailureReason, Phase, TriState, WorkflowExecution,
+    ExecutionRef, ExecutionStatusSummary, FailureDetails, FailureReason, Phase, TriState,
+    WorkflowExecution,
 };
 
 use crate::condition::{ConditionType, Reason};
@@ -67,9 +68,21 @@ pub(super) fn notify_or(observed: &Observed, notice: Notice, otherwise: Step) ->
 
 /// The execution timeout: from the spec, else the default.
 pub(super) fn timeout(observed: &Observed) -> Duration {
-    let stored = observed.wfe.spec.execution_config.timeout.as_deref();
+    timeout_of(&observed.wfe, observed)
+}
+
+fn timeout_of(wfe: &WorkflowExecution, observed: &Observed) -> Duration {
+    let stored = wfe.spec.execution_config.timeout.as_deref();
     let parsed = stored.and_then(ExecutionTimeout::parse);
     parsed.map_or(observed.settings.default_timeout, ExecutionTimeout::get)
+}
+
+/// Latest start of `wfe`. A remediation that waited for longer than its own timeout may no longer
+/// fit the state of the target.
+pub(super) fn start_deadline(wfe: &WorkflowExecution, observed: &Observed) -> Timestamp {
+    let created = wfe.metadata.creation_timestamp.as_ref();
+    let created = created.map_or(observed.now, |time| time.0);
+    after(created, timeout_of(wfe, observed))
 }
 
 /// Stores the status if it differs from the stored one; otherwise `wait`.
@@ -146,13 +159,66 @@ pub(super) fn fail(
     } else {
         change
     };
-    let change = change.condition(
-        ConditionType::Ready,
-        TriState::False,
-        Reason::NotReady,
+    stalled(
+        observed,
+        change,
+        Reason::stalled(failure.reason),
         &failure.message,
-    );
-    pending_audit(observed, change)
+    )
+}
+
+/// The final status of a WorkflowExecution that ends without success: for good, and nothing blocks
+/// it any more.
+pub(super) fn stalled(
+    observed: &Observed,
+    change: Change,
+    reason: Reason,
+    message: &str,
+) -> Change {
+    let change = change.with(|status| {
+        let summary = status.execution_status.as_mut();
+        if let Some(summary) = summary.filter(|it| it.status == TriState::Unknown) {
+            summary.status = TriState::False;
+            summary.reason = Some(reason.as_str().to_owned());
+            summary.message = Some(message.to_owned());
+        }
+    });
+    let change = change
+        .condition(
+            ConditionType::Ready,
+            TriState::False,
+            Reason::NotReady,
+            message,
+        )
+        .condition(ConditionType::Stalled, TriState::True, reason, message);
+    pending_audit(observed, unblocked(change))
+}
+
+/// Phase Pending, and why.
+pub(super) fn pending(change: Change, reason: Reason, message: &str) -> Change {
+    change.with(|status| {
+        status.phase = Some(Phase::Pending);
+        status.execution_status = Some(ExecutionStatusSummary {
+            status: TriState::Unknown,
+            reason: Some(reason.as_str().to_owned()),
+            message: Some(message.to_owned()),
+            completed_tasks: None,
+            total_tasks: None,
+        });
+    })
+}
+
+/// Sets `Blocked=False` if the condition is there.
+pub(super) fn unblocked(change: Change) -> Change {
+    if change.stored(ConditionType::Blocked).is_none() {
+        return change;
+    }
+    change.condition(
+        ConditionType::Blocked,
+        TriState::False,
+        Reason::Clear,
+        "nothing keeps the execution from starting",
+    )
 }
 
 /// Whether a failure counts towards the target's backoff. Failures that only the request itself

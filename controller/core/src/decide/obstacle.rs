@@ -11,9 +11,11 @@ use wfe_model::workflow_execution::{
     WorkflowExecution,
 };
 
-use super::ending::{cancel_reason, pending_audit, resolved, store, store_or, target_history};
+use super::ending::{
+    cancel_reason, pending, resolved, stalled, start_deadline, store, store_or, target_history,
+};
 use crate::condition::{ConditionType, Reason};
-use crate::execution::Source;
+use crate::execution::{Alive, Source};
 use crate::history::{Entry, History, Outcome, Restriction};
 use crate::lock::Lock;
 use crate::names::{self, TargetHash};
@@ -26,10 +28,59 @@ use crate::step::{Effect, Step};
 pub(super) enum Obstacle {
     /// The execution namespace has the annotation [`names::PAUSED`].
     Paused,
-    /// Another WorkflowExecution uses the target or is next.
-    Busy(Source),
+    /// The target is in use, or another WorkflowExecution is next.
+    Busy(User),
     /// Cooldown, backoff or block.
     History(Restriction),
+}
+
+/// Who uses the target.
+#[derive(Clone, Debug)]
+pub(super) enum User {
+    /// The WorkflowExecution that holds the lock.
+    Holder(Source),
+    /// The text that a user has written as the lock's holder.
+    ByHand(String),
+    /// A WorkflowExecution in phase Running that does not hold the lock.
+    Running(Source),
+    /// An object that has not ended.
+    Alive(Alive),
+    /// An older WorkflowExecution that waits for the target.
+    Next(Source),
+}
+
+impl User {
+    fn source(&self) -> Option<&Source> {
+        match self {
+            Self::Holder(source) | Self::Running(source) | Self::Next(source) => Some(source),
+            Self::Alive(alive) => Some(&alive.source),
+            Self::ByHand(_) => None,
+        }
+    }
+
+    /// Who uses the target, as part of a sentence; `lock` is the namespace and name of its Lease.
+    fn sentence(&self, lock: &str) -> String {
+        match self {
+            Self::Holder(it) => format!(
+                "WorkflowExecution {}/{} holds its lock",
+                it.namespace, it.name
+            ),
+            Self::ByHand(text) => format!(
+                "its lock was taken by hand (Lease {lock} has the holder {text:?}; remove spec.holderIdentity to free it)"
+            ),
+            Self::Running(it) => {
+                format!("WorkflowExecution {}/{} runs on it", it.namespace, it.name)
+            }
+            Self::Alive(it) => format!(
+                "{} of WorkflowExecution {}/{} has not ended",
+                it.object, it.source.namespace, it.source.name
+            ),
+            Self::Next(it) => format!(
+                "WorkflowExecution {}/{} has waited for it longer",
+                it.namespace, it.name
+            ),
+        }
+    }
 }
 
 /// The first obstacle, in the documented order of the skip reasons.
@@ -39,15 +90,17 @@ pub(super) fn find(observed: &Observed, checked: &CheckedSpec) -> Option<Obstacl
     }
     let history = target_history(observed, None);
     let busy = match &observed.lock {
-        Lock::Held(holder) => Some(holder.clone()),
+        Lock::Held(holder) => Some(User::Holder(holder.clone())),
+        Lock::ByHand(text) => Some(User::ByHand(text.clone())),
         Lock::Free => running_without_lock(observed)
-            .or_else(|| observed.others_alive.clone())
-            .or_else(|| older_waiting(observed, &history)),
+            .map(User::Running)
+            .or_else(|| observed.others_alive.clone().map(User::Alive))
+            .or_else(|| older_waiting(observed, &history).map(User::Next)),
         // Checked before this WorkflowExecution took the lock.
         Lock::Ours => None,
     };
-    if let Some(source) = busy {
-        return Some(Obstacle::Busy(source));
+    if let Some(user) = busy {
+        return Some(Obstacle::Busy(user));
     }
     let limits = &observed.settings.limits;
     let restriction = history.restriction(&checked.workflow_id, observed.now, limits);
@@ -71,7 +124,7 @@ fn running_without_lock(observed: &Observed) -> Option<Source> {
 }
 
 /// The oldest WorkflowExecution that waits for the target and may run now, if older than the
-/// observed one.
+/// observed one. One that is past its deadline, or whose pass fails, keeps nobody waiting.
 fn older_waiting(observed: &Observed, history: &History) -> Option<Source> {
     let age = |wfe: &WorkflowExecution| {
         let created = wfe.metadata.creation_timestamp.as_ref().map(|time| time.0);
@@ -80,7 +133,10 @@ fn older_waiting(observed: &Observed, history: &History) -> Option<Source> {
     let limits = &observed.settings.limits;
     let may_run = |wfe: &&WorkflowExecution| {
         let workflow = &wfe.spec.workflow_ref.workflow_id;
+        let uid = wfe.metadata.uid.as_ref();
         is_waiting(wfe)
+            && uid.is_some_and(|uid| !observed.failing.contains(uid))
+            && observed.now < start_deadline(wfe, observed)
             && history
                 .restriction(workflow, observed.now, limits)
                 .is_none()
@@ -127,29 +183,41 @@ pub(super) fn blocked(observed: &Observed, checked: &CheckedSpec, obstacle: &Obs
             );
             wait(observed, Reason::Paused, &message, Step::Done)
         }
-        Obstacle::Busy(_) if waits => {
-            // The message names the Lease, not its holder: with the holder, each change of holder
-            // would cause a status write for every request that waits.
-            let lock = names::lock_name(&TargetHash::of(&checked.target));
-            let message = format!(
-                "{} is busy: this WorkflowExecution starts after the older ones that wait for the target; Lease {}/{lock} names the current holder",
-                checked.target, observed.settings.execution_namespace
-            );
-            wait(observed, Reason::ResourceBusy, &message, Step::Done)
-        }
-        Obstacle::Busy(source) => {
-            let message = format!(
-                "{} is busy, WorkflowExecution {}/{} uses the target or is next: create this WorkflowExecution again later, or with executionConfig.whenBlocked Wait",
-                checked.target, source.namespace, source.name
-            );
-            let reason = SkipReason::ResourceBusy;
-            let conflicting = conflict(observed, checked, source);
-            skip(observed, reason, message, |details| {
-                details.conflicting_workflow = Some(conflicting);
-            })
-        }
+        Obstacle::Busy(user) => busy(observed, checked, user, waits),
         Obstacle::History(restriction) => restricted(observed, checked, restriction, waits),
     }
+}
+
+fn busy(observed: &Observed, checked: &CheckedSpec, user: &User, waits: bool) -> Step {
+    let (reason, target) = (SkipReason::ResourceBusy, &checked.target);
+    let namespace = &observed.settings.execution_namespace;
+    let lock = names::lock_name(&TargetHash::of(target));
+    let lock = format!("{namespace}/{lock}");
+    let who = user.sentence(&lock);
+    if !waits {
+        let message = format!(
+            "{target} is busy, {who}: create this WorkflowExecution again later, or with executionConfig.whenBlocked Wait"
+        );
+        let conflicting = user.source().map(|it| conflict(observed, checked, it));
+        return skip(observed, reason, message, |details| {
+            details.conflicting_workflow = conflicting;
+        });
+    }
+    // Stored once: if it followed every change of the holder, each would cause a status write for
+    // every request that waits.
+    let waiting = stored(&observed.wfe, ConditionType::Blocked).filter(|it| {
+        it.status == TriState::True.as_str() && it.reason == Reason::ResourceBusy.as_str()
+    });
+    let message = waiting.map_or_else(
+        || {
+            format!(
+                "{target} was busy at {}, {who}: this WorkflowExecution starts after the older ones that wait for the target; Lease {lock} names the current holder",
+                time(observed.now).0
+            )
+        },
+        |it| it.message.clone(),
+    );
+    wait(observed, reason.into(), &message, Step::Done)
 }
 
 fn restricted(
@@ -238,7 +306,10 @@ fn conflict(observed: &Observed, checked: &CheckedSpec, source: &Source) -> Conf
     ConflictingWorkflow {
         name: source.name.clone(),
         namespace: source.namespace.clone(),
-        target_resource: checked.target.to_string(),
+        target_resource: known.map_or_else(
+            || checked.target.to_string(),
+            |it| it.spec.target_resource.clone(),
+        ),
         workflow_id: known
             .map(|it| it.spec.workflow_ref.workflow_id.clone())
             .unwrap_or_default(),
@@ -262,18 +333,21 @@ fn recent(observed: &Observed, entry: &Entry, until: Option<Timestamp>) -> Recen
 
 /// Stays Pending, with the obstacle in the condition `Blocked`.
 fn wait(observed: &Observed, reason: Reason, message: &str, then: Step) -> Step {
-    let change = resolved(Change::of(&observed.wfe, observed.now))
-        .condition(ConditionType::Blocked, TriState::True, reason, message)
-        .with(|status| {
-            status.phase = Some(Phase::Pending);
-            // Dependencies are read again when the request may run: an old read error would
-            // mislead.
-            let unknown = |it: &Condition| {
-                it.type_ == ConditionType::DependenciesReady.as_str()
-                    && it.status == TriState::Unknown.as_str()
-            };
-            status.conditions.retain(|it| !unknown(it));
-        });
+    let change = resolved(Change::of(&observed.wfe, observed.now)).condition(
+        ConditionType::Blocked,
+        TriState::True,
+        reason,
+        message,
+    );
+    let change = pending(change, reason, message).with(|status| {
+        // Dependencies are read again when the request may run: an old read error would
+        // mislead.
+        let unknown = |it: &Condition| {
+            it.type_ == ConditionType::DependenciesReady.as_str()
+                && it.status == TriState::Unknown.as_str()
+        };
+        status.conditions.retain(|it| !unknown(it));
+    });
     store_or(observed, change, then)
 }
 
@@ -322,19 +396,7 @@ fn skipped(
     message: String,
     more: impl FnOnce(&mut SkipDetails),
 ) -> Step {
-    let change = change
-        .condition(
-            ConditionType::Blocked,
-            TriState::True,
-            reason.into(),
-            &message,
-        )
-        .condition(
-            ConditionType::Ready,
-            TriState::False,
-            Reason::NotReady,
-            &message,
-        );
+    let change = stalled(observed, change, reason.into(), &message);
     let mut details = SkipDetails {
         reason,
         message,
@@ -349,7 +411,7 @@ fn skipped(
         status.completion_time = Some(time(observed.now));
         status.skip_details = Some(details);
     });
-    Step::Do(store(pending_audit(observed, change)))
+    Step::Do(store(change))
 }
 
 #[cfg(test)]

@@ -4,22 +4,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use wfe_model::dependencies::{DependencyProblem, not_ready};
 use wfe_model::rules::{self, CheckedSpec, ValidatedSpec, Violation};
 use wfe_model::workflow::Workflow;
 use wfe_model::workflow_execution::{FailureReason, Phase, TriState};
 
-use super::ending::{fail, resolved, store, store_or, timeout};
+use super::ending::{fail, pending, resolved, start_deadline, store, store_or, timeout, unblocked};
 use super::obstacle;
 use crate::condition::{ConditionType, Reason};
 use crate::execution::{Created, Execution, Refusal};
 use crate::failure::Failure;
-use crate::lock::Lock;
+use crate::lock::{self, Lock};
 use crate::names::TargetHash;
 use crate::observed::{Answer, Observed};
 use crate::plan::Plan;
-use crate::status::{Change, after, holds, stored, time};
+use crate::status::{Change, holds, time};
 use crate::step::{Effect, Question, Step};
 
 /// Requeue delay after a read that failed.
@@ -34,7 +33,7 @@ pub(super) fn decide(observed: &Observed) -> Step {
         Err(violations) => return fail_invalid(observed, &violations),
     };
     let timeout = timeout(observed);
-    let deadline = start_deadline(observed, timeout);
+    let deadline = start_deadline(&observed.wfe, observed);
     if deadline <= observed.now {
         return obstacle::skip_stale(observed, timeout);
     }
@@ -59,14 +58,6 @@ fn start(observed: &Observed, checked: &CheckedSpec) -> Step {
     }
     let plan = plan(observed, valid, account.clone());
     Step::Do(Effect::Create(Box::new(plan)))
-}
-
-/// Latest start. A remediation that waited for longer than its own timeout may no longer fit the
-/// state of the target.
-fn start_deadline(observed: &Observed, timeout: Duration) -> Timestamp {
-    let created = observed.wfe.metadata.creation_timestamp.as_ref();
-    let created = created.map_or(observed.now, |time| time.0);
-    after(created, timeout)
 }
 
 /// Adopts the execution that exists or was created in this pass; fails if the create was refused. A
@@ -177,6 +168,12 @@ fn prepare(
     }
     if observed.answers.lock_lost {
         return Some(Step::Ask(Question::Lock));
+    }
+    if let Some(Some(lease)) = &observed.answers.lease
+        && matches!(observed.lock, Lock::Held(_) | Lock::ByHand(_))
+        && !lock::is_watched(lease)
+    {
+        return Some(Step::Do(Effect::LabelLock));
     }
     // Checked before and after the lock is taken: the record in a taken lock is the newest one.
     if let Some(found) = obstacle::find(observed, checked) {
@@ -319,18 +316,11 @@ fn running_status(observed: &Observed, execution: &Execution) -> Change {
             let created = execution.created.filter(|_| !execution.held);
             status.start_time = Some(time(created.unwrap_or(observed.now)));
             status.execution_ref = Some(reference.clone());
+            // The reason why it was Pending.
+            status.execution_status = None;
             status.image.clone_from(&execution.image);
         });
-    if stored(&observed.wfe, ConditionType::Blocked).is_some() {
-        change.condition(
-            ConditionType::Blocked,
-            TriState::False,
-            Reason::Clear,
-            "nothing keeps the execution from starting",
-        )
-    } else {
-        change
-    }
+    unblocked(change)
 }
 
 /// Ends as Failed: the request breaks a rule.
@@ -424,8 +414,7 @@ fn retry_later(
     reason: Reason,
     message: &str,
 ) -> Step {
-    let change = change
-        .condition(kind, TriState::Unknown, reason, message)
-        .with(|status| status.phase = Some(Phase::Pending));
+    let change = change.condition(kind, TriState::Unknown, reason, message);
+    let change = pending(change, reason, message);
     store_or(observed, change, Step::Wait(observed.now + RETRY_DELAY))
 }

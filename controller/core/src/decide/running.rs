@@ -105,7 +105,7 @@ fn follow(observed: &Observed, execution: &Execution) -> Step {
 }
 
 fn failed(observed: &Observed, execution: &Execution, facts: &Facts, at: jiff::Timestamp) -> Step {
-    let began = began(observed, Some(execution)).is_some() || start_is_stored(observed);
+    let began = has_begun(observed, execution);
     let known = began || facts.container.is_some() || stored_waiting(observed).is_some();
     if !known && lacks_diagnosis(observed, facts.waiting.as_ref()) {
         return diagnose(execution);
@@ -157,21 +157,29 @@ fn active(observed: &Observed, execution: &Execution, waiting: Option<&Waiting>)
     match observed.lock {
         _ if observed.answers.lock_lost => return Step::Ask(Question::Lock),
         Lock::Free => return Step::Do(Effect::TakeLock),
-        Lock::Ours | Lock::Held(_) => {}
+        Lock::Ours | Lock::Held(_) | Lock::ByHand(_) => {}
     }
     if start_timed_out(observed) {
         return delete(observed, &execution.reference);
+    }
+    let suspended = waiting.filter(|it| it.cause == Cause::Suspended);
+    if let Some(suspended) = suspended.filter(|_| has_begun(observed, execution)) {
+        return fail_suspended(observed, execution, suspended);
     }
     // The status stores this object's uid, and no later write changes that reference: so no other
     // object is ever started for this WorkflowExecution.
     let alone = observed.lock == Lock::Ours && observed.others_alive.is_none();
     // A start that always fails must not keep the start timeout from ending the execution.
-    let in_time = observed.now < start_timeout_at(observed);
-    if execution.held && alone && in_time && !observed.answers.started {
+    let timed_out = start_timeout_at(observed, execution).is_some_and(|it| it <= observed.now);
+    if execution.held && alone && !timed_out && !observed.answers.started {
         return Step::Do(Effect::Start(execution.reference.clone()));
     }
     let wait = next_deadline(observed, execution);
-    let disruption = waiting.filter(|it| it.cause == Cause::Disrupted);
+    // What kept a container from starting matters more than the timeout.
+    let begun = has_begun(observed, execution);
+    let waiting = waiting.filter(|it| begun || it.cause != Cause::Stopping);
+    let disruption =
+        waiting.filter(|it| matches!(it.cause, Cause::Disrupted | Cause::Stopping));
     if let Some(disruption) = disruption.filter(|it| stored_waiting(observed).as_ref() != Some(*it))
     {
         return store_disruption(observed, execution, disruption);
@@ -189,7 +197,7 @@ fn active(observed: &Observed, execution: &Execution, waiting: Option<&Waiting>)
                 execution.tasks,
             ));
         })
-    } else if start_timeout_at(observed) <= observed.now {
+    } else if timed_out {
         // The pod watch may lag: only an uncached read proves that no container has started.
         return match observed.answers.execution {
             None => Step::Ask(Question::Execution),
@@ -215,14 +223,11 @@ fn active(observed: &Observed, execution: &Execution, waiting: Option<&Waiting>)
 
 /// Requeue time while no watch shows a change: the next timeout that applies.
 fn next_deadline(observed: &Observed, execution: &Execution) -> Step {
-    if began(observed, Some(execution)).is_none() && !start_is_stored(observed) {
+    if !has_begun(observed, execution) {
         let diagnosis = diagnosis_at(observed);
-        let until = start_timeout_at(observed);
-        return Step::Wait(if observed.now < diagnosis {
-            until.min(diagnosis)
-        } else {
-            until
-        });
+        let diagnosis = Some(diagnosis).filter(|it| observed.now < *it);
+        let until = start_timeout_at(observed, execution).into_iter();
+        return until.chain(diagnosis).min().map_or(Step::Done, Step::Wait);
     }
     let overdue = overdue_at(observed);
     if observed.now < overdue {
@@ -245,7 +250,7 @@ fn diagnosed(observed: &Observed) -> Option<&Waiting> {
     observed.answers.startup_diagnosis.as_ref()?.as_ref()
 }
 
-/// Stores a disruption (eviction, preemption, lost node) as soon as it is seen: the pod with the
+/// Stores a disruption (eviction, preemption, lost node, exceeded timeout) as soon as it is seen: the pod with the
 /// reason may be gone when the execution ends.
 fn store_disruption(observed: &Observed, execution: &Execution, disruption: &Waiting) -> Step {
     let began = began(observed, Some(execution)).is_some();
@@ -261,8 +266,26 @@ fn diagnosis_at(observed: &Observed) -> Timestamp {
     since_start(observed, DIAGNOSIS_DELAY.min(timeout(observed) / 2))
 }
 
-fn start_timeout_at(observed: &Observed) -> Timestamp {
-    since_start(observed, observed.settings.start_timeout)
+/// When the start timeout ends; `None` while a queueing system holds the execution. Then the
+/// timeout counts from the moment at which the execution is admitted.
+fn start_timeout_at(observed: &Observed, execution: &Execution) -> Option<Timestamp> {
+    let allowed = observed.settings.start_timeout;
+    let until = since_start(observed, allowed);
+    if !execution.queued {
+        return Some(until);
+    }
+    let admitted = execution.resumed.map_or(until, |it| after(it, allowed));
+    (!is_suspended(execution)).then(|| until.max(admitted))
+}
+
+fn is_suspended(execution: &Execution) -> bool {
+    let suspended = |it: &Waiting| it.cause == Cause::Suspended;
+    matches!(&execution.progress, Progress::Active { waiting: Some(it) } if suspended(it))
+}
+
+/// Whether a container of the workflow has started.
+fn has_begun(observed: &Observed, execution: &Execution) -> bool {
+    began(observed, Some(execution)).is_some() || start_is_stored(observed)
 }
 
 /// Whether the status says that the start timeout was exceeded: the controller deletes the
@@ -306,7 +329,8 @@ fn with_waiting(change: Change, reason: Reason, waiting: &Waiting, tasks: Tasks)
 fn finish_start_timeout(observed: &Observed) -> Step {
     if observed.pods_alive {
         // The pod watch triggers the next reconcile; the requeue is for the notice only.
-        let late = after(start_timeout_at(observed), OVERDUE);
+        let deleted = since_start(observed, observed.settings.start_timeout);
+        let late = after(deleted, OVERDUE);
         if observed.now < late {
             return Step::Wait(late);
         }
@@ -328,6 +352,19 @@ fn finish_start_timeout(observed: &Observed) -> Step {
             Step::Do(store(fail(observed, change, &failure, observed.now)))
         }
     }
+}
+
+/// Ends as Failed: another client suspended the execution after its start. Its pod is killed, and a
+/// second one would start when it is resumed, so the execution is deleted once this is stored.
+fn fail_suspended(observed: &Observed, execution: &Execution, suspended: &Waiting) -> Step {
+    let message = format!("suspended after it had started: {}", suspended.message);
+    let failure = Failure::new(FailureReason::ResourceExhausted, message, true);
+    let change = Change::of(&observed.wfe, observed.now);
+    let change = with_start(observed, execution, change, true).with(|status| {
+        let (cause, message) = (suspended.cause.as_str(), &failure.message);
+        status.execution_status = Some(summary(TriState::False, cause, message, execution.tasks));
+    });
+    Step::Do(store(fail(observed, change, &failure, observed.now)))
 }
 
 /// Ends as Failed: another client deleted the execution.

@@ -20,7 +20,7 @@ use super::decide;
 use crate::audit;
 use crate::condition::ConditionType;
 use crate::execution::{
-    Cause, Created, Execution, Facts, Progress, Refusal, Remains, Source, Tasks, Waiting,
+    Alive, Cause, Created, Execution, Facts, Progress, Refusal, Remains, Source, Tasks, Waiting,
 };
 use crate::history::Limits;
 use crate::lock::{Lock, TargetLock};
@@ -82,6 +82,7 @@ pub(super) fn ready() -> Observed {
         lock: Lock::Ours,
         target_lock: TargetLock::default(),
         neighbours: Vec::new(),
+        failing: HashSet::new(),
         paused: false,
         namespace_terminating: false,
         notified: HashSet::new(),
@@ -134,6 +135,8 @@ pub(super) fn execution(progress: Progress) -> Execution {
         created: Some(now()),
         ending: false,
         held: false,
+        queued: false,
+        resumed: None,
         began: None,
         image: Some("r.io/w@sha256:0".to_owned()),
         tasks: Tasks::default(),
@@ -208,6 +211,13 @@ pub(super) fn other() -> Source {
     }
 }
 
+pub(super) fn other_alive() -> Alive {
+    Alive {
+        source: other(),
+        object: "pod kubernaut-workflows/other-1".to_owned(),
+    }
+}
+
 fn held() -> Lock {
     Lock::Held(other())
 }
@@ -221,7 +231,7 @@ fn held() -> Lock {
 #[case(|it: &mut Observed| it.answers.dependencies = None, "ask Dependencies")]
 #[case(|it: &mut Observed| it.lock = Lock::Free, "take lock")]
 #[case(|it: &mut Observed| { it.lock = Lock::Free; it.answers.lock_lost = true; }, "ask Lock")]
-#[case(|it: &mut Observed| it.others_alive = Some(other()), START_DEADLINE)]
+#[case(|it: &mut Observed| it.others_alive = Some(other_alive()), START_DEADLINE)]
 #[case(|_: &mut Observed| (), "create execution")]
 #[case(|it: &mut Observed| it.answers.created = Some(Created::Ours(Box::new(active()))), "store status")]
 #[case(|it: &mut Observed| it.execution = Some(active()), "store status")]
@@ -1016,4 +1026,60 @@ fn failed_after_resolution_reports_selection() {
         it.answers.workflow = Some(Answer::Known(resolve(&it.wfe.spec, None)));
     }));
     assert_eq!(audit::types(&unknown), EventType::WorkflowFailed);
+}
+
+fn suspended(change: impl FnOnce(&mut Execution)) -> Observed {
+    let mut observed = running();
+    let waiting = Some(Waiting {
+        cause: Cause::Suspended,
+        message: "suspended".to_owned(),
+    });
+    let mut execution = execution(Progress::Active { waiting });
+    change(&mut execution);
+    observed.execution = Some(execution);
+    observed
+}
+
+/// BR-WE-013: when it is resumed, a second pod would run.
+#[test]
+fn running_suspended_after_start_fails_and_blocks_target() {
+    let failed = stores(&suspended(|it| it.began = Some(now())));
+    let status = failed.status.as_ref().expect("a status");
+    let details = status.failure_details.as_ref().expect("details");
+    assert_eq!(details.reason, FailureReason::ResourceExhausted);
+    assert!(details.was_execution_failure);
+    assert!(holds(&failed, ConditionType::ExecutionRunning));
+}
+
+/// BR-WE-003: the start timeout does not count while a queue holds the execution.
+#[test]
+fn running_suspended_before_start_waits_without_timeout_while_it_is_queued() {
+    for (queued, then) in [(true, "done"), (false, START_TIMEOUT)] {
+        let mut observed = suspended(|it| it.queued = queued);
+        let waiting = stores(&observed);
+        let condition = stored(&waiting, ConditionType::ExecutionRunning).expect("a condition");
+        assert_eq!(condition.reason, "Waiting");
+        observed.wfe = Arc::new(waiting);
+        let step = name(&decide(&observed));
+        assert_eq!(step, then, "queued: {queued}");
+        observed.now = now() + Duration::from_hours(1);
+        let step = name(&decide(&observed));
+        let timed_out = if queued { "done" } else { "ask Execution" };
+        assert_eq!(step, timed_out, "queued: {queued}");
+    }
+}
+
+/// BR-WE-003
+#[test]
+fn running_admitted_by_queue_has_whole_start_timeout() {
+    let mut observed = running();
+    observed.now = now() + Duration::from_hours(1);
+    let admitted = observed.now;
+    observed.execution = Some(Execution {
+        queued: true,
+        resumed: Some(admitted),
+        ..active()
+    });
+    let step = name(&decide(&observed));
+    assert_eq!(step, "wait until 2026-01-01T13:05:00Z");
 }

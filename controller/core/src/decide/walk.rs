@@ -25,7 +25,7 @@ use wfe_model::workflow_execution::{
 
 use super::decide;
 use super::ending::cancel_reason;
-use super::tests::{execution, now, other, ready, wfe};
+use super::tests::{execution, now, other, other_alive, ready, wfe};
 use crate::condition::ConditionType;
 use crate::execution::{ContainerEnd, Created, Execution, Facts, Progress, Remains, Source};
 use crate::history::History;
@@ -185,6 +185,8 @@ fn execution_of(job: Job) -> Option<Execution> {
     Some(Execution {
         began,
         held: job == Job::Held,
+        queued: false,
+        resumed: None,
         ..execution(progress)
     })
 }
@@ -301,7 +303,7 @@ impl World {
             execution: self.job.clone().filter(|_| !self.behind),
             pods_alive: self.pod && !self.behind,
             began: now_if(self.began && !self.behind),
-            others_alive: self.other.then(other),
+            others_alive: self.other.then(other_alive),
             lock: self.lock(),
             target_lock: self.target_lock(),
             neighbours: self.neighbours.clone(),
@@ -387,6 +389,7 @@ impl World {
                 self.lease = Some(lock::taken(lease, &Source::of(&self.wfe), self.now));
                 answers.lock_taken = true;
             }
+            Effect::LabelLock => unreachable!("every Lease of the walk has its labels"),
             Effect::FreeLock(record) => {
                 assert_eq!(
                     self.lock(),

@@ -3,11 +3,12 @@
 
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 
-/// Keeps metadata, status and `spec.suspend` of a Job.
+/// Keeps metadata, status and suspension and deadline of a Job.
 pub fn job(job: &mut Job) {
     job.metadata.managed_fields = None;
     job.spec = job.spec.take().map(|spec| JobSpec {
         suspend: spec.suspend,
+        active_deadline_seconds: spec.active_deadline_seconds,
         ..JobSpec::default()
     });
 }

@@ -1,16 +1,18 @@
 //! Reads a Job and its pods as an [`Execution`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobCondition};
 use k8s_openapi::api::core::v1::Pod;
+use wfe_model::duration;
 use wfe_model::workflow_execution::ExecutionRef;
 
 use super::build::CONTAINER;
-use crate::execution::{Execution, Facts, Progress, Tasks};
-use crate::names::{IMAGE, STARTED, WORKFLOW_EXECUTION_UID};
-use crate::pod::{self, container_statuses, ended, newest, trouble};
+use crate::execution::{Cause, Execution, Facts, Progress, Tasks, Waiting};
+use crate::names::{IMAGE, KUEUE_QUEUE, STARTED, WORKFLOW_EXECUTION_UID};
+use crate::pod::{self, container_statuses, ended, newest, trouble, waiting_for};
 
 fn ours(container: &str) -> bool {
     container == CONTAINER
@@ -53,6 +55,7 @@ pub fn read(job: &Job, pods: &[Arc<Pod>]) -> Execution {
             message: failed.message.clone(),
             over_deadline: failed.reason.as_deref() == Some("DeadlineExceeded"),
             container: status.and_then(ended),
+            pod_gone: pod.is_none(),
             waiting: trouble,
             ..Facts::default()
         };
@@ -61,8 +64,16 @@ pub fn read(job: &Job, pods: &[Arc<Pod>]) -> Execution {
             facts,
         }
     } else {
-        Progress::Active { waiting: trouble }
+        Progress::Active {
+            waiting: suspended(job)
+                .or(trouble)
+                .or_else(|| holds("FailureTarget").and_then(|it| stopping(job, it))),
+        }
     };
+    let labels = metadata.labels.as_ref();
+    let resumed = conditions
+        .iter()
+        .find(|it| it.type_ == "Suspended" && it.status == "False");
     Execution {
         reference: ExecutionRef {
             api_version: "batch/v1".to_owned(),
@@ -71,14 +82,14 @@ pub fn read(job: &Job, pods: &[Arc<Pod>]) -> Execution {
             namespace: metadata.namespace.clone().unwrap_or_default(),
             uid: metadata.uid.clone().unwrap_or_default(),
         },
-        source_uid: metadata
-            .labels
-            .as_ref()
+        source_uid: labels
             .and_then(|labels| labels.get(WORKFLOW_EXECUTION_UID))
             .cloned(),
         created: metadata.creation_timestamp.as_ref().map(|time| time.0),
         ending: metadata.deletion_timestamp.is_some(),
-        held: is_held(job),
+        held: is_suspended(job) && !is_started(job),
+        queued: labels.is_some_and(|it| it.contains_key(KUEUE_QUEUE)),
+        resumed: resumed.and_then(since),
         began: pod.and_then(began),
         image: metadata
             .annotations
@@ -95,12 +106,32 @@ pub fn read(job: &Job, pods: &[Arc<Pod>]) -> Execution {
     }
 }
 
-/// Whether the Job is suspended and was never started. A Job that was started and is suspended
-/// again was interrupted by another client.
-fn is_held(job: &Job) -> bool {
-    let suspended = job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true);
+fn is_suspended(job: &Job) -> bool {
+    job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true)
+}
+
+fn is_started(job: &Job) -> bool {
     let annotations = job.metadata.annotations.as_ref();
-    suspended && !annotations.is_some_and(|it| it.contains_key(STARTED))
+    annotations.is_some_and(|it| it.contains_key(STARTED))
+}
+
+/// A started Job that is suspended again was suspended by another client.
+fn suspended(job: &Job) -> Option<Waiting> {
+    let message = "spec.suspend of the Job is true, set by another client";
+    (is_suspended(job) && is_started(job))
+        .then(|| waiting_for(Cause::Suspended, "JobSuspended", message))
+}
+
+/// A Job that exceeded its deadline waits for the end of its pods before it is Failed.
+fn stopping(job: &Job, target: &JobCondition) -> Option<Waiting> {
+    let seconds = job.spec.as_ref()?.active_deadline_seconds?;
+    let timeout = Duration::from_secs(u64::try_from(seconds).ok()?);
+    let message = format!(
+        "the timeout of {} is exceeded, waiting for the pod to end",
+        duration::format(timeout)
+    );
+    let over = target.reason.as_deref() == Some("DeadlineExceeded");
+    over.then(|| waiting_for(Cause::Stopping, "DeadlineExceeded", &message))
 }
 
 fn since(condition: &JobCondition) -> Option<Timestamp> {

@@ -263,3 +263,29 @@ fn read_failed_job_is_classified_by_its_reason(
         (reason, exit_code, was_execution_failure)
     );
 }
+
+/// BR-WE-003
+#[rstest]
+#[case(json!({}), true, false)]
+#[case(json!({ "kubernaut.ai/started": "true" }), false, true)]
+fn read_suspended_job_is_held_or_suspended_by_another_client(
+    #[case] annotations: Value,
+    #[case] held: bool,
+    #[case] suspended: bool,
+) {
+    let job = serde_json::from_value(json!({
+        "metadata": { "annotations": annotations, "labels": { "kueue.x-k8s.io/queue-name": "q" } },
+        "spec": { "suspend": true, "template": {} },
+    }))
+    .expect("a Job");
+    let execution = read(&job, &[]);
+    let waiting = match execution.progress {
+        Progress::Active { waiting } => waiting.map(|it| it.cause),
+        _ => None,
+    };
+    assert_eq!(
+        (execution.held, waiting == Some(Cause::Suspended)),
+        (held, suspended)
+    );
+    assert!(execution.queued);
+}

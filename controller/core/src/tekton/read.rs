@@ -69,6 +69,8 @@ pub fn read(run: &PipelineRun, task_runs: &[Arc<TaskRun>], pods: &[Arc<Pod>]) ->
         created: metadata.creation_timestamp.as_ref().map(|time| time.0),
         ending: metadata.deletion_timestamp.is_some() || is_active && is_stopped(run),
         held: is_pending(run) && !is_started(run),
+        queued: false,
+        resumed: None,
         began: pods.iter().filter_map(|pod| began(pod)).min(),
         image: run.annotations().get(IMAGE).cloned(),
         tasks: tasks(run, task_runs, &progress),
@@ -113,7 +115,7 @@ fn is_stopped(run: &PipelineRun) -> bool {
 fn held_back(run: &PipelineRun) -> Option<Waiting> {
     let message = "spec.status is PipelineRunPending, set by another client";
     (is_pending(run) && is_started(run))
-        .then(|| waiting_for(Cause::HeldBack, "PipelineRunPending", message))
+        .then(|| waiting_for(Cause::Suspended, "PipelineRunPending", message))
 }
 
 /// Why the newest pod that has not ended does not run.
@@ -177,6 +179,7 @@ fn facts(
         message: succeeded.and_then(|it| it.message.clone()),
         over_deadline: reason == Some("PipelineRunTimeout")
             || task_reason == Some("TaskRunTimeout"),
+        pod_gone: false,
         cancelled: reason == Some(CANCELLED),
         task: failed.and_then(|it| failed_task(it, spec, step)),
         container: ended.map(|ended| ContainerEnd {

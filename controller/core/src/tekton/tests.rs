@@ -233,7 +233,7 @@ fn read_pending_run_is_held_until_it_was_started() {
     else {
         panic!("not held back: {execution:?}");
     };
-    assert_eq!(waiting.cause, Cause::HeldBack);
+    assert_eq!(waiting.cause, Cause::Suspended);
 }
 
 /// BR-WE-009: a cancelled run is active until its last tasks have ended.

@@ -138,10 +138,10 @@ pub struct ExecutionRef {
 pub struct ExecutionStatusSummary {
     /// True (succeeded), False (failed) or Unknown (not ended).
     pub status: TriState,
-    /// Reason reported by the Job, PipelineRun or pod.
+    /// Reason reported by the Job, PipelineRun or pod; in phase Pending why it has not started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Message reported by the Job, PipelineRun or pod.
+    /// Message reported by the Job, PipelineRun or pod; in phase Pending why it has not started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// Number of tasks that have ended.

@@ -1,9 +1,11 @@
 //! A catalog in a directory of workflow documents, for example a mounted ConfigMap.
 //!
 //! A lookup checks for changed files at most once per second, with one `stat` per file, and reloads
-//! the directory if there are any. If the reload fails, the catalog keeps the previous workflows.
+//! the directory if there are any. A file that cannot be read, is invalid or has the workflow id of
+//! another file is set aside: its workflow is not found, whatever the file said before. The other
+//! files count.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,35 +16,17 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
 use parking_lot::Mutex;
 use thiserror::Error;
-use wfe_model::workflow::{ReadWorkflow, Workflow, WorkflowError};
+use wfe_model::workflow::{ReadWorkflow, Workflow};
 
 use super::source::{Catalog, CatalogUnavailable};
 use wfe_model::text::in_full;
 
-/// Why a directory cannot be loaded as a catalog.
+/// The directory could not be read.
 #[derive(Debug, Error)]
-pub enum DirectoryError {
-    /// The directory or a file could not be read.
-    #[error("read {}", path.display())]
-    Read {
-        /// Path of the file or directory.
-        path: PathBuf,
-        /// The I/O error.
-        source: io::Error,
-    },
-    /// Files have invalid workflow documents.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
-    Workflows(Vec<WorkflowError>),
-    /// Two files have the same workflow id.
-    #[error("{}: duplicate workflowId {workflow_id:?}, also in {}: remove one of the files", second.display(), first.display())]
-    Duplicate {
-        /// The duplicate id.
-        workflow_id: String,
-        /// The first file with the id.
-        first: PathBuf,
-        /// The second file with the id.
-        second: PathBuf,
-    },
+#[error("read {}", path.display())]
+pub struct DirectoryError {
+    path: PathBuf,
+    source: io::Error,
 }
 
 /// Minimum interval between two checks for changed files.
@@ -52,15 +36,17 @@ type Entries = HashMap<String, Arc<Workflow>>;
 /// Path, modification time and size of each file: a change of any of them triggers a reload.
 type Fingerprint = Vec<(PathBuf, SystemTime, u64)>;
 
+/// Receives the error of each file that is set aside, after each load.
+type OnLoad = Box<dyn Fn(&[String]) + Send + Sync>;
+
 /// A catalog in a directory.
-#[derive(Debug)]
 pub struct DirectoryCatalog {
     directory: PathBuf,
     check_interval: Duration,
+    on_load: OnLoad,
     loaded: Mutex<Loaded>,
 }
 
-#[derive(Debug)]
 struct Loaded {
     fingerprint: Fingerprint,
     entries: Arc<Entries>,
@@ -68,21 +54,26 @@ struct Loaded {
 }
 
 impl DirectoryCatalog {
-    /// Loads the directory. The error has the problems of all invalid files.
-    pub fn open(directory: impl Into<PathBuf>) -> Result<Self, DirectoryError> {
+    /// Loads the directory. `on_load` receives the errors of the files that are set aside, now and
+    /// after each change of the directory.
+    pub fn open(
+        directory: impl Into<PathBuf>,
+        on_load: impl Fn(&[String]) + Send + Sync + 'static,
+    ) -> Result<Self, DirectoryError> {
         let directory = directory.into();
         let fingerprint = fingerprint(&directory)?;
-        let entries = read(&fingerprint)?;
-        tracing::info!(directory = %directory.display(), workflows = entries.len(), "workflow catalog loaded");
-        Ok(Self {
+        let catalog = Self {
             directory,
             check_interval: CHECK_INTERVAL,
+            on_load: Box::new(on_load),
             loaded: Mutex::new(Loaded {
-                fingerprint,
-                entries: Arc::new(entries),
+                entries: Arc::default(),
+                fingerprint: Fingerprint::new(),
                 checked_at: Instant::now(),
             }),
-        })
+        };
+        catalog.load(&mut catalog.loaded.lock(), fingerprint);
+        Ok(catalog)
     }
 
     /// The workflows, reloaded if a file has changed.
@@ -94,26 +85,25 @@ impl DirectoryCatalog {
         let now = fingerprint(&self.directory)?;
         loaded.checked_at = Instant::now();
         if loaded.fingerprint != now {
-            match read(&now) {
-                Ok(entries) => {
-                    tracing::info!(workflows = entries.len(), "workflow catalog reloaded");
-                    loaded.entries = Arc::new(entries);
-                    loaded.fingerprint = now;
-                }
-                Err(DirectoryError::Read { path, source }) => {
-                    let reason = format!("read {}: {source}", path.display());
-                    tracing::warn!(
-                        reason,
-                        "cannot reload the workflow catalog, keeping the previous one"
-                    );
-                }
-                Err(error) => {
-                    tracing::error!(%error, "invalid workflow catalog, keeping the previous one");
-                    loaded.fingerprint = now;
-                }
-            }
+            self.load(&mut loaded, now);
         }
         Ok(loaded.entries.clone())
+    }
+
+    fn load(&self, loaded: &mut Loaded, files: Fingerprint) {
+        let (entries, set_aside) = read(&files);
+        for error in &set_aside {
+            tracing::error!(error, "workflow file set aside");
+        }
+        tracing::info!(
+            directory = %self.directory.display(),
+            workflows = entries.len(),
+            set_aside = set_aside.len(),
+            "workflow catalog loaded"
+        );
+        (self.on_load)(&set_aside);
+        loaded.entries = Arc::new(entries);
+        loaded.fingerprint = files;
     }
 }
 
@@ -137,7 +127,7 @@ impl Catalog for DirectoryCatalog {
 fn fingerprint(directory: &Path) -> Result<Fingerprint, DirectoryError> {
     let fail = |path: &Path| {
         let path = path.to_owned();
-        |source| DirectoryError::Read { path, source }
+        |source| DirectoryError { path, source }
     };
     let mut files = Vec::new();
     for entry in fs::read_dir(directory).map_err(fail(directory))? {
@@ -163,45 +153,50 @@ fn fingerprint(directory: &Path) -> Result<Fingerprint, DirectoryError> {
     Ok(files)
 }
 
-fn read(files: &Fingerprint) -> Result<Entries, DirectoryError> {
-    let mut invalid = Vec::new();
-    let mut found: HashMap<String, (PathBuf, Arc<Workflow>)> = HashMap::new();
+/// The workflows of the valid files, and the errors of the others.
+fn read(files: &Fingerprint) -> (Entries, Vec<String>) {
+    let mut set_aside = Vec::new();
+    let mut found: BTreeMap<String, Vec<(&Path, Workflow)>> = BTreeMap::new();
     for (path, _, _) in files {
-        let text = fs::read_to_string(path).map_err(|source| DirectoryError::Read {
-            path: path.clone(),
-            source,
-        })?;
-        match Workflow::read(&path.display().to_string(), &text) {
-            Ok(ReadWorkflow { workflow, warnings }) => {
-                for warning in warnings {
-                    tracing::warn!("{warning}");
-                }
-                let workflow_id = workflow.workflow_id.clone();
-                if let Some((first, _)) =
-                    found.insert(workflow_id.clone(), (path.clone(), Arc::new(workflow)))
-                {
-                    return Err(DirectoryError::Duplicate {
-                        workflow_id,
-                        first,
-                        second: path.clone(),
-                    });
-                }
+        match read_file(path) {
+            Ok(workflow) => {
+                let of_id = found.entry(workflow.workflow_id.clone()).or_default();
+                of_id.push((path, workflow));
             }
-            Err(error) => invalid.push(error),
+            Err(error) => set_aside.push(error),
         }
     }
-    if invalid.is_empty() {
-        Ok(found
-            .into_iter()
-            .map(|(workflow_id, (_, workflow))| (workflow_id, workflow))
-            .collect())
-    } else {
-        Err(DirectoryError::Workflows(invalid))
+    let mut entries = Entries::new();
+    for (workflow_id, files) in found {
+        let paths: Vec<_> = files.iter().map(|(path, _)| path.display()).collect();
+        let paths = paths.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let paths = paths.join(", ");
+        // Which of several files is meant is not known.
+        match <[_; 1]>::try_from(files) {
+            Ok([(_, workflow)]) => drop(entries.insert(workflow_id, Arc::new(workflow))),
+            Err(_) => set_aside.push(format!(
+                "duplicate workflowId {workflow_id:?} in {paths}: remove all but one of the files"
+            )),
+        }
     }
+    (entries, set_aside)
+}
+
+fn read_file(path: &Path) -> Result<Workflow, String> {
+    let text = fs::read_to_string(path);
+    let text = text.map_err(|error| format!("read {}: {error}", path.display()))?;
+    let read = Workflow::read(&path.display().to_string(), &text);
+    let ReadWorkflow { workflow, warnings } = read.map_err(|error| error.to_string())?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(workflow)
 }
 
 #[cfg(test)]
 mod tests {
+    use wfe_model::workflow::WorkflowStatus;
+
     use super::*;
 
     const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -214,7 +209,7 @@ mod tests {
 
     /// A catalog that checks for changed files at every lookup.
     fn open(directory: &Path) -> DirectoryCatalog {
-        let catalog = DirectoryCatalog::open(directory).expect("a catalog");
+        let catalog = DirectoryCatalog::open(directory, |_| ()).expect("a catalog");
         DirectoryCatalog {
             check_interval: Duration::ZERO,
             ..catalog
@@ -230,7 +225,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lookup_after_file_change_returns_new_workflow_and_keeps_it_while_invalid() {
+    async fn lookup_after_file_change_returns_new_workflow() {
         let directory = tempfile::tempdir().expect("a directory");
         let file =
             |name: &str, text: &str| fs::write(directory.path().join(name), text).expect("written");
@@ -241,12 +236,38 @@ mod tests {
         assert_eq!(version(&catalog, "absent").await, None);
         file("b.yml", &yaml("scale", "2.0.0"));
         assert_eq!(version(&catalog, "scale").await.as_deref(), Some("2.0.0"));
-        file("b.yml", "broken: [");
-        assert_eq!(
-            version(&catalog, "scale").await.as_deref(),
-            Some("2.0.0"),
-            "the previous workflow"
+    }
+
+    /// BR-WE-001: a workflow that is being disabled must not run on because of another file.
+    #[tokio::test]
+    async fn invalid_file_is_set_aside_alone() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file =
+            |name: &str, text: &str| fs::write(directory.path().join(name), text).expect("written");
+        file("a.yaml", &yaml("restart", "1.0.0"));
+        file("b.yaml", &yaml("scale", "1.0.0"));
+        let errors = Arc::new(Mutex::new(Vec::new()));
+        let seen = errors.clone();
+        let catalog = DirectoryCatalog::open(directory.path(), move |errors| {
+            *seen.lock() = errors.to_vec();
+        });
+        let catalog = DirectoryCatalog {
+            check_interval: Duration::ZERO,
+            ..catalog.expect("a catalog")
+        };
+        assert_eq!(*errors.lock(), [] as [&str; 0]);
+        file(
+            "a.yaml",
+            &format!("status: disabled\n{}", yaml("restart", "1.0.0")),
         );
+        file("b.yaml", "broken: [");
+        let restart = catalog.lookup("restart").await.expect("available");
+        assert_eq!(restart.map(|it| it.status), Some(WorkflowStatus::Disabled));
+        assert_eq!(version(&catalog, "scale").await, None, "no older version");
+        assert!(errors.lock()[0].contains("b.yaml: "), "{errors:?}");
+        file("b.yaml", &yaml("scale", "2.0.0"));
+        assert_eq!(version(&catalog, "scale").await.as_deref(), Some("2.0.0"));
+        assert_eq!(*errors.lock(), [] as [&str; 0]);
     }
 
     #[tokio::test]
@@ -272,30 +293,25 @@ mod tests {
         }
     }
 
-    #[test]
-    fn directory_with_invalid_files_is_rejected_with_all_files() {
+    #[tokio::test]
+    async fn file_with_id_of_another_file_sets_both_aside() {
         let directory = tempfile::tempdir().expect("a directory");
-        fs::write(
-            directory.path().join("a.yaml"),
-            yaml("a", "1").replace("job", "ansible"),
-        )
-        .expect("written");
-        fs::write(directory.path().join("b.yaml"), "[").expect("written");
-        let message = DirectoryCatalog::open(directory.path())
-            .expect_err("invalid")
-            .to_string();
+        for (name, workflow_id) in [("a", "same"), ("b", "same"), ("c", "other")] {
+            let path = directory.path().join(name).with_extension("yaml");
+            fs::write(path, yaml(workflow_id, "1")).expect("written");
+        }
+        let message = Arc::new(Mutex::new(String::new()));
+        let seen = message.clone();
+        let catalog = DirectoryCatalog::open(directory.path(), move |errors| {
+            *seen.lock() = errors.join("\n");
+        });
+        let catalog = catalog.expect("a catalog");
+        assert_eq!(version(&catalog, "same").await, None);
+        assert_eq!(version(&catalog, "other").await.as_deref(), Some("1"));
+        let message = message.lock();
         assert!(
-            message.contains("a.yaml: execution.engine: unsupported value \"ansible\"")
-                && message.contains("b.yaml: "),
-            "{message}"
-        );
-        fs::write(directory.path().join("a.yaml"), yaml("same", "1")).expect("written");
-        fs::write(directory.path().join("b.yaml"), yaml("same", "2")).expect("written");
-        let message = DirectoryCatalog::open(directory.path())
-            .expect_err("invalid")
-            .to_string();
-        assert!(
-            message.contains("b.yaml: duplicate workflowId \"same\", also in "),
+            message.starts_with("duplicate workflowId \"same\" in ")
+                && message.contains("a.yaml, "),
             "{message}"
         );
     }

@@ -4,10 +4,11 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::super::decide;
-use super::super::tests::{name, now, other, ready, stores, wfe};
+use super::super::tests::{name, now, other, other_alive, ready, stores, wfe};
 use super::*;
 use crate::lock::{self, TargetLock};
 use crate::status::holds;
+use k8s_openapi::api::coordination::v1::Lease;
 
 /// Another WorkflowExecution on the same target.
 fn neighbour(uid: &str, created: &str, status: Value) -> Arc<WorkflowExecution> {
@@ -51,7 +52,7 @@ fn before(waits: bool, change: impl FnOnce(&mut Observed)) -> Observed {
 /// BR-WE-009, BR-WE-010, BR-WE-012, BR-WE-013
 #[rstest]
 #[case::busy(|it: &mut Observed| it.lock = Lock::Held(other()), SkipReason::ResourceBusy, None)]
-#[case::other_pod_alive(|it: &mut Observed| it.others_alive = Some(other()), SkipReason::ResourceBusy, None)]
+#[case::other_pod_alive(|it: &mut Observed| it.others_alive = Some(other_alive()), SkipReason::ResourceBusy, None)]
 #[case::runs_without_lease(|it: &mut Observed| it.neighbours = vec![neighbour("before", "2026-01-01T11:50:00Z", json!({ "phase": "Running" }))], SkipReason::ResourceBusy, None)]
 #[case::failed_after_start(|it: &mut Observed| it.neighbours = vec![failed(true, None)], SkipReason::PreviousExecutionFailed, None)]
 #[case::retries_exhausted(|it: &mut Observed| it.neighbours = vec![failed(false, Some(5))], SkipReason::ExhaustedRetries, None)]
@@ -202,6 +203,100 @@ fn pending_past_own_timeout_is_skipped() {
         .and_then(|status| status.skip_details.clone());
     let details = details.expect("details");
     assert_eq!(details.reason, SkipReason::StartDeadlineExceeded);
-    assert!(details.message.contains("is busy"), "{}", details.message);
-    assert!(holds(&skipped, ConditionType::Blocked));
+    assert!(
+        details.message.contains("was busy at"),
+        "{}",
+        details.message
+    );
+    assert!(holds(&skipped, ConditionType::Stalled));
+    assert!(!holds(&skipped, ConditionType::Blocked));
+    let summary = skipped.status.and_then(|it| it.execution_status);
+    assert_eq!(
+        summary.and_then(|it| it.reason).as_deref(),
+        Some("StartDeadlineExceeded"),
+        "the obstacle is no longer the reason"
+    );
+}
+
+/// BR-WE-009
+#[rstest]
+#[case::holder(Lock::Held(other()), "WorkflowExecution prod/other holds its lock")]
+#[case::by_hand(Lock::ByHand("ops".to_owned()), "has the holder \"ops\"; remove spec.holderIdentity")]
+fn busy_message_names_holder_and_lease(#[case] lock: Lock, #[case] says: &str) {
+    for waits in [false, true] {
+        let busy = stores(&before(waits, |it| it.lock = lock.clone()));
+        let status = busy.status.expect("a status");
+        let message = status.skip_details.map(|it| it.message);
+        let waiting = status.execution_status.and_then(|it| it.message);
+        let message = message.or(waiting).expect("a message");
+        assert!(message.contains(says), "{message}");
+    }
+}
+
+/// BR-WE-009: a pod that has not ended is no holder of a Lease.
+#[test]
+fn busy_message_names_object_that_has_not_ended() {
+    let skipped = stores(&before(false, |it| it.others_alive = Some(other_alive())));
+    let details = skipped.status.and_then(|it| it.skip_details);
+    let message = details.expect("details").message;
+    let says = "pod kubernaut-workflows/other-1 of WorkflowExecution prod/other has not ended";
+    assert!(message.contains(says), "{message}");
+    assert!(!message.contains("Lease"), "{message}");
+}
+
+/// BR-WE-009: the request and the holder may spell the target differently.
+#[test]
+fn busy_names_target_as_the_holder_spells_it() {
+    let skipped = stores(&before(false, |it| {
+        let mut holder = neighbour(
+            "other",
+            "2026-01-01T11:57:00Z",
+            json!({ "phase": "Running" }),
+        );
+        let holder = Arc::make_mut(&mut holder);
+        holder.spec.target_resource = "prod/deployment/web".to_owned();
+        it.lock = Lock::Held(Source::of(holder));
+        it.neighbours = vec![Arc::new(holder.clone())];
+    }));
+    let details = skipped.status.and_then(|it| it.skip_details);
+    let conflicting = details.and_then(|it| it.conflicting_workflow);
+    let target = conflicting.map(|it| it.target_resource);
+    assert_eq!(target.as_deref(), Some("prod/deployment/web"));
+}
+
+/// BR-WE-009: otherwise no watch would show when the Lease is free.
+#[test]
+fn lease_without_labels_is_labelled() {
+    let mut lease = lock::taken(lock::new("n", &"abc".into()), &other(), now());
+    let read = |lease: &Lease| {
+        let lease = Some(Arc::new(lease.clone()));
+        name(&decide(&before(true, |it| {
+            it.lock = Lock::Held(other());
+            it.answers.lease = Some(lease);
+        })))
+    };
+    assert_eq!(read(&lease), "store status");
+    lease.metadata.labels = None;
+    assert_eq!(read(&lease), "label lock");
+}
+
+/// BR-WE-009: an elder that cannot proceed must not block the target for everybody.
+#[rstest]
+#[case::may_run(|_: &mut Observed| (), "store status")]
+#[case::pass_fails(|it: &mut Observed| { it.failing.insert("older".to_owned()); }, "take lock")]
+#[case::past_its_deadline(|it: &mut Observed| {
+    let older = Arc::make_mut(&mut it.neighbours[0]);
+    older.spec.execution_config.timeout = Some("1m".to_owned());
+}, "take lock")]
+fn older_waiter_that_cannot_proceed_is_passed_over(
+    #[case] change: impl FnOnce(&mut Observed),
+    #[case] step: &str,
+) {
+    let waits = json!({ "phase": "Pending", "conditions": [{ "type": "Blocked", "status": "True", "reason": "ResourceBusy", "message": "", "lastTransitionTime": "2026-01-01T11:57:00Z" }] });
+    let older = neighbour("older", "2026-01-01T11:57:00Z", waits);
+    let decided = decide(&before(true, |it| {
+        it.neighbours = vec![older];
+        change(it);
+    }));
+    assert_eq!(name(&decided), step);
 }
