@@ -35,6 +35,26 @@ pub enum Command {
         #[arg(long)]
         namespace: String,
     },
+    /// Clear the block of a target whose blocking WorkflowExecution is gone (its namespace was
+    /// deleted, or its finalizer removed).
+    ///
+    /// Takes the verb `release` on workflowexecutions in that namespace, and `get` and `update` on
+    /// leases in the execution namespace. The block of a WorkflowExecution that exists is cleared
+    /// there, by `status.blockClearanceRequest`.
+    ClearTarget {
+        /// The target, as `[namespace/]kind/name`.
+        target: String,
+        /// What was found at the target, at least 10 characters.
+        #[arg(long)]
+        reason: String,
+        /// Namespace of the locks.
+        #[arg(
+            long,
+            env = "WFE_EXECUTION_NAMESPACE",
+            default_value = "kubernaut-workflows"
+        )]
+        execution_namespace: String,
+    },
     /// Print the audit trail of a remediation as a table.
     Audit {
         /// Source of the audit trail: an audit file or the URL of Data Storage.

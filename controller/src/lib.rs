@@ -7,6 +7,7 @@
 
 pub mod args;
 pub mod audit;
+pub mod clear_target;
 pub mod crds;
 pub mod executor;
 pub mod metrics;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use wfe_controller::args::{Args, Command};
 use wfe_controller::audit::trail::{self, Source};
+use wfe_controller::clear_target;
 use wfe_process::telemetry;
 
 #[tokio::main]
@@ -27,6 +28,15 @@ async fn execute(args: Args) -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     if let Some(Command::Release { namespace }) = &args.command {
         return wfe_controller::release::release(namespace, &mut std::io::stdout()).await;
+    }
+    if let Some(Command::ClearTarget {
+        target,
+        reason,
+        execution_namespace,
+    }) = &args.command
+    {
+        let out = &mut std::io::stdout();
+        return clear_target::clear(target, execution_namespace, reason, out).await;
     }
     if let Some(Command::Audit {
         source,

@@ -1,19 +1,26 @@
 //! Metrics. Labels are closed sets and never object names, so the number of series is bounded.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
 use jiff::Timestamp;
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use strum::VariantArray;
 use wfe_model::audit::EventType;
 use wfe_model::engine::Engine;
 use wfe_model::workflow_execution::{Phase, SkipReason, WorkflowExecution};
 
 use wfe_core::step::Notice;
+
+use crate::watches::Caches;
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct EngineLabels {
@@ -54,7 +61,7 @@ pub struct Metrics {
     skips: Family<ReasonLabels, Counter>,
     backoff_skips: Family<ReasonLabels, Counter>,
     notices: Family<ReasonLabels, Counter>,
-    active: Family<EngineLabels, Gauge<i64, AtomicI64>>,
+    completion_notice: Family<EngineLabels, Histogram>,
     start_latency: Family<EngineLabels, Histogram>,
     block_clearances: Counter,
     audit_events: Family<AuditLabels, Counter>,
@@ -73,7 +80,7 @@ impl Metrics {
             skips: Family::default(),
             backoff_skips: Family::default(),
             notices: Family::default(),
-            active: Family::default(),
+            completion_notice: Family::new_with_constructor(|| Histogram::new(LATENCIES)),
             start_latency: Family::new_with_constructor(|| Histogram::new(LATENCIES)),
             block_clearances: Counter::default(),
             audit_events: Family::default(),
@@ -112,9 +119,9 @@ impl Metrics {
             metrics.notices.clone(),
         );
         registry.register(
-            "active",
-            "Executions that were created and have not ended",
-            metrics.active.clone(),
+            "completion_notice_seconds",
+            "Time from the end of an execution, by its own account, to the final phase",
+            metrics.completion_notice.clone(),
         );
         registry.register(
             "start_latency_seconds",
@@ -142,17 +149,6 @@ impl Metrics {
             metrics.catalog_rejected_entries.clone(),
         );
         metrics
-    }
-
-    /// Counts `wfe` as active if it is Running. Call it once for each object at start, since only
-    /// transitions change the gauge afterwards.
-    pub fn count_if_running(&self, wfe: &WorkflowExecution) {
-        if wfe.phase() == Some(Phase::Running) {
-            let execution_engine = engine_of(wfe);
-            self.active
-                .get_or_create(&EngineLabels { execution_engine })
-                .inc();
-        }
     }
 
     /// Counts the result of the delivery of an audit event.
@@ -195,7 +191,6 @@ impl Metrics {
             None | Some(Phase::Pending) => return,
             Some(Phase::Running) => {
                 self.creations.get_or_create(&engine).inc();
-                self.active.get_or_create(&engine).inc();
                 let accepted = wfe.metadata.creation_timestamp.as_ref().map(|time| time.0);
                 if let Some(latency) = seconds(accepted, now) {
                     self.start_latency.get_or_create(&engine).observe(latency);
@@ -213,7 +208,7 @@ impl Metrics {
                 if reason.is_some_and(|reason| backoff.contains(&reason)) {
                     self.backoff_skips.get_or_create(&labels).inc();
                 }
-                "Skipped"
+                return;
             }
             Some(Phase::Succeeded) => "Succeeded",
             Some(Phase::Failed) => "Failed",
@@ -223,14 +218,56 @@ impl Metrics {
             outcome,
         };
         self.ended.get_or_create(&outcome).inc();
-        if status.execution_ref.is_some() {
-            self.active.get_or_create(&engine).dec();
-        }
         let completed = status.completion_time.as_ref().map_or(now, |time| time.0);
+        if status.execution_ref.is_some()
+            && let Some(latency) = seconds(Some(completed), now)
+        {
+            self.completion_notice
+                .get_or_create(&engine)
+                .observe(latency);
+        }
         if let Some(duration) = seconds(started, completed) {
             self.duration.get_or_create(&outcome).observe(duration);
         }
     }
+}
+
+/// Metrics that are computed from the caches at each scrape.
+pub struct CacheMetrics(pub Caches);
+
+impl std::fmt::Debug for CacheMetrics {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("CacheMetrics")
+    }
+}
+
+impl Collector for CacheMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        let help = "Executions that were created and have not ended";
+        let name = "workflowexecution_active";
+        let mut active = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (engine, count) in active_executions(&self.0.workflow_executions()) {
+            active
+                .encode_family(&[("execution_engine", engine)])?
+                .encode_gauge(&count)?;
+        }
+        let help = "Objects that this version cannot read; their targets count as in use";
+        let name = "workflowexecution_unreadable";
+        let count = i64::try_from(self.0.unreadable()).unwrap_or(i64::MAX);
+        let mut unreadable = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        let kind = [("kind", "WorkflowExecution")];
+        unreadable.encode_family(&kind)?.encode_gauge(&count)
+    }
+}
+
+/// The number of running WorkflowExecutions of each engine.
+fn active_executions(all: &[Arc<WorkflowExecution>]) -> BTreeMap<&'static str, i64> {
+    let engines = Engine::VARIANTS.iter().map(|it| (it.as_str(), 0));
+    let mut active: BTreeMap<_, _> = engines.collect();
+    for wfe in all.iter().filter(|it| it.phase() == Some(Phase::Running)) {
+        *active.entry(engine_of(wfe)).or_default() += 1;
+    }
+    active
 }
 
 /// Label of the engine; `unknown` for a value that is no engine, so that the set stays closed.
@@ -271,10 +308,14 @@ mod tests {
             "workflowexecution_reconciler_total{execution_engine=\"job\",outcome=\"Succeeded\"} 1",
             "workflowexecution_reconciler_duration_seconds_sum{execution_engine=\"job\",outcome=\"Succeeded\"} 30.0",
             "workflowexecution_reconciler_execution_creations_total{execution_engine=\"job\"} 1",
-            "workflowexecution_active{execution_engine=\"job\"} 0",
+            "workflowexecution_completion_notice_seconds_sum{execution_engine=\"job\"} 30.0",
             "workflowexecution_skip_total{execution_engine=\"job\",reason=\"ResourceBusy\"} 1",
         ] {
             assert!(text.contains(line), "{line} is missing in {text}");
         }
+        assert!(
+            !text.contains("outcome=\"Skipped\""),
+            "skips have their own metric"
+        );
     }
 }

@@ -73,7 +73,10 @@ fn losses(wfe: &WorkflowExecution) -> String {
         lost.push("its workflow is not run".to_owned());
     }
     if Entry::of(wfe).is_some_and(|entry| entry.blocks()) {
-        lost.push("deleting it lifts the block of its target".to_owned());
+        lost.push(
+            "the block of its target can then be cleared by wfe-controller clear-target only"
+                .to_owned(),
+        );
     }
     let kinds = [
         ConditionType::AuditRecorded,

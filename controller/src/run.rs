@@ -17,7 +17,7 @@ use wfe_process::shutdown;
 use crate::args::RunArgs;
 use crate::audit::outbox::{BATCH, Outbox};
 use crate::executor::Executors;
-use crate::metrics::Metrics;
+use crate::metrics::{CacheMetrics, Metrics};
 use crate::reconcile::{Reconciler, Schema, Shared, reconcile, retry};
 use crate::sweep::Sweep;
 use crate::view::View;
@@ -44,8 +44,6 @@ pub async fn run(args: RunArgs) -> Result<()> {
         noted.note("catalog", (!errors.is_empty()).then(|| errors.join("; ")));
     });
     let catalog = catalog.context("--catalog-dir")?;
-    let endpoints = args.process.serve(readiness.clone(), registry, &stop);
-    endpoints.await?;
 
     let start_times = StartTimes::default();
     let (executors, changes) =
@@ -57,6 +55,9 @@ pub async fn run(args: RunArgs) -> Result<()> {
         start_times,
         changes,
     );
+    registry.register_collector(Box::new(CacheMetrics(caches.clone())));
+    let endpoints = args.process.serve(readiness.clone(), registry, &stop);
+    endpoints.await?;
     let store = caches.store();
     let view = Arc::new(View::new(caches.clone()));
     // The outbox requests at most one reconcile per event of a batch.
@@ -94,10 +95,6 @@ pub async fn run(args: RunArgs) -> Result<()> {
             // Orphaned executions and stale locks must not delay the first reconciles.
             let ending = sweep.once().await;
             waiting.set_ready();
-            // Executions that an earlier process created count as active, too.
-            for wfe in caches.workflow_executions() {
-                metrics.count_if_running(&wfe);
-            }
             readiness.set(CACHES_SYNCED, true);
             tracing::info!("caches synced");
             stop.run_until_cancelled(sweep.run(ending)).await;

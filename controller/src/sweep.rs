@@ -6,6 +6,7 @@
 //! Candidates come from the caches. Before an object counts as orphaned, the API server must
 //! confirm that its WorkflowExecution is gone.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -14,7 +15,8 @@ use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
 use thiserror::Error;
 use wfe_core::execution::{Execution, Source};
-use wfe_core::lock::{self, Holder};
+use wfe_core::history::History;
+use wfe_core::lock::{self, Holder, TargetLock};
 use wfe_core::names::{TARGET_HASH, TargetHash, Uid};
 use wfe_core::observed::Settings;
 use wfe_model::text::in_full;
@@ -54,6 +56,7 @@ pub struct Sweep {
     leases: Api<Lease>,
     /// Time after its last use in which a rule may still read the records of a lock.
     lock_retention: Duration,
+    max_consecutive_failures: u32,
 }
 
 impl Sweep {
@@ -68,6 +71,7 @@ impl Sweep {
             leases: Api::namespaced(client.clone(), namespace),
             client: client.clone(),
             lock_retention: history_window.max(settings.retention),
+            max_consecutive_failures: limits.max_consecutive_failures,
         }
     }
 
@@ -171,11 +175,12 @@ impl Sweep {
         replaced.map(|_| false).map_err(SweepError::WriteLock)
     }
 
-    /// Deletes a lock that has not been used for [`Self::lock_retention`].
+    /// Deletes a lock that has not been used for [`Self::lock_retention`], unless its records block
+    /// the target: they are all that is left of a WorkflowExecution whose namespace is gone.
     async fn delete_if_stale(&self, lease: &Lease) -> Result<bool, SweepError> {
         let used =
             lock::last_used(lease).and_then(|used| used.checked_add(self.lock_retention).ok());
-        if used.is_none_or(|until| Timestamp::now() < until) {
+        if used.is_none_or(|until| Timestamp::now() < until) || self.blocks(lease) {
             return Ok(false);
         }
         let exactly = DeleteParams {
@@ -187,6 +192,19 @@ impl Sweep {
         };
         let deleted = self.leases.delete(&lease.name_any(), &exactly).await;
         deleted.map(|_| false).map_err(SweepError::WriteLock)
+    }
+
+    /// Whether the target is blocked until a user clears it.
+    fn blocks(&self, lease: &Lease) -> bool {
+        let lock = TargetLock::from(Some(Arc::new(lease.clone())));
+        let target = lease.labels().get(TARGET_HASH);
+        let target = target.map(|it| TargetHash::from(it.as_str()));
+        let objects = target
+            .map(|it| self.caches.on_target(&it))
+            .unwrap_or_default();
+        let objects = objects.iter().map(AsRef::as_ref);
+        let history = History::of(objects, lock.records().cloned());
+        history.block().is_some() || history.failures() >= self.max_consecutive_failures
     }
 
     /// Whether the API server confirms that a WorkflowExecution is gone: it does not exist, or its

@@ -13,6 +13,7 @@ mod reflect;
 mod served_crd;
 mod start_times;
 mod triggers;
+mod unreadable;
 mod written;
 
 pub use self::caches::{Caches, target_of};

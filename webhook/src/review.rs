@@ -27,6 +27,8 @@ const MAX_UID: usize = 128;
 const RETRY_AFTER_SECONDS: u32 = 1;
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
+/// API group of the reviewed objects.
+const GROUP: &str = "kubernaut.ai";
 
 /// Why a request body is rejected without a response: a client other than the API server, or wrong
 /// rules in the webhook configuration.
@@ -133,7 +135,7 @@ impl<'a> Request<'a> {
             return Err(ReviewError::InvalidUid);
         }
         let found = request.operation_and_resource();
-        if request.resource.0.group == "kubernaut.ai" && found == expected {
+        if request.resource.0.group == GROUP && found == expected {
             return Ok(request);
         }
         let found = shortened(&found);
@@ -199,7 +201,7 @@ struct Response<'a> {
     uid: &'a str,
     allowed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<Status>,
+    status: Option<Status<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     patch_type: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -209,16 +211,21 @@ struct Response<'a> {
 }
 
 #[derive(Serialize)]
-struct Status {
+struct Status<'a> {
     code: u16,
     reason: &'static str,
     message: String,
-    details: Details,
+    details: Details<'a>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Details {
+struct Details<'a> {
+    /// kubectl names the object in its error by these three.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    name: &'a str,
+    group: &'static str,
+    kind: &'static str,
     causes: Vec<Cause>,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_seconds: Option<u32>,
@@ -268,8 +275,8 @@ impl Verdict {
         listed.collect::<Vec<_>>().join(", ")
     }
 
-    /// The `AdmissionReview` response to the request `uid`, as JSON.
-    pub fn response(&self, uid: &str) -> serde_json::Result<Vec<u8>> {
+    /// The `AdmissionReview` response to `request`, as JSON.
+    pub fn response(&self, request: &Request<'_>) -> serde_json::Result<Vec<u8>> {
         let allowed = self.refusals.is_empty();
         // The API server rejects an empty patch, and ignores the patch of a denial.
         let patch = self.patch.as_ref().filter(|it| allowed && !it.is_empty());
@@ -278,9 +285,9 @@ impl Verdict {
             api_version: API_VERSION,
             kind: KIND,
             response: Response {
-                uid,
+                uid: &request.uid,
                 allowed,
-                status: self.status(),
+                status: self.status(&request.name),
                 patch_type: patch.as_ref().map(|_| "JSONPatch"),
                 patch: patch.map(|patch| STANDARD.encode(patch)),
                 warnings: &self.warnings,
@@ -288,7 +295,7 @@ impl Verdict {
         })
     }
 
-    fn status(&self) -> Option<Status> {
+    fn status<'a>(&self, name: &'a str) -> Option<Status<'a>> {
         // One code for all refusals: an invalid object before policy before a failed review.
         let code = self.refusals.iter().map(Refusal::code);
         let code = code.min_by_key(|code| match *code {
@@ -318,6 +325,9 @@ impl Verdict {
             reason,
             message: self.message(),
             details: Details {
+                name,
+                group: GROUP,
+                kind: "WorkflowExecution",
                 causes: causes.collect(),
                 retry_after_seconds: is_outage.then_some(RETRY_AFTER_SECONDS),
             },
@@ -338,7 +348,18 @@ mod tests {
     use super::*;
 
     fn response(verdict: &Verdict) -> Value {
-        let answer = verdict.response("u1").expect("JSON");
+        let review = json!({
+            "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+            "request": {
+                "uid": "u1", "operation": "CREATE", "name": "restart-1",
+                "resource": { "group": GROUP, "resource": "workflowexecutions" },
+            },
+        });
+        let review = review.to_string();
+        let request = Request::read(review.as_bytes(), "CREATE workflowexecutions");
+        let answer = verdict
+            .response(&request.expect("a request"))
+            .expect("JSON");
         let answer: Value = serde_json::from_slice(&answer).expect("JSON");
         assert_eq!(answer["apiVersion"], "admission.k8s.io/v1");
         assert_eq!(answer["kind"], "AdmissionReview");
@@ -374,6 +395,16 @@ mod tests {
                 "{message}"
             );
         }
+        // kubectl prints: The WorkflowExecution "restart-1" is invalid.
+        let details = &status["details"];
+        assert_eq!(
+            (&details["name"], &details["kind"], &details["group"]),
+            (
+                &json!("restart-1"),
+                &json!("WorkflowExecution"),
+                &json!(GROUP)
+            )
+        );
         let causes = status["details"]["causes"].as_array().expect("causes");
         assert_eq!(causes.len(), 2);
         assert_eq!(causes[0]["field"], "spec.executionEngine");

@@ -153,7 +153,7 @@ impl ReviewService {
             let verdict = self.review_within(operation, &request, deadline).await;
             self.metrics
                 .answered(operation.label(), &verdict, started.elapsed());
-            let body = verdict.response(&request.uid)?;
+            let body = verdict.response(&request)?;
             Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
         };
         response

@@ -195,7 +195,7 @@ impl Validator {
 }
 
 /// The result of `lookup`, or the text of its error, or of a missed `deadline`.
-pub async fn within<T, E: Error>(
+pub async fn within<T, E: Error + 'static>(
     deadline: Instant,
     lookup: impl Future<Output = Result<T, E>>,
 ) -> Result<T, String> {

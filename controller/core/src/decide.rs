@@ -43,6 +43,9 @@ pub fn decide(observed: &Observed) -> Step {
     let phase = observed.wfe.phase().unwrap_or(Phase::Pending);
     let cancelled = if deleted {
         Some("the WorkflowExecution was deleted".to_owned())
+    } else if observed.namespace_terminating {
+        // The deletion of the object itself may come much later.
+        Some("the namespace of the WorkflowExecution is being deleted".to_owned())
     } else {
         cancel_reason(&observed.wfe).map(|why| format!("cancelled on request: {why}"))
     };

@@ -156,8 +156,15 @@ impl From<Cause> for FailureReason {
     }
 }
 
-/// One or two sentences for the operator: what happened, and what to do.
-pub fn summary(failure: &Failure, workflow: &str, target: &str, execution: Option<&str>) -> String {
+/// Some sentences for the operator: what happened, and what to do. `clear` is the command that
+/// clears the block, if the failure blocks its target.
+pub fn summary(
+    failure: &Failure,
+    workflow: &str,
+    target: &str,
+    execution: Option<&str>,
+    clear: Option<&str>,
+) -> String {
     let log = execution
         .map(|it| format!("read its log (kubectl logs {it}) and "))
         .unwrap_or_default();
@@ -216,7 +223,9 @@ pub fn summary(failure: &Failure, workflow: &str, target: &str, execution: Optio
             ("failed for an unknown reason".to_owned(), format!("It may have changed the target in part: look at the target before you clear the block ({}).", failure.message))
         }
     };
-    format!("The workflow {workflow} on {target} {what}. {next}")
+    let clear = clear.map(|it| format!(" The target is blocked until you clear it: {it}"));
+    let clear = clear.unwrap_or_default();
+    format!("The workflow {workflow} on {target} {what}. {next}{clear}")
 }
 
 #[cfg(test)]
@@ -305,7 +314,7 @@ mod tests {
             ),
             (reason, exit_code, was_execution_failure)
         );
-        let summary = summary(&failure, "w", "a/B/c", Some("job/x"));
+        let summary = summary(&failure, "w", "a/B/c", Some("job/x"), None);
         assert!(
             summary.starts_with("The workflow w on a/B/c ") && summary.ends_with(['.', ')']),
             "{summary}"
@@ -328,7 +337,7 @@ mod tests {
     ) {
         let waiting = waiting_for(cause);
         let failure = never_started(Some(waiting), ran);
-        let summary = summary(&failure, "w", "a/B/c", None);
+        let summary = summary(&failure, "w", "a/B/c", None, None);
         assert_eq!(summary.contains("Nothing ran"), !ran, "{summary}");
         let looks = summary.to_lowercase().contains("look at the target");
         assert_eq!(looks, ran, "{summary}");
@@ -374,7 +383,7 @@ mod tests {
             (failure.reason, failure.was_execution_failure),
             (FailureReason::ResourceExhausted, true)
         );
-        let summary = summary(&failure, "w", "a/B/c", None);
+        let summary = summary(&failure, "w", "a/B/c", None, None);
         assert!(summary.contains("look at the target"), "{summary}");
     }
 
@@ -387,7 +396,7 @@ mod tests {
             (failure.reason, failure.was_execution_failure),
             (FailureReason::ImagePullBackOff, true)
         );
-        let summary = summary(&failure, "w", "a/B/c", None);
+        let summary = summary(&failure, "w", "a/B/c", None, None);
         assert!(summary.contains("look at the target"), "{summary}");
     }
 

@@ -115,10 +115,16 @@ impl Entry {
         self.was_execution_failure && !self.cleared
     }
 
-    /// Whether this entry can still restrict a run.
+    /// Whether the execution failed, before or after a container started.
+    pub fn failed(&self) -> bool {
+        self.was_execution_failure || self.consecutive_failures > 0
+    }
+
+    /// Whether this entry can still restrict a run. What only a clearance lifts has no end.
     pub fn is_relevant(&self, now: Timestamp, limits: &Limits) -> bool {
         let longest = limits.cooldown.max(limits.backoff_max);
-        self.blocks() || now < after(self.completion_time, longest)
+        let exhausted = self.consecutive_failures >= limits.max_consecutive_failures;
+        self.blocks() || exhausted && !self.cleared || now < after(self.completion_time, longest)
     }
 }
 

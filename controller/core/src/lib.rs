@@ -10,6 +10,7 @@
 //! names its conditions, [`audit`] derives audit events from a stored status.
 
 pub mod audit;
+pub mod clearing;
 pub mod condition;
 pub mod decide;
 pub mod execution;

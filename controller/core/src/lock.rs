@@ -79,6 +79,12 @@ impl TargetLock {
     pub fn has_record(&self, entry: &Entry) -> bool {
         self.past.contains(entry)
     }
+
+    /// Whether a record says that the block of `entry` is not cleared, although it is.
+    pub fn lacks_clearance(&self, entry: &Entry) -> bool {
+        let mut records = self.records();
+        entry.cleared && records.any(|it| it.uid == entry.uid && !it.cleared)
+    }
 }
 
 /// Who holds a lock.
@@ -181,7 +187,7 @@ pub fn freed(held: Lease, record: Option<&Entry>, now: Timestamp) -> Lease {
 /// `lease` with a record of a WorkflowExecution that is about to be removed; the holder stays.
 /// Records that are no longer relevant are dropped.
 pub fn recorded(lease: Lease, entry: &Entry, limits: &Limits, now: Timestamp) -> Lease {
-    let mut lease = lease;
+    let (mut lease, _) = map_records(lease, |it| (it.uid == entry.uid).then(|| entry.clone()));
     lease.spec.get_or_insert_default().renew_time = Some(MicroTime(now));
     let mut past = past(&lease);
     past.retain(|it| it.uid != entry.uid && it.is_relevant(now, limits));
@@ -190,6 +196,26 @@ pub fn recorded(lease: Lease, entry: &Entry, limits: &Limits, now: Timestamp) ->
     past.truncate(MAX_PAST_RECORDS);
     annotate(&mut lease, PAST_EXECUTIONS, &past);
     lease
+}
+
+/// `lease` with the records that `change` replaces, and those records.
+pub fn map_records(lease: Lease, change: impl Fn(&Entry) -> Option<Entry>) -> (Lease, Vec<Entry>) {
+    let (mut lease, mut changed) = (lease, Vec::new());
+    if let Some(last) = read(&lease, LAST_EXECUTION).as_ref().and_then(&change) {
+        annotate(&mut lease, LAST_EXECUTION, &last);
+        changed.push(last);
+    }
+    let mut past = past(&lease);
+    for entry in &mut past {
+        if let Some(replaced) = change(entry) {
+            *entry = replaced.clone();
+            changed.push(replaced);
+        }
+    }
+    if !past.is_empty() {
+        annotate(&mut lease, PAST_EXECUTIONS, &past);
+    }
+    (lease, changed)
 }
 
 fn past(lease: &Lease) -> Vec<Entry> {
@@ -206,7 +232,8 @@ pub fn last_used(lease: &Lease) -> Option<Timestamp> {
     renewed.map(|time| time.0).or(created.map(|time| time.0))
 }
 
-fn annotate(lease: &mut Lease, name: &str, value: &impl Serialize) {
+/// Adds `value` as JSON.
+pub fn annotate(lease: &mut Lease, name: &str, value: &impl Serialize) {
     if let Ok(text) = serde_json::to_string(value) {
         let annotations = lease.metadata.annotations.get_or_insert_default();
         annotations.insert(name.to_owned(), text);

@@ -30,6 +30,8 @@ pub const KUEUE_QUEUE: &str = "kueue.x-k8s.io/queue-name";
 pub const LAST_EXECUTION: &str = "kubernaut.ai/last-execution";
 /// Annotation of a lock: its records of deleted WorkflowExecutions that can still restrict a run.
 pub const PAST_EXECUTIONS: &str = "kubernaut.ai/past-executions";
+/// Annotation of a lock: who cleared the target after its blocking WorkflowExecution was gone.
+pub const CLEARED: &str = "kubernaut.ai/target-cleared";
 /// Annotation of a WorkflowExecution that is to be cancelled; the value is the reason.
 pub const CANCEL: &str = "kubernaut.ai/cancel";
 /// Annotation of a WorkflowExecution, guarded by a policy: its deletion does not wait for the

@@ -49,6 +49,8 @@ pub struct Observed {
     pub neighbours: Vec<Arc<WorkflowExecution>>,
     /// Uids of those neighbours whose last pass failed.
     pub failing: HashSet<String>,
+    /// A WorkflowExecution with the same target that cannot be read.
+    pub unread: Option<Unread>,
     /// Whether the execution namespace has the annotation [`names::PAUSED`].
     pub paused: bool,
     /// Whether the WorkflowExecution's namespace is being deleted.
@@ -63,6 +65,15 @@ pub struct Observed {
     pub answers: Answers,
     /// Flags.
     pub settings: Arc<Settings>,
+}
+
+/// A WorkflowExecution that this version cannot read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unread {
+    /// Its identity.
+    pub source: Source,
+    /// Why it cannot be read.
+    pub error: String,
 }
 
 /// Delivery of the audit events of one WorkflowExecution.

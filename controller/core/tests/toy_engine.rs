@@ -136,6 +136,7 @@ impl World {
             target_lock,
             neighbours: Vec::new(),
             failing: HashSet::new(),
+            unread: None,
             paused: false,
             namespace_terminating: false,
             notified: HashSet::new(),

@@ -418,7 +418,7 @@ fn log_phase(wfe: &WorkflowExecution) {
     );
 }
 
-fn known<T, E: std::error::Error>(answer: Result<T, E>) -> Answer<T> {
+fn known<T, E: std::error::Error + 'static>(answer: Result<T, E>) -> Answer<T> {
     answer.map_or_else(|error| Answer::Unavailable(in_full(&error)), Answer::Known)
 }
 

@@ -3,28 +3,44 @@
 
 use std::time::Duration;
 
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use kube::{Client, Resource};
-use wfe_model::workflow_execution::{Phase, WorkflowExecution};
-
+use jiff::Timestamp;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::api::{ObjectMeta, PostParams};
+use kube::{Api, Client, Resource, ResourceExt};
+use wfe_core::clearing;
 use wfe_core::names::MANAGER;
 use wfe_core::step::Notice;
+use wfe_model::text::in_full;
+use wfe_model::workflow_execution::{Phase, WorkflowExecution};
 
-/// The API server accepts a note of 1,024 bytes; a character has up to three bytes in most scripts.
-const MAX_NOTE_CHARACTERS: usize = 340;
+/// Maximum of the API server.
+const MAX_NOTE_BYTES: usize = 1024;
+/// Prefix of an Event's name, which is a valid name of 253 characters with the random suffix.
+const MAX_NAME_PREFIX: usize = 230;
 const DEADLINE: Duration = Duration::from_secs(5);
 
-pub(super) struct Events(Recorder);
+const NORMAL: &str = "Normal";
+const WARNING: &str = "Warning";
+
+pub(super) struct Events {
+    client: Client,
+    /// The process, as the API server wants it beside the controller's name.
+    instance: String,
+}
 
 impl Events {
     pub(super) fn new(client: &Client) -> Self {
-        Self(Recorder::new(client.clone(), Reporter::from(MANAGER)))
+        Self {
+            client: client.clone(),
+            instance: std::env::var("HOSTNAME").unwrap_or_else(|_| MANAGER.to_owned()),
+        }
     }
 
     /// Publishes the Event of the current phase of `wfe`.
     pub(super) async fn publish_phase(&self, wfe: &WorkflowExecution) {
         if let Some((type_, reason, note)) = wfe.phase().and_then(|phase| describe(phase, wfe)) {
-            self.publish(wfe, type_, reason, &note).await;
+            self.publish(wfe, type_, &reason, &note).await;
         }
     }
 
@@ -45,7 +61,10 @@ impl Events {
             ),
             Notice::DeletionWaits => (
                 "DeletionWaitsForClearance",
-                "The finalizer stays until the block of the target is cleared: inspect the target, then clear the block".to_owned(),
+                format!(
+                    "The finalizer stays until the block of the target is cleared: look at the target, then clear the block: {}",
+                    clearing::command(&wfe.namespace().unwrap_or_default(), &wfe.name_any())
+                ),
             ),
             Notice::ReconcileFails => return,
             Notice::AuditAbandoned => (
@@ -53,44 +72,81 @@ impl Events {
                 "Deleted before the audit trail was delivered completely, as the annotation kubernaut.ai/abandon-audit demands".to_owned(),
             ),
         };
-        self.publish(wfe, EventType::Warning, reason.to_owned(), &note)
-            .await;
+        self.publish(wfe, WARNING, reason, &note).await;
     }
 
     /// Publishes why the passes of `wfe` fail.
     pub(super) async fn failing(&self, wfe: &WorkflowExecution, error: &str) {
         let note =
             format!("The controller cannot proceed, and retries with growing delays: {error}");
-        let reason = Notice::ReconcileFails.as_str().to_owned();
-        self.publish(wfe, EventType::Warning, reason, &note).await;
+        let reason = Notice::ReconcileFails.as_str();
+        self.publish(wfe, WARNING, reason, &note).await;
     }
 
-    async fn publish(&self, wfe: &WorkflowExecution, type_: EventType, reason: String, note: &str) {
+    async fn publish(&self, wfe: &WorkflowExecution, type_: &str, reason: &str, note: &str) {
+        let namespace = wfe.namespace().unwrap_or_default();
+        let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
+        let prefix: String = wfe.name_any().chars().take(MAX_NAME_PREFIX).collect();
         let event = Event {
-            type_,
-            reason,
-            note: Some(note.chars().take(MAX_NOTE_CHARACTERS).collect()),
-            action: "Reconcile".to_owned(),
-            secondary: None,
+            metadata: ObjectMeta {
+                // A prefix that ends with a dot would give an invalid name.
+                generate_name: Some(format!("{}.", prefix.trim_end_matches(['.', '-']))),
+                namespace: Some(namespace),
+                ..ObjectMeta::default()
+            },
+            action: Some("Reconcile".to_owned()),
+            event_time: Some(MicroTime(Timestamp::now())),
+            note: Some(fit(note, MAX_NOTE_BYTES)),
+            reason: Some(reason.to_owned()),
+            regarding: Some(wfe.object_ref(&())),
+            reporting_controller: Some(MANAGER.to_owned()),
+            reporting_instance: Some(self.instance.clone()),
+            type_: Some(type_.to_owned()),
+            ..Event::default()
         };
-        match tokio::time::timeout(DEADLINE, self.0.publish(&event, &wfe.object_ref(&()))).await {
-            Ok(Ok(())) => {}
+        let parameters = PostParams::default();
+        let creating = api.create(&parameters, &event);
+        match tokio::time::timeout(DEADLINE, creating).await {
+            Ok(Ok(_)) => {}
             Ok(Err(error)) => {
-                tracing::warn!(reason = event.reason, %error, "publishing an Event failed");
+                tracing::warn!(
+                    reason,
+                    error = in_full(&error),
+                    "publishing an Event failed"
+                );
             }
-            Err(_) => tracing::warn!(reason = event.reason, "publishing an Event timed out"),
+            Err(_) => tracing::warn!(reason, "publishing an Event timed out"),
         }
     }
 }
 
-fn describe(phase: Phase, wfe: &WorkflowExecution) -> Option<(EventType, String, String)> {
+/// Shortens `note` to at most `maximum` bytes. A command at its end stays whole: the text before it
+/// is cut.
+fn fit(note: &str, maximum: usize) -> String {
+    if note.len() <= maximum {
+        return note.to_owned();
+    }
+    let commands = ["kubectl ", "wfe-controller "];
+    let command = commands.iter().filter_map(|it| note.rfind(it)).max();
+    let command = command.map_or("", |at| &note[at..]);
+    let command = if command.len() > maximum / 2 {
+        ""
+    } else {
+        command
+    };
+    let room = maximum - command.len() - "… ".len();
+    let text = &note[..note.floor_char_boundary(room)];
+    format!("{text}… {command}").trim_end().to_owned()
+}
+
+fn describe(phase: Phase, wfe: &WorkflowExecution) -> Option<(&'static str, String, String)> {
     let status = wfe.status.as_ref()?;
     Some(match phase {
         Phase::Pending => return None,
         Phase::Running => {
             let reference = status.execution_ref.as_ref()?;
             (
-                EventType::Normal,
+                NORMAL,
                 "ExecutionCreated".to_owned(),
                 format!(
                     "Created {} {}/{}",
@@ -101,7 +157,7 @@ fn describe(phase: Phase, wfe: &WorkflowExecution) -> Option<(EventType, String,
         Phase::Succeeded => {
             let duration = status.duration.as_deref().unwrap_or_default();
             (
-                EventType::Normal,
+                NORMAL,
                 "ExecutionSucceeded".to_owned(),
                 format!("The workflow succeeded after {duration}"),
             )
@@ -109,7 +165,7 @@ fn describe(phase: Phase, wfe: &WorkflowExecution) -> Option<(EventType, String,
         Phase::Failed => {
             let details = status.failure_details.as_ref()?;
             (
-                EventType::Warning,
+                WARNING,
                 details.reason.as_str().to_owned(),
                 details.natural_language_summary.clone(),
             )
@@ -117,10 +173,29 @@ fn describe(phase: Phase, wfe: &WorkflowExecution) -> Option<(EventType, String,
         Phase::Skipped => {
             let details = status.skip_details.as_ref()?;
             (
-                EventType::Warning,
+                WARNING,
                 details.reason.as_str().to_owned(),
                 details.message.clone(),
             )
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fit_long_note_keeps_its_command_whole() {
+        let command = clearing::command("prod", &"n".repeat(253));
+        let note = format!("It failed ({}): {command}", "ü".repeat(2000));
+        let fitted = fit(&note, MAX_NOTE_BYTES);
+        assert!(fitted.len() <= MAX_NOTE_BYTES, "{} bytes", fitted.len());
+        assert!(
+            fitted.starts_with("It failed (ü") && fitted.ends_with(&command),
+            "{fitted}"
+        );
+        assert_eq!(fit("short", MAX_NOTE_BYTES), "short");
+        assert_eq!(fit(&"x".repeat(2000), 10), "xxxxxx…");
+    }
 }

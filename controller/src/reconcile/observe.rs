@@ -92,6 +92,7 @@ impl Observer {
             target_lock,
             failing: self.failing.among(uids),
             neighbours,
+            unread: target.as_ref().and_then(|it| seen.unread_on(it)),
             paused: seen.is_paused(&self.settings.execution_namespace),
             namespace_terminating: seen.is_ending(&source.namespace),
             notified: self.notified.of(&source.uid),

@@ -11,17 +11,20 @@ use kube::runtime::reflector::store::WriterDropped;
 use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::sync::Notify;
 use wfe_core::names::{PAUSED, TargetHash, Uid, lock_name};
+use wfe_core::observed::Unread;
 use wfe_model::target::Target;
 use wfe_model::workflow_execution::WorkflowExecution;
 
 use super::index::Key;
 use super::reflect::Cache;
 use super::start_times::StartTimes;
+use super::unreadable::Unreadable;
 
 /// The caches that do not belong to one engine.
 #[derive(Clone)]
 pub struct Caches {
     pub(super) workflow_executions: Cache<WorkflowExecution>,
+    pub(super) unreadable: Unreadable,
     pub(super) leases: Cache<Lease>,
     pub(super) namespaces: Cache<PartialObjectMeta<Namespace>>,
     pub(super) start_times: StartTimes,
@@ -80,6 +83,16 @@ impl Caches {
         self.workflow_executions.with(&Key::Target(target.clone()))
     }
 
+    /// A WorkflowExecution on a target that cannot be read.
+    pub fn unread_on(&self, target: &TargetHash) -> Option<Unread> {
+        self.unreadable.on(target)
+    }
+
+    /// The number of WorkflowExecutions that cannot be read.
+    pub fn unreadable(&self) -> usize {
+        self.unreadable.count()
+    }
+
     /// The lock of a target.
     pub fn lock_of(&self, target: &TargetHash) -> Option<Arc<Lease>> {
         let reference = ObjectRef::new(&lock_name(target)).within(&self.execution_namespace);
@@ -128,6 +141,7 @@ impl Caches {
         changes.for_each(async |_| ()).await;
         Self {
             workflow_executions,
+            unreadable: Unreadable::default(),
             leases: reflect(stream::empty(), |_| (), |_| Vec::new(), |_| ()).0,
             namespaces: reflect(stream::empty(), |_| (), |_| Vec::new(), |_| ()).0,
             start_times: StartTimes::default(),

@@ -8,11 +8,11 @@ use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::ObjectRef;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, watcher};
 use kube::runtime::{WatchStreamExt, controller::ReconcileRequest};
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use wfe_core::condition::ConditionType;
 use wfe_core::lock;
 use wfe_core::names::TargetHash;
@@ -24,6 +24,7 @@ use super::owner_labels::{OwnerLabels, managed};
 use super::prune;
 use super::reflect::{Change, reflect};
 use super::start_times::StartTimes;
+use super::unreadable::{Unreadable, Watched};
 
 /// Reconcile requests.
 pub type Triggers = BoxStream<'static, Result<ReconcileRequest<WorkflowExecution>, watcher::Error>>;
@@ -48,13 +49,15 @@ pub fn start(
     start_times: StartTimes,
     changes: Changes,
 ) -> (Caches, Triggers) {
-    let api: Api<DeserializeGuard<WorkflowExecution>> = watch_namespace.map_or_else(
+    let api: Api<Watched> = watch_namespace.map_or_else(
         || Api::all(client.clone()),
         |it| Api::namespaced(client.clone(), it),
     );
     let events = watcher(api, watcher::Config::default()).default_backoff();
+    let unreadable = Unreadable::default();
+    let filter = unreadable.clone();
     let (workflow_executions, wfe_changes) = reflect(
-        events.filter_map(skip_invalid),
+        events.flat_map(move |event| stream::iter(filter.filter(event))),
         prune::workflow_execution,
         wfe_keys,
         |_| (),
@@ -67,6 +70,7 @@ pub fn start(
     let (leases, lease_changes) = reflect(events, prune::lease, OwnerLabels::keys, |_| ());
     let caches = Caches {
         workflow_executions,
+        unreadable,
         leases,
         namespaces,
         start_times,
@@ -149,18 +153,17 @@ impl Caches {
         affected
     }
 
-    /// For the execution namespace all WorkflowExecutions; for another namespace those in it that
-    /// are being deleted.
+    /// For the execution namespace all WorkflowExecutions; for another namespace those in it, if it
+    /// is being deleted.
     fn by_namespace(
         &self,
         namespace: &PartialObjectMeta<Namespace>,
     ) -> Vec<ObjectRef<WorkflowExecution>> {
         let name = namespace.name_any();
         let all = self.workflow_executions.all();
+        let ending = namespace.metadata.deletion_timestamp.is_some();
         let affected = all.iter().filter(|wfe| {
-            name == self.execution_namespace
-                || wfe.namespace().as_ref() == Some(&name)
-                    && wfe.meta().deletion_timestamp.is_some()
+            name == self.execution_namespace || ending && wfe.namespace().as_ref() == Some(&name)
         });
         affected
             .map(|wfe| ObjectRef::from_obj(wfe.as_ref()))
@@ -197,35 +200,4 @@ impl Caches {
         affected.extend(target.flat_map(|it| self.unfinished(it)));
         affected
     }
-}
-
-/// Skips objects that cannot be deserialized: a single one must not stop the whole watch.
-async fn skip_invalid(
-    event: watcher::Result<Event<DeserializeGuard<WorkflowExecution>>>,
-) -> Option<watcher::Result<Event<WorkflowExecution>>> {
-    let read = |guard: DeserializeGuard<WorkflowExecution>| match guard.0 {
-        Ok(wfe) => Some(wfe),
-        Err(invalid) => {
-            let (namespace, name) = (invalid.metadata.namespace, invalid.metadata.name);
-            tracing::error!(
-                namespace,
-                name,
-                error = invalid.error,
-                "cannot deserialize WorkflowExecution, ignoring the object"
-            );
-            None
-        }
-    };
-    let event = match event {
-        Ok(event) => event,
-        Err(error) => return Some(Err(error)),
-    };
-    let event = match event {
-        Event::Apply(guard) => Event::Apply(read(guard)?),
-        Event::Delete(guard) => Event::Delete(read(guard)?),
-        Event::InitApply(guard) => Event::InitApply(read(guard)?),
-        Event::Init => Event::Init,
-        Event::InitDone => Event::InitDone,
-    };
-    Some(Ok(event))
 }

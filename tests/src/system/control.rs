@@ -159,10 +159,10 @@ impl System {
         program::run("wfe-controller", arguments, &kubeconfig).await
     }
 
-    /// Grants the controller its permissions in every namespace, as an installation that watches
-    /// all namespaces does.
-    pub async fn grant_all_namespaces(&self) -> Result<()> {
-        install::grant_all_namespaces(self).await
+    /// Runs a subcommand of the controller as the cluster's administrator.
+    pub async fn admin_command(&self, arguments: &[&str]) -> Result<(bool, String)> {
+        let kubeconfig = self.cluster.kubeconfig();
+        program::run("wfe-controller", arguments, kubeconfig.as_ref()).await
     }
 
     /// Kills the controller (SIGKILL), if it runs.

@@ -71,20 +71,8 @@ pub(super) async fn all(system: &System) -> Result<()> {
         };
         apply(&accounts, &account).await?;
     }
-    let (own, execution) = (system.namespace.name(), system.execution.name());
-    cluster_role(
-        system,
-        CONTROLLER,
-        rules("controller-namespace-rules.yaml")?,
-    )
-    .await?;
-    role(
-        system,
-        own,
-        CONTROLLER,
-        rules("controller-cluster-rules.yaml")?,
-    )
-    .await?;
+    let execution = system.execution.name();
+    cluster_role(system, CONTROLLER, rules("controller-cluster-rules.yaml")?).await?;
     role(
         system,
         execution,
@@ -260,13 +248,6 @@ fn subject(system: &System, account: &str) -> Subject {
     }
 }
 
-/// Grants the controller its permissions in every namespace.
-pub(super) async fn grant_all_namespaces(system: &System) -> Result<()> {
-    let mut all = rules("controller-namespace-rules.yaml")?;
-    all.extend(rules("controller-cluster-rules.yaml")?);
-    cluster_role(system, CONTROLLER, all).await
-}
-
 /// A `ClusterRole` with `rules`, bound to a ServiceAccount; deleted with the system.
 async fn cluster_role(system: &System, account: &str, rules: Vec<PolicyRule>) -> Result<()> {
     let metadata = ObjectMeta {
@@ -322,7 +303,7 @@ pub(super) async fn set_status_permission(system: &System, allowed: bool) -> Res
                 .any(|it| it == "workflowexecutions/status")
         });
     }
-    role(system, system.namespace.name(), CONTROLLER, rules).await?;
+    cluster_role(system, CONTROLLER, rules).await?;
     let user = service_account_user(system.execution.name(), CONTROLLER);
     let namespace = Some(system.namespace.name());
     let right = system.wait_until_allowed(&user, "update", "status", namespace, allowed);

@@ -4,11 +4,11 @@
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 use wfe_model::audit::EventType;
-use wfe_model::workflow_execution::{FailureReason, Phase, WorkflowExecution};
+use wfe_model::workflow_execution::{FailureReason, Phase, SkipReason, WorkflowExecution};
 use wfe_tests::system::{Script, System, condition};
 use wfe_tests::{Cluster, wait};
 
@@ -221,7 +221,6 @@ async fn namespace_deleted_leaves_no_jobs_pods_or_locks() {
     let mut system = System::install(&cluster, "ns-gone", &all.each_ref())
         .await
         .expect("installed");
-    system.grant_all_namespaces().await.expect("granted");
     system.start_controller().await.expect("started");
     system
         .create(sleeps, "running", &json!({}))
@@ -255,6 +254,95 @@ async fn namespace_deleted_leaves_no_jobs_pods_or_locks() {
     for name in ["running", "blocks"] {
         assert_eq!(system.trail_of(name).expect("a trail"), ran, "{name}");
     }
+}
+
+/// BR-WE-013: the lock keeps the block of a WorkflowExecution that is gone with its namespace.
+#[tokio::test]
+async fn block_of_deleted_namespace_stays_until_target_is_cleared() {
+    let cluster = cluster().await;
+    let (fails, succeeds) = (
+        Script::push(&cluster, "fails", "exit 1", ""),
+        Script::push(&cluster, "succeeds", "true", ""),
+    );
+    let mut system = System::install(&cluster, "ns-block", &[&fails, &succeeds])
+        .await
+        .expect("installed");
+    // Locks are garbage-collected at once where no rule needs them.
+    let flags = [
+        "--cooldown=1s",
+        "--backoff-base=1s",
+        "--backoff-max=1s",
+        "--retention=1s",
+    ];
+    system.controller_flags.extend(flags.map(str::to_owned));
+    system.start_controller().await.expect("started");
+    let spec = json!({});
+    system
+        .create(&fails, "blocks", &spec)
+        .await
+        .expect("stored");
+    system.ended("blocks").await.expect("ended");
+    let namespaces: Api<Namespace> = Api::all(cluster.admin());
+    let name = system.namespace.name();
+    namespaces
+        .delete(name, &DeleteParams::background())
+        .await
+        .expect("deleted");
+    wait::gone(&namespaces, name, 3 * SECONDS_30)
+        .await
+        .expect("gone");
+    let again = Namespace {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            ..ObjectMeta::default()
+        },
+        ..Namespace::default()
+    };
+    namespaces
+        .create(&PostParams::default(), &again)
+        .await
+        .expect("created");
+    // The restarted controller garbage-collects first.
+    system.kill_controller().await.expect("killed");
+    system.start_controller().await.expect("started");
+    let same_target = json!({ "targetResource": "prod/Deployment/blocks" });
+    system
+        .create(&succeeds, "skipped", &same_target)
+        .await
+        .expect("stored");
+    let skipped = system.ended("skipped").await.expect("ended");
+    let details = skipped
+        .status
+        .and_then(|it| it.skip_details)
+        .expect("details");
+    assert_eq!(details.reason, SkipReason::PreviousExecutionFailed);
+    let execution = system.execution.name();
+    let command = format!(
+        "wfe-controller clear-target prod/Deployment/blocks --execution-namespace {execution} --reason "
+    );
+    assert!(details.message.contains(&command), "{}", details.message);
+    let reason = "the deployment was restored";
+    let arguments = [
+        "clear-target",
+        "prod/Deployment/blocks",
+        "--execution-namespace",
+        execution,
+        "--reason",
+        reason,
+    ];
+    let (success, text) = system.controller_command(&arguments).await.expect("run");
+    assert!(!success && text.contains("verb release"), "{text}");
+    let (success, text) = system.admin_command(&arguments).await.expect("run");
+    assert!(
+        success && text.contains("cleared the block of WorkflowExecution"),
+        "{text}"
+    );
+    system
+        .create(&succeeds, "runs", &same_target)
+        .await
+        .expect("stored");
+    let runs = system.ended("runs").await.expect("ended");
+    assert_eq!(condition(&runs, "Ready"), "True/Ready");
 }
 
 /// BR-WE-014
@@ -436,7 +524,7 @@ async fn release_command_removes_finalizers_and_lists_what_is_abandoned() {
     assert!(success, "{text}");
     for says in [
         "running: finalizer removed (Job ",
-        "blocks: finalizer removed (deleting it lifts the block of its target)",
+        "blocks: finalizer removed (the block of its target can then be cleared by wfe-controller clear-target only)",
         "removed the finalizer of 2 WorkflowExecutions",
     ] {
         assert!(text.contains(says), "{says} is missing in {text}");

@@ -67,6 +67,12 @@ async fn install(prefix: &str) -> (System, FakeNode) {
     (system, fake_node)
 }
 
+/// The controller waits for less time before it asks for events of an earlier process.
+fn set_short_timeout(system: &mut System) {
+    let timeout = format!("--data-storage-timeout={}s", TIMEOUT.as_secs());
+    system.controller_flags.push(timeout);
+}
+
 async fn create(system: &System, name: &str) -> Result<WorkflowExecution> {
     system.create(&workflow(), name, &json!({})).await
 }
@@ -107,8 +113,7 @@ async fn crash(system: &System, controller: Program) -> Program {
 
 async fn run_hundred_executions_during_outage(prefix: &str, kills: usize) {
     let (mut system, _fake_node) = install(prefix).await;
-    let timeout = format!("--data-storage-timeout={}s", TIMEOUT.as_secs());
-    system.controller_flags.push(timeout);
+    set_short_timeout(&mut system);
     let storage = system.storage().expect("started");
     storage.set_fault(Fault::Answer(503));
     let mut controller = system.launch_controller().await.expect("started");
@@ -327,7 +332,8 @@ async fn event_rejected_by_sink_is_set_aside_without_blocking_others() {
 /// BR-AUDIT-005: a client certificate may carry any name, also one that the database cannot store.
 #[tokio::test(flavor = "multi_thread")]
 async fn clearance_by_overlong_user_name_is_truncated_and_delivered() {
-    let (system, _fake_node) = install("name").await;
+    let (mut system, _fake_node) = install("name").await;
+    set_short_timeout(&mut system);
     let controller = system.launch_controller().await.expect("started");
     create(&system, "fail-1").await.expect("stored");
     system.ended("fail-1").await.expect("audited");

@@ -11,6 +11,7 @@ use wfe_model::workflow_execution::{
     WorkflowExecution,
 };
 
+use crate::clearing;
 use crate::condition::{ConditionType, Reason};
 use crate::execution::Execution;
 use crate::failure::{Failure, summary};
@@ -119,6 +120,14 @@ pub(super) fn fail(
     let engine = Engine::parse(&wfe.spec.execution_engine);
     let log = reference.zip(engine);
     let log = log.map(|(it, engine)| format!("-n {} {}", it.namespace, engine.logs_of(&it.name)));
+    let failures = counts(failure, &change).then(|| target_history(observed, None).failures() + 1);
+    let limits = &observed.settings.limits;
+    let allowed = failures.filter(|failures| *failures < limits.max_consecutive_failures);
+    let blocks = failure.was_execution_failure || failures.is_some() && allowed.is_none();
+    let clear = blocks.then(|| {
+        let source = &observed.source;
+        clearing::command(&source.namespace, &source.name)
+    });
     let details = FailureDetails {
         reason: failure.reason,
         message: failure.message.clone(),
@@ -133,13 +142,11 @@ pub(super) fn fail(
             &wfe.spec.workflow_ref.workflow_id,
             &wfe.spec.target_resource,
             log.as_deref(),
+            clear.as_deref(),
         ),
         was_execution_failure: failure.was_execution_failure,
     };
     let ended = reference.is_some();
-    let failures = counts(failure, &change).then(|| target_history(observed, None).failures() + 1);
-    let limits = &observed.settings.limits;
-    let allowed = failures.filter(|failures| *failures < limits.max_consecutive_failures);
     let change = change.with(|status| {
         status.phase = Some(Phase::Failed);
         status.completion_time = Some(time(at));

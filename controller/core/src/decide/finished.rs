@@ -210,8 +210,10 @@ fn preserve_history(observed: &Observed) -> Option<Step> {
     if blocks && !observed.namespace_terminating {
         return Some(notify_or(observed, Notice::DeletionWaits, Step::Done));
     }
-    let relevant = entry.is_relevant(observed.now, &observed.settings.limits);
-    let known = observed.answers.recorded || observed.target_lock.has_record(&entry);
+    let lock = &observed.target_lock;
+    let relevant =
+        entry.is_relevant(observed.now, &observed.settings.limits) || lock.lacks_clearance(&entry);
+    let known = observed.answers.recorded || lock.has_record(&entry);
     (relevant && !known).then(|| Step::Do(Effect::Record(Box::new(entry))))
 }
 
@@ -241,14 +243,17 @@ fn finalize(observed: &Observed) -> Step {
 
 fn kept_until(observed: &Observed) -> Timestamp {
     let status = observed.wfe.status.as_ref();
-    let cleared = status.is_some_and(|status| status.block_clearance.is_some());
-    let retention = match observed.wfe.phase() {
-        // A failed execution is evidence until its block is cleared.
-        Some(Phase::Failed) if cleared => Duration::ZERO,
-        Some(Phase::Failed) => observed.settings.retention_failed,
-        _ => observed.settings.retention,
-    };
-    after(ended_at(observed).unwrap_or(observed.now), retention)
+    let cleared = status.and_then(|status| status.block_clearance.as_ref());
+    let settings = &observed.settings;
+    let ended = ended_at(observed).unwrap_or(observed.now);
+    if observed.wfe.phase() != Some(Phase::Failed) {
+        return after(ended, settings.retention);
+    }
+    // A failed execution is evidence: its log may be read until some time after the clearance.
+    let at_most = after(ended, settings.retention_failed);
+    cleared.map_or(at_most, |it| {
+        at_most.min(after(it.cleared_at.0, settings.retention))
+    })
 }
 
 fn ended_at(observed: &Observed) -> Option<Timestamp> {

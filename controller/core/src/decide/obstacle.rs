@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use wfe_model::duration;
 use wfe_model::rules::{CheckedSpec, WhenBlocked};
+use wfe_model::target::Target;
 use wfe_model::workflow_execution::{
     ConflictingWorkflow, Phase, RecentRemediation, SkipDetails, SkipReason, TriState,
     WorkflowExecution,
@@ -14,12 +15,13 @@ use wfe_model::workflow_execution::{
 use super::ending::{
     cancel_reason, pending, resolved, stalled, start_deadline, store, store_or, target_history,
 };
+use crate::clearing;
 use crate::condition::{ConditionType, Reason};
 use crate::execution::{Alive, Source};
 use crate::history::{Entry, History, Outcome, Restriction};
 use crate::lock::Lock;
 use crate::names::{self, TargetHash};
-use crate::observed::Observed;
+use crate::observed::{Observed, Unread};
 use crate::status::{Change, stored, time};
 use crate::step::{Effect, Step};
 
@@ -47,6 +49,8 @@ pub(super) enum User {
     Alive(Alive),
     /// An older WorkflowExecution that waits for the target.
     Next(Source),
+    /// A WorkflowExecution that cannot be read: it may run, or block the target.
+    Unread(Unread),
 }
 
 impl User {
@@ -54,6 +58,7 @@ impl User {
         match self {
             Self::Holder(source) | Self::Running(source) | Self::Next(source) => Some(source),
             Self::Alive(alive) => Some(&alive.source),
+            Self::Unread(unread) => Some(&unread.source),
             Self::ByHand(_) => None,
         }
     }
@@ -79,6 +84,10 @@ impl User {
                 "WorkflowExecution {}/{} has waited for it longer",
                 it.namespace, it.name
             ),
+            Self::Unread(it) => format!(
+                "WorkflowExecution {}/{} cannot be read by this version of the controller and may run or block it ({}; upgrade the controller, or correct the object)",
+                it.source.namespace, it.source.name, it.error
+            ),
         }
     }
 }
@@ -92,8 +101,8 @@ pub(super) fn find(observed: &Observed, checked: &CheckedSpec) -> Option<Obstacl
     let busy = match &observed.lock {
         Lock::Held(holder) => Some(User::Holder(holder.clone())),
         Lock::ByHand(text) => Some(User::ByHand(text.clone())),
-        Lock::Free => running_without_lock(observed)
-            .map(User::Running)
+        Lock::Free => (observed.unread.clone().map(User::Unread))
+            .or_else(|| running_without_lock(observed).map(User::Running))
             .or_else(|| observed.others_alive.clone().map(User::Alive))
             .or_else(|| older_waiting(observed, &history).map(User::Next)),
         // Checked before this WorkflowExecution took the lock.
@@ -233,7 +242,7 @@ fn restricted(
                 "the last execution on {target}, {}, failed at {} and may have changed the target, and its block is not cleared: {}",
                 named(entry),
                 entry.completion_time,
-                how_to_clear(entry)
+                how_to_clear(observed, target, entry)
             );
             (SkipReason::PreviousExecutionFailed, entry, None, message)
         }
@@ -241,7 +250,7 @@ fn restricted(
             let message = format!(
                 "{failures} executions in a row on {target} failed before a container started, the last was {}: {}",
                 named(entry),
-                how_to_clear(entry)
+                how_to_clear(observed, target, entry)
             );
             (SkipReason::ExhaustedRetries, entry, None, message)
         }
@@ -291,11 +300,16 @@ fn named(entry: &Entry) -> String {
     )
 }
 
-fn how_to_clear(entry: &Entry) -> String {
-    format!(
-        "look at the target, then clear the block: kubectl -n {} patch workflowexecution {} --subresource=status --type=merge -p '{{\"status\":{{\"blockClearanceRequest\":{{\"clearReason\":\"<what you found>\"}}}}}}'",
-        entry.namespace, entry.name
-    )
+fn how_to_clear(observed: &Observed, target: &Target, entry: &Entry) -> String {
+    let mut neighbours = observed.neighbours.iter();
+    let exists = neighbours.any(|it| it.metadata.uid.as_ref() == Some(&entry.uid));
+    let command = if exists {
+        clearing::command(&entry.namespace, &entry.name)
+    } else {
+        let namespace = &observed.settings.execution_namespace;
+        clearing::command_for_target(&target.to_string(), namespace)
+    };
+    format!("look at the target, then clear the block: {command}")
 }
 
 fn conflict(observed: &Observed, checked: &CheckedSpec, source: &Source) -> ConflictingWorkflow {

@@ -178,8 +178,7 @@ fn active(observed: &Observed, execution: &Execution, waiting: Option<&Waiting>)
     // What kept a container from starting matters more than the timeout.
     let begun = has_begun(observed, execution);
     let waiting = waiting.filter(|it| begun || it.cause != Cause::Stopping);
-    let disruption =
-        waiting.filter(|it| matches!(it.cause, Cause::Disrupted | Cause::Stopping));
+    let disruption = waiting.filter(|it| matches!(it.cause, Cause::Disrupted | Cause::Stopping));
     if let Some(disruption) = disruption.filter(|it| stored_waiting(observed).as_ref() != Some(*it))
     {
         return store_disruption(observed, execution, disruption);

@@ -83,6 +83,7 @@ pub(super) fn ready() -> Observed {
         target_lock: TargetLock::default(),
         neighbours: Vec::new(),
         failing: HashSet::new(),
+        unread: None,
         paused: false,
         namespace_terminating: false,
         notified: HashSet::new(),
@@ -1082,4 +1083,15 @@ fn running_admitted_by_queue_has_whole_start_timeout() {
     });
     let step = name(&decide(&observed));
     assert_eq!(step, "wait until 2026-01-01T13:05:00Z");
+}
+
+/// BR-WE-014: the run does not wait for the deletion of its WorkflowExecution.
+#[test]
+fn running_in_namespace_that_is_being_deleted_is_cancelled() {
+    let mut observed = running();
+    observed.namespace_terminating = true;
+    observed.answers.execution = Some(Some(active()));
+    let failed = stores(&observed);
+    let details = failed.status.and_then(|it| it.failure_details);
+    assert_eq!(details.map(|it| it.reason), Some(FailureReason::Cancelled));
 }

@@ -300,3 +300,20 @@ fn older_waiter_that_cannot_proceed_is_passed_over(
     }));
     assert_eq!(name(&decided), step);
 }
+
+/// BR-WE-009, BR-WE-012: it may run, or have failed.
+#[test]
+fn target_of_unread_execution_is_in_use() {
+    let unread = Unread {
+        source: other(),
+        error: "unknown variant `Exploded`".to_owned(),
+    };
+    let skipped = stores(&before(false, |it| it.unread = Some(unread)));
+    let details = skipped
+        .status
+        .and_then(|it| it.skip_details)
+        .expect("details");
+    assert_eq!(details.reason, SkipReason::ResourceBusy);
+    let says = "WorkflowExecution prod/other cannot be read";
+    assert!(details.message.contains(says), "{}", details.message);
+}
