@@ -8,6 +8,7 @@
 pub mod args;
 pub mod audit;
 pub mod clear_target;
+mod connection;
 pub mod crds;
 pub mod executor;
 pub mod metrics;

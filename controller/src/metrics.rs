@@ -19,6 +19,7 @@ use wfe_model::engine::Engine;
 use wfe_model::workflow_execution::{Phase, SkipReason, WorkflowExecution};
 
 use wfe_core::step::Notice;
+use wfe_peers::client::Exchange;
 
 use crate::watches::Caches;
 
@@ -31,6 +32,13 @@ struct EngineLabels {
 struct OutcomeLabels {
     execution_engine: &'static str,
     outcome: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct RequestLabels {
+    verb: &'static str,
+    resource: String,
+    code: u16,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -66,6 +74,7 @@ pub struct Metrics {
     block_clearances: Counter,
     audit_events: Family<AuditLabels, Counter>,
     audit_pending: Gauge<i64, AtomicI64>,
+    kube_requests: Family<RequestLabels, Counter>,
     /// Number of catalog entries that are invalid and therefore set aside.
     pub catalog_rejected_entries: Gauge<i64, AtomicI64>,
 }
@@ -85,6 +94,7 @@ impl Metrics {
             block_clearances: Counter::default(),
             audit_events: Family::default(),
             audit_pending: Gauge::default(),
+            kube_requests: Family::default(),
             catalog_rejected_entries: Gauge::default(),
         };
         let registry = registry.sub_registry_with_prefix("workflowexecution");
@@ -144,6 +154,11 @@ impl Metrics {
             metrics.audit_pending.clone(),
         );
         registry.register(
+            "kube_requests",
+            "Requests to the API server, by HTTP status code; code 0: no response",
+            metrics.kube_requests.clone(),
+        );
+        registry.register(
             "catalog_rejected_entries",
             "Catalog entries that are invalid and set aside: their workflows are not found",
             metrics.catalog_rejected_entries.clone(),
@@ -162,6 +177,16 @@ impl Metrics {
     pub fn audit_pending(&self, events: usize) {
         self.audit_pending
             .set(i64::try_from(events).unwrap_or(i64::MAX));
+    }
+
+    /// Counts a request to the API server.
+    pub fn kube_request(&self, exchange: &Exchange) {
+        let labels = RequestLabels {
+            verb: exchange.verb,
+            resource: exchange.resource.clone(),
+            code: exchange.code.unwrap_or_default(),
+        };
+        self.kube_requests.get_or_create(&labels).inc();
     }
 
     /// Counts a cleared block.

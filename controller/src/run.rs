@@ -16,6 +16,7 @@ use wfe_process::shutdown;
 
 use crate::args::RunArgs;
 use crate::audit::outbox::{BATCH, Outbox};
+use crate::connection;
 use crate::executor::Executors;
 use crate::metrics::{CacheMetrics, Metrics};
 use crate::reconcile::{Reconciler, Schema, Shared, reconcile, retry};
@@ -34,10 +35,16 @@ const CACHES_SYNCED: &str = "caches-synced";
 pub async fn run(args: RunArgs) -> Result<()> {
     let stop = shutdown::on_signal()?;
     let sink = sink(&args)?;
-    let client = client::connect().await?;
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
-    let readiness = Readiness::of(&[CACHES_SYNCED, Schema::CRD_UP_TO_DATE]);
+    let readiness = Readiness::of(&[
+        CACHES_SYNCED,
+        Schema::CRD_UP_TO_DATE,
+        connection::ACCEPTED,
+        connection::CLOCK_IN_SYNC,
+    ]);
+    let observer = connection::observer(metrics.clone(), readiness.clone());
+    let client = client::connect_observed(observer).await?;
     let (rejected, noted) = (metrics.catalog_rejected_entries.clone(), readiness.clone());
     let catalog = DirectoryCatalog::open(&args.execution.catalog_dir, move |errors| {
         rejected.set(i64::try_from(errors.len()).unwrap_or(i64::MAX));

@@ -11,11 +11,10 @@ use wfe_model::audit::{
 };
 use wfe_model::engine::Engine;
 use wfe_model::workflow_execution::{
-    FailureReason, Phase, TriState, WorkflowExecution, WorkflowExecutionStatus,
+    FailureDetails, FailureReason, Phase, TriState, WorkflowExecution, WorkflowExecutionStatus,
 };
 
 use crate::condition::{ConditionType, Reason};
-use crate::names;
 use crate::status::{holds, stored};
 
 const ACTOR: &str = "workflowexecution-controller";
@@ -181,15 +180,21 @@ fn execution_data(
         (Some(failure), _) => Some(error_details(
             failure.reason.as_str(),
             &failure.message,
-            is_retryable(failure.reason),
+            is_retryable(failure),
         )),
-        (None, Some(skip)) => Some(error_details(skip.reason.as_str(), &skip.message, true)),
+        (None, Some(skip)) => Some(error_details(
+            skip.reason.as_str(),
+            &skip.message,
+            !skip.reason.needs_clearance(),
+        )),
         (None, None) => None,
     };
-    // Data Storage requires a name, also before the execution exists.
     let reference = status.execution_ref.as_ref();
-    let execution_name =
-        reference.map_or_else(|| names::execution_name(name, uid), |it| it.name.clone());
+    let reference = reference.filter(|_| event_type != EventType::SelectionCompleted);
+    if let Some(it) = reference {
+        let execution = format!("{}/{}/{}", it.kind, it.namespace, it.name);
+        parameters.insert("KUBERNAUT_EXECUTION".to_owned(), execution);
+    }
     ExecutionData {
         event_type,
         event_id: event_id(uid, event_type),
@@ -200,7 +205,8 @@ fn execution_data(
         target_resource: spec.target_resource.clone(),
         phase,
         container_image: image.unwrap_or_default().to_owned(),
-        execution_name,
+        // Data Storage means the WorkflowExecution, not its Job or PipelineRun.
+        execution_name: name.to_owned(),
         started_at: status.start_time.as_ref().map(|time| time.0),
         completed_at: status
             .completion_time
@@ -219,14 +225,16 @@ fn execution_data(
     }
 }
 
-/// Whether the same request may succeed later, without a change of the request.
-fn is_retryable(reason: FailureReason) -> bool {
-    matches!(
-        reason,
+/// Whether the same request may succeed later, without a change of the request and without a person
+/// who clears the target.
+fn is_retryable(failure: &FailureDetails) -> bool {
+    let passes = matches!(
+        failure.reason,
         FailureReason::ResourceExhausted
             | FailureReason::ImagePullBackOff
             | FailureReason::UnsupportedEngine
-    )
+    );
+    passes && !failure.was_execution_failure
 }
 
 fn error_details(code: &str, message: &str, retry_possible: bool) -> ErrorDetails {
@@ -235,5 +243,70 @@ fn error_details(code: &str, message: &str, retry_possible: bool) -> ErrorDetail
         code: code.to_owned(),
         component: "workflowexecution".to_owned(),
         retry_possible,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// The data of an event of a WorkflowExecution with this status.
+    fn data(event_type: EventType, status: Value) -> Value {
+        let mut wfe = WorkflowExecution::default();
+        wfe.metadata.name = Some("restart-1".to_owned());
+        wfe.status = serde_json::from_value(status).expect("a status");
+        let events = events(&wfe, event_type.into());
+        let [event] = events.try_into().expect("one event");
+        serde_json::to_value(event.event_data).expect("JSON")
+    }
+
+    const AT: &str = "2026-01-01T00:00:00Z";
+
+    fn skipped(reason: &str) -> Value {
+        json!({ "phase": "Skipped", "skipDetails": { "reason": reason, "message": "", "skippedAt": AT } })
+    }
+
+    fn failed(reason: &str, ran: bool) -> Value {
+        json!({
+            "phase": "Failed",
+            "executionRef": { "apiVersion": "batch/v1", "kind": "Job", "name": "j", "namespace": "n", "uid": "u" },
+            "failureDetails": { "reason": reason, "message": "", "failedAt": AT, "naturalLanguageSummary": "", "wasExecutionFailure": ran },
+        })
+    }
+
+    /// BR-AUDIT-005: a retry is no use while the target waits for a person.
+    #[rstest]
+    #[case(EventType::SelectionCompleted, skipped("ResourceBusy"), true)]
+    #[case(EventType::SelectionCompleted, skipped("BackoffActive"), true)]
+    #[case(
+        EventType::SelectionCompleted,
+        skipped("PreviousExecutionFailed"),
+        false
+    )]
+    #[case(EventType::SelectionCompleted, skipped("ExhaustedRetries"), false)]
+    #[case(EventType::WorkflowFailed, failed("ResourceExhausted", false), true)]
+    #[case(EventType::WorkflowFailed, failed("ResourceExhausted", true), false)]
+    #[case(EventType::WorkflowFailed, failed("TaskFailed", true), false)]
+    fn retry_is_possible_unless_a_person_must_clear_the_target(
+        #[case] event_type: EventType,
+        #[case] status: Value,
+        #[case] possible: bool,
+    ) {
+        let data = data(event_type, status);
+        assert_eq!(data["error_details"]["retry_possible"], possible, "{data}");
+    }
+
+    /// BR-AUDIT-005
+    #[test]
+    fn execution_is_named_once_there_is_one() {
+        let skipped = data(EventType::SelectionCompleted, skipped("ResourceBusy"));
+        assert_eq!(skipped["execution_name"], "restart-1");
+        assert_eq!(skipped["parameters"]["KUBERNAUT_EXECUTION"], Value::Null);
+        let failed = data(EventType::WorkflowFailed, failed("TaskFailed", true));
+        assert_eq!(failed["execution_name"], "restart-1");
+        assert_eq!(failed["parameters"]["KUBERNAUT_EXECUTION"], "Job/n/j");
     }
 }

@@ -15,8 +15,9 @@ use wfe_model::audit::EventType;
 use wfe_model::text::cut;
 use wfe_peers::audit::{HttpSink, HttpSinkOptions, TrailEvent, read_file};
 
-/// Maximum number of characters in a cell; the stored events have the full text.
-const MAX_CELL: usize = 160;
+/// Maximum number of characters in a cell; the stored events have the full text. A message ends with
+/// what to do, as when the workflow may run again.
+const MAX_CELL: usize = 600;
 
 /// A query that takes longer has failed.
 const DEADLINE: Duration = Duration::from_secs(35);
@@ -113,7 +114,7 @@ fn describe(event: &TrailEvent) -> (String, String) {
                 engine(event)
             ),
         ),
-        Some(EventType::ExecutionStarted) => ("created", text("execution_name").to_owned()),
+        Some(EventType::ExecutionStarted) => ("created", execution(event).to_owned()),
         Some(EventType::WorkflowStarted) => ("running", String::new()),
         Some(EventType::WorkflowCompleted) => ("succeeded", format!("after {}", text("duration"))),
         Some(EventType::WorkflowFailed) => ("failed", failure(event)),
@@ -137,6 +138,13 @@ fn failure(event: &TrailEvent) -> String {
         after.unwrap_or_default(),
         message.unwrap_or_default()
     )
+}
+
+/// The Job or PipelineRun, as `Job/namespace/name`.
+fn execution(event: &TrailEvent) -> &str {
+    let parameters = event.event_data.get("parameters");
+    let parameter = parameters.and_then(|it| it.get("KUBERNAUT_EXECUTION")?.as_str());
+    parameter.unwrap_or("?")
 }
 
 /// Data Storage drops the field of the engine, so events carry the engine as a parameter as well.

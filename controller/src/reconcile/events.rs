@@ -16,8 +16,8 @@ use wfe_model::workflow_execution::{Phase, WorkflowExecution};
 
 /// Maximum of the API server.
 const MAX_NOTE_BYTES: usize = 1024;
-/// Prefix of an Event's name, which is a valid name of 253 characters with the random suffix.
-const MAX_NAME_PREFIX: usize = 230;
+/// A name of 253 characters has no room for a suffix.
+const MAX_NAME_PREFIX: usize = 200;
 const DEADLINE: Duration = Duration::from_secs(5);
 
 const NORMAL: &str = "Normal";
@@ -89,8 +89,7 @@ impl Events {
         let prefix: String = wfe.name_any().chars().take(MAX_NAME_PREFIX).collect();
         let event = Event {
             metadata: ObjectMeta {
-                // A prefix that ends with a dot would give an invalid name.
-                generate_name: Some(format!("{}.", prefix.trim_end_matches(['.', '-']))),
+                generate_name: Some(format!("{}-", prefix.trim_end_matches(['.', '-']))),
                 namespace: Some(namespace),
                 ..ObjectMeta::default()
             },

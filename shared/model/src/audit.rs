@@ -216,7 +216,8 @@ pub struct ExecutionData {
     /// Run time, for example `2m30s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration: Option<String>,
-    /// Parameters of the spec, and `KUBERNAUT_EXECUTION_ENGINE`.
+    /// Parameters of the spec, `KUBERNAUT_EXECUTION_ENGINE`, and once there is one
+    /// `KUBERNAUT_EXECUTION` (kind, namespace and name of the Job or PipelineRun).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub parameters: BTreeMap<String, String>,
     /// Name of the PipelineRun.

@@ -1,7 +1,17 @@
-//! The client for the API server.
+//! The client for the API server, and what it tells of each response.
 
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::{Method, Request, Response, header};
+use jiff::Timestamp;
+use jiff::fmt::rfc2822;
+use kube::client::{Body, ClientBuilder};
 use kube::{Client, Config};
 use thiserror::Error;
+use tower::{Layer, Service};
 
 /// Why no client could be created.
 #[derive(Debug, Error)]
@@ -14,10 +24,174 @@ pub enum ClientError {
     Client(#[from] kube::Error),
 }
 
+/// A request to the API server and the head of its response.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exchange {
+    /// The verb as in RBAC: get, list, watch, create, update, patch, delete.
+    pub verb: &'static str,
+    /// The resource, as `jobs` or `workflowexecutions/status`.
+    pub resource: String,
+    /// HTTP status code; `None` if there was no response.
+    pub code: Option<u16>,
+    /// When the request was sent.
+    pub sent: Timestamp,
+    /// When the API server responded, by its own clock.
+    pub server_time: Option<Timestamp>,
+}
+
+/// Receives each exchange.
+pub type OnExchange = Arc<dyn Fn(&Exchange) + Send + Sync>;
+
 /// Creates a client with the ServiceAccount token inside a cluster, else with the kubeconfig. The
 /// client does not retry requests, because each caller has its own deadline and retries itself.
 pub async fn connect() -> Result<Client, ClientError> {
+    connect_observed(Arc::new(|_| ())).await
+}
+
+/// As [`connect`]; `on_exchange` receives the head of each response.
+pub async fn connect_observed(on_exchange: OnExchange) -> Result<Client, ClientError> {
     let mut config = Config::infer().await?;
     config.default_retry = false;
-    Ok(Client::try_from(config)?)
+    let builder = ClientBuilder::try_from(config)?;
+    Ok(builder.with_layer(&Observe(on_exchange)).build())
+}
+
+struct Observe(OnExchange);
+
+impl<S> Layer<S> for Observe {
+    type Service = Observed<S>;
+
+    fn layer(&self, inner: S) -> Observed<S> {
+        let on_exchange = self.0.clone();
+        Observed { inner, on_exchange }
+    }
+}
+
+#[derive(Clone)]
+struct Observed<S> {
+    inner: S,
+    on_exchange: OnExchange,
+}
+
+impl<S, B> Service<Request<Body>> for Observed<S>
+where
+    S: Service<Request<Body>, Response = Response<B>>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let (verb, resource) = verb_and_resource(request.method(), request.uri());
+        let mut exchange = Exchange {
+            verb,
+            resource,
+            code: None,
+            sent: Timestamp::now(),
+            server_time: None,
+        };
+        let (responding, on_exchange) = (self.inner.call(request), self.on_exchange.clone());
+        async move {
+            let result = responding.await;
+            if let Ok(response) = &result {
+                exchange.code = Some(response.status().as_u16());
+                let date = response.headers().get(header::DATE);
+                exchange.server_time = date.and_then(|it| server_time(it.to_str().ok()?));
+            }
+            on_exchange(&exchange);
+            result
+        }
+        .boxed()
+    }
+}
+
+/// The time in a header `Date`.
+fn server_time(date: &str) -> Option<Timestamp> {
+    rfc2822::DateTimeParser::new().parse_timestamp(date).ok()
+}
+
+/// As the API server names a request in RBAC and in its own metrics. No object names, so that the
+/// set of resources is closed.
+fn verb_and_resource(method: &Method, uri: &http::Uri) -> (&'static str, String) {
+    let mut parts = uri.path().trim_matches('/').split('/');
+    // `api/v1` or `apis/<group>/<version>`.
+    let group = if parts.next() == Some("apis") { 2 } else { 1 };
+    let mut parts: Vec<_> = parts.skip(group).collect();
+    if parts.first() == Some(&"namespaces") && parts.len() > 2 {
+        parts.drain(..2);
+    }
+    let named = parts.len() > 1;
+    let resource = match parts.as_slice() {
+        [] => "discovery".to_owned(),
+        [resource, _, subresource, ..] => format!("{resource}/{subresource}"),
+        [resource, ..] => (*resource).to_owned(),
+    };
+    let watches = uri
+        .query()
+        .is_some_and(|query| query.contains("watch=true"));
+    let verb = match *method {
+        Method::GET if watches => "watch",
+        Method::GET if named => "get",
+        Method::GET => "list",
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE => "delete",
+        _ => "other",
+    };
+    (verb, resource)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case(Method::GET, "/api/v1/namespaces?limit=1", "list", "namespaces")]
+    #[case(Method::GET, "/api/v1/namespaces/prod", "get", "namespaces")]
+    #[case(
+        Method::GET,
+        "/api/v1/namespaces/prod/pods?watch=true",
+        "watch",
+        "pods"
+    )]
+    #[case(
+        Method::GET,
+        "/apis/kubernaut.ai/v1alpha1/workflowexecutions",
+        "list",
+        "workflowexecutions"
+    )]
+    #[case(
+        Method::PUT,
+        "/apis/kubernaut.ai/v1alpha1/namespaces/p/workflowexecutions/a/status",
+        "update",
+        "workflowexecutions/status"
+    )]
+    #[case(Method::DELETE, "/apis/batch/v1/namespaces/p/jobs/a", "delete", "jobs")]
+    #[case(Method::GET, "/apis", "list", "discovery")]
+    fn request_is_named_by_verb_and_resource(
+        #[case] method: Method,
+        #[case] uri: &str,
+        #[case] verb: &str,
+        #[case] resource: &str,
+    ) {
+        let uri = uri.parse().expect("a URI");
+        let found = verb_and_resource(&method, &uri);
+        assert_eq!((found.0, found.1.as_str()), (verb, resource));
+    }
+
+    #[test]
+    fn date_of_response_is_read() {
+        let time = server_time("Fri, 27 Nov 2026 19:39:53 GMT");
+        let expected = "2026-11-27T19:39:53Z".parse().expect("a timestamp");
+        assert_eq!(time, Some(expected));
+        assert_eq!(server_time("yesterday"), None);
+    }
 }

@@ -124,14 +124,14 @@ async fn audit_command_lists_events_of_ten_executions() {
     for number in 1..=6 {
         let selected = format!("selected restart 1.0.0 for prod/Deployment/web-{number} (job)");
         let name = format!("restart-{number}");
-        let created = format!("created {name}-");
+        let created = format!("created Job/{}/{name}-", system.execution.name());
         check(&name, &[&selected, &created, "running", "succeeded after "]);
     }
     check(
         "resize-1",
         &[
             "selected resize 1.0.0 for prod/Deployment/db (job)",
-            "created resize-1-",
+            &format!("created Job/{}/resize-1-", system.execution.name()),
             "running",
             "failed after ",
             "cleared by ",

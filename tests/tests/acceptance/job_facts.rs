@@ -364,8 +364,10 @@ async fn rejected_job_is_reported_by_rejecting_admission_step() {
     system.allow_jobs(true).await.expect("granted");
 
     let policy = forbid_jobs(&cluster, system.execution.name()).await;
+    // Also for the longest name there is an Event.
+    let longest = "n".repeat(253);
     refused(
-        "policy",
+        &longest,
         "ExecutionCreationFailed",
         &never_ran(FailureReason::Forbidden, "no Jobs on Sundays"),
     )
@@ -390,10 +392,16 @@ async fn rejected_job_is_reported_by_rejecting_admission_step() {
         .await
         .expect("listed")
         .items;
+    let forbidden = events
+        .iter()
+        .filter(|it| it.reason.as_deref() == Some("Forbidden"));
+    let names: Vec<_> = forbidden
+        .filter_map(|it| it.regarding.as_ref()?.name.clone())
+        .collect();
     assert!(
-        events
+        ["rights".to_owned(), longest]
             .iter()
-            .any(|it| it.reason.as_deref() == Some("Forbidden")),
+            .all(|it| names.contains(it)),
         "{events:?}"
     );
 }

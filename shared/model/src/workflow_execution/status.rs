@@ -288,6 +288,11 @@ impl SkipReason {
     pub fn as_str(self) -> &'static str {
         self.into()
     }
+
+    /// Whether only a clearance by a user lets the next execution run.
+    pub fn needs_clearance(self) -> bool {
+        matches!(self, Self::PreviousExecutionFailed | Self::ExhaustedRetries)
+    }
 }
 
 /// Execution that holds the target.
