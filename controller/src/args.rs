@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::{Result, ensure};
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use jiff::SignedDuration;
 use url::Url;
+use wfe_model::duration::ExecutionTimeout;
 use wfe_process::{ExecutionArgs, ProcessArgs};
 
 /// Runs WorkflowExecutions as Kubernetes Jobs or Tekton PipelineRuns.
@@ -106,7 +108,7 @@ pub struct RunArgs {
     pub data_storage_token_file: PathBuf,
     /// Deadline of a request to Data Storage, longer than Data Storage's own of 30s. After a start
     /// the events of an earlier process are asked for when its requests have passed this deadline.
-    #[arg(long, env = "WFE_DATA_STORAGE_TIMEOUT", default_value = "35s", value_parser = duration)]
+    #[arg(long, env = "WFE_DATA_STORAGE_TIMEOUT", default_value = "35s", value_parser = positive)]
     pub data_storage_timeout: Duration,
     /// Time for which the Job of a succeeded execution is kept.
     #[arg(long, env = "WFE_RETENTION", default_value = "10m", value_parser = duration)]
@@ -129,17 +131,32 @@ pub struct RunArgs {
     pub max_consecutive_failures: u32,
     /// Time within which a container of an execution must start; after it the execution is deleted
     /// and fails.
-    #[arg(long, env = "WFE_START_TIMEOUT", default_value = "5m", value_parser = duration)]
+    #[arg(long, env = "WFE_START_TIMEOUT", default_value = "5m", value_parser = positive)]
     pub start_timeout: Duration,
     /// Timeout of WorkflowExecutions without executionConfig.timeout.
-    #[arg(long, env = "WFE_DEFAULT_TIMEOUT", default_value = "30m", value_parser = duration)]
+    #[arg(long, env = "WFE_DEFAULT_TIMEOUT", default_value = "30m", value_parser = timeout)]
     pub default_timeout: Duration,
     /// Number of WorkflowExecutions that are reconciled concurrently.
-    #[arg(long, env = "WFE_CONCURRENCY", default_value_t = 32)]
+    #[arg(long, env = "WFE_CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
     pub concurrency: u16,
     /// Logging, health and metrics flags.
     #[command(flatten)]
     pub process: ProcessArgs,
+}
+
+impl RunArgs {
+    /// Checks rules that concern more than one flag.
+    pub fn check(&self) -> Result<()> {
+        ensure!(
+            self.backoff_base <= self.backoff_max,
+            "--backoff-base must be at most --backoff-max"
+        );
+        ensure!(
+            self.retention <= self.retention_failed,
+            "--retention must be at most --retention-failed: a failed execution is evidence"
+        );
+        Ok(())
+    }
 }
 
 /// Parses a duration such as `90s`, `10m` or `1h30m`.
@@ -148,4 +165,53 @@ fn duration(text: &str) -> Result<Duration, String> {
         .ok()
         .and_then(|parsed| Duration::try_from(parsed).ok())
         .ok_or_else(|| "must be a duration such as 90s, 10m or 1h30m".to_owned())
+}
+
+/// Parses a duration of at least a second.
+fn positive(text: &str) -> Result<Duration, String> {
+    let parsed = duration(text)?;
+    let positive = parsed >= Duration::from_secs(1);
+    positive
+        .then_some(parsed)
+        .ok_or_else(|| "must be at least 1s".to_owned())
+}
+
+/// Parses a timeout as `executionConfig.timeout` is parsed.
+fn timeout(text: &str) -> Result<Duration, String> {
+    let parsed = ExecutionTimeout::parse(text).map(ExecutionTimeout::get);
+    parsed.ok_or_else(|| "must be a duration from 1s to 24h, such as 90s, 10m or 1h30m".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn parse(flags: &[&str]) -> Result<()> {
+        let program = ["wfe-controller", "--catalog-dir=/catalog"];
+        let arguments = program.iter().chain(flags);
+        Args::try_parse_from(arguments)?.run.check()
+    }
+
+    #[rstest]
+    #[case(
+        "--start-timeout=0s",
+        "--start-timeout <START_TIMEOUT>': must be at least 1s"
+    )]
+    #[case("--default-timeout=25h", "must be a duration from 1s to 24h")]
+    #[case("--concurrency=0", "0 is not in 1..=65535")]
+    #[case("--max-consecutive-failures=0", "0 is not in 1..")]
+    #[case("--cooldown=soon", "must be a duration such as")]
+    #[case("--backoff-base=11m", "--backoff-base must be at most --backoff-max")]
+    #[case("--retention=48h", "--retention must be at most --retention-failed")]
+    fn invalid_flag_is_refused_with_its_rule(#[case] flag: &str, #[case] says: &str) {
+        let error = parse(&[flag]).expect_err("invalid").to_string();
+        assert!(error.contains(says), "{error}");
+    }
+
+    #[test]
+    fn default_flags_are_valid() {
+        parse(&[]).expect("valid");
+    }
 }

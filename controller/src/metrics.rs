@@ -125,7 +125,7 @@ impl Metrics {
         );
         registry.register(
             "notice",
-            "WorkflowExecutions that need attention: Overdue, PodRemains, DeletionWaits, AuditAbandoned, ReconcileFails",
+            "WorkflowExecutions that need attention: Overdue, PodRemains, DeletionStuck, DeletionWaits, AuditAbandoned, ReconcileFails",
             metrics.notices.clone(),
         );
         registry.register(

@@ -33,6 +33,7 @@ const CACHES_SYNCED: &str = "caches-synced";
 
 /// Reconciles WorkflowExecutions until SIGTERM or SIGINT.
 pub async fn run(args: RunArgs) -> Result<()> {
+    args.check()?;
     let stop = shutdown::on_signal()?;
     let sink = sink(&args)?;
     let mut registry = Registry::default();

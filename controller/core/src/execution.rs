@@ -92,6 +92,8 @@ pub struct Execution {
     pub created: Option<Timestamp>,
     /// Whether the object was told to end: it has a deletion timestamp, or was cancelled.
     pub ending: bool,
+    /// When the object was deleted, while a finalizer keeps it.
+    pub deleted_at: Option<Timestamp>,
     /// Whether the object was created suspended and never started: no container has run.
     pub held: bool,
     /// A queueing system (Kueue) decides when the execution starts.

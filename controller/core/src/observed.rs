@@ -20,10 +20,6 @@ use crate::names;
 use crate::step::Notice;
 
 /// What is known of one WorkflowExecution at one moment.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "the facts are independent of each other"
-)]
 #[derive(Clone, Debug)]
 pub struct Observed {
     /// Current time.
@@ -51,8 +47,8 @@ pub struct Observed {
     pub failing: HashSet<String>,
     /// A WorkflowExecution with the same target that cannot be read.
     pub unread: Option<Unread>,
-    /// Whether the execution namespace has the annotation [`names::PAUSED`].
-    pub paused: bool,
+    /// Whether executions may start in the execution namespace.
+    pub gate: Gate,
     /// Whether the WorkflowExecution's namespace is being deleted.
     pub namespace_terminating: bool,
     /// Notices that this process has sent already.
@@ -65,6 +61,20 @@ pub struct Observed {
     pub answers: Answers,
     /// Flags.
     pub settings: Arc<Settings>,
+}
+
+/// Whether executions may start in the execution namespace.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Gate {
+    /// They may.
+    #[default]
+    Open,
+    /// The namespace has the annotation [`names::PAUSED`].
+    Paused,
+    /// The namespace is being deleted.
+    Ending,
+    /// The namespace does not exist.
+    Missing,
 }
 
 /// A WorkflowExecution that this version cannot read.

@@ -83,6 +83,8 @@ pub enum Notice {
     Overdue,
     /// A pod is still alive long after its execution ended: the target stays locked.
     PodRemains,
+    /// The ended execution was deleted but a finalizer of another client keeps it.
+    DeletionStuck,
     /// The WorkflowExecution was deleted but blocks its target: the finalizer stays until the block
     /// is cleared.
     DeletionWaits,
@@ -147,7 +149,8 @@ mod tests {
     #[test]
     fn notice_labels_are_the_published_ones() {
         let labels: Vec<_> = Notice::iter().map(Notice::as_str).collect();
-        let published = "Overdue PodRemains DeletionWaits AuditAbandoned ReconcileFails";
+        let published =
+            "Overdue PodRemains DeletionStuck DeletionWaits AuditAbandoned ReconcileFails";
         assert_eq!(labels.join(" "), published);
     }
 }

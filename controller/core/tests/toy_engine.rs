@@ -20,7 +20,7 @@ use wfe_core::execution::{
 use wfe_core::history::Limits;
 use wfe_core::lock::{self, TargetLock};
 use wfe_core::names::TargetHash;
-use wfe_core::observed::{Answer, Answers, Delivery, Observed, Settings, resolve};
+use wfe_core::observed::{Answer, Answers, Delivery, Gate, Observed, Settings, resolve};
 use wfe_core::plan::Plan;
 use wfe_core::step::{Effect, Question, Step};
 use wfe_model::FINALIZER;
@@ -81,6 +81,7 @@ fn read(toy: &Toy) -> Execution {
         source_uid: Some(toy.source.uid.clone()),
         created: at,
         ending: false,
+        deleted_at: None,
         held: !toy.switched_on,
         queued: false,
         resumed: None,
@@ -137,7 +138,7 @@ impl World {
             neighbours: Vec::new(),
             failing: HashSet::new(),
             unread: None,
-            paused: false,
+            gate: Gate::Open,
             namespace_terminating: false,
             notified: HashSet::new(),
             engine_installed: true,

@@ -59,6 +59,10 @@ impl Events {
                 "PodRemains",
                 format!("A pod of {execution} still exists after the execution has ended: check its node. The target stays locked until the pod is gone"),
             ),
+            Notice::DeletionStuck => (
+                "ExecutionDeletionStuck",
+                format!("{execution} was deleted more than 2 minutes ago and still exists: look at its metadata.finalizers, another controller has to remove one"),
+            ),
             Notice::DeletionWaits => (
                 "DeletionWaitsForClearance",
                 format!(

@@ -93,7 +93,7 @@ impl Observer {
             failing: self.failing.among(uids),
             neighbours,
             unread: target.as_ref().and_then(|it| seen.unread_on(it)),
-            paused: seen.is_paused(&self.settings.execution_namespace),
+            gate: seen.gate(&self.settings.execution_namespace),
             namespace_terminating: seen.is_ending(&source.namespace),
             notified: self.notified.of(&source.uid),
             engine_installed: executor.is_some_and(Executor::is_installed),

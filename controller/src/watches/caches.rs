@@ -11,7 +11,7 @@ use kube::runtime::reflector::store::WriterDropped;
 use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::sync::Notify;
 use wfe_core::names::{PAUSED, TargetHash, Uid, lock_name};
-use wfe_core::observed::Unread;
+use wfe_core::observed::{Gate, Unread};
 use wfe_model::target::Target;
 use wfe_model::workflow_execution::WorkflowExecution;
 
@@ -104,10 +104,20 @@ impl Caches {
         self.start_times.get(uid)
     }
 
-    /// Whether a namespace has the annotation that pauses new executions.
-    pub fn is_paused(&self, namespace: &str) -> bool {
-        let namespace = self.namespaces.get(&ObjectRef::new(namespace));
-        namespace.is_some_and(|it| it.annotations().get(PAUSED).is_some_and(|it| it == "true"))
+    /// Whether executions may start in a namespace.
+    pub fn gate(&self, namespace: &str) -> Gate {
+        let Some(namespace) = self.namespaces.get(&ObjectRef::new(namespace)) else {
+            return Gate::Missing;
+        };
+        if namespace.metadata.deletion_timestamp.is_some() {
+            return Gate::Ending;
+        }
+        let paused = namespace.annotations().get(PAUSED);
+        if paused.is_some_and(|it| it == "true") {
+            Gate::Paused
+        } else {
+            Gate::Open
+        }
     }
 
     /// Whether the cached namespace is being deleted.

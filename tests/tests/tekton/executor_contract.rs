@@ -297,6 +297,7 @@ fn toy(plan: &Plan) -> Execution {
         source_uid: Some(plan.source.uid.clone()),
         created: Some(Timestamp::now()),
         ending: false,
+        deleted_at: None,
         held: true,
         queued: false,
         resumed: None,

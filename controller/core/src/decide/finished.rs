@@ -26,6 +26,9 @@ use crate::step::{Effect, Notice, Question, Step};
 /// A pod that is alive this long after the end is probably on a node that is lost.
 const POD_END_GRACE: Duration = Duration::from_mins(2);
 
+/// An ended execution that still exists this long after its deletion is kept by another client.
+const DELETION_GRACE: Duration = Duration::from_mins(2);
+
 pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
     if let Some(step) = cancel_active_execution(observed) {
         return step;
@@ -55,11 +58,22 @@ pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
             Step::Wait(until)
         };
     }
-    if deleted {
-        finalize(observed)
-    } else {
-        Step::Done
+    let stuck = notify_stuck_deletion(observed);
+    match stuck {
+        Some(step @ Step::Do(_)) => step,
+        _ if deleted => finalize(observed),
+        waits => waits.unwrap_or(Step::Done),
     }
+}
+
+/// Notifies operators of an execution that a finalizer of another client keeps.
+fn notify_stuck_deletion(observed: &Observed) -> Option<Step> {
+    let deleted_at = observed.execution.as_ref()?.deleted_at?;
+    let late = after(deleted_at, DELETION_GRACE);
+    if observed.now < late {
+        return Some(Step::Wait(late));
+    }
+    Some(notify_or(observed, Notice::DeletionStuck, Step::Done))
 }
 
 /// Cancels an execution that is still active, as after a cancellation. The cache may show an ended

@@ -1,4 +1,4 @@
-//! Why a request may not start now: the execution namespace is paused, the target is busy, or its
+//! Why a request may not start now: the execution namespace is paused or gone, the target is busy, or its
 //! history restricts the next run. The request then ends as Skipped or stays Pending, as its
 //! `executionConfig.whenBlocked` says.
 
@@ -21,15 +21,15 @@ use crate::execution::{Alive, Source};
 use crate::history::{Entry, History, Outcome, Restriction};
 use crate::lock::Lock;
 use crate::names::{self, TargetHash};
-use crate::observed::{Observed, Unread};
+use crate::observed::{Gate, Observed, Unread};
 use crate::status::{Change, stored, time};
 use crate::step::{Effect, Step};
 
 /// What keeps a request from starting.
 #[derive(Clone, Debug)]
 pub(super) enum Obstacle {
-    /// The execution namespace has the annotation [`names::PAUSED`].
-    Paused,
+    /// No execution starts in the execution namespace.
+    Closed(Gate),
     /// The target is in use, or another WorkflowExecution is next.
     Busy(User),
     /// Cooldown, backoff or block.
@@ -94,8 +94,8 @@ impl User {
 
 /// The first obstacle, in the documented order of the skip reasons.
 pub(super) fn find(observed: &Observed, checked: &CheckedSpec) -> Option<Obstacle> {
-    if observed.paused {
-        return Some(Obstacle::Paused);
+    if observed.gate != Gate::Open {
+        return Some(Obstacle::Closed(observed.gate));
     }
     let history = target_history(observed, None);
     let busy = match &observed.lock {
@@ -184,12 +184,20 @@ pub(super) fn blocked(observed: &Observed, checked: &CheckedSpec, obstacle: &Obs
     }
     let waits = checked.when_blocked == WhenBlocked::Wait;
     match obstacle {
-        Obstacle::Paused => {
-            let message = format!(
-                "namespace {} is paused: no execution starts until its annotation {} is removed",
-                observed.settings.execution_namespace,
-                names::PAUSED
-            );
+        Obstacle::Closed(gate) => {
+            let namespace = &observed.settings.execution_namespace;
+            let message = match gate {
+                Gate::Open | Gate::Paused => format!(
+                    "namespace {namespace} is paused: no execution starts until its annotation {} is removed",
+                    names::PAUSED
+                ),
+                Gate::Ending => format!(
+                    "namespace {namespace} is being deleted: no execution starts until it exists again"
+                ),
+                Gate::Missing => format!(
+                    "namespace {namespace} does not exist: no execution starts until it is created"
+                ),
+            };
             wait(observed, Reason::Paused, &message, Step::Done)
         }
         Obstacle::Busy(user) => busy(observed, checked, user, waits),

@@ -26,7 +26,7 @@ use crate::history::Limits;
 use crate::lock::{Lock, TargetLock};
 use crate::names;
 use crate::observed::Delivery;
-use crate::observed::{Answer, Answers, Observed, Settings, resolve};
+use crate::observed::{Answer, Answers, Gate, Observed, Settings, resolve};
 use crate::status::time;
 use crate::status::{holds, stored};
 use crate::step::{Effect, Notice, Step};
@@ -84,7 +84,7 @@ pub(super) fn ready() -> Observed {
         neighbours: Vec::new(),
         failing: HashSet::new(),
         unread: None,
-        paused: false,
+        gate: Gate::Open,
         namespace_terminating: false,
         notified: HashSet::new(),
         engine_installed: true,
@@ -135,6 +135,7 @@ pub(super) fn execution(progress: Progress) -> Execution {
         source_uid: Some("u".to_owned()),
         created: Some(now()),
         ending: false,
+        deleted_at: None,
         held: false,
         queued: false,
         resumed: None,
@@ -1094,4 +1095,25 @@ fn running_in_namespace_that_is_being_deleted_is_cancelled() {
     let failed = stores(&observed);
     let details = failed.status.and_then(|it| it.failure_details);
     assert_eq!(details.map(|it| it.reason), Some(FailureReason::Cancelled));
+}
+
+/// BR-WE-014: a foreign finalizer keeps the Job.
+#[test]
+fn finished_with_execution_that_stays_deleted_notifies_after_two_minutes() {
+    let mut observed = finished("Succeeded");
+    let ended = execution(succeeded(Some(now())));
+    observed.execution = Some(Execution {
+        ending: true,
+        deleted_at: Some(now()),
+        ..ended
+    });
+    assert_eq!(name(&decide(&observed)), "wait until 2026-01-01T12:02:00Z");
+    observed.now = now() + Duration::from_mins(3);
+    let step = decide(&observed);
+    assert!(
+        matches!(step, Step::Do(Effect::Notify(Notice::DeletionStuck))),
+        "{step:?}"
+    );
+    observed.notified.insert(Notice::DeletionStuck);
+    assert_eq!(name(&decide(&observed)), "done");
 }

@@ -1,6 +1,7 @@
 //! Builds a Job from a plan. Cannot fail: the plan is validated.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{
@@ -20,6 +21,9 @@ pub const CONTAINER: &str = "workflow";
 /// Name, request and limit of each resource of a workflow whose catalog entry has none.
 const DEFAULT_RESOURCES: [(&str, &str, &str); 2] =
     [("cpu", "50m", "1"), ("memory", "64Mi", "512Mi")];
+
+/// Time after the deadline of the Job at which its pod ends by itself.
+const POD_DEADLINE_MARGIN: Duration = Duration::from_mins(1);
 
 /// Builds the Job of a plan, suspended.
 pub fn build(plan: &Plan) -> Job {
@@ -51,6 +55,8 @@ pub fn build(plan: &Plan) -> Job {
 fn pod(plan: &Plan) -> PodSpec {
     let (volumes, mounts) = volumes(&plan.valid.workflow.dependencies);
     PodSpec {
+        // Should the Job controller not end the Job at its deadline, the kubelet ends the pod.
+        active_deadline_seconds: i64::try_from((plan.timeout + POD_DEADLINE_MARGIN).as_secs()).ok(),
         restart_policy: Some("Never".to_owned()),
         service_account_name: Some(plan.service_account.clone()),
         security_context: Some(plan.pod_security_context()),

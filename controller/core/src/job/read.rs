@@ -87,6 +87,7 @@ pub fn read(job: &Job, pods: &[Arc<Pod>]) -> Execution {
             .cloned(),
         created: metadata.creation_timestamp.as_ref().map(|time| time.0),
         ending: metadata.deletion_timestamp.is_some(),
+        deleted_at: metadata.deletion_timestamp.as_ref().map(|time| time.0),
         held: is_suspended(job) && !is_started(job),
         queued: labels.is_some_and(|it| it.contains_key(KUEUE_QUEUE)),
         resumed: resumed.and_then(since),

@@ -51,6 +51,7 @@ fn build_full_plan_returns_expected_job() {
             "template": {
                 "metadata": { "labels": labels, "annotations": { "kubernaut.ai/workflow-execution": "prod/we-1" } },
                 "spec": {
+                    "activeDeadlineSeconds": 1860,
                     "restartPolicy": "Never",
                     "serviceAccountName": "runner",
                     "securityContext": { "runAsNonRoot": true, "runAsUser": 1000, "seccompProfile": { "type": "RuntimeDefault" } },

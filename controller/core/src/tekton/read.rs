@@ -68,6 +68,7 @@ pub fn read(run: &PipelineRun, task_runs: &[Arc<TaskRun>], pods: &[Arc<Pod>]) ->
         source_uid: run.labels().get(WORKFLOW_EXECUTION_UID).cloned(),
         created: metadata.creation_timestamp.as_ref().map(|time| time.0),
         ending: metadata.deletion_timestamp.is_some() || is_active && is_stopped(run),
+        deleted_at: run.metadata.deletion_timestamp.as_ref().map(|time| time.0),
         held: is_pending(run) && !is_started(run),
         queued: false,
         resumed: None,

@@ -105,9 +105,14 @@ fn obstacle_is_stored_with_cause_and_retry_time(
 
 /// BR-WE-009
 #[test]
-fn paused_namespace_keeps_every_request_pending() {
-    for waits in [false, true] {
-        let paused = stores(&before(waits, |it| it.paused = true));
+fn closed_execution_namespace_keeps_every_request_pending() {
+    for (waits, gate) in [
+        (false, Gate::Paused),
+        (true, Gate::Paused),
+        (false, Gate::Ending),
+        (false, Gate::Missing),
+    ] {
+        let paused = stores(&before(waits, |it| it.gate = gate));
         assert_eq!(paused.phase(), Some(Phase::Pending));
         assert_eq!(
             stored(&paused, ConditionType::Blocked).map(|it| it.reason.as_str()),
