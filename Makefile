@@ -39,9 +39,10 @@ $(MACHETE):
 deny: ## Check licences, bans and sources of all dependencies (needs cargo-deny)
 	cargo deny check bans licenses sources
 
-generate: ## Write what is generated from the code: the CRDs in the chart, docs/messages.md
+generate: ## Write what is generated from the code: the CRDs in the chart, docs/messages.md, answers in docs/operations.md
 	cargo build -p wfe-controller
 	target/debug/wfe-controller crds > charts/workflow-execution/crds/kubernaut.ai.yaml
+	WFE_WRITE_ANSWERS=1 cargo test --quiet -p wfe-core --lib operations_guide
 	WFE_WRITE_MESSAGES=1 cargo test --quiet -p wfe-tests --test harness messages_document
 
 unit: build ## Run the tests that need no cluster

@@ -57,6 +57,28 @@ pub enum Command {
         )]
         execution_namespace: String,
     },
+    /// Explain why a WorkflowExecution has not run, or what keeps a target: the cause, the object,
+    /// since when, until when, and the command that changes it.
+    ///
+    /// Reads WorkflowExecutions of all namespaces, and Leases, Jobs, PipelineRuns and pods of the
+    /// execution namespace.
+    Why {
+        /// A target as `[namespace/]kind/name`, or the name of a WorkflowExecution.
+        subject: String,
+        /// Namespace of the WorkflowExecution.
+        #[arg(long, short = 'n', default_value = "default")]
+        namespace: String,
+        /// Namespace of the locks.
+        #[arg(
+            long,
+            env = "WFE_EXECUTION_NAMESPACE",
+            default_value = "kubernaut-workflows"
+        )]
+        execution_namespace: String,
+        /// As the controller's.
+        #[command(flatten)]
+        limits: Box<LimitArgs>,
+    },
     /// Print the audit trail of a remediation as a table.
     Audit {
         /// Source of the audit trail: an audit file or the URL of Data Storage.
@@ -110,6 +132,20 @@ pub struct RunArgs {
     /// the events of an earlier process are asked for when its requests have passed this deadline.
     #[arg(long, env = "WFE_DATA_STORAGE_TIMEOUT", default_value = "35s", value_parser = positive)]
     pub data_storage_timeout: Duration,
+    /// Times and limits.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// Number of WorkflowExecutions that are reconciled concurrently.
+    #[arg(long, env = "WFE_CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
+    pub concurrency: u16,
+    /// Logging, health and metrics flags.
+    #[command(flatten)]
+    pub process: ProcessArgs,
+}
+
+/// Times and limits of executions.
+#[derive(ClapArgs, Clone, Debug)]
+pub struct LimitArgs {
     /// Time for which the Job of a succeeded execution is kept.
     #[arg(long, env = "WFE_RETENTION", default_value = "10m", value_parser = duration)]
     pub retention: Duration,
@@ -136,15 +172,9 @@ pub struct RunArgs {
     /// Timeout of WorkflowExecutions without executionConfig.timeout.
     #[arg(long, env = "WFE_DEFAULT_TIMEOUT", default_value = "30m", value_parser = timeout)]
     pub default_timeout: Duration,
-    /// Number of WorkflowExecutions that are reconciled concurrently.
-    #[arg(long, env = "WFE_CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
-    pub concurrency: u16,
-    /// Logging, health and metrics flags.
-    #[command(flatten)]
-    pub process: ProcessArgs,
 }
 
-impl RunArgs {
+impl LimitArgs {
     /// Checks rules that concern more than one flag.
     pub fn check(&self) -> Result<()> {
         ensure!(
@@ -191,7 +221,7 @@ mod tests {
     fn parse(flags: &[&str]) -> Result<()> {
         let program = ["wfe-controller", "--catalog-dir=/catalog"];
         let arguments = program.iter().chain(flags);
-        Args::try_parse_from(arguments)?.run.check()
+        Args::try_parse_from(arguments)?.run.limits.check()
     }
 
     #[rstest]

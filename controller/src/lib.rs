@@ -18,3 +18,4 @@ pub mod run;
 pub mod sweep;
 pub mod view;
 pub mod watches;
+pub mod why;

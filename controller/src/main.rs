@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use wfe_controller::args::{Args, Command};
 use wfe_controller::audit::trail::{self, Source};
-use wfe_controller::clear_target;
+use wfe_controller::{clear_target, run, why};
 use wfe_process::telemetry;
 
 #[tokio::main]
@@ -38,6 +38,17 @@ async fn execute(args: Args) -> anyhow::Result<()> {
         let out = &mut std::io::stdout();
         return clear_target::clear(target, execution_namespace, reason, out).await;
     }
+    if let Some(Command::Why {
+        subject,
+        namespace,
+        execution_namespace,
+        limits,
+    }) = &args.command
+    {
+        // A WorkflowExecution's ServiceAccount is no cause that is explained.
+        let settings = run::settings(limits, execution_namespace.clone(), String::new());
+        return why::print(subject, namespace, settings, &mut std::io::stdout()).await;
+    }
     if let Some(Command::Audit {
         source,
         correlation_id,
@@ -50,5 +61,5 @@ async fn execute(args: Args) -> anyhow::Result<()> {
     }
     telemetry::init(args.run.process.log_format, &args.run.process.log_filter)?;
     // Boxed: the future of the whole controller is too large for the stack.
-    Box::pin(wfe_controller::run::run(args.run)).await
+    Box::pin(run::run(args.run)).await
 }

@@ -14,7 +14,7 @@ use wfe_peers::client;
 use wfe_process::endpoints::Readiness;
 use wfe_process::shutdown;
 
-use crate::args::RunArgs;
+use crate::args::{LimitArgs, RunArgs};
 use crate::audit::outbox::{BATCH, Outbox};
 use crate::connection;
 use crate::executor::Executors;
@@ -33,7 +33,7 @@ const CACHES_SYNCED: &str = "caches-synced";
 
 /// Reconciles WorkflowExecutions until SIGTERM or SIGINT.
 pub async fn run(args: RunArgs) -> Result<()> {
-    args.check()?;
+    args.limits.check()?;
     let stop = shutdown::on_signal()?;
     let sink = sink(&args)?;
     let mut registry = Registry::default();
@@ -74,7 +74,11 @@ pub async fn run(args: RunArgs) -> Result<()> {
     let outbox = Arc::new(Outbox::new(sink, metrics.clone(), requeue, stop.clone()));
     let requeued = requeued.map(|reference| Ok(ReconcileRequest::from(reference)));
     let triggers = stream::select(triggers, requeued);
-    let settings = Arc::new(settings(&args));
+    let settings = Arc::new(settings(
+        &args.limits,
+        args.execution.execution_namespace.clone(),
+        args.execution.default_service_account.clone(),
+    ));
     let sweep = Sweep::new(&client, caches.clone(), executors.clone(), &settings);
     let shared = Shared {
         view: view.clone(),
@@ -133,19 +137,24 @@ pub async fn run(args: RunArgs) -> Result<()> {
     Ok(())
 }
 
-fn settings(args: &RunArgs) -> Settings {
+/// The settings that decisions depend on.
+pub fn settings(
+    limits: &LimitArgs,
+    execution_namespace: String,
+    default_service_account: String,
+) -> Settings {
     Settings {
-        execution_namespace: args.execution.execution_namespace.clone(),
-        default_timeout: args.default_timeout,
-        default_service_account: args.execution.default_service_account.clone(),
-        retention: args.retention,
-        retention_failed: args.retention_failed,
-        start_timeout: args.start_timeout,
+        execution_namespace,
+        default_timeout: limits.default_timeout,
+        default_service_account,
+        retention: limits.retention,
+        retention_failed: limits.retention_failed,
+        start_timeout: limits.start_timeout,
         limits: Limits {
-            cooldown: args.cooldown,
-            backoff_base: args.backoff_base,
-            backoff_max: args.backoff_max,
-            max_consecutive_failures: args.max_consecutive_failures,
+            cooldown: limits.cooldown,
+            backoff_base: limits.backoff_base,
+            backoff_max: limits.backoff_max,
+            max_consecutive_failures: limits.max_consecutive_failures,
         },
     }
 }

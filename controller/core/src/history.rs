@@ -75,6 +75,18 @@ pub enum Restriction {
     RecentlyRemediated(Entry, Timestamp),
 }
 
+impl Restriction {
+    /// The execution that causes the restriction.
+    pub fn entry(&self) -> &Entry {
+        match self {
+            Self::PreviousExecutionFailed(entry)
+            | Self::ExhaustedRetries(entry, _)
+            | Self::BackoffActive(entry, _)
+            | Self::RecentlyRemediated(entry, _) => entry,
+        }
+    }
+}
+
 impl Entry {
     /// The history entry of `wfe`; `None` if it has not ended, was skipped, or failed before the
     /// create for a reason that does not count towards the backoff.

@@ -27,3 +27,4 @@ pub mod pod;
 pub mod status;
 pub mod step;
 pub mod tekton;
+pub mod why;

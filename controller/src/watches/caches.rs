@@ -106,18 +106,8 @@ impl Caches {
 
     /// Whether executions may start in a namespace.
     pub fn gate(&self, namespace: &str) -> Gate {
-        let Some(namespace) = self.namespaces.get(&ObjectRef::new(namespace)) else {
-            return Gate::Missing;
-        };
-        if namespace.metadata.deletion_timestamp.is_some() {
-            return Gate::Ending;
-        }
-        let paused = namespace.annotations().get(PAUSED);
-        if paused.is_some_and(|it| it == "true") {
-            Gate::Paused
-        } else {
-            Gate::Open
-        }
+        let namespace = self.namespaces.get(&ObjectRef::new(namespace));
+        gate_of(namespace.as_deref())
     }
 
     /// Whether the cached namespace is being deleted.
@@ -167,6 +157,22 @@ pub(super) fn wfe_keys(wfe: &WorkflowExecution) -> Vec<Key> {
     let uid = wfe.uid().map(|uid| Key::Uid(uid.as_str().into()));
     let target = target_of(wfe).map(Key::Target);
     uid.into_iter().chain(target).collect()
+}
+
+/// Whether executions may start in this namespace; `None`: it does not exist.
+pub fn gate_of(namespace: Option<&PartialObjectMeta<Namespace>>) -> Gate {
+    let Some(namespace) = namespace else {
+        return Gate::Missing;
+    };
+    if namespace.metadata.deletion_timestamp.is_some() {
+        return Gate::Ending;
+    }
+    let paused = namespace.annotations().get(PAUSED);
+    if paused.is_some_and(|it| it == "true") {
+        Gate::Paused
+    } else {
+        Gate::Open
+    }
 }
 
 /// The hash of the target of a WorkflowExecution; `None` if the target is invalid.

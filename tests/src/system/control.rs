@@ -165,6 +165,11 @@ impl System {
         program::run("wfe-controller", arguments, kubeconfig.as_ref()).await
     }
 
+    /// Takes the catalog's directory away from the programs.
+    pub fn hide_catalog(&self) -> Result<()> {
+        Ok(std::fs::rename(self.path("catalog"), self.path("hidden"))?)
+    }
+
     /// Kills the controller (SIGKILL), if it runs.
     pub async fn kill_controller(&mut self) -> Result<()> {
         match self.controller.take() {

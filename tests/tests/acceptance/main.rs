@@ -34,3 +34,4 @@ mod schema_verdicts;
 mod setup;
 mod stop_buttons;
 mod webhook_server;
+mod why;
