@@ -2,12 +2,13 @@
 //!
 //! [`server`] accepts TLS connections with a reloadable [`certificate`]. [`routes`] reads the
 //! [`review`] from the request body and writes the response. [`mutate`], [`validate`] and
-//! [`clearance`] decide; every reason for a denial is a variant of [`refusal::Refusal`].
+//! [`clearance`] decide, [`deletion`] warns; every reason for a denial is a variant of [`refusal::Refusal`].
 
 pub mod args;
 pub mod certificate;
 pub mod clearance;
 pub mod created;
+pub mod deletion;
 pub mod lookups;
 pub mod metrics;
 pub mod mutate;

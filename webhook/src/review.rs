@@ -16,7 +16,7 @@ use wfe_model::text::{cut, shortened};
 use crate::refusal::Refusal;
 
 /// The API server may truncate a warning of more than 256 characters.
-const MAX_WARNING: usize = 256;
+pub const MAX_WARNING: usize = 256;
 /// Bounds the size of a response; further refusals are only counted.
 const MAX_CAUSES: usize = 32;
 /// Characters of one refusal: a value of at most 600 characters (`shortened`) and its rule.

@@ -23,6 +23,7 @@ use tracing::Instrument;
 use wfe_model::text::cut;
 
 use crate::clearance;
+use crate::deletion;
 use crate::metrics::Metrics;
 use crate::mutate::Mutator;
 use crate::refusal::Refusal;
@@ -57,16 +58,23 @@ enum Operation {
     Mutate,
     Validate,
     ClearBlock,
+    WarnDelete,
 }
 
 impl Operation {
-    const ALL: [Self; 3] = [Self::Mutate, Self::Validate, Self::ClearBlock];
+    const ALL: [Self; 4] = [
+        Self::Mutate,
+        Self::Validate,
+        Self::ClearBlock,
+        Self::WarnDelete,
+    ];
 
     fn path(self) -> &'static str {
         match self {
             Self::Mutate => "/mutate-workflowexecution",
             Self::Validate => "/validate-workflowexecution",
             Self::ClearBlock => "/clear-block",
+            Self::WarnDelete => "/warn-delete",
         }
     }
 
@@ -75,6 +83,7 @@ impl Operation {
         match self {
             Self::Mutate | Self::Validate => "CREATE workflowexecutions",
             Self::ClearBlock => "UPDATE workflowexecutions/status",
+            Self::WarnDelete => "DELETE workflowexecutions",
         }
     }
 
@@ -84,6 +93,7 @@ impl Operation {
             Self::Mutate => "mutate",
             Self::Validate => "validate",
             Self::ClearBlock => "clear-block",
+            Self::WarnDelete => "warn-delete",
         }
     }
 }
@@ -134,6 +144,7 @@ impl ReviewService {
             Operation::Mutate => self.mutator.mutate(request, lookups_end).await,
             Operation::Validate => self.validator.validate(request, lookups_end).await,
             Operation::ClearBlock => clearance::clear(request, Timestamp::now()),
+            Operation::WarnDelete => deletion::warn(request),
         }
     }
 

@@ -86,12 +86,18 @@ impl Validator {
         let engine = checked.engine;
         let account = checked.service_account.as_ref();
         let account = account.unwrap_or(&self.default_service_account);
-        let (workflow, kind_violation, engine_violation, account) = tokio::join!(
+        let (workflow, kind_violation, engine_violation, account, missing) = tokio::join!(
             self.workflow(&checked, deadline),
             within(deadline, self.kinds.misfit(&checked.target)),
             within(deadline, self.kinds.lacks(engine)),
             self.lookups.account_refusal(account),
+            tokio::time::timeout_at(deadline, self.kinds.is_missing(&checked.target)),
         );
+        if let Ok(Some(true)) = missing {
+            // No reason for a denial: it may be created before the workflow runs.
+            let remark = format!("spec.targetResource: {} does not exist now", checked.target);
+            findings.remarks.push(remark);
+        }
 
         let workflow = findings.record(
             "spec.workflowRef.workflowId",
@@ -103,7 +109,9 @@ impl Validator {
                 match rules::validate(&spec, Ok(checked), &workflow) {
                     Ok(valid) => {
                         let remarks = valid.remarks();
-                        findings.remarks = remarks.iter().map(ToString::to_string).collect();
+                        findings
+                            .remarks
+                            .extend(remarks.iter().map(ToString::to_string));
                     }
                     Err(violations) => findings.refuse(violations.into_iter().map(Refusal::Spec)),
                 }

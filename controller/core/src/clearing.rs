@@ -9,12 +9,7 @@ use crate::history::Entry;
 use crate::lock;
 use crate::names::CLEARED;
 
-/// The command that clears the block of a WorkflowExecution.
-pub fn command(namespace: &str, name: &str) -> String {
-    format!(
-        "kubectl -n {namespace} patch workflowexecution {name} --subresource=status --type=merge -p '{{\"status\":{{\"blockClearanceRequest\":{{\"clearReason\":\"<what you found>\"}}}}}}'"
-    )
-}
+pub use wfe_model::workflow_execution::clear_command as command;
 
 /// The command that clears the block of a target whose WorkflowExecution is gone.
 pub fn command_for_target(target: &str, execution_namespace: &str) -> String {

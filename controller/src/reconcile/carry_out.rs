@@ -375,8 +375,8 @@ impl Actions {
         if wfe.phase() != written.phase() {
             log_phase(&written);
             self.metrics.transition(&written, Timestamp::now());
-            self.events.publish_phase(&written).await;
         }
+        self.events.publish_changes(wfe, &written).await;
         Ok(())
     }
 

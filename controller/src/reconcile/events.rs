@@ -8,11 +8,15 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client, Resource, ResourceExt};
+use wfe_core::audit;
 use wfe_core::clearing;
+use wfe_core::condition::ConditionType;
+use wfe_core::execution::Cause;
 use wfe_core::names::MANAGER;
+use wfe_core::status::stored;
 use wfe_core::step::Notice;
 use wfe_model::text::in_full;
-use wfe_model::workflow_execution::{Phase, WorkflowExecution};
+use wfe_model::workflow_execution::{Phase, TriState, WorkflowExecution};
 
 /// Maximum of the API server.
 const MAX_NOTE_BYTES: usize = 1024;
@@ -37,9 +41,13 @@ impl Events {
         }
     }
 
-    /// Publishes the Event of the current phase of `wfe`.
-    pub(super) async fn publish_phase(&self, wfe: &WorkflowExecution) {
-        if let Some((type_, reason, note)) = wfe.phase().and_then(|phase| describe(phase, wfe)) {
+    /// Publishes what has changed between two stored versions of `wfe`.
+    pub(super) async fn publish_changes(
+        &self,
+        before: &WorkflowExecution,
+        wfe: &WorkflowExecution,
+    ) {
+        for (type_, reason, note) in changes(before, wfe) {
             self.publish(wfe, type_, &reason, &note).await;
         }
     }
@@ -142,7 +150,55 @@ fn fit(note: &str, maximum: usize) -> String {
     format!("{text}… {command}").trim_end().to_owned()
 }
 
-fn describe(phase: Phase, wfe: &WorkflowExecution) -> Option<(&'static str, String, String)> {
+type Note = (&'static str, String, String);
+
+/// The Events of a change of the status.
+fn changes(before: &WorkflowExecution, wfe: &WorkflowExecution) -> Vec<Note> {
+    let phase = wfe.phase().filter(|_| before.phase() != wfe.phase());
+    let phase = phase.and_then(|phase| describe(phase, wfe));
+    let all = [
+        phase,
+        waits(before, wfe),
+        suspended(before, wfe),
+        cleared(before, wfe),
+    ];
+    all.into_iter().flatten().collect()
+}
+
+/// What keeps a request that waits, once for each reason.
+fn waits(before: &WorkflowExecution, wfe: &WorkflowExecution) -> Option<Note> {
+    let blocked = |wfe| {
+        let condition = stored(wfe, ConditionType::Blocked);
+        condition.filter(|it| it.status == TriState::True.as_str())
+    };
+    let now = blocked(wfe)?;
+    let same = blocked(before).is_some_and(|it| it.reason == now.reason);
+    (!same).then(|| (NORMAL, now.reason.clone(), now.message.clone()))
+}
+
+/// Another client has suspended the execution before it started.
+fn suspended(before: &WorkflowExecution, wfe: &WorkflowExecution) -> Option<Note> {
+    let suspended = |wfe: &WorkflowExecution| {
+        let summary = wfe.status.as_ref()?.execution_status.clone()?;
+        let is_cause = summary.reason.as_deref() == Some(Cause::Suspended.as_str());
+        is_cause.then_some(summary.message.unwrap_or_default())
+    };
+    let now = suspended(wfe).filter(|_| suspended(before).is_none())?;
+    Some((WARNING, "ExecutionSuspended".to_owned(), now))
+}
+
+/// The clearance is reported when its audit event is delivered, as in the metric.
+fn cleared(before: &WorkflowExecution, wfe: &WorkflowExecution) -> Option<Note> {
+    let reported = |wfe| audit::is_settled(wfe, ConditionType::ClearanceRecorded);
+    let clearance = wfe.status.as_ref()?.block_clearance.as_ref()?;
+    let note = format!(
+        "Cleared by {}: {}",
+        clearance.cleared_by, clearance.clear_reason
+    );
+    (reported(wfe) && !reported(before)).then(|| (NORMAL, "BlockCleared".to_owned(), note))
+}
+
+fn describe(phase: Phase, wfe: &WorkflowExecution) -> Option<Note> {
     let status = wfe.status.as_ref()?;
     Some(match phase {
         Phase::Pending => return None,
@@ -186,6 +242,8 @@ fn describe(phase: Phase, wfe: &WorkflowExecution) -> Option<(&'static str, Stri
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -200,5 +258,49 @@ mod tests {
         );
         assert_eq!(fit("short", MAX_NOTE_BYTES), "short");
         assert_eq!(fit(&"x".repeat(2000), 10), "xxxxxx…");
+    }
+
+    fn wfe(status: serde_json::Value) -> WorkflowExecution {
+        WorkflowExecution {
+            status: serde_json::from_value(status).expect("a status"),
+            ..WorkflowExecution::default()
+        }
+    }
+
+    fn condition(kind: &str, status: &str, reason: &str) -> serde_json::Value {
+        json!({ "type": kind, "status": status, "reason": reason, "message": "why", "lastTransitionTime": "2026-01-01T00:00:00Z" })
+    }
+
+    fn blocked(reason: &str) -> WorkflowExecution {
+        wfe(json!({ "phase": "Pending", "conditions": [condition("Blocked", "True", reason)] }))
+    }
+
+    fn reasons(before: &WorkflowExecution, after: &WorkflowExecution) -> Vec<String> {
+        let changes = changes(before, after).into_iter();
+        changes.map(|(_, reason, _)| reason).collect()
+    }
+
+    #[test]
+    fn change_of_what_a_request_waits_for_is_told_once() {
+        let (paused, busy) = (blocked("Paused"), blocked("ResourceBusy"));
+        assert_eq!(reasons(&WorkflowExecution::default(), &paused), ["Paused"]);
+        assert_eq!(reasons(&paused, &paused), [] as [&str; 0]);
+        assert_eq!(reasons(&paused, &busy), ["ResourceBusy"]);
+        let running = |reason: &str| {
+            wfe(
+                json!({ "phase": "Running", "executionStatus": { "status": "Unknown", "reason": reason, "message": "why" } }),
+            )
+        };
+        let suspended = reasons(&running("Running"), &running("Suspended"));
+        assert_eq!(suspended, ["ExecutionSuspended"]);
+        let cleared = |conditions: serde_json::Value| {
+            wfe(json!({
+                "phase": "Failed", "conditions": conditions,
+                "blockClearance": { "clearedBy": "ann", "clearedAt": "2026-01-01T00:00:00Z", "clearReason": "looked at it", "clearMethod": "KubernetesAdmissionWebhook" },
+            }))
+        };
+        let recorded = condition("ClearanceRecorded", "True", "AuditSucceeded");
+        let told = reasons(&cleared(json!([])), &cleared(json!([recorded])));
+        assert_eq!(told, ["BlockCleared"]);
     }
 }

@@ -17,7 +17,7 @@ pub use self::status::{
     BlockClearance, BlockClearanceRequest, CLEAR_REASON, CLEAR_REASON_MAX, CLEAR_REASON_MIN,
     CLEARANCE_IMMUTABLE, ClearMethod, ConflictingWorkflow, ExecutionRef, ExecutionStatusSummary,
     FailureDetails, FailureReason, NOTHING_TO_CLEAR, Phase, RecentRemediation, SkipDetails,
-    SkipReason, TriState, WorkflowExecutionStatus,
+    SkipReason, TriState, WorkflowExecutionStatus, clear_command,
 };
 use crate::engine::{Engine, ReferenceField};
 use crate::{duration, image, parameters, pattern, target, violation};

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use kube::Client;
 use kube::core::discovery::v2::{APIGroupDiscoveryList, APIResourceDiscovery};
+use kube::core::{ApiResource, DynamicObject};
+use kube::{Api, Client};
 use thiserror::Error;
 use tokio::sync::Mutex;
 use wfe_model::engine::Engine;
@@ -88,6 +89,33 @@ impl ServedKinds {
             false if discovery.incomplete => Err(DiscoveryError::Incomplete),
             false => Ok(Some(Violation::EngineNotInstalled { engine })),
         }
+    }
+
+    /// Whether the target does not exist; `None` if that cannot be read, as without the permission.
+    pub async fn is_missing(&self, target: &Target) -> Option<bool> {
+        let discovery = self.discovery_with(|_| true).await.ok()?;
+        let namespaced = target.namespace().is_some();
+        let kind = discovery.kinds.iter().find(|it| {
+            it.kind.eq_ignore_ascii_case(target.kind()) && it.namespaced == namespaced
+        })?;
+        let (group, version) = kind
+            .api_version
+            .split_once('/')
+            .unwrap_or(("", &kind.api_version));
+        let resource = ApiResource {
+            group: group.to_owned(),
+            version: version.to_owned(),
+            api_version: kind.api_version.clone(),
+            kind: kind.kind.clone(),
+            plural: kind.plural.clone(),
+        };
+        let client = self.client.clone();
+        let api: Api<DynamicObject> = match target.namespace() {
+            Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+            None => Api::all_with(client, &resource),
+        };
+        let found = api.get_metadata_opt(target.name()).await;
+        found.ok().map(|it| it.is_none())
     }
 
     /// The cached discovery if it is not too old and satisfies `condition`, else a new one. After a

@@ -12,6 +12,7 @@
 mod admission_clearance;
 mod admission_denials;
 mod admission_images;
+mod admission_kubectl;
 mod admission_policies;
 mod admission_verdicts;
 mod audit_trail;

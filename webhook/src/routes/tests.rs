@@ -104,6 +104,12 @@ impl FakeApiServer {
                 if is_missing { missing } else { (200, found) }
             }
             (folder, "stranger") if folder.ends_with("/serviceaccounts") => missing,
+            (folder, "absent") if folder.ends_with("/deployments") => missing,
+            // Without the permission nothing is said.
+            (folder, "hidden") if folder.ends_with("/deployments") => (
+                403,
+                json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 403, "reason": "Forbidden" }),
+            ),
             _ => (200, found),
         }
     }
@@ -375,6 +381,22 @@ async fn validate_engine_not_installed_is_denied() {
     let response = send_review(&default_routes(), VALIDATE, &object).await;
     let expected = "spec.executionEngine: executionEngine tekton is not installed: the cluster does not serve PipelineRun of tekton.dev/v1";
     assert!(message(&response).contains(expected), "{response}");
+}
+
+/// BR-WE-009: a target that does not exist yet is no reason for a denial.
+#[tokio::test]
+async fn target_that_does_not_exist_is_warned_about() {
+    let warns = "spec.targetResource: prod/Deployment/absent does not exist now";
+    for (target, warnings) in [
+        ("prod/Deployment/absent", json!([warns])),
+        ("prod/Deployment/hidden", json!(null)),
+        ("prod/Deployment/web", json!(null)),
+    ] {
+        let object = with_field("/spec/targetResource", json!(target));
+        let response = send_review(&default_routes(), VALIDATE, &object).await;
+        assert_eq!(response["allowed"], true, "{response}");
+        assert_eq!(response["warnings"], warnings, "{target}");
+    }
 }
 
 /// BR-WE-014
@@ -718,6 +740,7 @@ proptest! {
                         let user = &review["request"]["userInfo"]["username"];
                         prop_assert!(by.is_null() || by == user || (user.is_null() && by == ""), "{}", stored);
                     }
+                    Operation::WarnDelete => {}
                 }
             }
             Ok(())

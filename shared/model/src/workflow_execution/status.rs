@@ -17,6 +17,13 @@ pub const CLEAR_REASON: &str =
     "must describe in 10 to 1024 characters what was found and what was done";
 /// Maximum length of `clearReason` in characters.
 pub const CLEAR_REASON_MAX: usize = 1024;
+
+/// The command that clears the block of a WorkflowExecution.
+pub fn clear_command(namespace: &str, name: &str) -> String {
+    format!(
+        "kubectl -n {namespace} patch workflowexecution {name} --subresource=status --type=merge -p '{{\"status\":{{\"blockClearanceRequest\":{{\"clearReason\":\"<what you found>\"}}}}}}'"
+    )
+}
 /// Message for a change of a stored block clearance.
 pub const CLEARANCE_IMMUTABLE: &str =
     "blockClearance must not be changed or removed after it has been set";
