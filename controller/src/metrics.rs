@@ -75,6 +75,8 @@ pub struct Metrics {
     audit_events: Family<AuditLabels, Counter>,
     audit_pending: Gauge<i64, AtomicI64>,
     kube_requests: Family<RequestLabels, Counter>,
+    /// 1 while this process decides and acts.
+    pub leader: Gauge<i64, AtomicI64>,
     /// Number of catalog entries that are invalid and therefore set aside.
     pub catalog_rejected_entries: Gauge<i64, AtomicI64>,
 }
@@ -95,6 +97,7 @@ impl Metrics {
             audit_events: Family::default(),
             audit_pending: Gauge::default(),
             kube_requests: Family::default(),
+            leader: Gauge::default(),
             catalog_rejected_entries: Gauge::default(),
         };
         let registry = registry.sub_registry_with_prefix("workflowexecution");
@@ -152,6 +155,11 @@ impl Metrics {
             "audit_pending",
             "Audit events that are not delivered yet",
             metrics.audit_pending.clone(),
+        );
+        registry.register(
+            "leader",
+            "1 while this process reconciles, else 0",
+            metrics.leader.clone(),
         );
         registry.register(
             "kube_requests",
@@ -342,5 +350,29 @@ mod tests {
             !text.contains("outcome=\"Skipped\""),
             "skips have their own metric"
         );
+    }
+
+    /// BR-WE-008: also after a restart, and when another process has ended an execution.
+    #[tokio::test]
+    async fn active_executions_are_counted_from_the_cache() {
+        let named = |name: &str, phase: &str| {
+            let mut wfe = wfe(json!({ "phase": phase }));
+            wfe.metadata.name = Some(name.to_owned());
+            wfe
+        };
+        let all = [("a", "Running"), ("b", "Running"), ("c", "Succeeded")];
+        let all = all.map(|(name, phase)| named(name, phase));
+        let caches = Caches::of(all.to_vec()).await;
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(CacheMetrics(caches)));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
+        for line in [
+            "workflowexecution_active{execution_engine=\"job\"} 2",
+            "workflowexecution_active{execution_engine=\"tekton\"} 0",
+            "workflowexecution_unreadable{kind=\"WorkflowExecution\"} 0",
+        ] {
+            assert!(text.contains(line), "{line} is missing in {text}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Builds the controller from its flags and runs it.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,12 +47,7 @@ pub async fn run(args: RunArgs) -> Result<()> {
     ]);
     let observer = connection::observer(metrics.clone(), readiness.clone());
     let client = client::connect_observed(observer).await?;
-    let (rejected, noted) = (metrics.catalog_rejected_entries.clone(), readiness.clone());
-    let catalog = DirectoryCatalog::open(&args.execution.catalog_dir, move |errors| {
-        rejected.set(i64::try_from(errors.len()).unwrap_or(i64::MAX));
-        noted.note("catalog", (!errors.is_empty()).then(|| errors.join("; ")));
-    });
-    let catalog = catalog.context("--catalog-dir")?;
+    let catalog = catalog(&args.execution.catalog_dir, &metrics, &readiness)?;
 
     let start_times = StartTimes::default();
     let (executors, changes) =
@@ -79,7 +75,13 @@ pub async fn run(args: RunArgs) -> Result<()> {
         args.execution.execution_namespace.clone(),
         args.execution.default_service_account.clone(),
     ));
-    let sweep = Sweep::new(&client, caches.clone(), executors.clone(), &settings);
+    let sweep = Sweep::new(
+        &client,
+        caches.clone(),
+        executors.clone(),
+        &settings,
+        metrics.clone(),
+    );
     let shared = Shared {
         view: view.clone(),
         executors: executors.clone(),
@@ -107,6 +109,7 @@ pub async fn run(args: RunArgs) -> Result<()> {
             // Orphaned executions and stale locks must not delay the first reconciles.
             let ending = sweep.once().await;
             waiting.set_ready();
+            metrics.leader.set(1);
             readiness.set(CACHES_SYNCED, true);
             tracing::info!("caches synced");
             stop.run_until_cancelled(sweep.run(ending)).await;
@@ -135,6 +138,17 @@ pub async fn run(args: RunArgs) -> Result<()> {
     }
     tracing::info!("shutdown complete");
     Ok(())
+}
+
+/// The catalog; the files that it sets aside are counted and noted.
+fn catalog(directory: &Path, metrics: &Metrics, readiness: &Readiness) -> Result<DirectoryCatalog> {
+    let rejected = metrics.catalog_rejected_entries.clone();
+    let readiness = readiness.clone();
+    let catalog = DirectoryCatalog::open(directory, move |errors| {
+        rejected.set(i64::try_from(errors.len()).unwrap_or(i64::MAX));
+        readiness.note("catalog", (!errors.is_empty()).then(|| errors.join("; ")));
+    });
+    catalog.context("--catalog-dir")
 }
 
 /// The settings that decisions depend on.

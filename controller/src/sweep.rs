@@ -19,10 +19,12 @@ use wfe_core::history::History;
 use wfe_core::lock::{self, Holder, TargetLock};
 use wfe_core::names::{TARGET_HASH, TargetHash, Uid};
 use wfe_core::observed::Settings;
+use wfe_model::audit::EventType;
 use wfe_model::text::in_full;
 use wfe_model::workflow_execution::WorkflowExecution;
 
 use crate::executor::{Executor, Executors, Unanswered};
+use crate::metrics::Metrics;
 use crate::watches::Caches;
 
 /// Interval of sweeps.
@@ -57,11 +59,18 @@ pub struct Sweep {
     /// Time after its last use in which a rule may still read the records of a lock.
     lock_retention: Duration,
     max_consecutive_failures: u32,
+    metrics: Metrics,
 }
 
 impl Sweep {
     /// A sweep of the execution namespace in `settings`.
-    pub fn new(client: &Client, caches: Caches, executors: Executors, settings: &Settings) -> Self {
+    pub fn new(
+        client: &Client,
+        caches: Caches,
+        executors: Executors,
+        settings: &Settings,
+        metrics: Metrics,
+    ) -> Self {
         let namespace = &settings.execution_namespace;
         let limits = &settings.limits;
         let history_window = limits.cooldown.max(limits.backoff_max);
@@ -72,6 +81,7 @@ impl Sweep {
             client: client.clone(),
             lock_retention: history_window.max(settings.retention),
             max_consecutive_failures: limits.max_consecutive_failures,
+            metrics,
         }
     }
 
@@ -126,6 +136,8 @@ impl Sweep {
             "ending orphaned execution"
         );
         let ended = if execution.is_active() {
+            // Nobody stores how it ends: the event of its end can never be derived.
+            self.metrics.audit_event(EventType::WorkflowFailed, "lost");
             executor.cancel(reference).await
         } else {
             executor.delete(reference).await

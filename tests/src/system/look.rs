@@ -106,6 +106,11 @@ impl System {
 
     /// Waits until no target lock is held by this WorkflowExecution.
     pub async fn unlocked(&self, name: &str) -> Result<()> {
+        self.unlocked_within(name, ENDED_WITHIN).await
+    }
+
+    /// As [`unlocked`](Self::unlocked), with a deadline of its own.
+    pub async fn unlocked_within(&self, name: &str, deadline: Duration) -> Result<()> {
         let holder = format!("{}/{name}/", self.namespace.name());
         let leases = self.execution.api::<Lease>();
         for lease in leases.list(&ListParams::default()).await? {
@@ -117,7 +122,7 @@ impl System {
                 !held.is_some_and(|it| it.starts_with(&holder))
             };
             let lock = lease.name_any();
-            wait::until(&leases, &lock, "the lock is free", ENDED_WITHIN, free).await?;
+            wait::until(&leases, &lock, "the lock is free", deadline, free).await?;
         }
         Ok(())
     }

@@ -468,7 +468,7 @@ async fn orphaned_job_and_lock_are_garbage_collected() {
         .await
         .expect("condition reached");
     system.kill_controller().await.expect("killed");
-    // Backdates the lock, as after a long run: no create of the execution can still be in flight.
+    // Backdates the lock, as after a long run.
     let leases = system.execution.api::<Lease>();
     let lock = leases
         .list(&ListParams::default())
@@ -490,6 +490,9 @@ async fn orphaned_job_and_lock_are_garbage_collected() {
     let next = system.ended("next").await.expect("ended");
     assert_eq!(condition(&next, "Ready"), "True/Ready");
     assert!(system.holders().await.expect("listed").is_empty());
+    let metrics = system.controller_metrics().await.expect("metrics");
+    let lost = "workflowexecution_audit_events_total{event_type=\"workflowexecution.workflow.failed\",result=\"lost\"} 1";
+    assert!(metrics.contains(lost), "{metrics}");
 }
 
 /// BR-WE-014

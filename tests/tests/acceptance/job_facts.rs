@@ -16,7 +16,7 @@ use wfe_model::workflow_execution::{FailureDetails, FailureReason, WorkflowExecu
 use wfe_tests::system::{Script, System, condition, dry_run, message, until_effective};
 use wfe_tests::{Cluster, Image};
 
-use crate::setup::{cluster, no_quota, quota};
+use crate::setup::{SECONDS_30, cluster, no_quota, quota};
 
 /// Exits non-zero on SIGTERM, so that an eviction is a failure.
 const SLEEP: &str = "trap 'exit 143' TERM; sleep 300 & wait";
@@ -333,6 +333,11 @@ async fn rejected_job_is_reported_by_rejecting_admission_step() {
             .await
             .expect("stored");
         let details = check_failure(&system, name, expected).await;
+        // A definite refusal leaves nothing that could still run.
+        system
+            .unlocked_within(name, SECONDS_30)
+            .await
+            .expect("unlocked");
         let wfe = system
             .namespace
             .api::<WorkflowExecution>()

@@ -33,6 +33,7 @@ mod schema_cases;
 mod schema_users_view;
 mod schema_verdicts;
 mod setup;
+mod status_too_large;
 mod stop_buttons;
 mod webhook_server;
 mod why;
