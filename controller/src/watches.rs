@@ -16,7 +16,7 @@ mod triggers;
 mod unreadable;
 mod written;
 
-pub use self::caches::{Caches, gate_of, target_of};
+pub use self::caches::{Caches, gate_of};
 pub use self::index::Key;
 pub use self::owner_labels::{OwnerLabels, managed, pods_of};
 pub use self::reflect::{Cache, Change, reflect};

@@ -24,7 +24,7 @@ use wfe_model::target::Target;
 use wfe_model::workflow_execution::WorkflowExecution;
 use wfe_peers::client;
 
-use crate::watches::{gate_of, target_of};
+use crate::watches::gate_of;
 
 /// Explains a target (`[namespace/]kind/name`) or, if `subject` has no slash, the WorkflowExecution
 /// with this name in `namespace`.
@@ -80,7 +80,7 @@ impl Reader {
         let listed = api.list(&ListParams::default()).await;
         let listed = listed.context("list the WorkflowExecutions of all namespaces")?;
         let mut found = listed.items;
-        found.retain(|it| target_of(it).as_ref() == Some(&self.target_hash));
+        found.retain(|it| TargetHash::of_wfe(it).as_ref() == Some(&self.target_hash));
         Ok(found)
     }
 

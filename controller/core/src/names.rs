@@ -2,6 +2,7 @@
 
 use sha2::{Digest, Sha256};
 use wfe_model::target::Target;
+use wfe_model::workflow_execution::WorkflowExecution;
 
 /// Field manager, and the value of `app.kubernetes.io/managed-by`.
 pub const MANAGER: &str = "wfe-controller";
@@ -65,6 +66,11 @@ impl TargetHash {
     /// The hash of a parsed target.
     pub fn of(target: &Target) -> Self {
         Self(sha256_prefix(&target.normalized(), 32))
+    }
+
+    /// The hash of the target of a WorkflowExecution; `None` if the target is invalid.
+    pub fn of_wfe(wfe: &WorkflowExecution) -> Option<Self> {
+        Target::parse(&wfe.spec.target_resource).map(|target| Self::of(&target))
     }
 
     /// The value of the label [`TARGET_HASH`].

@@ -35,7 +35,6 @@ use crate::audit::outbox::Outbox;
 use crate::executor::{Executor, Executors, Unanswered};
 use crate::metrics::Metrics;
 use crate::view::View;
-use crate::watches::target_of;
 
 /// Deadline of one step; a step that misses it fails, and the pass is repeated.
 const STEP_DEADLINE: Duration = Duration::from_secs(30);
@@ -423,6 +422,6 @@ fn known<T, E: std::error::Error + 'static>(answer: Result<T, E>) -> Answer<T> {
 }
 
 fn target(observed: &Observed) -> Result<TargetHash, StepError> {
-    target_of(&observed.wfe)
+    TargetHash::of_wfe(&observed.wfe)
         .ok_or_else(|| StepError::InvalidTarget(observed.wfe.spec.target_resource.clone()))
 }

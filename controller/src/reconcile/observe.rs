@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use wfe_core::execution::Source;
 use wfe_core::lock::{Lock, TargetLock};
-use wfe_core::names::{self, Uid};
+use wfe_core::names::{self, TargetHash, Uid};
 use wfe_core::observed::{Answers, Observed, Settings};
 use wfe_model::engine::Engine;
 use wfe_model::workflow_execution::{Phase, WorkflowExecution};
@@ -18,7 +18,6 @@ use super::shared::Shared;
 use crate::audit::outbox::Outbox;
 use crate::executor::{Executor, Executors};
 use crate::view::View;
-use crate::watches::target_of;
 
 /// Sources of the facts.
 pub struct Observer {
@@ -45,7 +44,7 @@ impl Observer {
 
     /// The other WorkflowExecutions on the target of `wfe` that have not started.
     pub fn waiting_beside(&self, wfe: &WorkflowExecution) -> Vec<ObjectRef<WorkflowExecution>> {
-        let target = target_of(wfe);
+        let target = TargetHash::of_wfe(wfe);
         let beside = target.map(|it| self.view.neighbours(&it, wfe));
         let mut waiting = beside.unwrap_or_default();
         waiting.retain(|it| it.phase().is_none_or(|phase| phase == Phase::Pending));
@@ -65,7 +64,7 @@ impl Observer {
         let executor = executor.map(|engine| self.executors.of(engine));
         let name = names::execution_name(&source.name, &source.uid);
         // An invalid target has no lock, and no other WorkflowExecution shares it.
-        let target = target_of(&wfe);
+        let target = TargetHash::of_wfe(&wfe);
         let target_lock = match (&answers.lease, &target) {
             (Some(read), _) => TargetLock::from(read.clone()),
             (None, Some(target)) => self.view.lock(target),

@@ -12,7 +12,6 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::sync::Notify;
 use wfe_core::names::{PAUSED, TargetHash, Uid, lock_name};
 use wfe_core::observed::{Gate, Unread};
-use wfe_model::target::Target;
 use wfe_model::workflow_execution::WorkflowExecution;
 
 use super::index::Key;
@@ -155,7 +154,7 @@ impl Caches {
 /// Index keys of a WorkflowExecution.
 pub(super) fn wfe_keys(wfe: &WorkflowExecution) -> Vec<Key> {
     let uid = wfe.uid().map(|uid| Key::Uid(uid.as_str().into()));
-    let target = target_of(wfe).map(Key::Target);
+    let target = TargetHash::of_wfe(wfe).map(Key::Target);
     uid.into_iter().chain(target).collect()
 }
 
@@ -173,9 +172,4 @@ pub fn gate_of(namespace: Option<&PartialObjectMeta<Namespace>>) -> Gate {
     } else {
         Gate::Open
     }
-}
-
-/// The hash of the target of a WorkflowExecution; `None` if the target is invalid.
-pub fn target_of(wfe: &WorkflowExecution) -> Option<TargetHash> {
-    Target::parse(&wfe.spec.target_resource).map(|target| TargetHash::of(&target))
 }

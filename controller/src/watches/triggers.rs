@@ -18,7 +18,7 @@ use wfe_core::lock;
 use wfe_core::names::TargetHash;
 use wfe_model::workflow_execution::{Phase, TriState, WorkflowExecution};
 
-use super::caches::{Caches, target_of, wfe_keys};
+use super::caches::{Caches, wfe_keys};
 use super::index::Key;
 use super::owner_labels::{OwnerLabels, managed};
 use super::prune;
@@ -147,7 +147,7 @@ impl Caches {
             .as_ref()
             .is_some_and(|it| it.conditions.iter().any(unknown));
         if deleted || ended || cannot_proceed || wfe.metadata.deletion_timestamp.is_some() {
-            let target = target_of(wfe);
+            let target = TargetHash::of_wfe(wfe);
             affected.extend(target.into_iter().flat_map(|it| self.unfinished(&it)));
         }
         affected

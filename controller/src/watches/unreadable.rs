@@ -19,8 +19,6 @@ use wfe_core::names::TargetHash;
 use wfe_core::observed::Unread;
 use wfe_model::workflow_execution::WorkflowExecution;
 
-use super::caches::target_of;
-
 /// A watched WorkflowExecution, or what could be read of it.
 #[derive(Clone, Debug)]
 pub struct Watched {
@@ -180,7 +178,7 @@ fn unread(watched: Watched) -> Option<(Option<TargetHash>, Unread)> {
         source: Source::of(&object),
         error,
     };
-    Some((target_of(&object), unread))
+    Some((TargetHash::of_wfe(&object), unread))
 }
 
 #[cfg(test)]
@@ -215,7 +213,7 @@ mod tests {
     #[test]
     fn object_that_cannot_be_read_leaves_the_cache_and_keeps_its_target_in_use() {
         let unreadable = Unreadable::default();
-        let target = target_of(&watched("a", "Failed").object).expect("a target");
+        let target = TargetHash::of_wfe(&watched("a", "Failed").object).expect("a target");
         let apply = |name, phase| kinds(&unreadable, Event::Apply(watched(name, phase)));
         assert_eq!(apply("a", "Failed"), ["apply"]);
         assert!(unreadable.on(&target).is_none());
@@ -231,7 +229,7 @@ mod tests {
     #[test]
     fn objects_of_old_list_count_until_new_list_is_complete() {
         let unreadable = Unreadable::default();
-        let target = target_of(&watched("a", "").object).expect("a target");
+        let target = TargetHash::of_wfe(&watched("a", "").object).expect("a target");
         kinds(&unreadable, Event::Apply(watched("a", "Exploded")));
         kinds(&unreadable, Event::Init);
         assert_eq!(
