@@ -44,17 +44,18 @@ pub async fn clear(
     };
     for record in TargetLock::from(Some(lease.clone().into())).records() {
         if record.failed() && !record.cleared {
-            check_gone(&client, record).await?;
+            check_cannot_be_cleared_itself(&client, record).await?;
             check_allowed(&client, &record.namespace).await?;
         }
     }
+    let (cleared_by, cleared_at) = user_and_time(&client).await?;
     let clearance = TargetClearance {
-        cleared_by: user(&client).await?,
-        cleared_at: Timestamp::now(),
+        cleared_by,
+        cleared_at,
         clear_reason: reason.to_owned(),
     };
     let Some((lease, cleared)) = clearing::cleared(lease, &clearance) else {
-        bail!("{target} is not blocked by an execution that is gone");
+        bail!("{target} is not blocked by a record of its lock");
     };
     let replaced = leases.replace(&name, &PostParams::default(), &lease).await;
     replaced.with_context(|| format!("write Lease {execution_namespace}/{name}"))?;
@@ -68,8 +69,9 @@ pub async fn clear(
     Ok(())
 }
 
-/// A WorkflowExecution that exists is cleared itself, with an audit event.
-async fn check_gone(client: &Client, record: &Entry) -> Result<()> {
+/// A WorkflowExecution that exists is cleared there, with an audit event. If it is cleared already,
+/// only the record lags.
+async fn check_cannot_be_cleared_itself(client: &Client, record: &Entry) -> Result<()> {
     let Entry {
         namespace,
         name,
@@ -77,11 +79,15 @@ async fn check_gone(client: &Client, record: &Entry) -> Result<()> {
         ..
     } = record;
     let api: Api<WorkflowExecution> = Api::namespaced(client.clone(), namespace);
-    let found = api.get_metadata_opt(name).await;
+    let found = api.get_opt(name).await;
     let found = found.with_context(|| format!("read WorkflowExecution {namespace}/{name}"))?;
-    let exists = found.is_some_and(|it| it.metadata.uid.as_ref() == Some(uid));
+    let found = found.filter(|it| it.metadata.uid.as_ref() == Some(uid));
+    let uncleared = found.is_some_and(|it| {
+        let clearance = it.status.and_then(|status| status.block_clearance);
+        clearance.is_none()
+    });
     ensure!(
-        !exists,
+        !uncleared,
         "WorkflowExecution {namespace}/{name} blocks the target and exists, clear it there: {}",
         clearing::command(namespace, name)
     );
@@ -113,14 +119,16 @@ async fn check_allowed(client: &Client, namespace: &str) -> Result<()> {
     Ok(())
 }
 
-/// The user name that the API server knows us by.
-async fn user(client: &Client) -> Result<String> {
+/// The user name that the API server knows us by, and its time: the clock of this machine may be
+/// wrong.
+async fn user_and_time(client: &Client) -> Result<(String, Timestamp)> {
     let reviews: Api<SelfSubjectReview> = Api::all(client.clone());
     let review = SelfSubjectReview::default();
     let answer = reviews.create(&PostParams::default(), &review).await;
-    let status = answer.context("ask for the own user name")?.status;
-    let user = status
-        .and_then(|it| it.user_info)
-        .and_then(|it| it.username);
-    user.context("the API server knows no user name")
+    let answer = answer.context("ask for the own user name")?;
+    let time = answer.metadata.creation_timestamp.map(|it| it.0);
+    let user = answer.status.and_then(|it| it.user_info);
+    let user = user.and_then(|it| it.username);
+    let user = user.context("the API server knows no user name")?;
+    Ok((user, time.unwrap_or_else(Timestamp::now)))
 }

@@ -30,7 +30,7 @@ use wfe_core::decide::decide;
 use wfe_core::observed::Answers;
 use wfe_core::step::Step;
 use wfe_model::text::in_full;
-use wfe_model::workflow_execution::WorkflowExecution;
+use wfe_model::workflow_execution::{Phase, WorkflowExecution};
 
 use self::carry_out::{Actions, StepError};
 use self::observe::Observer;
@@ -45,6 +45,11 @@ const MAX_STEPS: usize = 32;
 /// Requeue delay until the caches have been filled for the first time.
 const REQUEUE_NOT_READY: Duration = Duration::from_millis(100);
 
+/// Requeue delay while the CRD is older than the controller.
+const OUTDATED_CRD_DELAY: Duration = Duration::from_secs(2);
+/// The receiver of wake-ups takes them at once.
+const WAKE_DEADLINE: Duration = Duration::from_secs(1);
+
 /// Why a pass failed; the WorkflowExecution is requeued.
 #[derive(Debug, Error)]
 pub enum PassError {
@@ -57,6 +62,12 @@ pub enum PassError {
     /// See [`MAX_STEPS`].
     #[error("not finished after {MAX_STEPS} steps")]
     StepLimit,
+}
+
+impl PassError {
+    fn is_outdated_crd(&self) -> bool {
+        matches!(self, Self::Step(StepError::Schema(_)))
+    }
 }
 
 /// Context of all passes.
@@ -120,12 +131,20 @@ impl Reconciler {
     /// Counts a failed pass: the first one lets others on the target proceed, and an operator is
     /// told of an object that fails again and again.
     async fn handle_failure(&self, wfe: &WorkflowExecution, error: &PassError) {
+        self.failing.retain(|uid| self.observer.knows(uid));
+        // Not the fault of this object, and readiness tells of it.
+        if error.is_outdated_crd() {
+            return;
+        }
         let failed = self
             .failing
             .record(wfe.metadata.uid.as_deref().unwrap_or_default());
-        if failed.first {
+        let pending = wfe.phase().is_none_or(|phase| phase == Phase::Pending);
+        if failed.first && pending {
             for waiting in self.observer.waiting_beside(wfe) {
-                let _ = self.wake.clone().send(waiting).await;
+                // After a stop nothing receives.
+                let mut wake = self.wake.clone();
+                let _ = tokio::time::timeout(WAKE_DEADLINE, wake.send(waiting)).await;
             }
         }
         if failed.tell {
@@ -188,9 +207,12 @@ async fn pass(
 #[expect(clippy::needless_pass_by_value, reason = "the applier's signature")]
 pub fn retry(wfe: Arc<WorkflowExecution>, error: &PassError, context: Arc<Reconciler>) -> Action {
     let metadata = &wfe.metadata;
-    let delay = context
-        .failing
-        .delay(metadata.uid.as_deref().unwrap_or_default());
+    let uid = metadata.uid.as_deref().unwrap_or_default();
+    let delay = if error.is_outdated_crd() {
+        OUTDATED_CRD_DELAY
+    } else {
+        context.failing.delay(uid)
+    };
     tracing::warn!(
         namespace = metadata.namespace,
         name = metadata.name,

@@ -29,6 +29,8 @@ use wfe_core::observed::Settings;
 
 /// Time for open reconciles to end after SIGTERM; the default grace period of a pod is 30 s.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
+/// Data Storage closes a connection after this time and commits nothing afterwards.
+const SERVER_DEADLINE: Duration = Duration::from_secs(30);
 /// Readiness condition, named in the response of `/readyz` while it does not hold.
 const CACHES_SYNCED: &str = "caches-synced";
 
@@ -180,6 +182,11 @@ fn sink(args: &RunArgs) -> Result<Arc<dyn AuditSink>> {
             .with_context(|| format!("--audit-file {}", args.audit_file.display()))?;
         return Ok(Arc::new(sink));
     };
+    if args.data_storage_timeout <= SERVER_DEADLINE {
+        tracing::warn!(
+            "--data-storage-timeout is not longer than Data Storage's own deadline of 30s: after a crash an audit event may be stored twice"
+        );
+    }
     let sink = HttpSink::new(HttpSinkOptions {
         url,
         ca: args.data_storage_ca.clone(),

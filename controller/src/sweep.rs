@@ -136,9 +136,12 @@ impl Sweep {
             "ending orphaned execution"
         );
         let ended = if execution.is_active() {
-            // Nobody stores how it ends: the event of its end can never be derived.
-            self.metrics.audit_event(EventType::WorkflowFailed, "lost");
-            executor.cancel(reference).await
+            let cancelled = executor.cancel(reference).await;
+            if cancelled.is_ok() && !execution.held {
+                // Nobody stores how it ends: the event of its end can never be derived.
+                self.metrics.audit_event(EventType::WorkflowFailed, "lost");
+            }
+            cancelled
         } else {
             executor.delete(reference).await
         };

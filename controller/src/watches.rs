@@ -23,4 +23,5 @@ pub use self::reflect::{Cache, Change, reflect};
 pub use self::served_crd::ServedCrd;
 pub use self::start_times::StartTimes;
 pub use self::triggers::{Changes, Triggers, owner_changes, start};
+pub use self::unreadable::Watched;
 pub use self::written::Written;

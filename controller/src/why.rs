@@ -16,7 +16,7 @@ use std::fmt::Debug;
 use wfe_core::execution::{Alive, is_alive};
 use wfe_core::lock::TargetLock;
 use wfe_core::names::{TARGET_HASH, TargetHash, lock_name};
-use wfe_core::observed::{Gate, Settings};
+use wfe_core::observed::{Gate, Settings, Unread};
 use wfe_core::tekton::objects::PipelineRun;
 use wfe_core::why::{Facts, explain};
 use wfe_core::{job, tekton};
@@ -24,7 +24,7 @@ use wfe_model::target::Target;
 use wfe_model::workflow_execution::WorkflowExecution;
 use wfe_peers::client;
 
-use crate::watches::gate_of;
+use crate::watches::{Watched, gate_of};
 
 /// Explains a target (`[namespace/]kind/name`) or, if `subject` has no slash, the WorkflowExecution
 /// with this name in `namespace`.
@@ -53,10 +53,12 @@ pub async fn print(
         execution_namespace: settings.execution_namespace.clone(),
         client,
     };
+    let (on_target, unread) = reader.on_target().await?;
     let facts = Facts {
         now: Timestamp::now(),
         wfe,
-        on_target: reader.on_target().await?,
+        on_target,
+        unread,
         lock: reader.lock().await?,
         alive: reader.alive().await?,
         gate: reader.gate().await?,
@@ -75,13 +77,24 @@ struct Reader {
 }
 
 impl Reader {
-    async fn on_target(&self) -> Result<Vec<WorkflowExecution>> {
-        let api: Api<WorkflowExecution> = Api::all(self.client.clone());
+    /// The WorkflowExecutions on the target, and one that cannot be read.
+    async fn on_target(&self) -> Result<(Vec<WorkflowExecution>, Option<Unread>)> {
+        let api: Api<Watched> = Api::all(self.client.clone());
         let listed = api.list(&ListParams::default()).await;
         let listed = listed.context("list the WorkflowExecutions of all namespaces")?;
-        let mut found = listed.items;
-        found.retain(|it| TargetHash::of_wfe(it).as_ref() == Some(&self.target_hash));
-        Ok(found)
+        let (mut found, mut unread) = (Vec::new(), None);
+        for watched in listed.items {
+            match watched.read() {
+                Ok(wfe) if TargetHash::of_wfe(&wfe).as_ref() == Some(&self.target_hash) => {
+                    found.push(wfe);
+                }
+                Err((Some(target), unreadable)) if target == self.target_hash => {
+                    unread = Some(unreadable);
+                }
+                _ => {}
+            }
+        }
+        Ok((found, unread))
     }
 
     async fn lock(&self) -> Result<TargetLock> {

@@ -180,7 +180,7 @@ fn execution_data(
         (Some(failure), _) => Some(error_details(
             failure.reason.as_str(),
             &failure.message,
-            is_retryable(failure),
+            is_retryable(failure, status),
         )),
         (None, Some(skip)) => Some(error_details(
             skip.reason.as_str(),
@@ -227,14 +227,16 @@ fn execution_data(
 
 /// Whether the same request may succeed later, without a change of the request and without a person
 /// who clears the target.
-fn is_retryable(failure: &FailureDetails) -> bool {
+fn is_retryable(failure: &FailureDetails, status: &WorkflowExecutionStatus) -> bool {
     let passes = matches!(
         failure.reason,
         FailureReason::ResourceExhausted
             | FailureReason::ImagePullBackOff
             | FailureReason::UnsupportedEngine
     );
-    passes && !failure.was_execution_failure
+    // The failure that exhausts the retries has no end of a backoff.
+    let exhausts = status.consecutive_failures.is_some() && status.next_allowed_execution.is_none();
+    passes && !failure.was_execution_failure && !exhausts
 }
 
 fn error_details(code: &str, message: &str, retry_possible: bool) -> ErrorDetails {
@@ -277,6 +279,12 @@ mod tests {
         })
     }
 
+    fn exhausted() -> Value {
+        let mut status = failed("ImagePullBackOff", false);
+        status["consecutiveFailures"] = json!(5);
+        status
+    }
+
     /// BR-AUDIT-005: a retry is no use while the target waits for a person.
     #[rstest]
     #[case(EventType::SelectionCompleted, skipped("ResourceBusy"), true)]
@@ -290,6 +298,7 @@ mod tests {
     #[case(EventType::WorkflowFailed, failed("ResourceExhausted", false), true)]
     #[case(EventType::WorkflowFailed, failed("ResourceExhausted", true), false)]
     #[case(EventType::WorkflowFailed, failed("TaskFailed", true), false)]
+    #[case(EventType::WorkflowFailed, exhausted(), false)]
     fn retry_is_possible_unless_a_person_must_clear_the_target(
         #[case] event_type: EventType,
         #[case] status: Value,

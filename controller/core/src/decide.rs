@@ -10,6 +10,8 @@ mod running;
 use wfe_model::FINALIZER;
 use wfe_model::workflow_execution::{FailureReason, Phase};
 
+pub(crate) use self::obstacle::is_waiting;
+
 use self::ending::{began, cancel_reason, fail, start_is_stored, store, with_observed_start};
 use crate::execution::Execution;
 use crate::failure::Failure;
@@ -53,9 +55,9 @@ pub fn decide(observed: &Observed) -> Step {
         (Phase::Succeeded | Phase::Failed | Phase::Skipped, _) => {
             finished::decide(observed, deleted)
         }
-        (Phase::Pending, Some(why)) => {
-            pending::handle_create_result(observed).unwrap_or_else(|| cancel(observed, why, None))
-        }
+        (Phase::Pending, Some(why)) => pending::handle_create_result(observed)
+            .or_else(|| pending::let_go(observed))
+            .unwrap_or_else(|| cancel(observed, why, None)),
         (Phase::Running, Some(why)) => cancel_running(observed, why),
         (Phase::Pending, None) => pending::decide(observed),
         (Phase::Running, None) => running::decide(observed),

@@ -20,6 +20,10 @@ use crate::names;
 use crate::step::Notice;
 
 /// What is known of one WorkflowExecution at one moment.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the facts are independent of each other"
+)]
 #[derive(Clone, Debug)]
 pub struct Observed {
     /// Current time.
@@ -45,6 +49,8 @@ pub struct Observed {
     pub neighbours: Vec<Arc<WorkflowExecution>>,
     /// Uids of those neighbours whose last pass failed.
     pub failing: HashSet<String>,
+    /// Whether the passes of this WorkflowExecution fail again and again.
+    pub stuck: bool,
     /// A WorkflowExecution with the same target that cannot be read.
     pub unread: Option<Unread>,
     /// Whether executions may start in the execution namespace.

@@ -9,11 +9,12 @@ use wfe_model::workflow_execution::{Phase, TriState, WorkflowExecution};
 
 use crate::clearing;
 use crate::condition::{ConditionType, Reason};
+use crate::decide::is_waiting;
 use crate::execution::{Alive, Source};
 use crate::history::{Entry, History, Limits, Restriction};
 use crate::lock::{Holder, TargetLock};
 use crate::names::{self, CANCEL, PAUSED, TargetHash};
-use crate::observed::{Gate, Settings};
+use crate::observed::{Gate, Settings, Unread};
 use crate::status::{after, stored};
 
 /// What an explanation is made from, as read from the API server.
@@ -29,6 +30,8 @@ pub struct Facts {
     pub wfe: Option<WorkflowExecution>,
     /// The WorkflowExecutions on the target.
     pub on_target: Vec<WorkflowExecution>,
+    /// A WorkflowExecution on the target that cannot be read.
+    pub unread: Option<Unread>,
     /// The target's lock.
     pub lock: TargetLock,
     /// Objects on the target that have not ended.
@@ -98,9 +101,17 @@ fn describe_command(wfe: &WorkflowExecution) -> String {
 
 /// What keeps the target, in the order in which the controller checks.
 fn target(facts: &Facts, asking: Option<&WorkflowExecution>) -> Option<Why> {
+    let held = || held(facts, asking);
+    let alive = || alive(facts, asking);
+    // An ended holder keeps the lock for as long as its pod is alive.
+    let used = if holder(facts).is_some_and(|it| it.phase().is_some_and(Phase::is_final)) {
+        alive().or_else(held)
+    } else {
+        held().or_else(alive)
+    };
     closed(facts)
-        .or_else(|| held(facts, asking))
-        .or_else(|| alive(facts, asking))
+        .or(used)
+        .or_else(|| unread(facts))
         .or_else(|| restricted(facts, asking))
         .or_else(|| elder(facts, asking?))
 }
@@ -134,24 +145,60 @@ fn closed(facts: &Facts) -> Option<Why> {
     })
 }
 
+/// The WorkflowExecution that holds the lock, if it exists.
+fn holder(facts: &Facts) -> Option<&WorkflowExecution> {
+    let Some(Holder::Execution(source)) = &facts.lock.holder else {
+        return None;
+    };
+    let mut on_target = facts.on_target.iter();
+    on_target.find(|it| it.metadata.uid.as_ref() == Some(&source.uid))
+}
+
+fn unread(facts: &Facts) -> Option<Why> {
+    let Unread { source, error } = facts.unread.as_ref()?;
+    let (namespace, name) = (&source.namespace, &source.name);
+    Some(Why {
+        cause: format!(
+            "{} counts as in use: WorkflowExecution {namespace}/{name} cannot be read by this version ({error})",
+            facts.target
+        ),
+        object: format!("WorkflowExecution {namespace}/{name}"),
+        since: None,
+        until: "the controller is upgraded, or the object is corrected or deleted".to_owned(),
+        command: format!("kubectl -n {namespace} get workflowexecution {name} -o yaml"),
+    })
+}
+
 fn held(facts: &Facts, asking: Option<&WorkflowExecution>) -> Option<Why> {
-    let holder = facts.lock.holder.as_ref()?;
+    let held_by = facts.lock.holder.as_ref()?;
     let (namespace, target) = (&facts.settings.execution_namespace, &facts.target);
     let lease = names::lock_name(&facts.target_hash);
     let spec = facts.lock.lease.as_ref().and_then(|it| it.spec.as_ref());
     let since = spec.and_then(|it| it.acquire_time.as_ref()).map(|it| it.0);
-    Some(match holder {
+    Some(match held_by {
         Holder::Execution(source) if asking.is_some_and(|it| Source::of(it) == *source) => {
             return None;
         }
         Holder::Execution(source) => {
-            let mut others = facts.on_target.iter();
-            let holder = others.find(|it| it.metadata.uid.as_ref() == Some(&source.uid));
-            let timeout = holder.and_then(|it| timeout_at(it, facts));
-            let until = timeout.map_or_else(
-                || "the controller finds that it is gone, within a minute".to_owned(),
-                |at| format!("it ends, at {at} at the latest (its timeout)"),
+            let cancel = format!(
+                "kubectl -n {} annotate workflowexecution {} {CANCEL}='<reason>'",
+                source.namespace, source.name
             );
+            let (until, command) = match holder(facts) {
+                None => (
+                    "the controller finds that it is gone, within a minute".to_owned(),
+                    format!("kubectl -n {namespace} get lease {lease} -o yaml"),
+                ),
+                Some(it) if it.phase().is_some_and(Phase::is_final) => (
+                    "the controller frees the lock: it has ended".to_owned(),
+                    describe_command(it),
+                ),
+                Some(it) => {
+                    let at = timeout_at(it, facts);
+                    let at = at.map(|at| format!(", at {at} at the latest (its timeout)"));
+                    (format!("it ends{}", at.unwrap_or_default()), cancel)
+                }
+            };
             Why {
                 cause: format!(
                     "{target} is busy: WorkflowExecution {}/{} uses it",
@@ -160,10 +207,7 @@ fn held(facts: &Facts, asking: Option<&WorkflowExecution>) -> Option<Why> {
                 object: format!("Lease {namespace}/{lease}"),
                 since,
                 until,
-                command: format!(
-                    "kubectl -n {} annotate workflowexecution {} {CANCEL}='<reason>'",
-                    source.namespace, source.name
-                ),
+                command,
             }
         }
         Holder::ByHand(text) => Why {
@@ -286,9 +330,7 @@ fn elder(facts: &Facts, asking: &WorkflowExecution) -> Option<Why> {
         let created = it.metadata.creation_timestamp.as_ref().map(|time| time.0);
         (created, it.metadata.uid.clone())
     };
-    let waits = |it: &&WorkflowExecution| {
-        it.phase().is_none_or(|phase| phase == Phase::Pending) && age(it) < age(asking)
-    };
+    let waits = |it: &&WorkflowExecution| is_waiting(it) && age(it) < age(asking);
     let elder = facts
         .on_target
         .iter()

@@ -137,6 +137,7 @@ impl World {
             target_lock,
             neighbours: Vec::new(),
             failing: HashSet::new(),
+            stuck: false,
             unread: None,
             gate: Gate::Open,
             namespace_terminating: false,

@@ -1,5 +1,7 @@
 //! Error of a request without a definite answer.
 
+use wfe_model::text::in_full;
+
 /// A request that got no definite answer and must be repeated.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{act}: {cause}")]
@@ -15,7 +17,7 @@ impl Unanswered {
     pub fn of(act: &'static str) -> impl Fn(kube::Error) -> Self {
         move |error| Self {
             act,
-            cause: error.to_string(),
+            cause: in_full(&error),
         }
     }
 

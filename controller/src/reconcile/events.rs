@@ -20,8 +20,8 @@ use wfe_model::workflow_execution::{Phase, TriState, WorkflowExecution};
 
 /// Maximum of the API server.
 const MAX_NOTE_BYTES: usize = 1024;
-/// A name of 253 characters has no room for a suffix.
-const MAX_NAME_PREFIX: usize = 200;
+/// A name of 253 characters has no room for the time of an Event.
+const MAX_NAME_PREFIX: usize = 230;
 const DEADLINE: Duration = Duration::from_secs(5);
 
 const NORMAL: &str = "Normal";
@@ -99,14 +99,17 @@ impl Events {
         let namespace = wfe.namespace().unwrap_or_default();
         let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
         let prefix: String = wfe.name_any().chars().take(MAX_NAME_PREFIX).collect();
+        let prefix = prefix.trim_end_matches(['.', '-']);
+        let now = Timestamp::now();
         let event = Event {
             metadata: ObjectMeta {
-                generate_name: Some(format!("{}-", prefix.trim_end_matches(['.', '-']))),
+                // As client-go names Events: a list is in the order of time.
+                name: Some(format!("{prefix}.{:x}", now.as_nanosecond())),
                 namespace: Some(namespace),
                 ..ObjectMeta::default()
             },
             action: Some("Reconcile".to_owned()),
-            event_time: Some(MicroTime(Timestamp::now())),
+            event_time: Some(MicroTime(now)),
             note: Some(fit(note, MAX_NOTE_BYTES)),
             reason: Some(reason.to_owned()),
             regarding: Some(wfe.object_ref(&())),

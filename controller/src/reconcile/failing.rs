@@ -10,8 +10,11 @@ use parking_lot::Mutex;
 /// Delays between the passes of an object that fail in a row, with jitter.
 const MIN_DELAY: Duration = Duration::from_millis(500);
 const MAX_DELAY: Duration = Duration::from_mins(5);
-/// Number of failed passes in a row after which an operator is told.
-const TELL_AFTER: usize = 5;
+/// Number of failed passes in a row after which an operator is told, and the object gives up what it
+/// has taken.
+const STUCK_AFTER: usize = 5;
+/// An operator is told again after as many more, which is about an hour.
+const TELL_EVERY: usize = 12;
 
 /// Failed passes in a row, by uid of the WorkflowExecution.
 #[derive(Default)]
@@ -42,7 +45,7 @@ impl Failing {
         failures.count += 1;
         Failed {
             first: failures.count == 1,
-            tell: failures.count == TELL_AFTER,
+            tell: failures.count == STUCK_AFTER || failures.count.is_multiple_of(TELL_EVERY),
         }
     }
 
@@ -55,9 +58,20 @@ impl Failing {
     pub fn delay(&self, uid: &str) -> Duration {
         let mut failing = self.0.lock();
         let failures = failing.get_mut(uid);
-        failures
-            .and_then(|it| it.delays.next())
-            .unwrap_or(MIN_DELAY)
+        let delay = failures.and_then(|it| it.delays.next());
+        // The jitter is added to the maximum, too.
+        delay.unwrap_or(MIN_DELAY).min(MAX_DELAY)
+    }
+
+    /// Whether the passes of an object fail again and again.
+    pub fn is_stuck(&self, uid: &str) -> bool {
+        let failing = self.0.lock();
+        failing.get(uid).is_some_and(|it| it.count >= STUCK_AFTER)
+    }
+
+    /// Forgets objects that are gone.
+    pub fn retain(&self, exists: impl Fn(&str) -> bool) {
+        self.0.lock().retain(|uid, _| exists(uid));
     }
 
     /// Those of `uids` whose last pass failed.
@@ -84,11 +98,12 @@ mod tests {
     #[test]
     fn delays_of_failing_object_grow_until_a_pass_succeeds() {
         let failing = Failing::default();
-        let told: Vec<_> = (0..6).map(|_| failing.record("a").tell).collect();
-        assert_eq!(told, [false, false, false, false, true, false]);
+        let told: Vec<_> = (1..=12).filter(|_| failing.record("a").tell).collect();
+        assert_eq!(told, [5, 12]);
+        assert!(failing.is_stuck("a") && !failing.is_stuck("b"));
         let delays: Vec<_> = (0..20).map(|_| failing.delay("a")).collect();
         assert!(delays[0] < Duration::from_secs(2), "{delays:?}");
-        assert!(delays[19] >= MAX_DELAY, "{delays:?}");
+        assert_eq!(delays[19], MAX_DELAY, "{delays:?}");
         let uids = ["a", "b"].into_iter();
         assert_eq!(failing.among(uids), HashSet::from(["a".to_owned()]));
         failing.clear("a");
@@ -98,5 +113,7 @@ mod tests {
         };
         assert_eq!(failing.record("a"), first);
         assert!(failing.delay("a") < Duration::from_secs(2));
+        failing.retain(|uid| uid == "b");
+        assert!(failing.among(["a"].into_iter()).is_empty());
     }
 }

@@ -42,6 +42,11 @@ impl Observer {
         }
     }
 
+    /// Whether a WorkflowExecution with this uid exists.
+    pub fn knows(&self, uid: &str) -> bool {
+        self.view.caches().knows(&uid.into())
+    }
+
     /// The other WorkflowExecutions on the target of `wfe` that have not started.
     pub fn waiting_beside(&self, wfe: &WorkflowExecution) -> Vec<ObjectRef<WorkflowExecution>> {
         let target = TargetHash::of_wfe(wfe);
@@ -90,10 +95,11 @@ impl Observer {
             lock,
             target_lock,
             failing: self.failing.among(uids),
+            stuck: self.failing.is_stuck(&source.uid),
             neighbours,
             unread: target.as_ref().and_then(|it| seen.unread_on(it)),
             gate: seen.gate(&self.settings.execution_namespace),
-            namespace_terminating: seen.is_ending(&source.namespace),
+            namespace_terminating: seen.is_ending(&wfe),
             notified: self.notified.of(&source.uid),
             engine_installed: executor.is_some_and(Executor::is_installed),
             audit: self.outbox.delivery(&wfe),

@@ -109,10 +109,16 @@ impl Caches {
         gate_of(namespace.as_deref())
     }
 
-    /// Whether the cached namespace is being deleted.
-    pub fn is_ending(&self, namespace: &str) -> bool {
-        let namespace = self.namespaces.get(&ObjectRef::new(namespace));
-        namespace.is_some_and(|it| it.metadata.deletion_timestamp.is_some())
+    /// Whether the namespace of a WorkflowExecution is being deleted. The cache may still have a
+    /// namespace of the same name that is gone: then the WorkflowExecution is younger.
+    pub fn is_ending(&self, wfe: &WorkflowExecution) -> bool {
+        let namespace = wfe.namespace().unwrap_or_default();
+        let namespace = self.namespaces.get(&ObjectRef::new(&namespace));
+        let created = wfe.metadata.creation_timestamp.as_ref();
+        namespace.is_some_and(|it| {
+            let deleted = it.metadata.deletion_timestamp.as_ref();
+            deleted.is_some_and(|deleted| created.is_none_or(|created| created.0 <= deleted.0))
+        })
     }
 
     /// Whether a namespace exists and is not being deleted.

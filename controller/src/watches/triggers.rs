@@ -133,7 +133,9 @@ impl Caches {
     /// The changed WorkflowExecution, and the unfinished ones on its target if it has ended, is
     /// being deleted or cannot proceed, since one of them may run then.
     fn by_wfe(&self, wfe: &WorkflowExecution, deleted: bool) -> Vec<ObjectRef<WorkflowExecution>> {
-        if let Some(uid) = wfe.uid().filter(|_| deleted) {
+        // An object that cannot be read still exists.
+        let gone = wfe.uid().filter(|it| deleted && !self.unreadable.knows(it));
+        if let Some(uid) = gone {
             self.start_times.remove(&uid.as_str().into());
             self.orphan_suspected.notify_one();
         }
@@ -190,7 +192,8 @@ impl Caches {
         let mut affected = Vec::new();
         if let Some(uid) = &labels.uid {
             affected = self.workflow_executions.references(&Key::Uid(uid.clone()));
-            if affected.is_empty() && self.listed.load(Ordering::Acquire) {
+            let exists = !affected.is_empty() || self.unreadable.knows(uid.as_str());
+            if !exists && self.listed.load(Ordering::Acquire) {
                 // The object may have been created after its WorkflowExecution was deleted.
                 self.start_times.remove(uid);
                 self.orphan_suspected.notify_one();

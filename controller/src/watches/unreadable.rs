@@ -82,6 +82,17 @@ impl Resource for Watched {
     }
 }
 
+impl Watched {
+    /// The object; or, if it cannot be read, its target and why.
+    pub fn read(self) -> Result<WorkflowExecution, (Option<TargetHash>, Unread)> {
+        let Some(error) = self.error else {
+            return Ok(self.object);
+        };
+        let source = Source::of(&self.object);
+        Err((TargetHash::of_wfe(&self.object), Unread { source, error }))
+    }
+}
+
 type Objects = HashMap<ObjectRef<WorkflowExecution>, (Option<TargetHash>, Unread)>;
 
 /// The WorkflowExecutions that cannot be read.
@@ -99,6 +110,13 @@ impl Unreadable {
     /// The number of objects that cannot be read.
     pub fn count(&self) -> usize {
         self.0.lock().current.len()
+    }
+
+    /// Whether the object with this uid exists and cannot be read.
+    pub fn knows(&self, uid: &str) -> bool {
+        let state = self.0.lock();
+        let mut unread = state.current.values();
+        unread.any(|(_, unread)| unread.source.uid == uid)
     }
 
     /// An object on a target that cannot be read.
@@ -166,19 +184,14 @@ impl Unreadable {
 }
 
 fn unread(watched: Watched) -> Option<(Option<TargetHash>, Unread)> {
-    let error = watched.error?;
-    let object = watched.object;
+    let (target, unread) = watched.read().err()?;
     tracing::error!(
-        namespace = object.metadata.namespace,
-        name = object.metadata.name,
-        error,
+        namespace = unread.source.namespace,
+        name = unread.source.name,
+        error = unread.error,
         "WorkflowExecution cannot be read, its target counts as in use"
     );
-    let unread = Unread {
-        source: Source::of(&object),
-        error,
-    };
-    Some((TargetHash::of_wfe(&object), unread))
+    Some((target, unread))
 }
 
 #[cfg(test)]

@@ -69,7 +69,7 @@ pub mod limit {
         priority = 1
     ),
     printcolumn(
-        name = "Blocks",
+        name = "Ran",
         type_ = "boolean",
         json_path = ".status.failureDetails.wasExecutionFailure",
         priority = 1

@@ -121,7 +121,7 @@ async fn interrupted_execution_reports_true_reason_and_runs_once() {
     ];
     let (_, columns) = kubectl(&arguments).await;
     assert!(
-        columns.contains("ResourceExhausted") && columns.contains("BLOCKS"),
+        columns.contains("ResourceExhausted") && columns.contains("RAN"),
         "{columns}"
     );
 }

@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
 use wfe_model::workflow_execution::WorkflowExecution;
-use wfe_tests::system::{Script, System, until_effective};
+use wfe_tests::system::{Script, System, condition, until_effective};
 
 use crate::setup::cluster;
 
@@ -68,6 +68,16 @@ async fn execution_whose_status_cannot_be_stored_is_told_and_runs_nothing() {
     let pods = system.live_pods().await.expect("listed");
     let pods: Vec<_> = pods.iter().map(ResourceExt::name_any).collect();
     assert!(pods.is_empty(), "{pods:?}");
+    // It gives up the lock that it has taken.
+    let same_target = json!({
+        "targetResource": "prod/Deployment/large", "executionConfig": { "whenBlocked": "Wait" },
+    });
+    system
+        .create(&quick, "next", &same_target)
+        .await
+        .expect("stored");
+    let next = system.ended("next").await.expect("ended");
+    assert_eq!(condition(&next, "Ready"), "True/Ready");
     system.kill_controller().await.expect("killed");
     let namespace = system.namespace.name().to_owned();
     let released = system

@@ -50,6 +50,9 @@ pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
     if let Some(step) = record_delivery(observed) {
         return step;
     }
+    if let Some(step) = record_clearance(observed) {
+        return step;
+    }
     if let Some(execution) = observed.execution.as_ref().filter(|it| !it.ending) {
         let until = kept_until(observed);
         return if deleted || until <= observed.now {
@@ -61,7 +64,10 @@ pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
     let stuck = notify_stuck_deletion(observed);
     match stuck {
         Some(step @ Step::Do(_)) => step,
-        _ if deleted => finalize(observed),
+        waits if deleted => match finalize(observed) {
+            Step::Done => waits.unwrap_or(Step::Done),
+            step => step,
+        },
         waits => waits.unwrap_or(Step::Done),
     }
 }
@@ -173,8 +179,12 @@ fn free_lock_now(observed: &Observed) -> Step {
 /// The pod watch triggers the next reconcile; the requeue is for the notice only.
 fn wait_for_pods(observed: &Observed) -> Step {
     let execution = observed.execution.as_ref();
+    // A finalizer of another client keeps the execution, and with it its pods.
+    let deleted_at = execution.and_then(|it| it.deleted_at);
     // A cancelled pipeline runs its last tasks within its own timeout.
-    let (late, notice) = if execution.is_some_and(|it| it.ending && it.is_active()) {
+    let (late, notice) = if let Some(at) = deleted_at {
+        (after(at, DELETION_GRACE), Notice::DeletionStuck)
+    } else if execution.is_some_and(|it| it.ending && it.is_active()) {
         (overdue_at(observed), Notice::Overdue)
     } else {
         let since = ended_at(observed).unwrap_or(observed.now);
@@ -205,6 +215,13 @@ fn correct_late_start(observed: &Observed) -> Option<Step> {
         &failure,
         details.failed_at.0,
     ))))
+}
+
+/// Stores a clearance in the lock's record, which outlives this object.
+fn record_clearance(observed: &Observed) -> Option<Step> {
+    let entry = Entry::of(&observed.wfe)?;
+    let lacking = observed.target_lock.lacks_clearance(&entry) && !observed.answers.recorded;
+    lacking.then(|| Step::Do(Effect::Record(Box::new(entry))))
 }
 
 /// Keeps the history that would be lost with this object. The lock gets a record of the outcome; an

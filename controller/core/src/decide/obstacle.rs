@@ -160,7 +160,7 @@ fn older_waiting(observed: &Observed, history: &History) -> Option<Source> {
 }
 
 /// Whether a request waits only for the target, or will once it is reconciled for the first time.
-fn is_waiting(wfe: &WorkflowExecution) -> bool {
+pub(crate) fn is_waiting(wfe: &WorkflowExecution) -> bool {
     let is =
         |kind, truth: TriState| stored(wfe, kind).is_some_and(|it| it.status == truth.as_str());
     let may_wait = wfe.spec.execution_config.when_blocked.as_deref() == Some("Wait");
@@ -221,14 +221,17 @@ fn busy(observed: &Observed, checked: &CheckedSpec, user: &User, waits: bool) ->
         });
     }
     // Stored once: if it followed every change of the holder, each would cause a status write for
-    // every request that waits.
+    // every request that waits. Not so where a person must act, which is rare.
+    let person = matches!(user, User::ByHand(_) | User::Unread(_));
     let waiting = stored(&observed.wfe, ConditionType::Blocked).filter(|it| {
-        it.status == TriState::True.as_str() && it.reason == Reason::ResourceBusy.as_str()
+        it.status == TriState::True.as_str()
+            && it.reason == Reason::ResourceBusy.as_str()
+            && (!person || it.message.contains(&who))
     });
     let message = waiting.map_or_else(
         || {
             format!(
-                "{target} was busy at {}, {who}: this WorkflowExecution starts after the older ones that wait for the target; Lease {lock} names the current holder",
+                "{target} was busy at {}, {who}: this WorkflowExecution starts after the older ones that wait for the target; the holder of Lease {lock}, if there is one, uses it now",
                 time(observed.now).0
             )
         },

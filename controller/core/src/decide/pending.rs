@@ -9,10 +9,13 @@ use wfe_model::rules::{self, CheckedSpec, ValidatedSpec, Violation};
 use wfe_model::workflow::Workflow;
 use wfe_model::workflow_execution::{FailureReason, Phase, TriState};
 
-use super::ending::{fail, pending, resolved, start_deadline, store, store_or, timeout, unblocked};
+use super::ending::{
+    RECHECK_DELAY, delete, fail, pending, resolved, start_deadline, store, store_or, timeout,
+    unblocked,
+};
 use super::obstacle;
 use crate::condition::{ConditionType, Reason};
-use crate::execution::{Created, Execution, Refusal};
+use crate::execution::{Created, Execution, Refusal, Remains};
 use crate::failure::Failure;
 use crate::lock::{self, Lock};
 use crate::names::TargetHash;
@@ -35,7 +38,12 @@ pub(super) fn decide(observed: &Observed) -> Step {
     let timeout = timeout(observed);
     let deadline = start_deadline(&observed.wfe, observed);
     if deadline <= observed.now {
-        return obstacle::skip_stale(observed, timeout);
+        return let_go(observed).unwrap_or_else(|| obstacle::skip_stale(observed, timeout));
+    }
+    if observed.stuck
+        && let Some(step) = let_go(observed).or_else(|| probe(observed))
+    {
+        return step;
     }
     match start(observed, &checked) {
         Step::Done => Step::Wait(deadline),
@@ -58,6 +66,43 @@ fn start(observed: &Observed, checked: &CheckedSpec) -> Step {
     }
     let plan = plan(observed, valid, account.clone());
     Step::Do(Effect::Create(Box::new(plan)))
+}
+
+/// Gives up what an attempt has taken: deletes the held execution, then frees the lock. Before the
+/// end is stored, because it may be that no status can be stored, as of an object that is too large.
+pub(super) fn let_go(observed: &Observed) -> Option<Step> {
+    if observed.answers.lock_lost {
+        return Some(Step::Ask(Question::Lock));
+    }
+    let in_use = observed.pods_alive || observed.others_alive.is_some();
+    if observed.lock != Lock::Ours || in_use {
+        return None;
+    }
+    let recheck = Step::Wait(observed.now + RECHECK_DELAY);
+    Some(
+        match (observed.answers.remains, &observed.answers.execution) {
+            (None, _) => Step::Ask(Question::Remains),
+            (Some(Remains::Nothing), _) => Step::Do(Effect::FreeLock(None)),
+            (Some(_), None) => Step::Ask(Question::Execution),
+            (Some(_), Some(Some(it))) if it.held => delete(observed, &it.reference),
+            // The watch will show it.
+            (Some(_), Some(_)) => recheck,
+        },
+    )
+}
+
+/// Shows that a status can be stored, before the lock is taken again.
+fn probe(observed: &Observed) -> Option<Step> {
+    if observed.wfe.phase().is_some() {
+        return None;
+    }
+    let message = "reconciling failed several times, trying again";
+    let change = Change::of(&observed.wfe, observed.now);
+    Some(Step::Do(store(pending(
+        change,
+        Reason::InProgress,
+        message,
+    ))))
 }
 
 /// Adopts the execution that exists or was created in this pass; fails if the create was refused. A

@@ -132,8 +132,13 @@ fn failed(observed: &Observed, execution: &Execution, facts: &Facts, at: jiff::T
     Step::Do(store(fail(observed, change, &failure, at)))
 }
 
-/// The stored reason why the execution does not start or is being disrupted.
+/// The stored reason why the execution does not start or is being disrupted. A stored suspension is
+/// none: it may be over, and a container may have run since.
 fn stored_waiting(observed: &Observed) -> Option<Waiting> {
+    stored_summary(observed).filter(|it| it.cause != Cause::Suspended)
+}
+
+fn stored_summary(observed: &Observed) -> Option<Waiting> {
     let summary = observed.wfe.status.as_ref()?.execution_status.as_ref()?;
     Some(Waiting {
         cause: summary.reason.as_deref()?.parse().ok()?,
@@ -210,10 +215,12 @@ fn active(observed: &Observed, execution: &Execution, waiting: Option<&Waiting>)
         return diagnose(execution);
     } else if let Some(waiting) = waiting.or(diagnosed(observed)) {
         // ErrImagePull and ImagePullBackOff alternate: store the cause once.
-        if stored_waiting(observed).is_some_and(|before| before.cause == waiting.cause) {
+        if stored_summary(observed).is_some_and(|before| before.cause == waiting.cause) {
             return wait;
         }
         with_waiting(change, Reason::Waiting, waiting, execution.tasks)
+    } else if stored_summary(observed).is_some_and(|it| it.cause == Cause::Suspended) {
+        resumed(change)
     } else {
         return wait;
     };
@@ -280,6 +287,15 @@ fn start_timeout_at(observed: &Observed, execution: &Execution) -> Option<Timest
 fn is_suspended(execution: &Execution) -> bool {
     let suspended = |it: &Waiting| it.cause == Cause::Suspended;
     matches!(&execution.progress, Progress::Active { waiting: Some(it) } if suspended(it))
+}
+
+/// The execution is no longer suspended.
+fn resumed(change: Change) -> Change {
+    let message = "resumed, no container has started yet";
+    let kind = ConditionType::ExecutionRunning;
+    change
+        .condition(kind, TriState::False, Reason::Waiting, message)
+        .with(|status| status.execution_status = None)
 }
 
 /// Whether a container of the workflow has started.

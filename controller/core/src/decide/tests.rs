@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use enumset::EnumSet;
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use rstest::rstest;
 use serde_json::{Value, json};
 use wfe_model::FINALIZER;
@@ -22,8 +23,8 @@ use crate::condition::ConditionType;
 use crate::execution::{
     Alive, Cause, Created, Execution, Facts, Progress, Refusal, Remains, Source, Tasks, Waiting,
 };
-use crate::history::Limits;
-use crate::lock::{Lock, TargetLock};
+use crate::history::{Entry, Limits};
+use crate::lock::{self, Lock, TargetLock};
 use crate::names;
 use crate::observed::Delivery;
 use crate::observed::{Answer, Answers, Gate, Observed, Settings, resolve};
@@ -83,6 +84,7 @@ pub(super) fn ready() -> Observed {
         target_lock: TargetLock::default(),
         neighbours: Vec::new(),
         failing: HashSet::new(),
+        stuck: false,
         unread: None,
         gate: Gate::Open,
         namespace_terminating: false,
@@ -955,6 +957,8 @@ fn pending_with_held_execution_repeats_all_checks() {
         "the create adopts the held execution"
     );
     Arc::make_mut(&mut observed.wfe).metadata.deletion_timestamp = Some(time(now()));
+    assert_eq!(name(&decide(&observed)), "ask Remains");
+    observed.lock = Lock::Free;
     let details = stores(&observed).status.and_then(|it| it.failure_details);
     let details = details.expect("details");
     assert_eq!(
@@ -1116,4 +1120,90 @@ fn finished_with_execution_that_stays_deleted_notifies_after_two_minutes() {
     );
     observed.notified.insert(Notice::DeletionStuck);
     assert_eq!(name(&decide(&observed)), "done");
+}
+
+/// BR-WE-013: it was resumed and ran while no controller looked.
+#[test]
+fn running_failed_after_stored_suspension_may_have_run() {
+    let mut observed = suspended(|it| it.queued = true);
+    observed.wfe = Arc::new(stores(&observed));
+    let resumed = Observed {
+        execution: Some(active()),
+        ..observed.clone()
+    };
+    let status = stores(&resumed).status.expect("a status");
+    assert_eq!(status.execution_status, None, "the suspension is over");
+    for over_deadline in [true, false] {
+        let facts = Facts {
+            over_deadline,
+            pod_gone: true,
+            ..Facts::default()
+        };
+        observed.execution = Some(execution(Progress::Failed { at: None, facts }));
+        observed.answers.execution = Some(None);
+        let failed = stores(&observed).status.expect("a status");
+        let details = failed.failure_details.expect("details");
+        assert!(details.was_execution_failure, "{details:?}");
+        assert_ne!(details.reason, FailureReason::ResourceExhausted);
+    }
+}
+
+/// BR-WE-009: the end can be stored, or cannot; the target is free in both cases.
+#[rstest]
+#[case::cancelled(|it: &mut Observed| {
+    let annotations = [(names::CANCEL.to_owned(), "enough".to_owned())];
+    Arc::make_mut(&mut it.wfe).metadata.annotations = Some(annotations.into());
+})]
+#[case::past_its_deadline(|it: &mut Observed| it.now = now() + Duration::from_hours(1))]
+#[case::stuck(|it: &mut Observed| it.stuck = true)]
+fn pending_with_lock_that_gives_up_lets_go_first(#[case] gives_up: impl FnOnce(&mut Observed)) {
+    let mut observed = with(gives_up);
+    observed.answers.remains = None;
+    assert_eq!(name(&decide(&observed)), "ask Remains");
+    observed.answers.remains = Some(Remains::Alive);
+    assert_eq!(name(&decide(&observed)), "ask Execution");
+    observed.answers.execution = Some(Some(Execution {
+        held: true,
+        ..active()
+    }));
+    assert_eq!(name(&decide(&observed)), "delete execution");
+    observed.answers.remains = Some(Remains::Nothing);
+    assert_eq!(name(&decide(&observed)), "free lock");
+    observed.lock = Lock::Free;
+    assert_eq!(name(&decide(&observed)), "store status");
+}
+
+/// BR-WE-013: a record that lags would bring the block back when the object is gone.
+#[test]
+fn finished_with_clearance_that_lock_lacks_records_it() {
+    let mut observed = finished("Failed");
+    let status = Arc::make_mut(&mut observed.wfe).status.as_mut();
+    let status = status.expect("a status");
+    status.failure_details = serde_json::from_value(json!({
+        "reason": "TaskFailed", "message": "", "failedAt": "2026-01-01T11:59:00Z", "naturalLanguageSummary": "", "wasExecutionFailure": true,
+    }))
+    .expect("details");
+    let blocks = Entry::of(&observed.wfe).expect("an entry");
+    let lease = lock::freed(lock::new("n", &"abc".into()), Some(&blocks), now());
+    observed.target_lock = TargetLock::from(Some(Arc::new(lease)));
+    assert_ne!(name(&decide(&observed)), "record outcome");
+    let status = Arc::make_mut(&mut observed.wfe).status.as_mut();
+    status.expect("a status").block_clearance = Some(BlockClearance {
+        cleared_by: "ann".to_owned(),
+        cleared_by_uid: None,
+        cleared_at: time(now()),
+        clear_reason: "looked at it".to_owned(),
+        clear_method: ClearMethod::KubernetesAdmissionWebhook,
+    });
+    observed.answers.recorded = false;
+    let recorded = Condition {
+        type_: ConditionType::ClearanceRecorded.as_str().to_owned(),
+        status: "True".to_owned(),
+        ..stored(&observed.wfe, ConditionType::AuditRecorded)
+            .cloned()
+            .expect("a condition")
+    };
+    let status = Arc::make_mut(&mut observed.wfe).status.as_mut();
+    status.expect("a status").conditions.push(recorded);
+    assert_eq!(name(&decide(&observed)), "record outcome");
 }

@@ -416,8 +416,11 @@ impl World {
             Effect::Create(_) => self.create(answers),
             Effect::Start(reference) => self.start(&reference, answers),
             Effect::Cancel(_) | Effect::Delete(_) => {
+                let is_final = self.wfe.phase().is_some_and(Phase::is_final);
+                let held = self.job.as_ref().is_none_or(|it| it.held);
+                let stored = self.wfe.execution_ref().is_some();
                 assert!(
-                    self.wfe.phase().is_some_and(Phase::is_final),
+                    is_final || held && !stored,
                     "execution deleted before a final phase is stored"
                 );
                 self.job = None;

@@ -34,6 +34,7 @@ fn facts() -> Facts {
         target_hash: TargetHash::of(&target),
         wfe: None,
         on_target: Vec::new(),
+        unread: None,
         lock: TargetLock::default(),
         alive: Vec::new(),
         gate: Gate::Open,
@@ -206,6 +207,40 @@ fn explain_target_with_live_pod_names_the_pod() {
         why.command,
         "kubectl -n kubernaut-workflows describe pod gone-1"
     );
+}
+
+/// The lock of an ended execution is held by its pod.
+#[test]
+fn explain_target_of_ended_holder_with_live_pod_names_the_pod() {
+    let mut facts = facts();
+    facts.on_target = vec![failed(true, 0)];
+    facts.lock = locked("prod/resize-1/resize-1");
+    let why = explain(&facts);
+    assert!(why.until.contains("it has ended"), "{why}");
+    facts.alive = vec![Alive {
+        source: Source::of(&facts.on_target[0]),
+        object: "pod kubernaut-workflows/resize-1-x".to_owned(),
+    }];
+    let why = explain(&facts);
+    assert_eq!(why.object, "pod kubernaut-workflows/resize-1-x");
+    facts.on_target.clear();
+    facts.alive.clear();
+    let why = explain(&facts);
+    assert!(why.until.contains("finds that it is gone"), "{why}");
+}
+
+#[test]
+fn explain_target_of_unread_execution_names_it() {
+    let mut facts = facts();
+    let source = Source {
+        namespace: "prod".to_owned(),
+        name: "strange".to_owned(),
+        uid: "s".to_owned(),
+    };
+    let error = "unknown variant".to_owned();
+    facts.unread = Some(Unread { source, error });
+    let why = explain(&facts);
+    assert_eq!(why.object, "WorkflowExecution prod/strange");
 }
 
 /// The operations guide has the ten answers. `make generate` writes them.

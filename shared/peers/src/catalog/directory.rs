@@ -141,12 +141,11 @@ fn fingerprint(directory: &Path) -> Result<Fingerprint, DirectoryError> {
         if is_yaml && !hidden {
             // Follows symbolic links, because the kubelet updates a mounted ConfigMap by swapping a
             // link.
-            let metadata = fs::metadata(&path).map_err(fail(&path))?;
-            files.push((
-                path.clone(),
-                metadata.modified().map_err(fail(&path))?,
-                metadata.len(),
-            ));
+            // A link without its file is set aside when it is read.
+            let (modified, size) = fs::metadata(&path)
+                .and_then(|it| Ok((it.modified()?, it.len())))
+                .unwrap_or((SystemTime::UNIX_EPOCH, 0));
+            files.push((path, modified, size));
         }
     }
     files.sort();
@@ -261,13 +260,16 @@ mod tests {
             &format!("status: disabled\n{}", yaml("restart", "1.0.0")),
         );
         file("b.yaml", "broken: [");
+        let dangling = directory.path().join("c.yaml");
+        std::os::unix::fs::symlink("nowhere", dangling).expect("linked");
         let restart = catalog.lookup("restart").await.expect("available");
         assert_eq!(restart.map(|it| it.status), Some(WorkflowStatus::Disabled));
         assert_eq!(version(&catalog, "scale").await, None, "no older version");
         assert!(errors.lock()[0].contains("b.yaml: "), "{errors:?}");
+        assert!(errors.lock()[1].contains("c.yaml: "), "{errors:?}");
         file("b.yaml", &yaml("scale", "2.0.0"));
         assert_eq!(version(&catalog, "scale").await.as_deref(), Some("2.0.0"));
-        assert_eq!(*errors.lock(), [] as [&str; 0]);
+        assert_eq!(errors.lock().len(), 1);
     }
 
     #[tokio::test]
