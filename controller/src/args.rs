@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand};
 use jiff::SignedDuration;
 use url::Url;
 use wfe_model::duration::ExecutionTimeout;
@@ -138,6 +138,23 @@ pub struct RunArgs {
     /// Number of WorkflowExecutions that are reconciled concurrently.
     #[arg(long, env = "WFE_CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
     pub concurrency: u16,
+    /// Whether only one of several controllers decides; =false for a single one.
+    #[arg(
+        long,
+        env = "WFE_LEADER_ELECT",
+        default_value_t = true,
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub leader_elect: bool,
+    /// Name of the Lease by which the leader is elected.
+    #[arg(long, env = "WFE_LEASE_NAME", default_value = "wfe-controller")]
+    pub lease_name: String,
+    /// Namespace of that Lease (default: the controller's own).
+    #[arg(long, env = "WFE_LEASE_NAMESPACE")]
+    pub lease_namespace: Option<String>,
     /// Logging, health and metrics flags.
     #[command(flatten)]
     pub process: ProcessArgs,

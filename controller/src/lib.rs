@@ -10,6 +10,7 @@ pub mod audit;
 pub mod clear_target;
 mod connection;
 pub mod crds;
+pub mod election;
 pub mod executor;
 pub mod metrics;
 pub mod reconcile;

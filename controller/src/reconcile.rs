@@ -14,7 +14,6 @@ mod schema;
 mod shared;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::SinkExt;
@@ -42,8 +41,6 @@ pub use self::shared::Shared;
 
 /// More steps than any correct pass takes: decisions that never end are a bug, which must surface.
 const MAX_STEPS: usize = 32;
-/// Requeue delay until the caches have been filled for the first time.
-const REQUEUE_NOT_READY: Duration = Duration::from_millis(100);
 
 /// Requeue delay while the CRD is older than the controller.
 const OUTDATED_CRD_DELAY: Duration = Duration::from_secs(2);
@@ -77,12 +74,12 @@ pub struct Reconciler {
     failing: Arc<Failing>,
     /// Requests a reconcile of another WorkflowExecution.
     wake: Sender<ObjectRef<WorkflowExecution>>,
-    ready: AtomicBool,
 }
 
 impl Reconciler {
-    /// A reconciler that requeues everything until it is [ready](Self::set_ready). It sends a
-    /// WorkflowExecution to `wake` that may proceed because another one fails.
+    /// A reconciler. Decisions from incomplete caches would be wrong: it must be used only when all
+    /// caches are synced. It sends a WorkflowExecution to `wake` that may proceed because another one
+    /// fails.
     pub fn new(
         client: &Client,
         shared: Shared,
@@ -93,14 +90,7 @@ impl Reconciler {
             failing: shared.failing.clone(),
             wake,
             actions: Actions::new(client, shared),
-            ready: AtomicBool::new(false),
         }
-    }
-
-    /// Allows decisions. Call it when all caches are synced: decisions from incomplete caches would
-    /// be wrong.
-    pub fn set_ready(&self) {
-        self.ready.store(true, Ordering::Release);
     }
 }
 
@@ -157,9 +147,6 @@ async fn pass(
     cached: Arc<WorkflowExecution>,
     context: Arc<Reconciler>,
 ) -> Result<Action, PassError> {
-    if !context.ready.load(Ordering::Acquire) {
-        return Ok(Action::requeue(REQUEUE_NOT_READY));
-    }
     let mut answers = Answers::default();
     // The resourceVersion to which the answers refer.
     let mut version = None;

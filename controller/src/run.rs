@@ -4,11 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use futures::channel::mpsc;
 use futures::{StreamExt, stream};
+use kube::Client;
 use kube::runtime::controller::{Config, ReconcileRequest, applier};
+use kube::runtime::reflector::ObjectRef;
 use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
 use wfe_peers::audit::{AuditSink, HttpSink, HttpSinkOptions, JsonlSink};
 use wfe_peers::catalog::DirectoryCatalog;
 use wfe_peers::client;
@@ -18,12 +21,13 @@ use wfe_process::shutdown;
 use crate::args::{LimitArgs, RunArgs};
 use crate::audit::outbox::{BATCH, Outbox};
 use crate::connection;
+use crate::election::{Elector, Leadership, NotLeading};
 use crate::executor::Executors;
 use crate::metrics::{CacheMetrics, Metrics};
 use crate::reconcile::{Reconciler, Schema, Shared, reconcile, retry};
 use crate::sweep::Sweep;
 use crate::view::View;
-use crate::watches::{self, StartTimes};
+use crate::watches::{self, Caches, StartTimes, Triggers};
 use wfe_core::history::Limits;
 use wfe_core::observed::Settings;
 
@@ -64,14 +68,25 @@ pub async fn run(args: RunArgs) -> Result<()> {
     registry.register_collector(Box::new(CacheMetrics(caches.clone())));
     let endpoints = args.process.serve(readiness.clone(), registry, &stop);
     endpoints.await?;
-    let store = caches.store();
     let view = Arc::new(View::new(caches.clone()));
     // The outbox requests at most one reconcile per event of a batch.
     let (requeue, requeued) = mpsc::channel(BATCH);
     let wake = requeue.clone();
-    let outbox = Arc::new(Outbox::new(sink, metrics.clone(), requeue, stop.clone()));
+    let leadership = if args.leader_elect {
+        Leadership::default()
+    } else {
+        Leadership::always()
+    };
+    let outbox = Arc::new(Outbox::new(
+        sink,
+        metrics.clone(),
+        requeue,
+        stop.clone(),
+        leadership.clone(),
+    ));
     let requeued = requeued.map(|reference| Ok(ReconcileRequest::from(reference)));
     let triggers = stream::select(triggers, requeued);
+    let triggers = triggers.take_until(stop.clone().cancelled_owned()).boxed();
     let settings = Arc::new(settings(
         &args.limits,
         args.execution.execution_namespace.clone(),
@@ -83,6 +98,7 @@ pub async fn run(args: RunArgs) -> Result<()> {
         executors.clone(),
         &settings,
         metrics.clone(),
+        leadership.clone(),
     );
     let shared = Shared {
         view: view.clone(),
@@ -91,55 +107,142 @@ pub async fn run(args: RunArgs) -> Result<()> {
         outbox: outbox.clone(),
         notified: Arc::default(),
         failing: Arc::default(),
+        leadership: leadership.clone(),
         settings,
         metrics: metrics.clone(),
         schema: Schema::new(readiness.clone()),
     };
     let reconciler = Arc::new(Reconciler::new(&client, shared, wake));
-    let waiting = reconciler.clone();
-    let delivery = outbox.run(view.as_ref());
-    let passes = applier(
-        |wfe, reconciler| Box::pin(reconcile(wfe, reconciler)),
-        retry,
+    let mut elector = elector(&args, &client, leadership, &metrics);
+    let duties = Duties {
+        stop: stop.clone(),
+        caches: caches.clone(),
         reconciler,
-        store,
-        triggers.take_until(stop.clone().cancelled_owned()),
-        Config::default().concurrency(args.concurrency),
-    );
-    let sync_then_sweep = async {
+        sweep,
+        outbox,
+        view,
+        metrics: metrics.clone(),
+        concurrency: args.concurrency,
+    };
+    let standby = async {
         if caches.synced().await.is_ok() && executors.synced().await.is_ok() {
-            // Orphaned executions and stale locks must not delay the first reconciles.
-            let ending = sweep.once().await;
-            waiting.set_ready();
-            metrics.leader.set(1);
             readiness.set(CACHES_SYNCED, true);
             tracing::info!("caches synced");
-            stop.run_until_cancelled(sweep.run(ending)).await;
         }
     };
-    // In one task: the store of kube wakes only the last waiter, and the applier waits for it, too.
-    let work = async {
-        tokio::join!(
-            passes.for_each(|_| futures::future::ready(())),
-            sync_then_sweep,
-            delivery
-        )
-    };
-    // Open reconciles may end within the grace period; caches that never fill must not block the
-    // exit.
-    let grace_over = async {
-        stop.cancelled().await;
-        tokio::time::sleep(SHUTDOWN_GRACE).await;
-    };
-    tokio::select! {
-        _ = work => {}
-        () = grace_over => tracing::warn!(
-            grace_seconds = SHUTDOWN_GRACE.as_secs(),
-            "shutdown grace period exceeded, aborting open reconciles"
-        ),
+    duties.run(triggers, standby, &mut elector).await?;
+    if let Some(mut elector) = elector {
+        elector.release().await;
     }
     tracing::info!("shutdown complete");
     Ok(())
+}
+
+/// `None`: this process is the only one.
+fn elector(
+    args: &RunArgs,
+    client: &Client,
+    leadership: Leadership,
+    metrics: &Metrics,
+) -> Option<Elector> {
+    args.leader_elect.then(|| {
+        let namespace = args.lease_namespace.as_deref();
+        let namespace = namespace.unwrap_or(client.default_namespace());
+        let (name, metrics) = (&args.lease_name, metrics.clone());
+        Elector::new(client, namespace, name, identity(), leadership, metrics)
+    })
+}
+
+/// What the leader does.
+struct Duties {
+    stop: CancellationToken,
+    caches: Caches,
+    reconciler: Arc<Reconciler>,
+    sweep: Sweep,
+    outbox: Arc<Outbox>,
+    view: Arc<View>,
+    metrics: Metrics,
+    concurrency: u16,
+}
+
+impl Duties {
+    /// Keeps the caches warm until this process leads, then carries out the duties until `stop`.
+    /// `synced` ends when all caches are synced.
+    async fn run(
+        &self,
+        mut triggers: Triggers,
+        synced: impl Future<Output = ()>,
+        elector: &mut Option<Elector>,
+    ) -> Result<()> {
+        let led = async {
+            synced.await;
+            match elector {
+                Some(elector) => elector.acquire().await,
+                None => drop(self.metrics.leader.set(1)),
+            }
+        };
+        // The caches are filled only while the triggers are polled. What changes before this process
+        // leads is decided on when it does.
+        tokio::select! {
+            () = led => {}
+            () = (&mut triggers).for_each(async |_| ()) => {}
+        }
+        if self.stop.is_cancelled() {
+            return Ok(());
+        }
+        let lost = async {
+            match elector {
+                Some(elector) => elector.hold().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.reconcile(triggers) => {}
+            () = grace_over(&self.stop) => {}
+            () = lost => bail!(NotLeading),
+        }
+        Ok(())
+    }
+
+    /// Reconciles every WorkflowExecution, then those that change, until `stop`.
+    async fn reconcile(&self, triggers: Triggers) {
+        self.outbox.lead();
+        let all = self.caches.workflow_executions();
+        let all: Vec<_> = all
+            .iter()
+            .map(|wfe| Ok(ReconcileRequest::from(ObjectRef::from_obj(wfe.as_ref()))))
+            .collect();
+        let passes = applier(
+            |wfe, reconciler| Box::pin(reconcile(wfe, reconciler)),
+            retry,
+            self.reconciler.clone(),
+            self.caches.store(),
+            stream::iter(all).chain(triggers),
+            Config::default().concurrency(self.concurrency),
+        );
+        tokio::join!(
+            passes.for_each(|_| futures::future::ready(())),
+            self.stop.run_until_cancelled(self.sweep.run()),
+            self.outbox.run(self.view.as_ref())
+        );
+    }
+}
+
+/// Open reconciles may end within the grace period.
+async fn grace_over(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(SHUTDOWN_GRACE).await;
+    tracing::warn!(
+        grace_seconds = SHUTDOWN_GRACE.as_secs(),
+        "shutdown grace period exceeded, aborting open reconciles"
+    );
+}
+
+/// A name of this process that no other has, also after a restart of the pod.
+fn identity() -> String {
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "wfe-controller".to_owned());
+    let started = jiff::Timestamp::now().as_nanosecond();
+    format!("{host}_{}_{started:x}", std::process::id())
 }
 
 /// The catalog; the files that it sets aside are counted and noted.

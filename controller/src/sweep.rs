@@ -23,6 +23,7 @@ use wfe_model::audit::EventType;
 use wfe_model::text::in_full;
 use wfe_model::workflow_execution::WorkflowExecution;
 
+use crate::election::{Leadership, NotLeading};
 use crate::executor::{Executor, Executors, Unanswered};
 use crate::metrics::Metrics;
 use crate::watches::Caches;
@@ -40,6 +41,8 @@ const OBJECT_DEADLINE: Duration = Duration::from_mins(1);
 /// Why sweeping an object failed; the next sweep retries.
 #[derive(Debug, Error)]
 enum SweepError {
+    #[error(transparent)]
+    NotLeading(#[from] NotLeading),
     #[error("read WorkflowExecution {1}/{2}")]
     ReadOwner(#[source] kube::Error, String, String),
     #[error("check the target for live executions")]
@@ -60,6 +63,7 @@ pub struct Sweep {
     lock_retention: Duration,
     max_consecutive_failures: u32,
     metrics: Metrics,
+    leadership: Leadership,
 }
 
 impl Sweep {
@@ -70,6 +74,7 @@ impl Sweep {
         executors: Executors,
         settings: &Settings,
         metrics: Metrics,
+        leadership: Leadership,
     ) -> Self {
         let namespace = &settings.execution_namespace;
         let limits = &settings.limits;
@@ -82,12 +87,13 @@ impl Sweep {
             lock_retention: history_window.max(settings.retention),
             max_consecutive_failures: limits.max_consecutive_failures,
             metrics,
+            leadership,
         }
     }
 
-    /// Sweeps periodically, and when a WorkflowExecution is gone. `ending`: the last sweep found an
-    /// orphaned object that is still being deleted.
-    pub async fn run(&self, mut ending: bool) {
+    /// Sweeps at once, then periodically, and when a WorkflowExecution is gone.
+    pub async fn run(&self) {
+        let mut ending = self.once().await;
         loop {
             let interval = if ending {
                 INTERVAL_WHILE_ENDING
@@ -102,7 +108,7 @@ impl Sweep {
 
     /// Sweeps every cached execution and lock. Returns whether an orphaned object is still being
     /// deleted.
-    pub async fn once(&self) -> bool {
+    async fn once(&self) -> bool {
         let mut ending = false;
         for executor in self.executors.all() {
             for (source, execution) in executor.executions() {
@@ -127,6 +133,7 @@ impl Sweep {
         if execution.ending || !self.is_confirmed_gone(source).await? {
             return Ok(false);
         }
+        self.leadership.check()?;
         let (namespace, name) = (&source.namespace, &source.name);
         let reference = &execution.reference;
         tracing::warn!(
@@ -151,6 +158,7 @@ impl Sweep {
     /// Frees an orphaned lock, or deletes a stale one. Each write has the cached resourceVersion as
     /// its precondition, so a lock that was taken since is not touched.
     async fn sweep_lock(&self, lease: &Lease) -> Result<bool, SweepError> {
+        self.leadership.check()?;
         let swept = match lock::holder(lease) {
             Some(Holder::Execution(holder)) => self.free_if_orphaned(lease, &holder).await,
             Some(Holder::ByHand(_)) => Ok(false),

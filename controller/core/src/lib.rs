@@ -13,6 +13,7 @@ pub mod audit;
 pub mod clearing;
 pub mod condition;
 pub mod decide;
+pub mod election;
 pub mod execution;
 pub mod failure;
 pub mod history;

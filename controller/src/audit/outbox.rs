@@ -23,6 +23,7 @@ use wfe_model::workflow_execution::{Phase, WorkflowExecution};
 use wfe_peers::audit::{AuditSink, Unasked};
 
 use super::ledger::{DeliveryState, Ledger, PendingEvents};
+use crate::election::{Leadership, NotLeading};
 use crate::metrics::Metrics;
 use wfe_core::audit;
 use wfe_core::observed::Delivery;
@@ -52,8 +53,9 @@ pub struct Outbox {
     outage: Mutex<Option<String>>,
     offered: Notify,
     sink: Arc<dyn AuditSink>,
-    /// Until then the sink may commit requests of an earlier process.
-    earlier_settle: Instant,
+    /// Until then the sink may commit requests of an earlier leader.
+    earlier_settle: Mutex<Instant>,
+    leadership: Leadership,
     metrics: Metrics,
     /// Requests a reconcile of an object whose delivery state has changed.
     requeue: Sender<ObjectRef<WorkflowExecution>>,
@@ -87,6 +89,16 @@ impl From<Unasked> for DeliveryError {
     }
 }
 
+impl From<NotLeading> for DeliveryError {
+    fn from(error: NotLeading) -> Self {
+        Self {
+            message: error.to_string(),
+            outage: false,
+            batch_failed: false,
+        }
+    }
+}
+
 impl Outbox {
     /// An outbox without events. It sends an object to `requeue` when the object's delivery state
     /// has changed. After `stop` it finishes the current batch and ends.
@@ -95,17 +107,24 @@ impl Outbox {
         metrics: Metrics,
         requeue: Sender<ObjectRef<WorkflowExecution>>,
         stop: CancellationToken,
+        leadership: Leadership,
     ) -> Self {
         Self {
             ledger: Mutex::default(),
             outage: Mutex::default(),
             offered: Notify::new(),
-            earlier_settle: Instant::now() + sink.settles_within(),
+            earlier_settle: Mutex::new(Instant::now() + sink.settles_within()),
+            leadership,
             sink,
             metrics,
             requeue,
             stop,
         }
+    }
+
+    /// This process begins to lead: until now another one may have sent events.
+    pub fn lead(&self) {
+        *self.earlier_settle.lock() = Instant::now() + self.sink.settles_within();
     }
 
     /// Queues the unacknowledged events of `wfe`. `new` are the events of a transition that this
@@ -118,7 +137,7 @@ impl Outbox {
             return;
         }
         let reference = ObjectRef::from_obj(wfe);
-        let settles = Some(self.earlier_settle).filter(|it| *it > Instant::now());
+        let settles = Some(*self.earlier_settle.lock()).filter(|it| *it > Instant::now());
         self.update_ledger(|ledger| ledger.offer(uid, &reference, open, new & open, settles));
         self.offered.notify_one();
     }
@@ -236,6 +255,7 @@ impl Outbox {
         failures: usize,
         batch_failures: usize,
     ) -> Result<(), DeliveryError> {
+        self.leadership.check()?;
         if failures > 0 {
             self.sink.is_well().await?;
         }

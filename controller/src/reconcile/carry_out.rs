@@ -32,6 +32,7 @@ use super::notified::Notified;
 use super::schema::{Schema, SchemaError};
 use super::shared::Shared;
 use crate::audit::outbox::Outbox;
+use crate::election::{Leadership, NotLeading};
 use crate::executor::{Executor, Executors, Unanswered};
 use crate::metrics::Metrics;
 use crate::view::View;
@@ -51,6 +52,9 @@ pub enum StepError {
     /// The CRD in the cluster is older than the controller.
     #[error(transparent)]
     Schema(#[from] SchemaError),
+    /// Another process may lead.
+    #[error(transparent)]
+    NotLeading(#[from] NotLeading),
     /// A step that needs an unknown engine; no decision returns such a step.
     #[error("unknown engine \"{0}\"")]
     EngineUnknown(String),
@@ -74,6 +78,7 @@ pub struct Actions {
     leases: Api<Lease>,
     notified: Arc<Notified>,
     failing: Arc<Failing>,
+    leadership: Leadership,
     schema: Schema,
 }
 
@@ -87,6 +92,7 @@ impl Actions {
             outbox,
             notified,
             failing,
+            leadership,
             settings,
             metrics,
             schema,
@@ -106,6 +112,7 @@ impl Actions {
             client: client.clone(),
             notified,
             failing,
+            leadership,
             schema,
         }
     }
@@ -194,6 +201,7 @@ impl Actions {
         answers: &mut Answers,
     ) -> Result<(), StepError> {
         let wfe = &observed.wfe;
+        self.leadership.check()?;
         self.schema.check_write_allowed(|wfe| self.api(wfe)).await?;
         match effect {
             Effect::AddFinalizer => {

@@ -9,6 +9,7 @@ use super::failing::Failing;
 use super::notified::Notified;
 use super::schema::Schema;
 use crate::audit::outbox::Outbox;
+use crate::election::Leadership;
 use crate::executor::Executors;
 use crate::metrics::Metrics;
 use crate::view::View;
@@ -27,6 +28,8 @@ pub struct Shared {
     pub notified: Arc<Notified>,
     /// Objects whose last pass failed.
     pub failing: Arc<Failing>,
+    /// Until when this process may write.
+    pub leadership: Leadership,
     /// Flags that decisions depend on.
     pub settings: Arc<Settings>,
     /// Metrics.

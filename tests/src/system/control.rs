@@ -1,5 +1,6 @@
 //! Installs wfe, and starts and stops its programs.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use anyhow::Result;
@@ -60,6 +61,7 @@ impl System {
             persistent,
             proxy: None,
             data_storage: None,
+            leader_election: false,
             webhook_flags: Vec::new(),
             controller_flags: Vec::new(),
         };
@@ -104,6 +106,23 @@ impl System {
         self.controller(0).await
     }
 
+    /// As [`launch_controller`](Self::launch_controller), for several at a time.
+    pub async fn launch_controller_number(&self, number: usize) -> Result<Program> {
+        self.controller(number).await
+    }
+
+    /// Controllers elect a leader from their next start on.
+    pub async fn elect_leader(&mut self) -> Result<()> {
+        install::leader_election(self).await?;
+        self.leader_election = true;
+        Ok(())
+    }
+
+    /// The log of the controllers.
+    pub fn controller_log(&self) -> PathBuf {
+        self.path("controller.log")
+    }
+
     async fn controller(&self, number: usize) -> Result<Program> {
         let kubeconfig = match &self.proxy {
             Some(proxy) => {
@@ -124,6 +143,8 @@ impl System {
             format!("--catalog-dir={}", self.path("catalog").display()),
             format!("--metrics-addr={}:{}", self.address, 9090 + 10 * number),
             format!("--health-addr={health}"),
+            format!("--leader-elect={}", self.leader_election),
+            format!("--lease-namespace={}", self.execution.name()),
         ];
         match &self.data_storage {
             Some(storage) => flags.extend([

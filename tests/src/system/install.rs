@@ -84,6 +84,14 @@ pub(super) async fn all(system: &System) -> Result<()> {
     policies(system).await
 }
 
+/// Lets controllers elect a leader by a Lease in the execution namespace, which is the namespace of
+/// their ServiceAccount.
+pub(super) async fn leader_election(system: &System) -> Result<()> {
+    let rules = rules("leader-election-rules.yaml")?;
+    let (namespace, name) = (system.execution.name(), "leader-election");
+    role_named(system, namespace, name, CONTROLLER, rules).await
+}
+
 /// Applies the chart's policies, bound to the namespace of this system only.
 async fn policies(system: &System) -> Result<()> {
     let text = text("files/policies.yaml")?;

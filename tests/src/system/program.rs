@@ -92,10 +92,21 @@ impl Program {
 
     /// Sends SIGTERM.
     pub fn send_sigterm(&self) -> Result<()> {
-        Ok(kill(
-            Pid::from_raw(i32::try_from(self.pid()?)?),
-            Signal::SIGTERM,
-        )?)
+        self.send(Signal::SIGTERM)
+    }
+
+    /// Stops the process (SIGSTOP): it runs nothing until it is [resumed](Self::resume).
+    pub fn stop(&self) -> Result<()> {
+        self.send(Signal::SIGSTOP)
+    }
+
+    /// Lets a stopped process continue.
+    pub fn resume(&self) -> Result<()> {
+        self.send(Signal::SIGCONT)
+    }
+
+    fn send(&self, signal: Signal) -> Result<()> {
+        Ok(kill(Pid::from_raw(i32::try_from(self.pid()?)?), signal)?)
     }
 
     /// Time from the start of the process until it was first ready.

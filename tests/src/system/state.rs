@@ -35,6 +35,7 @@ pub struct System {
     /// Fake Data Storage that receives the audit trail from the controller's next start on, instead
     /// of a file.
     pub data_storage: Option<DataStorage>,
+    pub(super) leader_election: bool,
     /// Additional flags for the webhook's next start.
     pub webhook_flags: Vec<String>,
     /// Additional flags for the controller's next start.

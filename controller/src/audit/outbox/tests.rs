@@ -181,6 +181,7 @@ fn outbox(sink: Arc<Sink>) -> (Arc<Outbox>, mpsc::Receiver<ObjectRef<WorkflowExe
             metrics,
             requeue,
             CancellationToken::new(),
+            Leadership::always(),
         )),
         requeued,
     )
