@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::api::PostParams;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
@@ -19,6 +18,7 @@ use thiserror::Error;
 use wfe_core::election::{Attempt, Candidate, RENEW_DEADLINE, RETRY_PERIOD};
 use wfe_model::text::in_full;
 
+use crate::leases::put;
 use crate::metrics::Metrics;
 
 /// This process does not lead any more, and another one may.
@@ -103,8 +103,8 @@ impl Elector {
             let now = Instant::now();
             let wait = match self.candidate.attempt(&self.name, now, Timestamp::now()) {
                 Attempt::Wait(until) => until.saturating_duration_since(now).min(RETRY_PERIOD),
-                attempt => {
-                    if self.write(attempt, now).await {
+                Attempt::Write(lease) => {
+                    if self.write(&lease, now).await {
                         return;
                     }
                     RETRY_PERIOD
@@ -133,7 +133,7 @@ impl Elector {
             let now = Instant::now();
             match self.candidate.attempt(&self.name, now, Timestamp::now()) {
                 Attempt::Wait(_) => return,
-                attempt => drop(self.write(attempt, now).await),
+                Attempt::Write(lease) => drop(self.write(&lease, now).await),
             }
         }
     }
@@ -145,9 +145,7 @@ impl Elector {
         let Some(released) = self.candidate.released(Timestamp::now()) else {
             return;
         };
-        let parameters = PostParams::default();
-        let releasing = self.leases.replace(&self.name, &parameters, &released);
-        match tokio::time::timeout(RETRY_PERIOD, releasing).await {
+        match tokio::time::timeout(RETRY_PERIOD, put(&self.leases, &released)).await {
             Ok(Ok(_)) => tracing::info!(lease = self.name, "leadership released"),
             Ok(Err(error)) => {
                 tracing::warn!(error = in_full(&error), "releasing the Lease failed");
@@ -158,19 +156,9 @@ impl Elector {
 
     /// Makes a write; returns whether this process leads. The leadership counts from before the
     /// write.
-    async fn write(&mut self, attempt: Attempt, began: Instant) -> bool {
-        let parameters = PostParams::default();
-        let leases = self.leases.clone();
-        let name = self.name.clone();
-        let writing = async {
-            match &attempt {
-                Attempt::Create(lease) => leases.create(&parameters, lease).await,
-                Attempt::Replace(lease) => leases.replace(&name, &parameters, lease).await,
-                Attempt::Wait(_) => leases.get(&name).await,
-            }
-        };
+    async fn write(&mut self, lease: &Lease, began: Instant) -> bool {
         let deadline = (RENEW_DEADLINE / 2).min(self.leadership.left());
-        let written = tokio::time::timeout(deadline, writing).await;
+        let written = tokio::time::timeout(deadline, put(&self.leases, lease)).await;
         match written {
             Ok(Ok(lease)) => {
                 let led = self.leadership.check().is_ok();

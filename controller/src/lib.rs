@@ -12,6 +12,7 @@ mod connection;
 pub mod crds;
 pub mod election;
 pub mod executor;
+mod leases;
 pub mod metrics;
 pub mod reconcile;
 pub mod release;

@@ -121,7 +121,6 @@ impl Reconciler {
     /// Counts a failed pass: the first one lets others on the target proceed, and an operator is
     /// told of an object that fails again and again.
     async fn handle_failure(&self, wfe: &WorkflowExecution, error: &PassError) {
-        self.failing.retain(|uid| self.observer.knows(uid));
         // Not the fault of this object, and readiness tells of it.
         if error.is_outdated_crd() {
             return;

@@ -24,7 +24,7 @@ use crate::connection;
 use crate::election::{Elector, Leadership, NotLeading};
 use crate::executor::Executors;
 use crate::metrics::{CacheMetrics, Metrics};
-use crate::reconcile::{Reconciler, Schema, Shared, reconcile, retry};
+use crate::reconcile::{Failing, Reconciler, Schema, Shared, reconcile, retry};
 use crate::sweep::Sweep;
 use crate::view::View;
 use crate::watches::{self, Caches, StartTimes, Triggers};
@@ -92,6 +92,7 @@ pub async fn run(args: RunArgs) -> Result<()> {
         args.execution.execution_namespace.clone(),
         args.execution.default_service_account.clone(),
     ));
+    let failing: Arc<Failing> = Arc::default();
     let sweep = Sweep::new(
         &client,
         caches.clone(),
@@ -99,6 +100,7 @@ pub async fn run(args: RunArgs) -> Result<()> {
         &settings,
         metrics.clone(),
         leadership.clone(),
+        failing.clone(),
     );
     let shared = Shared {
         view: view.clone(),
@@ -106,7 +108,7 @@ pub async fn run(args: RunArgs) -> Result<()> {
         catalog: Arc::new(catalog),
         outbox: outbox.clone(),
         notified: Arc::default(),
-        failing: Arc::default(),
+        failing,
         leadership: leadership.clone(),
         settings,
         metrics: metrics.clone(),
@@ -250,8 +252,7 @@ fn catalog(directory: &Path, metrics: &Metrics, readiness: &Readiness) -> Result
     let rejected = metrics.catalog_rejected_entries.clone();
     let readiness = readiness.clone();
     let catalog = DirectoryCatalog::open(directory, move |errors| {
-        rejected.set(i64::try_from(errors.len()).unwrap_or(i64::MAX));
-        readiness.note("catalog", (!errors.is_empty()).then(|| errors.join("; ")));
+        readiness.report_rejected_entries(&rejected, errors);
     });
     catalog.context("--catalog-dir")
 }

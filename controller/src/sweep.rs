@@ -26,6 +26,7 @@ use wfe_model::workflow_execution::WorkflowExecution;
 use crate::election::{Leadership, NotLeading};
 use crate::executor::{Executor, Executors, Unanswered};
 use crate::metrics::Metrics;
+use crate::reconcile::Failing;
 use crate::watches::Caches;
 
 /// Interval of sweeps.
@@ -64,6 +65,7 @@ pub struct Sweep {
     max_consecutive_failures: u32,
     metrics: Metrics,
     leadership: Leadership,
+    failing: Arc<Failing>,
 }
 
 impl Sweep {
@@ -75,6 +77,7 @@ impl Sweep {
         settings: &Settings,
         metrics: Metrics,
         leadership: Leadership,
+        failing: Arc<Failing>,
     ) -> Self {
         let namespace = &settings.execution_namespace;
         let limits = &settings.limits;
@@ -88,6 +91,7 @@ impl Sweep {
             max_consecutive_failures: limits.max_consecutive_failures,
             metrics,
             leadership,
+            failing,
         }
     }
 
@@ -109,6 +113,7 @@ impl Sweep {
     /// Sweeps every cached execution and lock. Returns whether an orphaned object is still being
     /// deleted.
     async fn once(&self) -> bool {
+        self.failing.retain(|uid| self.caches.knows(&uid.into()));
         let mut ending = false;
         for executor in self.executors.all() {
             for (source, execution) in executor.executions() {

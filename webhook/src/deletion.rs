@@ -45,10 +45,8 @@ pub fn warn(request: &Request<'_>) -> Verdict {
 fn blocks(status: &WorkflowExecutionStatus) -> bool {
     let details = status.failure_details.as_ref();
     let ran = details.is_some_and(|it| it.was_execution_failure);
-    // The failure that exhausts the retries has no end of a backoff.
-    let exhausts = status.consecutive_failures.is_some_and(|it| it > 0)
-        && status.next_allowed_execution.is_none();
-    status.phase == Some(Phase::Failed) && (ran || exhausts) && status.block_clearance.is_none()
+    let clears = ran || status.exhausts_retries();
+    status.phase == Some(Phase::Failed) && clears && status.block_clearance.is_none()
 }
 
 /// Whether no audit event is left to deliver.

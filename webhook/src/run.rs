@@ -38,8 +38,7 @@ pub async fn run(args: Args) -> Result<()> {
     let readiness = Readiness::of(&[CERTIFICATE_VALID, NOT_SHUTTING_DOWN]);
     let (rejected, noted) = (metrics.catalog_rejected_entries.clone(), readiness.clone());
     let catalog = DirectoryCatalog::open(&args.execution.catalog_dir, move |errors| {
-        rejected.set(i64::try_from(errors.len()).unwrap_or(i64::MAX));
-        noted.note("catalog", (!errors.is_empty()).then(|| errors.join("; ")));
+        noted.report_rejected_entries(&rejected, errors);
     });
     let catalog: Arc<dyn Catalog> = Arc::new(catalog.context("--catalog-dir")?);
     let scope = Scope::of(args.watch_namespace);

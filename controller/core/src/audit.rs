@@ -234,9 +234,7 @@ fn is_retryable(failure: &FailureDetails, status: &WorkflowExecutionStatus) -> b
             | FailureReason::ImagePullBackOff
             | FailureReason::UnsupportedEngine
     );
-    // The failure that exhausts the retries has no end of a backoff.
-    let exhausts = status.consecutive_failures.is_some() && status.next_allowed_execution.is_none();
-    passes && !failure.was_execution_failure && !exhausts
+    passes && !failure.was_execution_failure && !status.exhausts_retries()
 }
 
 fn error_details(code: &str, message: &str, retry_possible: bool) -> ErrorDetails {

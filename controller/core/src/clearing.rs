@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use serde::{Deserialize, Serialize};
+use wfe_model::workflow_execution::WorkflowExecution;
 
 use crate::history::Entry;
 use crate::lock;
@@ -12,10 +13,26 @@ use crate::names::CLEARED;
 pub use wfe_model::workflow_execution::clear_command as command;
 
 /// The command that clears the block of a target whose WorkflowExecution is gone.
-pub fn command_for_target(target: &str, execution_namespace: &str) -> String {
+fn command_for_target(target: &str, execution_namespace: &str) -> String {
     format!(
         "wfe-controller clear-target {target} --execution-namespace {execution_namespace} --reason '<what you found>'"
     )
+}
+
+/// The command that clears the block of `entry`, which depends on whether `objects`, the
+/// WorkflowExecutions on the target, still have its WorkflowExecution.
+pub fn command_for<'a>(
+    entry: &Entry,
+    objects: impl IntoIterator<Item = &'a WorkflowExecution>,
+    target: &str,
+    execution_namespace: &str,
+) -> String {
+    let mut objects = objects.into_iter();
+    if objects.any(|it| it.metadata.uid.as_ref() == Some(&entry.uid)) {
+        command(&entry.namespace, &entry.name)
+    } else {
+        command_for_target(target, execution_namespace)
+    }
 }
 
 /// Who cleared a target, as an annotation of its lock.

@@ -10,7 +10,7 @@ mod running;
 use wfe_model::FINALIZER;
 use wfe_model::workflow_execution::{FailureReason, Phase};
 
-pub(crate) use self::obstacle::is_waiting;
+pub(crate) use self::obstacle::{age, is_waiting};
 
 use self::ending::{began, cancel_reason, fail, start_is_stored, store, with_observed_start};
 use crate::execution::Execution;

@@ -29,10 +29,8 @@ pub struct Candidate {
 /// What a candidate does next.
 #[derive(Debug, PartialEq)]
 pub enum Attempt {
-    /// Create this Lease.
-    Create(Box<Lease>),
-    /// Replace the Lease by this one, which has the resourceVersion that was seen.
-    Replace(Box<Lease>),
+    /// Write this Lease: it has the resourceVersion that was seen, or none if there was no Lease.
+    Write(Box<Lease>),
     /// Another process leads, until this time at least.
     Wait(Instant),
 }
@@ -79,7 +77,7 @@ impl Candidate {
                 },
                 spec: None,
             };
-            return Attempt::Create(Box::new(self.claimed(lease, time)));
+            return Attempt::Write(Box::new(self.claimed(lease, time)));
         };
         if holder(lease).is_some() && !self.holds() {
             let expires = self.seen_at.map(|at| at + duration(lease));
@@ -87,7 +85,7 @@ impl Candidate {
                 return Attempt::Wait(expires);
             }
         }
-        Attempt::Replace(Box::new(self.claimed(lease.clone(), time)))
+        Attempt::Write(Box::new(self.claimed(lease.clone(), time)))
     }
 
     /// The Lease without a holder, so that another process takes it at once; `None` if this process
@@ -141,7 +139,7 @@ mod tests {
 
     /// The Lease as the API server stores it.
     fn stored(attempt: Attempt, version: &str) -> Lease {
-        let (Attempt::Create(lease) | Attempt::Replace(lease)) = attempt else {
+        let Attempt::Write(lease) = attempt else {
             panic!("no write: {attempt:?}")
         };
         let mut lease = *lease;
@@ -158,7 +156,8 @@ mod tests {
         );
         a.see(None, now);
         let attempt = a.attempt(NAME, now, time());
-        assert!(matches!(attempt, Attempt::Create(_)));
+        let creates = |it: &Lease| it.metadata.resource_version.is_none();
+        assert!(matches!(&attempt, Attempt::Write(lease) if creates(lease)));
         let lease = stored(attempt, "1");
         a.see(Some(lease.clone()), now);
         b.see(Some(lease), now);

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use wfe_model::audit::EventType;
 use wfe_model::dependencies::{DependencyProblem, ServiceAccountAnswer};
+use wfe_model::duration::ExecutionTimeout;
 use wfe_model::rules::{self, ValidatedSpec, Violation};
 use wfe_model::workflow::Workflow;
 use wfe_model::workflow_execution::{WorkflowExecution, WorkflowExecutionSpec};
@@ -83,6 +84,28 @@ pub enum Gate {
     Missing,
 }
 
+impl Gate {
+    /// Why no execution starts in `namespace`, and until when; `None` if executions may start.
+    pub fn closed(self, namespace: &str) -> Option<(String, String)> {
+        let (cause, until) = match self {
+            Self::Open => return None,
+            Self::Paused => (
+                format!("namespace {namespace} is paused: no execution starts"),
+                format!("its annotation {} is removed", names::PAUSED),
+            ),
+            Self::Ending => (
+                format!("namespace {namespace} is being deleted: no execution starts"),
+                "it exists again".to_owned(),
+            ),
+            Self::Missing => (
+                format!("namespace {namespace} does not exist: no execution starts"),
+                "it is created".to_owned(),
+            ),
+        };
+        Some((cause, until))
+    }
+}
+
 /// A WorkflowExecution that this version cannot read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Unread {
@@ -122,6 +145,15 @@ pub struct Settings {
     pub start_timeout: Duration,
     /// Cooldown, backoff, blocks.
     pub limits: Limits,
+}
+
+impl Settings {
+    /// The execution timeout: from the spec, else the default.
+    pub fn timeout_of(&self, wfe: &WorkflowExecution) -> Duration {
+        let stored = wfe.spec.execution_config.timeout.as_deref();
+        let parsed = stored.and_then(ExecutionTimeout::parse);
+        parsed.map_or(self.default_timeout, ExecutionTimeout::get)
+    }
 }
 
 /// Answers to the questions of this pass, and results of its writes. `None`: not asked yet.

@@ -4,14 +4,13 @@
 use std::fmt::{self, Display};
 
 use jiff::Timestamp;
-use wfe_model::duration::ExecutionTimeout;
 use wfe_model::workflow_execution::{Phase, TriState, WorkflowExecution};
 
 use crate::clearing;
 use crate::condition::{ConditionType, Reason};
-use crate::decide::is_waiting;
+use crate::decide::{age, is_waiting};
 use crate::execution::{Alive, Source};
-use crate::history::{Entry, History, Limits, Restriction};
+use crate::history::{History, Limits, Restriction};
 use crate::lock::{Holder, TargetLock};
 use crate::names::{self, CANCEL, PAUSED, TargetHash};
 use crate::observed::{Gate, Settings, Unread};
@@ -75,7 +74,7 @@ pub fn explain(facts: &Facts) -> Why {
         return target(facts, None).unwrap_or_else(|| free(facts));
     };
     match wfe.phase() {
-        None => unseen(wfe, facts),
+        None => unseen(wfe),
         Some(Phase::Pending) => unavailable(wfe)
             .or_else(|| target(facts, Some(wfe)))
             .unwrap_or_else(|| starting(wfe)),
@@ -118,23 +117,11 @@ fn target(facts: &Facts, asking: Option<&WorkflowExecution>) -> Option<Why> {
 
 fn closed(facts: &Facts) -> Option<Why> {
     let namespace = &facts.settings.execution_namespace;
-    let (cause, until, command) = match facts.gate {
-        Gate::Open => return None,
-        Gate::Paused => (
-            format!("namespace {namespace} is paused: no execution starts"),
-            format!("its annotation {PAUSED} is removed"),
-            format!("kubectl annotate namespace {namespace} {PAUSED}-"),
-        ),
-        Gate::Ending => (
-            format!("namespace {namespace} is being deleted: no execution starts"),
-            "it exists again".to_owned(),
-            format!("kubectl describe namespace {namespace}"),
-        ),
-        Gate::Missing => (
-            format!("namespace {namespace} does not exist: no execution starts"),
-            "it is created".to_owned(),
-            format!("kubectl create namespace {namespace}"),
-        ),
+    let (cause, until) = facts.gate.closed(namespace)?;
+    let command = match facts.gate {
+        Gate::Paused => format!("kubectl annotate namespace {namespace} {PAUSED}-"),
+        Gate::Missing => format!("kubectl create namespace {namespace}"),
+        Gate::Open | Gate::Ending => format!("kubectl describe namespace {namespace}"),
     };
     Some(Why {
         cause,
@@ -224,10 +211,7 @@ fn held(facts: &Facts, asking: Option<&WorkflowExecution>) -> Option<Why> {
 
 fn timeout_at(wfe: &WorkflowExecution, facts: &Facts) -> Option<Timestamp> {
     let start = wfe.status.as_ref()?.start_time.as_ref()?.0;
-    let timeout = wfe.spec.execution_config.timeout.as_deref();
-    let timeout = timeout.and_then(ExecutionTimeout::parse);
-    let timeout = timeout.map_or(facts.settings.default_timeout, ExecutionTimeout::get);
-    Some(after(start, timeout))
+    Some(after(start, facts.settings.timeout_of(wfe)))
 }
 
 fn alive(facts: &Facts, asking: Option<&WorkflowExecution>) -> Option<Why> {
@@ -262,7 +246,8 @@ fn restricted(facts: &Facts, asking: Option<&WorkflowExecution>) -> Option<Why> 
     }?;
     let entry = restriction.entry().clone();
     let object = format!("WorkflowExecution {}/{}", entry.namespace, entry.name);
-    let clear = clear_command(facts, &entry);
+    let namespace = &facts.settings.execution_namespace;
+    let clear = clearing::command_for(&entry, &facts.on_target, target, namespace);
     let (cause, until, command) = match &restriction {
         Restriction::PreviousExecutionFailed(_) => (
             format!(
@@ -315,21 +300,8 @@ fn any_restriction(history: &History, facts: &Facts, limits: &Limits) -> Option<
         .or_else(|| found.next())
 }
 
-fn clear_command(facts: &Facts, entry: &Entry) -> String {
-    let mut objects = facts.on_target.iter();
-    if objects.any(|it| it.metadata.uid.as_ref() == Some(&entry.uid)) {
-        clearing::command(&entry.namespace, &entry.name)
-    } else {
-        clearing::command_for_target(&facts.target, &facts.settings.execution_namespace)
-    }
-}
-
 /// An older WorkflowExecution that waits for the target.
 fn elder(facts: &Facts, asking: &WorkflowExecution) -> Option<Why> {
-    let age = |it: &WorkflowExecution| {
-        let created = it.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        (created, it.metadata.uid.clone())
-    };
     let waits = |it: &&WorkflowExecution| is_waiting(it) && age(it) < age(asking);
     let elder = facts
         .on_target
@@ -357,7 +329,7 @@ fn free(facts: &Facts) -> Why {
     }
 }
 
-fn unseen(wfe: &WorkflowExecution, _: &Facts) -> Why {
+fn unseen(wfe: &WorkflowExecution) -> Why {
     let namespace = Source::of(wfe).namespace;
     Why {
         cause: format!(
@@ -443,7 +415,9 @@ fn failed(wfe: &WorkflowExecution, facts: &Facts) -> Why {
         .status
         .as_ref()
         .and_then(|it| it.failure_details.as_ref());
-    let cause = details.map_or_else(String::new, |it| format!("{:?}: {}", it.reason, it.message));
+    let cause = details.map_or_else(String::new, |it| {
+        format!("{}: {}", it.reason.as_str(), it.message)
+    });
     let why = ended(wfe, cause);
     let missing = stored(wfe, ConditionType::DependenciesReady);
     if missing.is_some_and(|it| it.status == TriState::False.as_str()) {

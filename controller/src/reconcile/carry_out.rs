@@ -34,6 +34,7 @@ use super::shared::Shared;
 use crate::audit::outbox::Outbox;
 use crate::election::{Leadership, NotLeading};
 use crate::executor::{Executor, Executors, Unanswered};
+use crate::leases::put;
 use crate::metrics::Metrics;
 use crate::view::View;
 
@@ -390,15 +391,7 @@ impl Actions {
     /// Returns whether the Lease was written. `false` means that another client wrote or deleted it
     /// first, and that the cached Lease is outdated.
     async fn write_lease(&self, lease: &Lease, answers: &mut Answers) -> Result<bool, StepError> {
-        let name = lease.name_any();
-        let written = if lease.metadata.resource_version.is_some() {
-            self.leases
-                .replace(&name, &PostParams::default(), lease)
-                .await
-        } else {
-            self.leases.create(&PostParams::default(), lease).await
-        };
-        match written {
+        match put(&self.leases, lease).await {
             Ok(written) => {
                 answers.lease = None;
                 self.view.record_lock_write(written);

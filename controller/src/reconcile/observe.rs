@@ -42,11 +42,6 @@ impl Observer {
         }
     }
 
-    /// Whether a WorkflowExecution with this uid exists.
-    pub fn knows(&self, uid: &str) -> bool {
-        self.view.caches().knows(&uid.into())
-    }
-
     /// The other WorkflowExecutions on the target of `wfe` that have not started.
     pub fn waiting_beside(&self, wfe: &WorkflowExecution) -> Vec<ObjectRef<WorkflowExecution>> {
         let target = TargetHash::of_wfe(wfe);

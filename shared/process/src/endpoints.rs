@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use parking_lot::Mutex;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -85,6 +86,12 @@ impl Readiness {
             Some(text) => drop(notes.insert(component, text)),
             None => drop(notes.remove(component)),
         }
+    }
+
+    /// Counts the catalog entries that are set aside, and notes why.
+    pub fn report_rejected_entries(&self, rejected: &Gauge, errors: &[String]) {
+        rejected.set(i64::try_from(errors.len()).unwrap_or(i64::MAX));
+        self.note("catalog", (!errors.is_empty()).then(|| errors.join("; ")));
     }
 
     /// Whether every condition is set, and the text for the operator.

@@ -275,13 +275,18 @@ impl Setup {
         Ok(())
     }
 
-    async fn cancel(&self, name: &str) -> Result<()> {
+    /// Creates an execution and waits until its container runs; returns the name of its Job.
+    async fn start_running(&self, name: &str) -> Result<String> {
         self.set_ending(name, Ending::Never);
         self.create(&self.workflow, name, name, "Skip").await?;
         self.system
             .until(name, "ExecutionRunning", "True/ExecutionStarted")
             .await?;
-        let job = self.job_of(name).await?;
+        self.job_of(name).await
+    }
+
+    async fn cancel(&self, name: &str) -> Result<()> {
+        let job = self.start_running(name).await?;
         self.system.cancel(name, "enough").await?;
         self.job_gone(&job).await?;
         self.reach(Moment::JobDeleted).await?;
@@ -312,12 +317,7 @@ impl Setup {
     }
 
     async fn suspend(&self, name: &str) -> Result<()> {
-        self.set_ending(name, Ending::Never);
-        self.create(&self.workflow, name, name, "Skip").await?;
-        self.system
-            .until(name, "ExecutionRunning", "True/ExecutionStarted")
-            .await?;
-        let job = self.job_of(name).await?;
+        let job = self.start_running(name).await?;
         let jobs = self.system.execution.api::<Job>();
         let suspended = Patch::Merge(json!({ "spec": { "suspend": true } }));
         jobs.patch(&job, &PatchParams::default(), &suspended)

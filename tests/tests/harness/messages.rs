@@ -35,7 +35,7 @@ enum Kind {
     Sentences,
 }
 
-const SECTIONS: [Section; 7] = [
+const SECTIONS: [Section; 8] = [
     Section {
         title: "Refusals: rules of the spec",
         kind: Kind::Errors,
@@ -52,7 +52,14 @@ const SECTIONS: [Section; 7] = [
         sources: &[
             "controller/core/src/decide",
             "controller/core/src/failure.rs",
+            "controller/core/src/observed.rs",
+            "controller/core/src/clearing.rs",
         ],
+    },
+    Section {
+        title: "Answers of wfe-controller why",
+        kind: Kind::Sentences,
+        sources: &["controller/core/src/why.rs"],
     },
     Section {
         title: "Events",

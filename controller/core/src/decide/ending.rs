@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use wfe_model::duration::ExecutionTimeout;
 use wfe_model::engine::Engine;
 use wfe_model::workflow_execution::{
     ExecutionRef, ExecutionStatusSummary, FailureDetails, FailureReason, Phase, TriState,
@@ -67,15 +66,9 @@ pub(super) fn notify_or(observed: &Observed, notice: Notice, otherwise: Step) ->
     }
 }
 
-/// The execution timeout: from the spec, else the default.
+/// The execution timeout.
 pub(super) fn timeout(observed: &Observed) -> Duration {
-    timeout_of(&observed.wfe, observed)
-}
-
-fn timeout_of(wfe: &WorkflowExecution, observed: &Observed) -> Duration {
-    let stored = wfe.spec.execution_config.timeout.as_deref();
-    let parsed = stored.and_then(ExecutionTimeout::parse);
-    parsed.map_or(observed.settings.default_timeout, ExecutionTimeout::get)
+    observed.settings.timeout_of(&observed.wfe)
 }
 
 /// Latest start of `wfe`. A remediation that waited for longer than its own timeout may no longer
@@ -83,7 +76,7 @@ fn timeout_of(wfe: &WorkflowExecution, observed: &Observed) -> Duration {
 pub(super) fn start_deadline(wfe: &WorkflowExecution, observed: &Observed) -> Timestamp {
     let created = wfe.metadata.creation_timestamp.as_ref();
     let created = created.map_or(observed.now, |time| time.0);
-    after(created, timeout_of(wfe, observed))
+    after(created, observed.settings.timeout_of(wfe))
 }
 
 /// Stores the status if it differs from the stored one; otherwise `wait`.

@@ -21,15 +21,15 @@ use crate::execution::{Alive, Source};
 use crate::history::{Entry, History, Outcome, Restriction};
 use crate::lock::Lock;
 use crate::names::{self, TargetHash};
-use crate::observed::{Gate, Observed, Unread};
+use crate::observed::{Observed, Unread};
 use crate::status::{Change, stored, time};
 use crate::step::{Effect, Step};
 
 /// What keeps a request from starting.
 #[derive(Clone, Debug)]
 pub(super) enum Obstacle {
-    /// No execution starts in the execution namespace.
-    Closed(Gate),
+    /// No execution starts in the execution namespace, for this reason.
+    Closed(String),
     /// The target is in use, or another WorkflowExecution is next.
     Busy(User),
     /// Cooldown, backoff or block.
@@ -94,8 +94,9 @@ impl User {
 
 /// The first obstacle, in the documented order of the skip reasons.
 pub(super) fn find(observed: &Observed, checked: &CheckedSpec) -> Option<Obstacle> {
-    if observed.gate != Gate::Open {
-        return Some(Obstacle::Closed(observed.gate));
+    let namespace = &observed.settings.execution_namespace;
+    if let Some((cause, until)) = observed.gate.closed(namespace) {
+        return Some(Obstacle::Closed(format!("{cause} until {until}")));
     }
     let history = target_history(observed, None);
     let busy = match &observed.lock {
@@ -135,10 +136,6 @@ fn running_without_lock(observed: &Observed) -> Option<Source> {
 /// The oldest WorkflowExecution that waits for the target and may run now, if older than the
 /// observed one. One that is past its deadline, or whose pass fails, keeps nobody waiting.
 fn older_waiting(observed: &Observed, history: &History) -> Option<Source> {
-    let age = |wfe: &WorkflowExecution| {
-        let created = wfe.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        (created, wfe.metadata.uid.clone())
-    };
     let limits = &observed.settings.limits;
     let may_run = |wfe: &&WorkflowExecution| {
         let workflow = &wfe.spec.workflow_ref.workflow_id;
@@ -157,6 +154,12 @@ fn older_waiting(observed: &Observed, history: &History) -> Option<Source> {
         .filter(may_run);
     let oldest = waiting.min_by_key(|wfe| age(wfe))?;
     (age(oldest) < age(&observed.wfe)).then(|| Source::of(oldest))
+}
+
+/// Of the requests that wait for a target, the one with the least age key goes first.
+pub(crate) fn age(wfe: &WorkflowExecution) -> (Option<Timestamp>, Option<String>) {
+    let created = wfe.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    (created, wfe.metadata.uid.clone())
 }
 
 /// Whether a request waits only for the target, or will once it is reconciled for the first time.
@@ -184,22 +187,7 @@ pub(super) fn blocked(observed: &Observed, checked: &CheckedSpec, obstacle: &Obs
     }
     let waits = checked.when_blocked == WhenBlocked::Wait;
     match obstacle {
-        Obstacle::Closed(gate) => {
-            let namespace = &observed.settings.execution_namespace;
-            let message = match gate {
-                Gate::Open | Gate::Paused => format!(
-                    "namespace {namespace} is paused: no execution starts until its annotation {} is removed",
-                    names::PAUSED
-                ),
-                Gate::Ending => format!(
-                    "namespace {namespace} is being deleted: no execution starts until it exists again"
-                ),
-                Gate::Missing => format!(
-                    "namespace {namespace} does not exist: no execution starts until it is created"
-                ),
-            };
-            wait(observed, Reason::Paused, &message, Step::Done)
-        }
+        Obstacle::Closed(message) => wait(observed, Reason::Paused, message, Step::Done),
         Obstacle::Busy(user) => busy(observed, checked, user, waits),
         Obstacle::History(restriction) => restricted(observed, checked, restriction, waits),
     }
@@ -312,14 +300,9 @@ fn named(entry: &Entry) -> String {
 }
 
 fn how_to_clear(observed: &Observed, target: &Target, entry: &Entry) -> String {
-    let mut neighbours = observed.neighbours.iter();
-    let exists = neighbours.any(|it| it.metadata.uid.as_ref() == Some(&entry.uid));
-    let command = if exists {
-        clearing::command(&entry.namespace, &entry.name)
-    } else {
-        let namespace = &observed.settings.execution_namespace;
-        clearing::command_for_target(&target.to_string(), namespace)
-    };
+    let neighbours = observed.neighbours.iter().map(AsRef::as_ref);
+    let namespace = &observed.settings.execution_namespace;
+    let command = clearing::command_for(entry, neighbours, &target.to_string(), namespace);
     format!("look at the target, then clear the block: {command}")
 }
 

@@ -290,6 +290,14 @@ pub enum SkipReason {
     StartDeadlineExceeded,
 }
 
+impl WorkflowExecutionStatus {
+    /// Whether this failure exhausted the retries on the target: there is no end of a backoff, only
+    /// a clearance lets the next execution run.
+    pub fn exhausts_retries(&self) -> bool {
+        self.consecutive_failures.is_some_and(|it| it > 0) && self.next_allowed_execution.is_none()
+    }
+}
+
 impl SkipReason {
     /// The name in the status.
     pub fn as_str(self) -> &'static str {

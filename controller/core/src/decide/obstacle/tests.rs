@@ -7,6 +7,7 @@ use super::super::decide;
 use super::super::tests::{name, now, other, other_alive, ready, stores, wfe};
 use super::*;
 use crate::lock::{self, TargetLock};
+use crate::observed::Gate;
 use crate::status::holds;
 use k8s_openapi::api::coordination::v1::Lease;
 
