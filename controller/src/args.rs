@@ -8,7 +8,10 @@ use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand};
 use jiff::SignedDuration;
 use url::Url;
 use wfe_model::duration::ExecutionTimeout;
+use wfe_peers::client::Pace;
 use wfe_process::{ExecutionArgs, ProcessArgs};
+
+use crate::slots::MaxRunning;
 
 /// Runs WorkflowExecutions as Kubernetes Jobs or Tekton PipelineRuns.
 #[derive(Debug, Parser)]
@@ -101,9 +104,10 @@ pub struct RunArgs {
     /// What is executed, and where.
     #[command(flatten)]
     pub execution: ExecutionArgs,
-    /// Namespace that is watched for WorkflowExecutions (default: all).
-    #[arg(long, env = "WFE_WATCH_NAMESPACE")]
-    pub watch_namespace: Option<String>,
+    /// Namespace that is watched for WorkflowExecutions (default: all); repeatable, or several
+    /// separated by commas.
+    #[arg(long, env = "WFE_WATCH_NAMESPACE", value_delimiter = ',')]
+    pub watch_namespace: Vec<String>,
     /// File to which audit events are appended without --data-storage-url, one JSON object per
     /// line; - for standard output. At 100 MiB the file is renamed to FILE.1, FILE.2 and so on; no
     /// file is deleted.
@@ -135,6 +139,19 @@ pub struct RunArgs {
     /// Times and limits.
     #[command(flatten)]
     pub limits: LimitArgs,
+    /// Number of executions that may run at the same time; 0: any number.
+    #[arg(long, env = "WFE_MAX_RUNNING", default_value_t = 0)]
+    pub max_running: u32,
+    /// Number of executions of WorkflowExecutions in one namespace that may run at the same time; 0:
+    /// any number.
+    #[arg(long, env = "WFE_MAX_RUNNING_PER_NAMESPACE", default_value_t = 0)]
+    pub max_running_per_namespace: u32,
+    /// Requests per second to the API server in the long run.
+    #[arg(long, env = "WFE_KUBE_QPS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
+    pub kube_qps: u32,
+    /// Requests that may be sent at once after a time of rest.
+    #[arg(long, env = "WFE_KUBE_BURST", default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..))]
+    pub kube_burst: u32,
     /// Number of WorkflowExecutions that are reconciled concurrently.
     #[arg(long, env = "WFE_CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
     pub concurrency: u16,
@@ -182,6 +199,15 @@ pub struct LimitArgs {
     /// Number of such failures in a row after which the target is blocked until a user clears it.
     #[arg(long, env = "WFE_MAX_CONSECUTIVE_FAILURES", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_consecutive_failures: u32,
+    /// Time after which an ended WorkflowExecution is deleted, with its Job, if its audit trail is
+    /// delivered and its target is not blocked by it; 0s: never. Takes the verb `delete` on
+    /// workflowexecutions.
+    #[arg(long, env = "WFE_TTL_AFTER_FINISHED", default_value = "0s", value_parser = duration)]
+    pub ttl_after_finished: Duration,
+    /// Number of WorkflowExecutions that may wait for one target; the next one is skipped. 0: any
+    /// number.
+    #[arg(long, env = "WFE_MAX_WAITING_PER_TARGET", default_value_t = 64)]
+    pub max_waiting_per_target: u32,
     /// Time within which a container of an execution must start; after it the execution is deleted
     /// and fails.
     #[arg(long, env = "WFE_START_TIMEOUT", default_value = "5m", value_parser = positive)]
@@ -189,6 +215,24 @@ pub struct LimitArgs {
     /// Timeout of WorkflowExecutions without executionConfig.timeout.
     #[arg(long, env = "WFE_DEFAULT_TIMEOUT", default_value = "30m", value_parser = timeout)]
     pub default_timeout: Duration,
+}
+
+impl RunArgs {
+    /// How many requests are sent to the API server.
+    pub fn pace(&self) -> Pace {
+        Pace {
+            qps: self.kube_qps,
+            burst: self.kube_burst,
+        }
+    }
+
+    /// How many executions may run at the same time.
+    pub fn max_running(&self) -> MaxRunning {
+        MaxRunning {
+            cluster: self.max_running,
+            namespace: self.max_running_per_namespace,
+        }
+    }
 }
 
 impl LimitArgs {

@@ -10,6 +10,7 @@ use wfe_peers::client::{Exchange, OnExchange};
 use wfe_process::endpoints::Readiness;
 
 use crate::metrics::Metrics;
+use crate::watches::WatchAges;
 
 /// Readiness condition: the API server lets the controller list and watch what it needs.
 pub const ACCEPTED: &str = "accepted-by-api-server";
@@ -21,11 +22,12 @@ const MAX_SKEW: SignedDuration = SignedDuration::from_secs(30);
 /// The reason of a slow start is read from Events: without them only the reason is missing.
 const OPTIONAL: &str = "events";
 
-/// Counts each exchange in `metrics` and reports its meaning in `readiness`.
-pub fn observer(metrics: Metrics, readiness: Readiness) -> OnExchange {
+/// Counts each exchange in `metrics` and reports its meaning in `readiness` and `watches`.
+pub fn observer(metrics: Metrics, readiness: Readiness, watches: WatchAges) -> OnExchange {
     let refusals = Mutex::new(Refusals::default());
     Arc::new(move |exchange| {
         metrics.kube_request(exchange);
+        watches.record(exchange);
         refusals.lock().report(exchange, &readiness);
         match skew(exchange, Timestamp::now()) {
             Some(skew) if skew > MAX_SKEW => {
@@ -95,6 +97,7 @@ mod tests {
         Exchange {
             verb,
             resource: resource.to_owned(),
+            watched: (verb == "watch").then(|| resource.to_owned()),
             code: Some(code),
             sent: Timestamp::now(),
             server_time: Some(Timestamp::now()),
@@ -113,7 +116,7 @@ mod tests {
     async fn lasting_refusal_and_wrong_clock_make_not_ready_with_the_reason() {
         let readiness = Readiness::of(&[ACCEPTED, CLOCK_IN_SYNC]);
         let metrics = Metrics::new(&mut Registry::default());
-        let observe = observer(metrics, readiness.clone());
+        let observe = observer(metrics, readiness.clone(), WatchAges::default());
         observe(&exchange("list", "jobs", 200));
         assert_eq!(readyz(&readiness).await, "ok");
         observe(&exchange("create", "jobs", 403));

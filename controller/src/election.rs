@@ -11,8 +11,8 @@ use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client};
+use kube::runtime::watcher::{Event, watcher};
+use kube::{Api, Client, Resource};
 use parking_lot::Mutex;
 use thiserror::Error;
 use wfe_core::election::{Attempt, Candidate, RENEW_DEADLINE, RETRY_PERIOD};
@@ -20,6 +20,8 @@ use wfe_model::text::in_full;
 
 use crate::leases::put;
 use crate::metrics::Metrics;
+use crate::recorder::{Happening, NORMAL, Recorder};
+use crate::watches::every;
 
 /// This process does not lead any more, and another one may.
 #[derive(Clone, Copy, Debug, Error)]
@@ -71,6 +73,7 @@ pub struct Elector {
     name: String,
     candidate: Candidate,
     leadership: Leadership,
+    recorder: Recorder,
     metrics: Metrics,
 }
 
@@ -80,15 +83,17 @@ impl Elector {
         client: &Client,
         namespace: &str,
         name: &str,
-        identity: String,
+        candidate: Candidate,
         leadership: Leadership,
+        recorder: Recorder,
         metrics: Metrics,
     ) -> Self {
         Self {
             leases: Api::namespaced(client.clone(), namespace),
             name: name.to_owned(),
-            candidate: Candidate::new(identity),
+            candidate,
             leadership,
+            recorder,
             metrics,
         }
     }
@@ -96,7 +101,7 @@ impl Elector {
     /// Waits until this process leads. The Lease of another process is watched, so that a release is
     /// noticed at once.
     pub async fn acquire(&mut self) {
-        let config = watcher::Config::default().fields(&format!("metadata.name={}", self.name));
+        let config = every().fields(&format!("metadata.name={}", self.name));
         let watched = watcher(self.leases.clone(), config).default_backoff();
         let mut watched = std::pin::pin!(watched.map_ok(seen).boxed());
         loop {
@@ -162,6 +167,7 @@ impl Elector {
         match written {
             Ok(Ok(lease)) => {
                 let led = self.leadership.check().is_ok();
+                let regarding = lease.object_ref(&());
                 self.candidate.see(Some(lease), Instant::now());
                 let until = Until::At(began + RENEW_DEADLINE);
                 self.leadership.set(Some(until));
@@ -169,6 +175,13 @@ impl Elector {
                     self.metrics.leader.set(1);
                     let (lease, identity) = (&self.name, self.candidate.identity());
                     tracing::info!(lease, identity, "leadership acquired");
+                    self.recorder.record(Happening {
+                        regarding,
+                        type_: NORMAL,
+                        // As client-go's leader election.
+                        reason: "LeaderElection".to_owned(),
+                        note: format!("{identity} became leader"),
+                    });
                 }
                 return true;
             }

@@ -7,17 +7,22 @@
 
 pub mod args;
 pub mod audit;
+mod base;
 pub mod clear_target;
-mod connection;
+pub mod connection;
 pub mod crds;
+mod duties;
 pub mod election;
 pub mod executor;
 mod leases;
 pub mod metrics;
 pub mod reconcile;
+pub mod recorder;
 pub mod release;
 pub mod run;
+mod slots;
 pub mod sweep;
 pub mod view;
+mod vitals;
 pub mod watches;
 pub mod why;

@@ -22,6 +22,7 @@ use wfe_core::step::Notice;
 use wfe_peers::client::Exchange;
 
 use crate::watches::Caches;
+use crate::watches::WatchAges;
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct EngineLabels {
@@ -75,6 +76,7 @@ pub struct Metrics {
     audit_events: Family<AuditLabels, Counter>,
     audit_pending: Gauge<i64, AtomicI64>,
     kube_requests: Family<RequestLabels, Counter>,
+    events_dropped: Counter,
     /// 1 while this process decides and acts.
     pub leader: Gauge<i64, AtomicI64>,
     /// Number of catalog entries that are invalid and therefore set aside.
@@ -97,6 +99,7 @@ impl Metrics {
             audit_events: Family::default(),
             audit_pending: Gauge::default(),
             kube_requests: Family::default(),
+            events_dropped: Counter::default(),
             leader: Gauge::default(),
             catalog_rejected_entries: Gauge::default(),
         };
@@ -167,6 +170,11 @@ impl Metrics {
             metrics.kube_requests.clone(),
         );
         registry.register(
+            "events_dropped",
+            "Kubernetes Events that were not published, because too many waited",
+            metrics.events_dropped.clone(),
+        );
+        registry.register(
             "catalog_rejected_entries",
             "Catalog entries that are invalid and set aside: their workflows are not found",
             metrics.catalog_rejected_entries.clone(),
@@ -195,6 +203,11 @@ impl Metrics {
             code: exchange.code.unwrap_or_default(),
         };
         self.kube_requests.get_or_create(&labels).inc();
+    }
+
+    /// Counts an Event that is not published.
+    pub fn event_dropped(&self) {
+        self.events_dropped.inc();
     }
 
     /// Counts a cleared block.
@@ -266,7 +279,12 @@ impl Metrics {
 }
 
 /// Metrics that are computed from the caches at each scrape.
-pub struct CacheMetrics(pub Caches);
+pub struct CacheMetrics {
+    /// Caches.
+    pub caches: Caches,
+    /// Ages of the watches that fill them.
+    pub watches: WatchAges,
+}
 
 impl std::fmt::Debug for CacheMetrics {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -279,17 +297,28 @@ impl Collector for CacheMetrics {
         let help = "Executions that were created and have not ended";
         let name = "workflowexecution_active";
         let mut active = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for (engine, count) in active_executions(&self.0.workflow_executions()) {
+        for (engine, count) in active_executions(&self.caches.unfinished()) {
             active
                 .encode_family(&[("execution_engine", engine)])?
                 .encode_gauge(&count)?;
         }
         let help = "Objects that this version cannot read; their targets count as in use";
         let name = "workflowexecution_unreadable";
-        let count = i64::try_from(self.0.unreadable()).unwrap_or(i64::MAX);
+        let count = i64::try_from(self.caches.unreadable()).unwrap_or(i64::MAX);
         let mut unreadable = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         let kind = [("kind", "WorkflowExecution")];
-        unreadable.encode_family(&kind)?.encode_gauge(&count)
+        unreadable.encode_family(&kind)?.encode_gauge(&count)?;
+        let (name, help) = (
+            "workflowexecution_watch_age_seconds",
+            "Time since the oldest watch of a resource was opened: more than 75 s if it is dead",
+        );
+        let mut ages = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (resource, age) in self.watches.ages() {
+            let resource = [("resource", resource)];
+            ages.encode_family(&resource)?
+                .encode_gauge(&age.as_secs_f64())?;
+        }
+        Ok(())
     }
 }
 
@@ -364,7 +393,8 @@ mod tests {
         let all = all.map(|(name, phase)| named(name, phase));
         let caches = Caches::of(all.to_vec()).await;
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(CacheMetrics(caches)));
+        let watches = WatchAges::default();
+        registry.register_collector(Box::new(CacheMetrics { caches, watches }));
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
         for line in [

@@ -26,6 +26,7 @@ use thiserror::Error;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 use wfe_core::decide::decide;
+use wfe_core::names::TargetHash;
 use wfe_core::observed::Answers;
 use wfe_core::step::Step;
 use wfe_model::text::in_full;
@@ -33,6 +34,7 @@ use wfe_model::workflow_execution::{Phase, WorkflowExecution};
 
 use self::carry_out::{Actions, StepError};
 use self::observe::Observer;
+use crate::slots::Slots;
 
 pub use self::failing::Failing;
 pub use self::notified::Notified;
@@ -72,6 +74,7 @@ pub struct Reconciler {
     observer: Observer,
     actions: Actions,
     failing: Arc<Failing>,
+    slots: Arc<Slots>,
     /// Requests a reconcile of another WorkflowExecution.
     wake: Sender<ObjectRef<WorkflowExecution>>,
 }
@@ -88,6 +91,7 @@ impl Reconciler {
         Self {
             observer: Observer::new(&shared),
             failing: shared.failing.clone(),
+            slots: shared.slots.clone(),
             wake,
             actions: Actions::new(client, shared),
         }
@@ -118,6 +122,14 @@ pub async fn reconcile(
 }
 
 impl Reconciler {
+    /// The WorkflowExecutions that a change of `target` concerns, and the next one for whose target as
+    /// many executions run as may.
+    pub fn concerned(&self, target: &TargetHash) -> Vec<ObjectRef<WorkflowExecution>> {
+        let mut concerned = self.observer.concerned(target);
+        concerned.extend(self.slots.next());
+        concerned
+    }
+
     /// Counts a failed pass: the first one lets others on the target proceed, and an operator is
     /// told of an object that fails again and again.
     async fn handle_failure(&self, wfe: &WorkflowExecution, error: &PassError) {
@@ -129,15 +141,14 @@ impl Reconciler {
             .failing
             .record(wfe.metadata.uid.as_deref().unwrap_or_default());
         let pending = wfe.phase().is_none_or(|phase| phase == Phase::Pending);
-        if failed.first && pending {
-            for waiting in self.observer.waiting_beside(wfe) {
-                // After a stop nothing receives.
-                let mut wake = self.wake.clone();
-                let _ = tokio::time::timeout(WAKE_DEADLINE, wake.send(waiting)).await;
-            }
+        let target = TargetHash::of_wfe(wfe).filter(|_| failed.first && pending);
+        for next in target.map(|it| self.concerned(&it)).unwrap_or_default() {
+            // After a stop nothing receives.
+            let mut wake = self.wake.clone();
+            let _ = tokio::time::timeout(WAKE_DEADLINE, wake.send(next)).await;
         }
         if failed.tell {
-            self.actions.tell_failing(wfe, &in_full(error)).await;
+            self.actions.tell_failing(wfe, &in_full(error));
         }
     }
 }

@@ -4,135 +4,107 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use futures::channel::mpsc;
 use futures::{StreamExt, stream};
-use kube::Client;
-use kube::runtime::controller::{Config, ReconcileRequest, applier};
-use kube::runtime::reflector::ObjectRef;
-use prometheus_client::registry::Registry;
-use tokio_util::sync::CancellationToken;
+use wfe_core::election::Candidate;
+use wfe_core::history::Limits;
+use wfe_core::observed::Settings;
 use wfe_peers::audit::{AuditSink, HttpSink, HttpSinkOptions, JsonlSink};
 use wfe_peers::catalog::DirectoryCatalog;
-use wfe_peers::client;
-use wfe_process::endpoints::Readiness;
-use wfe_process::shutdown;
+use wfe_peers::client::{self, OnExchange};
 
 use crate::args::{LimitArgs, RunArgs};
 use crate::audit::outbox::{BATCH, Outbox};
-use crate::connection;
-use crate::election::{Elector, Leadership, NotLeading};
+use crate::base::{self, Base};
+use crate::duties::Duties;
+use crate::election::{Elector, Leadership};
 use crate::executor::Executors;
-use crate::metrics::{CacheMetrics, Metrics};
-use crate::reconcile::{Failing, Reconciler, Schema, Shared, reconcile, retry};
-use crate::sweep::Sweep;
+use crate::metrics::CacheMetrics;
+use crate::reconcile::{Schema, Shared};
+use crate::recorder::Recorder;
+use crate::slots::Slots;
 use crate::view::View;
-use crate::watches::{self, Caches, StartTimes, Triggers};
-use wfe_core::history::Limits;
-use wfe_core::observed::Settings;
+use crate::vitals;
+use crate::watches::{self, StartTimes, Trigger};
 
-/// Time for open reconciles to end after SIGTERM; the default grace period of a pod is 30 s.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
 /// Data Storage closes a connection after this time and commits nothing afterwards.
 const SERVER_DEADLINE: Duration = Duration::from_secs(30);
-/// Readiness condition, named in the response of `/readyz` while it does not hold.
-const CACHES_SYNCED: &str = "caches-synced";
 
 /// Reconciles WorkflowExecutions until SIGTERM or SIGINT.
 pub async fn run(args: RunArgs) -> Result<()> {
     args.limits.check()?;
-    let stop = shutdown::on_signal()?;
     let sink = sink(&args)?;
-    let mut registry = Registry::default();
-    let metrics = Metrics::new(&mut registry);
-    let readiness = Readiness::of(&[
-        CACHES_SYNCED,
-        Schema::CRD_UP_TO_DATE,
-        connection::ACCEPTED,
-        connection::CLOCK_IN_SYNC,
-    ]);
-    let observer = connection::observer(metrics.clone(), readiness.clone());
-    let client = client::connect_observed(observer).await?;
-    let catalog = catalog(&args.execution.catalog_dir, &metrics, &readiness)?;
-
+    let (base, mut registry) = Base::connect(&args).await?;
+    let catalog = catalog(&args.execution.catalog_dir, &base)?;
+    let namespace = &args.execution.execution_namespace;
     let start_times = StartTimes::default();
-    let (executors, changes) =
-        Executors::start(&client, &args.execution.execution_namespace, &start_times);
+    let (executors, changes) = Executors::start(&base.client, namespace, &start_times);
     let (caches, triggers) = watches::start(
-        &client,
-        args.watch_namespace.as_deref(),
-        &args.execution.execution_namespace,
+        &base.client,
+        &args.watch_namespace,
+        namespace,
         start_times,
         changes,
     );
-    registry.register_collector(Box::new(CacheMetrics(caches.clone())));
-    let endpoints = args.process.serve(readiness.clone(), registry, &stop);
+    let collector = CacheMetrics {
+        caches: caches.clone(),
+        watches: base.watch_ages.clone(),
+    };
+    registry.register_collector(Box::new(collector));
+    let readiness = base.readiness.clone();
+    let endpoints = args.process.serve(readiness.clone(), registry, &base.stop);
     endpoints.await?;
-    let view = Arc::new(View::new(caches.clone()));
-    // The outbox requests at most one reconcile per event of a batch.
-    let (requeue, requeued) = mpsc::channel(BATCH);
-    let wake = requeue.clone();
+    vitals::end_when_stuck(readiness.clone());
     let leadership = if args.leader_elect {
         Leadership::default()
     } else {
         Leadership::always()
     };
-    let outbox = Arc::new(Outbox::new(
+    let (recorder, publisher) = Recorder::new(&base.client, base.metrics.clone());
+    let mut elector = elector(&args, &base, leadership.clone(), recorder.clone()).await?;
+    // The outbox requests at most one reconcile per event of a batch.
+    let (requeue, requeued) = mpsc::channel(BATCH);
+    let triggers = stream::select(triggers, requeued.map(Trigger::Execution));
+    let triggers = triggers.take_until(base.stop.clone().cancelled_owned());
+    let outbox = Outbox::new(
         sink,
-        metrics.clone(),
-        requeue,
-        stop.clone(),
+        base.metrics.clone(),
+        requeue.clone(),
+        base.stop.clone(),
         leadership.clone(),
-    ));
-    let requeued = requeued.map(|reference| Ok(ReconcileRequest::from(reference)));
-    let triggers = stream::select(triggers, requeued);
-    let triggers = triggers.take_until(stop.clone().cancelled_owned()).boxed();
-    let settings = Arc::new(settings(
-        &args.limits,
-        args.execution.execution_namespace.clone(),
-        args.execution.default_service_account.clone(),
-    ));
-    let failing: Arc<Failing> = Arc::default();
-    let sweep = Sweep::new(
-        &client,
-        caches.clone(),
-        executors.clone(),
-        &settings,
-        metrics.clone(),
-        leadership.clone(),
-        failing.clone(),
     );
+    let view = Arc::new(View::new(caches.clone()));
     let shared = Shared {
-        view: view.clone(),
+        slots: Arc::new(Slots::new(view.clone(), args.max_running())),
+        view,
         executors: executors.clone(),
         catalog: Arc::new(catalog),
-        outbox: outbox.clone(),
+        outbox: Arc::new(outbox),
         notified: Arc::default(),
-        failing,
-        leadership: leadership.clone(),
-        settings,
-        metrics: metrics.clone(),
+        failing: Arc::default(),
+        leadership,
+        watches: base.watch_ages.clone(),
+        settings: Arc::new(settings(
+            &args.limits,
+            namespace.clone(),
+            args.execution.default_service_account.clone(),
+        )),
+        recorder,
+        metrics: base.metrics.clone(),
         schema: Schema::new(readiness.clone()),
     };
-    let reconciler = Arc::new(Reconciler::new(&client, shared, wake));
-    let mut elector = elector(&args, &client, leadership, &metrics);
-    let duties = Duties {
-        stop: stop.clone(),
-        caches: caches.clone(),
-        reconciler,
-        sweep,
-        outbox,
-        view,
-        metrics: metrics.clone(),
-        concurrency: args.concurrency,
-    };
-    let standby = async {
+    let mut duties = Duties::new(&base, shared, requeue, publisher, args.concurrency);
+    let synced = async {
         if caches.synced().await.is_ok() && executors.synced().await.is_ok() {
-            readiness.set(CACHES_SYNCED, true);
+            readiness.set(base::CACHES_SYNCED, true);
             tracing::info!("caches synced");
         }
     };
-    duties.run(triggers, standby, &mut elector).await?;
+    tokio::select! {
+        ended = duties.run(triggers.boxed(), synced, &mut elector) => ended?,
+        () = vitals::beat(&readiness, &base.watch_ages) => {}
+    }
     if let Some(mut elector) = elector {
         elector.release().await;
     }
@@ -140,104 +112,28 @@ pub async fn run(args: RunArgs) -> Result<()> {
     Ok(())
 }
 
-/// `None`: this process is the only one.
-fn elector(
+/// `None`: this process is the only one. The elector has a connection of its own, so that no other
+/// request delays a renewal.
+async fn elector(
     args: &RunArgs,
-    client: &Client,
+    base: &Base,
     leadership: Leadership,
-    metrics: &Metrics,
-) -> Option<Elector> {
-    args.leader_elect.then(|| {
-        let namespace = args.lease_namespace.as_deref();
-        let namespace = namespace.unwrap_or(client.default_namespace());
-        let (name, metrics) = (&args.lease_name, metrics.clone());
-        Elector::new(client, namespace, name, identity(), leadership, metrics)
-    })
-}
-
-/// What the leader does.
-struct Duties {
-    stop: CancellationToken,
-    caches: Caches,
-    reconciler: Arc<Reconciler>,
-    sweep: Sweep,
-    outbox: Arc<Outbox>,
-    view: Arc<View>,
-    metrics: Metrics,
-    concurrency: u16,
-}
-
-impl Duties {
-    /// Keeps the caches warm until this process leads, then carries out the duties until `stop`.
-    /// `synced` ends when all caches are synced.
-    async fn run(
-        &self,
-        mut triggers: Triggers,
-        synced: impl Future<Output = ()>,
-        elector: &mut Option<Elector>,
-    ) -> Result<()> {
-        let led = async {
-            synced.await;
-            match elector {
-                Some(elector) => elector.acquire().await,
-                None => drop(self.metrics.leader.set(1)),
-            }
-        };
-        // The caches are filled only while the triggers are polled. What changes before this process
-        // leads is decided on when it does.
-        tokio::select! {
-            () = led => {}
-            () = (&mut triggers).for_each(async |_| ()) => {}
-        }
-        if self.stop.is_cancelled() {
-            return Ok(());
-        }
-        let lost = async {
-            match elector {
-                Some(elector) => elector.hold().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = self.reconcile(triggers) => {}
-            () = grace_over(&self.stop) => {}
-            () = lost => bail!(NotLeading),
-        }
-        Ok(())
+    recorder: Recorder,
+) -> Result<Option<Elector>> {
+    if !args.leader_elect {
+        return Ok(None);
     }
-
-    /// Reconciles every WorkflowExecution, then those that change, until `stop`.
-    async fn reconcile(&self, triggers: Triggers) {
-        self.outbox.lead();
-        let all = self.caches.workflow_executions();
-        let all: Vec<_> = all
-            .iter()
-            .map(|wfe| Ok(ReconcileRequest::from(ObjectRef::from_obj(wfe.as_ref()))))
-            .collect();
-        let passes = applier(
-            |wfe, reconciler| Box::pin(reconcile(wfe, reconciler)),
-            retry,
-            self.reconciler.clone(),
-            self.caches.store(),
-            stream::iter(all).chain(triggers),
-            Config::default().concurrency(self.concurrency),
-        );
-        tokio::join!(
-            passes.for_each(|_| futures::future::ready(())),
-            self.stop.run_until_cancelled(self.sweep.run()),
-            self.outbox.run(self.view.as_ref())
-        );
-    }
-}
-
-/// Open reconciles may end within the grace period.
-async fn grace_over(stop: &CancellationToken) {
-    stop.cancelled().await;
-    tokio::time::sleep(SHUTDOWN_GRACE).await;
-    tracing::warn!(
-        grace_seconds = SHUTDOWN_GRACE.as_secs(),
-        "shutdown grace period exceeded, aborting open reconciles"
+    let counted = base.metrics.clone();
+    let count: OnExchange = Arc::new(move |exchange| counted.kube_request(exchange));
+    let client = client::connect_observed(count, None).await?;
+    let namespace = args.lease_namespace.as_deref();
+    let namespace = namespace.unwrap_or(client.default_namespace());
+    let (name, metrics) = (&args.lease_name, base.metrics.clone());
+    let candidate = Candidate::new(identity());
+    let elector = Elector::new(
+        &client, namespace, name, candidate, leadership, recorder, metrics,
     );
+    Ok(Some(elector))
 }
 
 /// A name of this process that no other has, also after a restart of the pod.
@@ -248,9 +144,9 @@ fn identity() -> String {
 }
 
 /// The catalog; the files that it sets aside are counted and noted.
-fn catalog(directory: &Path, metrics: &Metrics, readiness: &Readiness) -> Result<DirectoryCatalog> {
-    let rejected = metrics.catalog_rejected_entries.clone();
-    let readiness = readiness.clone();
+fn catalog(directory: &Path, base: &Base) -> Result<DirectoryCatalog> {
+    let rejected = base.metrics.catalog_rejected_entries.clone();
+    let readiness = base.readiness.clone();
     let catalog = DirectoryCatalog::open(directory, move |errors| {
         readiness.report_rejected_entries(&rejected, errors);
     });
@@ -270,6 +166,8 @@ pub fn settings(
         retention: limits.retention,
         retention_failed: limits.retention_failed,
         start_timeout: limits.start_timeout,
+        ttl_after_finished: Some(limits.ttl_after_finished).filter(|it| !it.is_zero()),
+        max_waiting_per_target: limits.max_waiting_per_target,
         limits: Limits {
             cooldown: limits.cooldown,
             backoff_base: limits.backoff_base,

@@ -18,7 +18,6 @@ use wfe_core::execution::{Execution, Source};
 use wfe_core::history::History;
 use wfe_core::lock::{self, Holder, TargetLock};
 use wfe_core::names::{TARGET_HASH, TargetHash, Uid};
-use wfe_core::observed::Settings;
 use wfe_model::audit::EventType;
 use wfe_model::text::in_full;
 use wfe_model::workflow_execution::WorkflowExecution;
@@ -26,7 +25,7 @@ use wfe_model::workflow_execution::WorkflowExecution;
 use crate::election::{Leadership, NotLeading};
 use crate::executor::{Executor, Executors, Unanswered};
 use crate::metrics::Metrics;
-use crate::reconcile::Failing;
+use crate::reconcile::{Failing, Shared};
 use crate::watches::Caches;
 
 /// Interval of sweeps.
@@ -69,29 +68,21 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    /// A sweep of the execution namespace in `settings`.
-    pub fn new(
-        client: &Client,
-        caches: Caches,
-        executors: Executors,
-        settings: &Settings,
-        metrics: Metrics,
-        leadership: Leadership,
-        failing: Arc<Failing>,
-    ) -> Self {
-        let namespace = &settings.execution_namespace;
+    /// A sweep of the execution namespace.
+    pub fn new(client: &Client, shared: &Shared) -> Self {
+        let settings = &shared.settings;
         let limits = &settings.limits;
         let history_window = limits.cooldown.max(limits.backoff_max);
         Self {
-            caches,
-            executors,
-            leases: Api::namespaced(client.clone(), namespace),
+            caches: shared.view.caches().clone(),
+            executors: shared.executors.clone(),
+            leases: Api::namespaced(client.clone(), &settings.execution_namespace),
             client: client.clone(),
             lock_retention: history_window.max(settings.retention),
             max_consecutive_failures: limits.max_consecutive_failures,
-            metrics,
-            leadership,
-            failing,
+            metrics: shared.metrics.clone(),
+            leadership: shared.leadership.clone(),
+            failing: shared.failing.clone(),
         }
     }
 

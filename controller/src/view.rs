@@ -1,6 +1,6 @@
 //! Newest known objects: the cached version, or the version that an own write returned later.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::coordination::v1::Lease;
@@ -56,17 +56,36 @@ impl View {
         self.wfes.newest(&key(&cached), reread)
     }
 
+    /// The WorkflowExecutions on `target`.
+    pub fn on_target(&self, target: &TargetHash) -> Vec<Arc<WorkflowExecution>> {
+        let on_target = self.caches.on_target(target).into_iter();
+        on_target
+            .filter_map(|it| self.newest(&ObjectRef::from_obj(it.as_ref())))
+            .collect()
+    }
+
     /// The WorkflowExecutions on `target` other than `of`.
     pub fn neighbours(
         &self,
         target: &TargetHash,
         of: &WorkflowExecution,
     ) -> Vec<Arc<WorkflowExecution>> {
-        let on_target = self.caches.on_target(target).into_iter();
-        let others = on_target.filter(|it| it.uid() != of.uid());
-        others
-            .filter_map(|it| self.newest(&ObjectRef::from_obj(it.as_ref())))
-            .collect()
+        let mut neighbours = self.on_target(target);
+        neighbours.retain(|it| it.metadata.uid != of.metadata.uid);
+        neighbours
+    }
+
+    /// Every lock.
+    pub fn locks(&self) -> Vec<Arc<Lease>> {
+        let mut locks: HashMap<_, _> = (self.leases.written().into_iter())
+            .map(|lease| (lease.name_any(), lease))
+            .collect();
+        for lease in self.caches.locks() {
+            let name = lease.name_any();
+            let newest = self.leases.newest(&name, || Some(lease));
+            newest.and_then(|it| locks.insert(name, it));
+        }
+        locks.into_values().collect()
     }
 
     /// The lock of a target.

@@ -20,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 use wfe_model::dependencies::{Dependency, DependencyProblem, RUNNER_LABEL, ServiceAccountAnswer};
 use wfe_peers::dependencies::{DependencyReader, ReadError};
 
+/// Deadline of one read, short enough for a review to report it within its own deadline.
+const READ_DEADLINE: Duration = Duration::from_millis(1_500);
 /// How long a positive answer is cached. A stale answer is harmless: the controller reads the
 /// dependencies again before it creates the Job or PipelineRun.
 const ANSWER_TTL: Duration = Duration::from_secs(3);
@@ -76,7 +78,7 @@ impl Lookups {
             });
         tokio::spawn(watch);
         Self {
-            reader: DependencyReader::new(client, namespace),
+            reader: DependencyReader::new(client, namespace, READ_DEADLINE),
             namespace: namespace.to_owned(),
             ready_dependencies: Cache::builder()
                 .time_to_live(ANSWER_TTL)

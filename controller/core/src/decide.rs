@@ -10,11 +10,10 @@ mod running;
 use wfe_model::FINALIZER;
 use wfe_model::workflow_execution::{FailureReason, Phase};
 
-pub(crate) use self::obstacle::{age, is_waiting};
-
-use self::ending::{began, cancel_reason, fail, start_is_stored, store, with_observed_start};
+use self::ending::{began, fail, start_is_stored, store, with_observed_start};
 use crate::execution::Execution;
 use crate::failure::Failure;
+use crate::line::cancel_reason;
 use crate::observed::Observed;
 use crate::step::{Effect, Question, Step};
 
@@ -95,6 +94,6 @@ fn is_execution_gone(observed: &Observed) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 #[cfg(test)]
 mod walk;

@@ -76,6 +76,14 @@ pub enum Restriction {
 }
 
 impl Restriction {
+    /// When the restriction ends; `None`: when a user clears it.
+    pub fn until(&self) -> Option<Timestamp> {
+        match self {
+            Self::PreviousExecutionFailed(_) | Self::ExhaustedRetries(..) => None,
+            Self::BackoffActive(_, until) | Self::RecentlyRemediated(_, until) => Some(*until),
+        }
+    }
+
     /// The execution that causes the restriction.
     pub fn entry(&self) -> &Entry {
         match self {

@@ -18,6 +18,7 @@ pub mod execution;
 pub mod failure;
 pub mod history;
 pub mod job;
+pub mod line;
 pub mod lock;
 #[cfg(test)]
 mod model;

@@ -56,6 +56,8 @@ pub struct Observed {
     pub unread: Option<Unread>,
     /// Whether executions may start in the execution namespace.
     pub gate: Gate,
+    /// Whether `gate` may be outdated: its watch is dead.
+    pub gate_doubtful: bool,
     /// Whether the WorkflowExecution's namespace is being deleted.
     pub namespace_terminating: bool,
     /// Notices that this process has sent already.
@@ -143,6 +145,10 @@ pub struct Settings {
     pub retention_failed: Duration,
     /// Time between the create and the start of a container after which the execution is deleted.
     pub start_timeout: Duration,
+    /// How long an ended WorkflowExecution is kept once nothing needs it any more; `None`: for ever.
+    pub ttl_after_finished: Option<Duration>,
+    /// Number of requests that may wait for one target; 0: any number.
+    pub max_waiting_per_target: u32,
     /// Cooldown, backoff, blocks.
     pub limits: Limits,
 }
@@ -181,6 +187,10 @@ pub struct Answers {
     pub started: bool,
     /// What is left of the execution, by an uncached read.
     pub remains: Option<Remains>,
+    /// Uncached read of whether executions may start.
+    pub gate: Option<Gate>,
+    /// The lock was not taken, because as many executions run as may.
+    pub full: Option<Full>,
     /// The lock was taken in this pass.
     pub lock_taken: bool,
     /// The execution was cancelled or deleted in this pass; the cache may not show it yet.
@@ -198,8 +208,17 @@ pub struct Answers {
 impl Answers {
     /// Drops the uncached reads before a write, which may make them stale.
     pub fn drop_uncached_reads(&mut self) {
-        (self.execution, self.remains) = (None, None);
+        (self.execution, self.remains, self.gate) = (None, None, None);
     }
+}
+
+/// As many executions run at the same time as may.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Full {
+    /// In the whole cluster.
+    Cluster(u32),
+    /// Of the WorkflowExecutions in one namespace.
+    Namespace(u32),
 }
 
 /// A value, or why it could not be read. `Unavailable` must never be taken for "no".

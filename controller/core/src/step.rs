@@ -41,6 +41,8 @@ pub enum Question {
     Remains,
     /// The target's lock, uncached.
     Lock,
+    /// Whether executions may start in the execution namespace, uncached.
+    Gate,
 }
 
 /// A write that carries out a decision.
@@ -50,6 +52,8 @@ pub enum Effect {
     AddFinalizer,
     /// Removes the finalizer.
     RemoveFinalizer,
+    /// Deletes the WorkflowExecution, whose time to live is over.
+    Expire,
     /// Takes the target's lock.
     TakeLock,
     /// Adds the missing labels of the target's lock, which another client has created: without them
@@ -114,6 +118,7 @@ impl Question {
             Self::StartupDiagnosis(_) => "startup diagnosis",
             Self::Remains => "remains of the execution",
             Self::Lock => "lock",
+            Self::Gate => "execution namespace",
         }
     }
 }
@@ -124,6 +129,7 @@ impl Effect {
         match self {
             Self::AddFinalizer => "add finalizer",
             Self::RemoveFinalizer => "remove finalizer",
+            Self::Expire => "delete expired WorkflowExecution",
             Self::TakeLock => "take lock",
             Self::LabelLock => "label lock",
             Self::FreeLock(_) => "free lock",

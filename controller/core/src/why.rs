@@ -8,9 +8,9 @@ use wfe_model::workflow_execution::{Phase, TriState, WorkflowExecution};
 
 use crate::clearing;
 use crate::condition::{ConditionType, Reason};
-use crate::decide::{age, is_waiting};
 use crate::execution::{Alive, Source};
 use crate::history::{History, Limits, Restriction};
+use crate::line::{age, is_waiting};
 use crate::lock::{Holder, TargetLock};
 use crate::names::{self, CANCEL, PAUSED, TargetHash};
 use crate::observed::{Gate, Settings, Unread};

@@ -140,6 +140,7 @@ impl World {
             stuck: false,
             unread: None,
             gate: Gate::Open,
+            gate_doubtful: false,
             namespace_terminating: false,
             notified: HashSet::new(),
             engine_installed: true,
@@ -153,6 +154,8 @@ impl World {
                 retention: Duration::from_mins(10),
                 retention_failed: Duration::from_hours(24),
                 start_timeout: Duration::from_mins(5),
+                ttl_after_finished: None,
+                max_waiting_per_target: 64,
                 limits: Limits {
                     cooldown: Duration::from_mins(5),
                     backoff_base: Duration::from_mins(1),
@@ -182,6 +185,7 @@ impl World {
             Question::StartupDiagnosis(_) => answers.startup_diagnosis = Some(None),
             Question::Remains => answers.remains = Some(Remains::Nothing),
             Question::Lock => answers.lock_lost = false,
+            Question::Gate => answers.gate = Some(Gate::Open),
         }
     }
 

@@ -1,6 +1,8 @@
 //! The pods of one engine's executions: their cache and the reads of pods and Events.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, Pod};
@@ -9,6 +11,8 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::store::WriterDropped;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use wfe_core::execution::{Alive, Waiting, is_alive};
 use wfe_core::names::{TARGET_HASH, TargetHash, Uid, WORKFLOW_EXECUTION_UID};
 use wfe_core::pod::{prune, startup_diagnosis};
@@ -20,11 +24,61 @@ use crate::watches::{
     Cache, Changes, Key, OwnerLabels, StartTimes, owner_changes, pods_of, reflect,
 };
 
+/// Slow starts that are diagnosed at the same time.
+const DIAGNOSES_AT_A_TIME: usize = 4;
+
 /// The pods of one engine's executions in the execution namespace.
 pub(super) struct Pods {
     api: Api<Pod>,
     events: Api<Event>,
+    diagnoses: Diagnoses,
     cache: Cache<Pod>,
+}
+
+/// Diagnoses of slow starts, by uid of the WorkflowExecution.
+struct Diagnoses {
+    known: Mutex<HashMap<Uid, Diagnosis>>,
+    turn: Semaphore,
+}
+
+impl Default for Diagnoses {
+    fn default() -> Self {
+        Self {
+            known: Mutex::default(),
+            turn: Semaphore::new(DIAGNOSES_AT_A_TIME),
+        }
+    }
+}
+
+impl Diagnoses {
+    /// A diagnosis that can be used again.
+    fn get(&self, source: &Uid) -> Option<Diagnosis> {
+        let mut known = self.known.lock();
+        known.retain(|_, diagnosis| diagnosis.at.elapsed() < diagnosis.max_age());
+        known.get(source).cloned()
+    }
+
+    fn put(&self, source: &Uid, waiting: Option<Waiting>) {
+        let at = Instant::now();
+        let diagnosis = Diagnosis { at, waiting };
+        self.known.lock().insert(source.clone(), diagnosis);
+    }
+}
+
+#[derive(Clone)]
+struct Diagnosis {
+    at: Instant,
+    waiting: Option<Waiting>,
+}
+
+impl Diagnosis {
+    /// Where the Events have said nothing yet, they may soon.
+    fn max_age(&self) -> Duration {
+        match self.waiting {
+            Some(_) => Duration::from_mins(5),
+            None => Duration::from_secs(20),
+        }
+    }
 }
 
 impl Pods {
@@ -46,6 +100,7 @@ impl Pods {
         let pods = Self {
             api,
             events: Api::namespaced(client.clone(), namespace),
+            diagnoses: Diagnoses::default(),
             cache,
         };
         (pods, owner_changes(changes))
@@ -103,7 +158,24 @@ impl Pods {
 
     /// Reads the Events of an execution's pod, or of the execution if it has no pod, and derives why
     /// the execution does not start.
+    ///
+    /// The API server searches all Events of the namespace for this: an answer is used again for a
+    /// while, and few are asked for at the same time.
     pub(super) async fn startup_diagnosis(
+        &self,
+        reference: &ExecutionRef,
+        source: &Uid,
+    ) -> Result<Option<Waiting>, Unanswered> {
+        if let Some(known) = self.diagnoses.get(source) {
+            return Ok(known.waiting);
+        }
+        let _turn = self.diagnoses.turn.acquire().await;
+        let diagnosis = self.diagnose(reference, source).await?;
+        self.diagnoses.put(source, diagnosis.clone());
+        Ok(diagnosis)
+    }
+
+    async fn diagnose(
         &self,
         reference: &ExecutionRef,
         source: &Uid,

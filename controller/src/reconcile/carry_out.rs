@@ -7,7 +7,8 @@ use std::time::Duration;
 use enumset::EnumSet;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::api::{Patch, PatchParams, PostParams};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use thiserror::Error;
@@ -36,10 +37,15 @@ use crate::election::{Leadership, NotLeading};
 use crate::executor::{Executor, Executors, Unanswered};
 use crate::leases::put;
 use crate::metrics::Metrics;
+use crate::slots::Slots;
 use crate::view::View;
+use crate::watches::gate_of;
 
 /// Deadline of one step; a step that misses it fails, and the pass is repeated.
 const STEP_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Deadline of the read of one dependency, after which it counts as unknown.
+const READ_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Why a step failed; the pass is repeated.
 #[derive(Debug, Error)]
@@ -77,9 +83,11 @@ pub struct Actions {
     events: Events,
     metrics: Metrics,
     leases: Api<Lease>,
+    namespaces: Api<Namespace>,
     notified: Arc<Notified>,
     failing: Arc<Failing>,
     leadership: Leadership,
+    slots: Arc<Slots>,
     schema: Schema,
 }
 
@@ -97,16 +105,20 @@ impl Actions {
             settings,
             metrics,
             schema,
+            watches: _,
+            recorder,
+            slots,
         } = shared;
         let namespace = &settings.execution_namespace;
         Self {
             view,
             executors,
             catalog,
-            dependencies: DependencyReader::new(client, namespace),
+            dependencies: DependencyReader::new(client, namespace, READ_DEADLINE),
+            namespaces: Api::all(client.clone()),
             kinds: ServedKinds::new(client),
             outbox,
-            events: Events::new(client),
+            events: Events(recorder),
             metrics,
             leases: Api::namespaced(client.clone(), namespace),
             settings,
@@ -114,6 +126,7 @@ impl Actions {
             notified,
             failing,
             leadership,
+            slots,
             schema,
         }
     }
@@ -181,6 +194,12 @@ impl Actions {
                 answers.lease = Some(found.map(Arc::new));
                 answers.lock_lost = false;
             }
+            Question::Gate => {
+                let name = &self.settings.execution_namespace;
+                let found = self.namespaces.get_metadata_opt(name).await;
+                let found = found.map_err(Unanswered::of("read the execution namespace"))?;
+                answers.gate = Some(gate_of(found.as_ref()));
+            }
         }
         Ok(())
     }
@@ -214,13 +233,20 @@ impl Actions {
                 answers.finalizer_removed = true;
                 Ok(())
             }
+            Effect::Expire => self.expire(wfe).await,
             Effect::LabelLock => {
                 self.write_lease(&self.lease(observed)?, answers).await?;
                 Ok(())
             }
             Effect::TakeLock => {
-                let taken = lock::taken(self.lease(observed)?, &observed.source, observed.now);
-                answers.lock_taken = self.write_lease(&taken, answers).await?;
+                match self.slots.take(wfe, &target(observed)?) {
+                    Ok(_slot) => {
+                        let lease = self.lease(observed)?;
+                        let taken = lock::taken(lease, &observed.source, observed.now);
+                        answers.lock_taken = self.write_lease(&taken, answers).await?;
+                    }
+                    Err(full) => answers.full = Some(full),
+                }
                 Ok(())
             }
             Effect::FreeLock(record) => {
@@ -230,7 +256,7 @@ impl Actions {
             }
             Effect::Record(entry) => self.record(observed, &entry, answers).await,
             Effect::Notify(notice) => {
-                self.publish(wfe, notice).await;
+                self.publish(wfe, notice);
                 Ok(())
             }
             Effect::Create(plan) => {
@@ -289,16 +315,16 @@ impl Actions {
     }
 
     /// Publishes a notice as metric and Event, once per process.
-    async fn publish(&self, wfe: &WorkflowExecution, notice: Notice) {
+    fn publish(&self, wfe: &WorkflowExecution, notice: Notice) {
         self.metrics.notice(wfe, notice);
-        self.events.notice(wfe, notice).await;
+        self.events.notice(wfe, notice);
         self.notified.insert(&wfe.uid().unwrap_or_default(), notice);
     }
 
     /// Tells an operator that the passes of this object fail again and again, and why.
-    pub async fn tell_failing(&self, wfe: &WorkflowExecution, error: &str) {
+    pub fn tell_failing(&self, wfe: &WorkflowExecution, error: &str) {
         self.metrics.notice(wfe, Notice::ReconcileFails);
-        self.events.failing(wfe, error).await;
+        self.events.failing(wfe, error);
     }
 
     fn api(&self, wfe: &WorkflowExecution) -> Api<WorkflowExecution> {
@@ -359,6 +385,28 @@ impl Actions {
         }
     }
 
+    /// Deletes exactly this WorkflowExecution, if nobody has changed it.
+    async fn expire(&self, wfe: &WorkflowExecution) -> Result<(), StepError> {
+        let exactly = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: wfe.uid(),
+                resource_version: wfe.resource_version(),
+            }),
+            ..DeleteParams::default()
+        };
+        match self.api(wfe).delete(&wfe.name_any(), &exactly).await {
+            Ok(deleted) => match deleted.left() {
+                Some(deleting) => self.view.record_write(Arc::new(deleting)),
+                None => self.view.record_removal(wfe),
+            },
+            Err(kube::Error::Api(status)) if status.code == 404 => self.view.record_removal(wfe),
+            Err(error) => {
+                return Err(Unanswered::of("delete the expired WorkflowExecution")(error).into());
+            }
+        }
+        Ok(())
+    }
+
     async fn store(
         &self,
         wfe: &WorkflowExecution,
@@ -384,7 +432,7 @@ impl Actions {
             log_phase(&written);
             self.metrics.transition(&written, Timestamp::now());
         }
-        self.events.publish_changes(wfe, &written).await;
+        self.events.changes(wfe, &written);
         Ok(())
     }
 

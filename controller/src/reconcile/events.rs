@@ -1,59 +1,30 @@
-//! Kubernetes Events, as `kubectl describe` shows them. They are published after the status is
-//! stored. A failed Event is logged and not retried: the complete record is the audit trail.
+//! Kubernetes Events of WorkflowExecutions, as `kubectl describe` shows them. They are recorded after
+//! the status is stored. The complete record is the audit trail.
 
-use std::time::Duration;
-
-use jiff::Timestamp;
-use k8s_openapi::api::events::v1::Event;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
-use kube::api::{ObjectMeta, PostParams};
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{Resource, ResourceExt};
 use wfe_core::audit;
 use wfe_core::clearing;
 use wfe_core::condition::ConditionType;
 use wfe_core::execution::Cause;
-use wfe_core::names::MANAGER;
 use wfe_core::status::stored;
 use wfe_core::step::Notice;
-use wfe_model::text::in_full;
 use wfe_model::workflow_execution::{Phase, TriState, WorkflowExecution};
 
-/// Maximum of the API server.
-const MAX_NOTE_BYTES: usize = 1024;
-/// A name of 253 characters has no room for the time of an Event.
-const MAX_NAME_PREFIX: usize = 230;
-const DEADLINE: Duration = Duration::from_secs(5);
+use crate::recorder::{Happening, NORMAL, Recorder, WARNING};
 
-const NORMAL: &str = "Normal";
-const WARNING: &str = "Warning";
-
-pub(super) struct Events {
-    client: Client,
-    /// The process, as the API server wants it beside the controller's name.
-    instance: String,
-}
+/// Records Events of WorkflowExecutions.
+pub(super) struct Events(pub(super) Recorder);
 
 impl Events {
-    pub(super) fn new(client: &Client) -> Self {
-        Self {
-            client: client.clone(),
-            instance: std::env::var("HOSTNAME").unwrap_or_else(|_| MANAGER.to_owned()),
-        }
-    }
-
-    /// Publishes what has changed between two stored versions of `wfe`.
-    pub(super) async fn publish_changes(
-        &self,
-        before: &WorkflowExecution,
-        wfe: &WorkflowExecution,
-    ) {
+    /// Records what has changed between two stored versions of `wfe`.
+    pub(super) fn changes(&self, before: &WorkflowExecution, wfe: &WorkflowExecution) {
         for (type_, reason, note) in changes(before, wfe) {
-            self.publish(wfe, type_, &reason, &note).await;
+            self.record(wfe, type_, &reason, note);
         }
     }
 
-    /// Publishes the Event of a notice.
-    pub(super) async fn notice(&self, wfe: &WorkflowExecution, notice: Notice) {
+    /// Records the Event of a notice.
+    pub(super) fn notice(&self, wfe: &WorkflowExecution, notice: Notice) {
         let reference = wfe.execution_ref();
         let execution = reference.map_or_else(String::new, |it| {
             format!("{} {}/{}", it.kind, it.namespace, it.name)
@@ -84,73 +55,25 @@ impl Events {
                 "Deleted before the audit trail was delivered completely, as the annotation kubernaut.ai/abandon-audit demands".to_owned(),
             ),
         };
-        self.publish(wfe, WARNING, reason, &note).await;
+        self.record(wfe, WARNING, reason, note);
     }
 
-    /// Publishes why the passes of `wfe` fail.
-    pub(super) async fn failing(&self, wfe: &WorkflowExecution, error: &str) {
+    /// Records why the passes of `wfe` fail.
+    pub(super) fn failing(&self, wfe: &WorkflowExecution, error: &str) {
         let note =
             format!("The controller cannot proceed, and retries with growing delays: {error}");
         let reason = Notice::ReconcileFails.as_str();
-        self.publish(wfe, WARNING, reason, &note).await;
+        self.record(wfe, WARNING, reason, note);
     }
 
-    async fn publish(&self, wfe: &WorkflowExecution, type_: &str, reason: &str, note: &str) {
-        let namespace = wfe.namespace().unwrap_or_default();
-        let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
-        let prefix: String = wfe.name_any().chars().take(MAX_NAME_PREFIX).collect();
-        let prefix = prefix.trim_end_matches(['.', '-']);
-        let now = Timestamp::now();
-        let event = Event {
-            metadata: ObjectMeta {
-                // As client-go names Events: a list is in the order of time.
-                name: Some(format!("{prefix}.{:x}", now.as_nanosecond())),
-                namespace: Some(namespace),
-                ..ObjectMeta::default()
-            },
-            action: Some("Reconcile".to_owned()),
-            event_time: Some(MicroTime(now)),
-            note: Some(fit(note, MAX_NOTE_BYTES)),
-            reason: Some(reason.to_owned()),
-            regarding: Some(wfe.object_ref(&())),
-            reporting_controller: Some(MANAGER.to_owned()),
-            reporting_instance: Some(self.instance.clone()),
-            type_: Some(type_.to_owned()),
-            ..Event::default()
-        };
-        let parameters = PostParams::default();
-        let creating = api.create(&parameters, &event);
-        match tokio::time::timeout(DEADLINE, creating).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(
-                    reason,
-                    error = in_full(&error),
-                    "publishing an Event failed"
-                );
-            }
-            Err(_) => tracing::warn!(reason, "publishing an Event timed out"),
-        }
+    fn record(&self, wfe: &WorkflowExecution, type_: &'static str, reason: &str, note: String) {
+        self.0.record(Happening {
+            regarding: wfe.object_ref(&()),
+            type_,
+            reason: reason.to_owned(),
+            note,
+        });
     }
-}
-
-/// Shortens `note` to at most `maximum` bytes. A command at its end stays whole: the text before it
-/// is cut.
-fn fit(note: &str, maximum: usize) -> String {
-    if note.len() <= maximum {
-        return note.to_owned();
-    }
-    let commands = ["kubectl ", "wfe-controller "];
-    let command = commands.iter().filter_map(|it| note.rfind(it)).max();
-    let command = command.map_or("", |at| &note[at..]);
-    let command = if command.len() > maximum / 2 {
-        ""
-    } else {
-        command
-    };
-    let room = maximum - command.len() - "… ".len();
-    let text = &note[..note.floor_char_boundary(room)];
-    format!("{text}… {command}").trim_end().to_owned()
 }
 
 type Note = (&'static str, String, String);
@@ -248,20 +171,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn fit_long_note_keeps_its_command_whole() {
-        let command = clearing::command("prod", &"n".repeat(253));
-        let note = format!("It failed ({}): {command}", "ü".repeat(2000));
-        let fitted = fit(&note, MAX_NOTE_BYTES);
-        assert!(fitted.len() <= MAX_NOTE_BYTES, "{} bytes", fitted.len());
-        assert!(
-            fitted.starts_with("It failed (ü") && fitted.ends_with(&command),
-            "{fitted}"
-        );
-        assert_eq!(fit("short", MAX_NOTE_BYTES), "short");
-        assert_eq!(fit(&"x".repeat(2000), 10), "xxxxxx…");
-    }
 
     fn wfe(status: serde_json::Value) -> WorkflowExecution {
         WorkflowExecution {

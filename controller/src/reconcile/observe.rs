@@ -6,11 +6,13 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use wfe_core::execution::Source;
+use wfe_core::history::History;
+use wfe_core::line::Line;
 use wfe_core::lock::{Lock, TargetLock};
 use wfe_core::names::{self, TargetHash, Uid};
 use wfe_core::observed::{Answers, Observed, Settings};
 use wfe_model::engine::Engine;
-use wfe_model::workflow_execution::{Phase, WorkflowExecution};
+use wfe_model::workflow_execution::WorkflowExecution;
 
 use super::failing::Failing;
 use super::notified::Notified;
@@ -18,6 +20,10 @@ use super::shared::Shared;
 use crate::audit::outbox::Outbox;
 use crate::executor::{Executor, Executors};
 use crate::view::View;
+use crate::watches::WatchAges;
+
+/// The resource whose watch tells of a pause.
+const NAMESPACES: &str = "namespaces";
 
 /// Sources of the facts.
 pub struct Observer {
@@ -26,6 +32,7 @@ pub struct Observer {
     outbox: Arc<Outbox>,
     notified: Arc<Notified>,
     failing: Arc<Failing>,
+    watches: WatchAges,
     settings: Arc<Settings>,
 }
 
@@ -38,18 +45,28 @@ impl Observer {
             outbox: shared.outbox.clone(),
             notified: shared.notified.clone(),
             failing: shared.failing.clone(),
+            watches: shared.watches.clone(),
             settings: shared.settings.clone(),
         }
     }
 
-    /// The other WorkflowExecutions on the target of `wfe` that have not started.
-    pub fn waiting_beside(&self, wfe: &WorkflowExecution) -> Vec<ObjectRef<WorkflowExecution>> {
-        let target = TargetHash::of_wfe(wfe);
-        let beside = target.map(|it| self.view.neighbours(&it, wfe));
-        let mut waiting = beside.unwrap_or_default();
-        waiting.retain(|it| it.phase().is_none_or(|phase| phase == Phase::Pending));
-        let waiting = waiting.iter();
-        waiting.map(|it| ObjectRef::from_obj(it.as_ref())).collect()
+    /// The WorkflowExecutions that a change of `target` concerns.
+    pub fn concerned(&self, target: &TargetHash) -> Vec<ObjectRef<WorkflowExecution>> {
+        let requests = self.view.on_target(target);
+        let lock = self.view.lock(target);
+        let requests: Vec<_> = requests.iter().map(AsRef::as_ref).collect();
+        let uids = requests.iter().filter_map(|it| it.metadata.uid.as_deref());
+        let failing = self.failing.among(uids);
+        let history = History::of(requests.iter().copied(), lock.records().cloned());
+        let line = Line {
+            requests,
+            history: &history,
+            failing: &failing,
+            settings: &self.settings,
+            now: Timestamp::now(),
+        };
+        let concerned = line.concerned(&lock).into_iter();
+        concerned.map(ObjectRef::from_obj).collect()
     }
 
     /// Returns the current facts; `None` if the object is gone, or if the name belongs to another
@@ -93,7 +110,8 @@ impl Observer {
             stuck: self.failing.is_stuck(&source.uid),
             neighbours,
             unread: target.as_ref().and_then(|it| seen.unread_on(it)),
-            gate: seen.gate(&self.settings.execution_namespace),
+            gate: (answers.gate).unwrap_or_else(|| seen.gate(&self.settings.execution_namespace)),
+            gate_doubtful: self.watches.is_silent(NAMESPACES),
             namespace_terminating: seen.is_ending(&wfe),
             notified: self.notified.of(&source.uid),
             engine_installed: executor.is_some_and(Executor::is_installed),

@@ -12,7 +12,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::sync::Notify;
 use wfe_core::names::{PAUSED, TargetHash, Uid, lock_name};
 use wfe_core::observed::{Gate, Unread};
-use wfe_model::workflow_execution::WorkflowExecution;
+use wfe_model::workflow_execution::{Phase, WorkflowExecution};
 
 use super::index::Key;
 use super::reflect::Cache;
@@ -61,6 +61,11 @@ impl Caches {
     /// Every WorkflowExecution.
     pub fn workflow_executions(&self) -> Vec<Arc<WorkflowExecution>> {
         self.workflow_executions.all()
+    }
+
+    /// The WorkflowExecutions that have not ended.
+    pub fn unfinished(&self) -> Vec<Arc<WorkflowExecution>> {
+        self.workflow_executions.with(&Key::Unfinished)
     }
 
     /// The WorkflowExecution with this name.
@@ -161,7 +166,11 @@ impl Caches {
 pub(super) fn wfe_keys(wfe: &WorkflowExecution) -> Vec<Key> {
     let uid = wfe.uid().map(|uid| Key::Uid(uid.as_str().into()));
     let target = TargetHash::of_wfe(wfe).map(Key::Target);
-    uid.into_iter().chain(target).collect()
+    let namespace = wfe.namespace().map(Key::Namespace);
+    let unfinished = !wfe.phase().is_some_and(Phase::is_final);
+    let unfinished = unfinished.then_some(Key::Unfinished);
+    let keys = [uid, target, namespace, unfinished];
+    keys.into_iter().flatten().collect()
 }
 
 /// Whether executions may start in this namespace; `None`: it does not exist.

@@ -16,6 +16,10 @@ pub enum Key {
     Uid(Uid),
     /// Target of the WorkflowExecution.
     Target(TargetHash),
+    /// Namespace of the WorkflowExecution.
+    Namespace(String),
+    /// WorkflowExecutions that have not ended.
+    Unfinished,
 }
 
 /// References to objects by key; fed with the same events as the store.

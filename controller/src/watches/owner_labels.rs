@@ -36,12 +36,20 @@ impl OwnerLabels {
     }
 }
 
+/// How long the API server keeps a watch open. A watch whose connection is dead is noticed 5 s later.
+const WATCH_SECONDS: u32 = 60;
+
+/// Selects every object.
+pub fn every() -> watcher::Config {
+    watcher::Config::default().timeout(WATCH_SECONDS)
+}
+
 /// Selects the objects that the controller has created.
 pub fn managed() -> watcher::Config {
-    watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}"))
+    every().labels(&format!("{MANAGED_BY}={MANAGER}"))
 }
 
 /// Selects the pods of an engine's executions. Tekton sets [`MANAGED_BY`] of pods itself.
 pub fn pods_of(engine: Engine) -> watcher::Config {
-    watcher::Config::default().labels(&format!("{EXECUTION_ENGINE}={engine}"))
+    every().labels(&format!("{EXECUTION_ENGINE}={engine}"))
 }

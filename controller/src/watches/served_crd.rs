@@ -14,7 +14,7 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use super::owner_labels::managed;
+use super::owner_labels::{every, managed};
 
 /// Whether a version of a CRD is served, by a watch of the CRD.
 pub struct ServedCrd {
@@ -33,7 +33,7 @@ impl ServedCrd {
         version: &'static str,
     ) -> (Self, impl Stream<Item = watcher::Error> + Send + use<>) {
         let api: Api<CustomResourceDefinition> = Api::all(client.clone());
-        let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
+        let only = every().fields(&format!("metadata.name={name}"));
         let (set, served) = watch::channel(None);
         let mut listed = false;
         let events = watcher(api.clone(), only).default_backoff();

@@ -1,33 +1,43 @@
 //! Starts the watches and maps each change to the WorkflowExecutions that it may affect.
 
+use std::collections::HashSet;
+use std::iter;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, future, stream};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::core::PartialObjectMeta;
+use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::ObjectRef;
-use kube::runtime::watcher::{self, watcher};
-use kube::runtime::{WatchStreamExt, controller::ReconcileRequest};
+use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use wfe_core::condition::ConditionType;
-use wfe_core::lock;
 use wfe_core::names::TargetHash;
 use wfe_model::workflow_execution::{Phase, TriState, WorkflowExecution};
 
 use super::caches::{Caches, wfe_keys};
 use super::index::Key;
-use super::owner_labels::{OwnerLabels, managed};
+use super::owner_labels::{OwnerLabels, every, managed};
 use super::prune;
 use super::reflect::{Change, reflect};
 use super::start_times::StartTimes;
 use super::unreadable::{Unreadable, Watched};
 
-/// Reconcile requests.
-pub type Triggers = BoxStream<'static, Result<ReconcileRequest<WorkflowExecution>, watcher::Error>>;
+/// What a change may affect.
+#[derive(Clone, Debug)]
+pub enum Trigger {
+    /// This WorkflowExecution.
+    Execution(ObjectRef<WorkflowExecution>),
+    /// Those that use this target, or use it next.
+    Target(TargetHash),
+}
+
+/// What the changes may affect.
+pub type Triggers = BoxStream<'static, Trigger>;
 
 /// Changes of the objects that executors watch.
 pub type Changes = BoxStream<'static, Result<Change<OwnerLabels>, watcher::Error>>;
@@ -44,16 +54,19 @@ pub fn owner_changes<K: ResourceExt + 'static>(
 /// the triggers are polled.
 pub fn start(
     client: &Client,
-    watch_namespace: Option<&str>,
+    watch_namespaces: &[String],
     execution_namespace: &str,
     start_times: StartTimes,
     changes: Changes,
 ) -> (Caches, Triggers) {
-    let api: Api<Watched> = watch_namespace.map_or_else(
-        || Api::all(client.clone()),
-        |it| Api::namespaced(client.clone(), it),
-    );
-    let events = watcher(api, watcher::Config::default()).default_backoff();
+    // A watch has one namespace or all.
+    let api: Api<Watched> = match watch_namespaces {
+        [namespace] => Api::namespaced(client.clone(), namespace),
+        _ => Api::all(client.clone()),
+    };
+    let selected: HashSet<_> = watch_namespaces.iter().cloned().collect();
+    let events = watcher(api, every()).default_backoff();
+    let events = events.try_filter(move |event| future::ready(is_within(event, &selected)));
     let unreadable = Unreadable::default();
     let filter = unreadable.clone();
     let (workflow_executions, wfe_changes) = reflect(
@@ -63,7 +76,7 @@ pub fn start(
         |_| (),
     );
     let all: Api<PartialObjectMeta<Namespace>> = Api::all(client.clone());
-    let events = watcher(all, watcher::Config::default()).default_backoff();
+    let events = watcher(all, every()).default_backoff();
     let (namespaces, namespace_changes) = reflect(events, prune::namespace, |_| Vec::new(), |_| ());
     let api: Api<Lease> = Api::namespaced(client.clone(), execution_namespace);
     let events = watcher(api, managed()).default_backoff();
@@ -99,47 +112,53 @@ pub fn start(
             .boxed(),
     ]);
     let triggers = triggers.flat_map(|affected| {
-        let requests = match affected {
-            Ok(references) => references.into_iter().map(|it| Ok(it.into())).collect(),
-            Err(error) => {
-                tracing::warn!(%error, "watch failed, retrying");
-                Vec::new()
-            }
-        };
-        stream::iter(requests)
+        let affected = affected.unwrap_or_else(|error| {
+            tracing::warn!(%error, "watch failed, retrying");
+            Vec::new()
+        });
+        stream::iter(affected)
     });
     (caches, triggers.boxed())
 }
 
+/// Whether an event concerns a namespace in `selected`; none: every namespace.
+fn is_within(event: &Event<Watched>, selected: &HashSet<String>) -> bool {
+    match event {
+        Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) => {
+            let namespace = object.namespace();
+            selected.is_empty() || namespace.is_some_and(|it| selected.contains(&it))
+        }
+        Event::Init | Event::InitDone => true,
+    }
+}
+
 impl Caches {
-    /// The WorkflowExecutions that a change may affect. After a new list these are all, because
+    /// What a change may affect. After a new list these are all WorkflowExecutions, because
     /// deletions since the old list are not reported.
     fn affected<K>(
         &self,
         change: Result<Change<K>, watcher::Error>,
-        by_object: impl Fn(K, bool) -> Vec<ObjectRef<WorkflowExecution>>,
-    ) -> Result<Vec<ObjectRef<WorkflowExecution>>, watcher::Error> {
+        by_object: impl Fn(K, bool) -> Vec<Trigger>,
+    ) -> Result<Vec<Trigger>, watcher::Error> {
         change.map(|change| match change {
             Change::Object { object, deleted } => by_object(*object, deleted),
             Change::Relisted => {
                 let all = self.workflow_executions.all();
-                all.iter()
-                    .map(|wfe| ObjectRef::from_obj(wfe.as_ref()))
-                    .collect()
+                let all = all.iter().map(|wfe| ObjectRef::from_obj(wfe.as_ref()));
+                all.map(Trigger::Execution).collect()
             }
         })
     }
 
-    /// The changed WorkflowExecution, and the unfinished ones on its target if it has ended, is
-    /// being deleted or cannot proceed, since one of them may run then.
-    fn by_wfe(&self, wfe: &WorkflowExecution, deleted: bool) -> Vec<ObjectRef<WorkflowExecution>> {
+    /// The changed WorkflowExecution, and its target if it has ended, is being deleted or cannot
+    /// proceed, since another one may run then.
+    fn by_wfe(&self, wfe: &WorkflowExecution, deleted: bool) -> Vec<Trigger> {
         // An object that cannot be read still exists.
         let gone = wfe.uid().filter(|it| deleted && !self.unreadable.knows(it));
         if let Some(uid) = gone {
             self.start_times.remove(&uid.as_str().into());
             self.orphan_suspected.notify_one();
         }
-        let mut affected = vec![ObjectRef::from_obj(wfe)];
         let ended = wfe.phase().is_some_and(Phase::is_final);
         let unknown = |it: &Condition| {
             it.status == TriState::Unknown.as_str() && it.type_ != ConditionType::Ready.as_str()
@@ -148,47 +167,30 @@ impl Caches {
             .status
             .as_ref()
             .is_some_and(|it| it.conditions.iter().any(unknown));
-        if deleted || ended || cannot_proceed || wfe.metadata.deletion_timestamp.is_some() {
-            let target = TargetHash::of_wfe(wfe);
-            affected.extend(target.into_iter().flat_map(|it| self.unfinished(&it)));
-        }
-        affected
+        let frees = deleted || ended || cannot_proceed || wfe.metadata.deletion_timestamp.is_some();
+        let target = TargetHash::of_wfe(wfe).filter(|_| frees);
+        let own = Trigger::Execution(ObjectRef::from_obj(wfe));
+        iter::once(own).chain(target.map(Trigger::Target)).collect()
     }
 
-    /// For the execution namespace all WorkflowExecutions; for another namespace those in it, if it
-    /// is being deleted.
-    fn by_namespace(
-        &self,
-        namespace: &PartialObjectMeta<Namespace>,
-    ) -> Vec<ObjectRef<WorkflowExecution>> {
+    /// For the execution namespace all WorkflowExecutions that have not ended; for another namespace
+    /// those in it, if it is being deleted.
+    fn by_namespace(&self, namespace: &PartialObjectMeta<Namespace>) -> Vec<Trigger> {
         let name = namespace.name_any();
-        let all = self.workflow_executions.all();
-        let ending = namespace.metadata.deletion_timestamp.is_some();
-        let affected = all.iter().filter(|wfe| {
-            name == self.execution_namespace || ending && wfe.namespace().as_ref() == Some(&name)
-        });
-        affected
-            .map(|wfe| ObjectRef::from_obj(wfe.as_ref()))
-            .collect()
+        let mut affected = Vec::new();
+        if name == self.execution_namespace {
+            affected = self.workflow_executions.references(&Key::Unfinished);
+        }
+        if namespace.metadata.deletion_timestamp.is_some() {
+            let within = Key::Namespace(name);
+            affected.extend(self.workflow_executions.references(&within));
+        }
+        affected.into_iter().map(Trigger::Execution).collect()
     }
 
-    /// The WorkflowExecutions on a target that have not ended, and the holder of its lock, which
-    /// may have to free it.
-    fn unfinished(&self, target: &TargetHash) -> Vec<ObjectRef<WorkflowExecution>> {
-        let holder = self.lock_of(target);
-        let holder = holder.as_deref().and_then(lock::holding_execution);
-        let unfinished = self.on_target(target).into_iter().filter(|wfe| {
-            !wfe.phase().is_some_and(Phase::is_final)
-                || holder.as_ref().map(|it| &it.uid) == wfe.metadata.uid.as_ref()
-        });
-        unfinished
-            .map(|wfe| ObjectRef::from_obj(wfe.as_ref()))
-            .collect()
-    }
-
-    /// For an execution, a pod or a Lease: the WorkflowExecution that its labels name, and the
-    /// unfinished ones on its target.
-    fn by_labels(&self, labels: &OwnerLabels) -> Vec<ObjectRef<WorkflowExecution>> {
+    /// For an execution, a pod or a Lease: the WorkflowExecution that its labels name, and its
+    /// target.
+    fn by_labels(&self, labels: &OwnerLabels) -> Vec<Trigger> {
         let mut affected = Vec::new();
         if let Some(uid) = &labels.uid {
             affected = self.workflow_executions.references(&Key::Uid(uid.clone()));
@@ -199,8 +201,9 @@ impl Caches {
                 self.orphan_suspected.notify_one();
             }
         }
-        let target = labels.target.iter();
-        affected.extend(target.flat_map(|it| self.unfinished(it)));
+        let affected = affected.into_iter().map(Trigger::Execution);
         affected
+            .chain(labels.target.clone().map(Trigger::Target))
+            .collect()
     }
 }

@@ -26,6 +26,11 @@ impl<K: Resource> Written<K> {
         }
     }
 
+    /// The written objects that the cache has not caught up with.
+    pub fn written(&self) -> Vec<Arc<K>> {
+        self.0.lock().values().cloned().collect()
+    }
+
     /// Returns the newer of the written and the cached object, and removes a written object that
     /// the cache has caught up with. `cached` is called under the lock: otherwise another thread
     /// could remove the written object after this thread has read an older cached one.

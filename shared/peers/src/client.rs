@@ -1,17 +1,36 @@
 //! The client for the API server, and what it tells of each response.
 
+mod pace;
+
+use std::iter;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::{Method, Request, Response, header};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
-use kube::client::{Body, ClientBuilder};
+use kube::client::{Body, ConfigExt};
 use kube::{Client, Config};
 use thiserror::Error;
-use tower::{Layer, Service};
+use tower::{BoxError, Service, ServiceBuilder};
+
+use self::pace::{Hold, Paced};
+
+pub use self::pace::Pace;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// An idle connection is probed after this time, and given up after as many probes without a reply.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_PROBES: u32 = 3;
+/// A connection whose data is not acknowledged for this time is given up.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why no client could be created.
 #[derive(Debug, Error)]
@@ -31,6 +50,8 @@ pub struct Exchange {
     pub verb: &'static str,
     /// The resource, as `jobs` or `workflowexecutions/status`.
     pub resource: String,
+    /// Of a watch: what is watched, the same in each repetition.
+    pub watched: Option<String>,
     /// HTTP status code; `None` if there was no response.
     pub code: Option<u16>,
     /// When the request was sent.
@@ -45,32 +66,56 @@ pub type OnExchange = Arc<dyn Fn(&Exchange) + Send + Sync>;
 /// Creates a client with the ServiceAccount token inside a cluster, else with the kubeconfig. The
 /// client does not retry requests, because each caller has its own deadline and retries itself.
 pub async fn connect() -> Result<Client, ClientError> {
-    connect_observed(Arc::new(|_| ())).await
+    connect_observed(Arc::new(|_| ()), None).await
 }
 
-/// As [`connect`]; `on_exchange` receives the head of each response.
-pub async fn connect_observed(on_exchange: OnExchange) -> Result<Client, ClientError> {
-    let mut config = Config::infer().await?;
-    config.default_retry = false;
-    let builder = ClientBuilder::try_from(config)?;
-    Ok(builder.with_layer(&Observe(on_exchange)).build())
+/// As [`connect`]; `on_exchange` receives the head of each response, and requests wait for their
+/// turn in `pace`.
+pub async fn connect_observed(
+    on_exchange: OnExchange,
+    pace: Option<Pace>,
+) -> Result<Client, ClientError> {
+    let config = Config::infer().await?;
+    let connector = config.rustls_https_connector_with_connector(tcp())?;
+    let client = legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(connector);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(BoxError::from)
+        .service(client);
+    let hold = Hold::default();
+    let observed = Observed {
+        inner: service,
+        on_exchange,
+        hold: hold.clone(),
+    };
+    let namespace = config.default_namespace;
+    Ok(match pace {
+        Some(pace) => Client::new(Paced::new(observed, pace, hold), namespace),
+        None => Client::new(observed, namespace),
+    })
 }
 
-struct Observe(OnExchange);
-
-impl<S> Layer<S> for Observe {
-    type Service = Observed<S>;
-
-    fn layer(&self, inner: S) -> Observed<S> {
-        let on_exchange = self.0.clone();
-        Observed { inner, on_exchange }
-    }
+/// TCP connections that notice a peer which has vanished without a word.
+fn tcp() -> HttpConnector {
+    let mut connector = HttpConnector::new();
+    // The scheme is checked by the TLS connector.
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    connector.set_keepalive(Some(KEEPALIVE));
+    connector.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
+    connector.set_keepalive_retries(Some(KEEPALIVE_PROBES));
+    connector.set_tcp_user_timeout(Some(USER_TIMEOUT));
+    connector
 }
 
 #[derive(Clone)]
 struct Observed<S> {
     inner: S,
     on_exchange: OnExchange,
+    hold: Hold,
 }
 
 impl<S, B> Service<Request<Body>> for Observed<S>
@@ -88,20 +133,26 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let (verb, resource) = verb_and_resource(request.method(), request.uri());
+        let watched = (verb == "watch").then(|| watched(request.uri()));
         let mut exchange = Exchange {
             verb,
             resource,
+            watched,
             code: None,
             sent: Timestamp::now(),
             server_time: None,
         };
         let (responding, on_exchange) = (self.inner.call(request), self.on_exchange.clone());
+        let hold = self.hold.clone();
         async move {
             let result = responding.await;
             if let Ok(response) = &result {
                 exchange.code = Some(response.status().as_u16());
-                let date = response.headers().get(header::DATE);
-                exchange.server_time = date.and_then(|it| server_time(it.to_str().ok()?));
+                let header = |name| response.headers().get(name)?.to_str().ok();
+                exchange.server_time = header(header::DATE).and_then(server_time);
+                if let Some(seconds) = header(header::RETRY_AFTER) {
+                    hold.until_retry(seconds);
+                }
             }
             on_exchange(&exchange);
             result
@@ -113,6 +164,14 @@ where
 /// The time in a header `Date`.
 fn server_time(date: &str) -> Option<Timestamp> {
     rfc2822::DateTimeParser::new().parse_timestamp(date).ok()
+}
+
+/// Path and selectors of a watch.
+fn watched(uri: &http::Uri) -> String {
+    let query = uri.query().unwrap_or_default().split('&');
+    let selectors = query.filter(|it| it.contains("Selector="));
+    let parts = iter::once(uri.path()).chain(selectors);
+    parts.collect::<Vec<_>>().join(" ")
 }
 
 /// As the API server names a request in RBAC and in its own metrics. No object names, so that the

@@ -16,10 +16,6 @@ use wfe_model::dependencies::{
 };
 use wfe_model::workflow::Dependencies;
 
-/// Deadline of one read, short enough for an admission review to report a timeout within its own
-/// deadline.
-const READ_DEADLINE: Duration = Duration::from_millis(1_500);
-
 /// The read failed, so that it is unknown whether the object exists.
 #[derive(Debug, Error)]
 pub enum ReadError {
@@ -34,12 +30,14 @@ pub enum ReadError {
         namespace: String,
     },
     /// The API server did not respond in time.
-    #[error("get {what} in namespace {namespace}: no response within {} ms", READ_DEADLINE.as_millis())]
+    #[error("get {what} in namespace {namespace}: no response within {} ms", deadline.as_millis())]
     TimedOut {
         /// Kind and name of the object.
         what: String,
         /// Namespace of the object.
         namespace: String,
+        /// Deadline of the read.
+        deadline: Duration,
     },
     /// The request failed.
     #[error("get {what} in namespace {namespace}")]
@@ -60,16 +58,18 @@ pub struct DependencyReader {
     config_maps: Api<ConfigMap>,
     accounts: Api<ServiceAccount>,
     namespace: String,
+    deadline: Duration,
 }
 
 impl DependencyReader {
-    /// Creates a reader for `namespace`, the execution namespace.
-    pub fn new(client: &Client, namespace: &str) -> Self {
+    /// Creates a reader for `namespace`, the execution namespace; each read has `deadline`.
+    pub fn new(client: &Client, namespace: &str, deadline: Duration) -> Self {
         Self {
             secrets: Api::namespaced(client.clone(), namespace),
             config_maps: Api::namespaced(client.clone(), namespace),
             accounts: Api::namespaced(client.clone(), namespace),
             namespace: namespace.to_owned(),
+            deadline,
         }
     }
 
@@ -138,7 +138,7 @@ impl DependencyReader {
         request: impl Future<Output = Result<Option<K>, kube::Error>>,
     ) -> Result<Option<K>, ReadError> {
         let namespace = self.namespace.clone();
-        match tokio::time::timeout(READ_DEADLINE, request).await {
+        match tokio::time::timeout(self.deadline, request).await {
             Ok(Ok(found)) => Ok(found),
             Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => {
                 Err(ReadError::Forbidden { what, namespace })
@@ -148,7 +148,11 @@ impl DependencyReader {
                 namespace,
                 source: Box::new(source),
             }),
-            Err(_) => Err(ReadError::TimedOut { what, namespace }),
+            Err(_) => Err(ReadError::TimedOut {
+                what,
+                namespace,
+                deadline: self.deadline,
+            }),
         }
     }
 }
@@ -170,6 +174,8 @@ mod tests {
 
     use super::*;
 
+    const DEADLINE: Duration = Duration::from_millis(1_500);
+
     /// A reader whose API server responds to each path with the result of `respond`.
     fn reader(respond: fn(&str) -> (u16, Value)) -> DependencyReader {
         let service = tower::service_fn(move |request: Request<Body>| async move {
@@ -184,7 +190,7 @@ mod tests {
                     .expect("a response"),
             )
         });
-        DependencyReader::new(&Client::new(service, "run"), "run")
+        DependencyReader::new(&Client::new(service, "run"), "run", DEADLINE)
     }
 
     fn status(code: u16, reason: &str) -> (u16, Value) {

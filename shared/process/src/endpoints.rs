@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
@@ -18,6 +19,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// A main loop that has not run for this time is stuck.
+pub const MAX_SILENCE: Duration = Duration::from_secs(30);
 
 /// The listener could not be bound.
 #[derive(Debug, Error)]
@@ -37,6 +41,8 @@ struct Report {
     conditions: Vec<Condition>,
     /// Texts for the operator that do not affect readiness, by component.
     notes: BTreeMap<&'static str, String>,
+    /// When the main loop ran last; `None`: it does not say so.
+    beat: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -57,7 +63,7 @@ impl Readiness {
         };
         Self(Arc::new(Mutex::new(Report {
             conditions: conditions.iter().map(unset).collect(),
-            notes: BTreeMap::new(),
+            ..Report::default()
         })))
     }
 
@@ -77,6 +83,16 @@ impl Readiness {
         if let Some(found) = conditions.find(|it| it.name == condition) {
             (found.holds, found.why) = (holds, why);
         }
+    }
+
+    /// Records that the main loop runs. A process that does so once must do it again and again.
+    pub fn beat(&self) {
+        self.0.lock().beat = Some(Instant::now());
+    }
+
+    /// Time since the last [`beat`](Self::beat); `None` if there was none.
+    pub fn since_beat(&self) -> Option<Duration> {
+        self.0.lock().beat.map(|beat| beat.elapsed())
     }
 
     /// Sets the note of a component; `None` removes it.
@@ -115,14 +131,22 @@ impl Readiness {
     }
 }
 
-/// Routes of the health endpoint. `/healthz` responds as long as the runtime schedules tasks.
+/// Routes of the health endpoint. `/healthz` responds with 200 as long as the runtime schedules tasks
+/// and the main loop, if it reports itself, runs.
 pub fn health(readiness: Readiness) -> Router {
     let readyz = async |State(readiness): State<Readiness>| match readiness.report() {
         (true, text) => (StatusCode::OK, text),
         (false, text) => (StatusCode::SERVICE_UNAVAILABLE, text),
     };
+    let healthz = async |State(readiness): State<Readiness>| match readiness.since_beat() {
+        Some(silence) if silence > MAX_SILENCE => {
+            let text = format!("the main loop has not run for {} s", silence.as_secs());
+            (StatusCode::SERVICE_UNAVAILABLE, text)
+        }
+        _ => (StatusCode::OK, "ok".to_owned()),
+    };
     Router::new()
-        .route("/healthz", get(async || "ok"))
+        .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .with_state(readiness)
 }
@@ -142,7 +166,8 @@ pub fn metrics(registry: Registry) -> Router {
         .with_state(registry)
 }
 
-/// Binds `address` and serves `routes` in the background until `stop` is cancelled.
+/// Binds `address` and serves `routes` in the background until `stop` is cancelled. If serving fails,
+/// `stop` is cancelled: nobody could see the state of the process any more.
 pub async fn serve(
     address: SocketAddr,
     routes: Router,
@@ -152,11 +177,11 @@ pub async fn serve(
         .await
         .map_err(|source| ListenError { address, source })?;
     tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, routes)
-            .with_graceful_shutdown(stop.cancelled_owned())
-            .await
-        {
-            tracing::error!(%address, %error, "endpoint failed");
+        let serving = axum::serve(listener, routes);
+        let stopping = stop.clone().cancelled_owned();
+        if let Err(error) = serving.with_graceful_shutdown(stopping).await {
+            tracing::error!(%address, %error, "endpoint failed, shutting down");
+            stop.cancel();
         }
     });
     Ok(())
@@ -216,6 +241,18 @@ mod tests {
             get_path(health(Readiness::of(&["x"])), "/healthz").await.0,
             StatusCode::OK
         );
+    }
+
+    #[tokio::test]
+    async fn healthz_with_stuck_main_loop_is_503() {
+        let readiness = Readiness::default();
+        readiness.beat();
+        let ask = || get_path(health(readiness.clone()), "/healthz");
+        assert_eq!(ask().await.0, StatusCode::OK);
+        readiness.0.lock().beat = Instant::now().checked_sub(MAX_SILENCE * 2);
+        let (status, body) = ask().await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(body, "the main loop has not run for 60 s");
     }
 
     #[tokio::test]

@@ -1,12 +1,15 @@
 //! The cluster's processes: each has a log file, and the death of one fails the cluster.
 
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use nix::sys::signal::Signal;
 use tokio::process::{Child, Command};
 
 const PROBE_INTERVAL: Duration = Duration::from_millis(50);
@@ -17,6 +20,8 @@ pub(crate) struct Processes {
     log: PathBuf,
     path: OsString,
     running: Vec<(&'static str, Child)>,
+    /// Arguments of processes that are started again when they are killed.
+    restarted: HashMap<&'static str, Vec<OsString>>,
 }
 
 impl Processes {
@@ -25,6 +30,7 @@ impl Processes {
             log,
             path,
             running: Vec::new(),
+            restarted: HashMap::new(),
         }
     }
 
@@ -53,6 +59,18 @@ impl Processes {
             .with_context(|| format!("step start {name}"))?;
         self.running.push((name, child));
         Ok(())
+    }
+
+    /// As [`start`](Self::start); if the process is killed (SIGKILL), it is started again, as a static
+    /// pod is.
+    pub(crate) fn start_and_restart(
+        &mut self,
+        name: &'static str,
+        arguments: impl IntoIterator<Item = String>,
+    ) -> Result<()> {
+        let arguments: Vec<_> = arguments.into_iter().map(OsString::from).collect();
+        self.restarted.insert(name, arguments.clone());
+        self.start(name, arguments)
     }
 
     /// Polls `probe` until it returns true. Fails at the deadline, with the end of the log of
@@ -93,13 +111,21 @@ impl Processes {
         &mut self,
         mut terminate: tokio::signal::unix::Signal,
     ) -> Result<ExitCode> {
-        let deaths = self
-            .running
-            .iter_mut()
-            .map(|(name, child)| Box::pin(async move { (*name, child.wait().await) }));
-        let (name, status) = tokio::select! {
-            ((name, status), _, _) = futures::future::select_all(deaths) => (name, status?),
-            _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+        let (name, status) = loop {
+            let deaths = self
+                .running
+                .iter_mut()
+                .map(|(name, child)| Box::pin(async move { (*name, child.wait().await) }));
+            let (name, status) = tokio::select! {
+                ((name, status), _, _) = futures::future::select_all(deaths) => (name, status?),
+                _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+            };
+            let killed = status.signal() == Some(Signal::SIGKILL as i32);
+            let Some(arguments) = self.restarted.get(name).filter(|_| killed).cloned() else {
+                break (name, status);
+            };
+            self.running.retain(|(it, _)| *it != name);
+            self.start(name, arguments)?;
         };
         Err(self.failure(
             "run the cluster",

@@ -17,6 +17,8 @@ use axum::http::response::Parts;
 use axum::http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
 use futures::{Stream, StreamExt};
 use http_body_util::BodyExt;
+use jiff::fmt::rfc2822;
+use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -38,6 +40,26 @@ pub enum Fault {
     Hold,
 }
 
+/// How the API server is, for every request.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Weather {
+    /// As it is.
+    #[default]
+    Fair,
+    /// Each request takes this time longer.
+    Slow(Duration),
+    /// Each request is answered with 429 and this header `Retry-After`, in seconds.
+    Throttled(u32),
+    /// Every second request is answered with 503.
+    Flaky,
+    /// Nothing is answered, open watches are silent, and no connection is closed.
+    Silent,
+    /// Each watch is answered with 410, since what changed is not known any more.
+    Expired,
+    /// Its clock is an hour behind.
+    Behind,
+}
+
 /// A request that is held back.
 struct Held {
     method: Method,
@@ -56,6 +78,7 @@ pub struct Proxy {
 struct Shared {
     upstream: Client,
     requests: Mutex<Requests>,
+    weather: watch::Sender<Weather>,
     /// Number of faults applied so far.
     applied_faults: watch::Sender<usize>,
     /// Number of requests received, reads included.
@@ -64,6 +87,8 @@ struct Shared {
     held_resources: watch::Sender<HashSet<String>>,
     /// Number of watch chunks that were held back, by resource.
     withheld: Mutex<HashMap<String, usize>>,
+    /// Number of times that all open watches became silent.
+    frozen: watch::Sender<usize>,
     /// Number of times that all watches were closed.
     cut: watch::Sender<usize>,
 }
@@ -82,10 +107,12 @@ impl Proxy {
         let shared = Arc::new(Shared {
             upstream,
             requests: Mutex::default(),
+            weather: watch::Sender::new(Weather::Fair),
             applied_faults: watch::Sender::new(0),
             received: watch::Sender::new(0),
             held_resources: watch::Sender::new(HashSet::new()),
             withheld: Mutex::default(),
+            frozen: watch::Sender::new(0),
             cut: watch::Sender::new(0),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -117,6 +144,30 @@ impl Proxy {
             armed: fault,
             ..Requests::default()
         };
+    }
+
+    /// Changes the weather.
+    pub fn weather(&self, weather: Weather) {
+        self.shared.weather.send_replace(weather);
+    }
+
+    /// Lets the weather last, then clears it. Watches are opened again at both ends.
+    pub async fn clear_after(&self, lasting: Duration) {
+        if *self.shared.weather.borrow() == Weather::Expired {
+            self.cut();
+        }
+        tokio::time::sleep(lasting).await;
+        self.weather(Weather::Fair);
+    }
+
+    /// Open watches say nothing any more, and are not closed either.
+    pub fn freeze(&self) {
+        self.shared.frozen.send_modify(|count| *count += 1);
+    }
+
+    /// Number of requests received so far, reads included.
+    pub fn received(&self) -> usize {
+        *self.shared.received.borrow()
     }
 
     /// Names of the mutating requests since [`arm`](Self::arm).
@@ -236,11 +287,19 @@ impl Shared {
         let mut cut = self.cut.subscribe();
         cut.mark_unchanged();
         let cut = async move { cut.changed().await.is_ok() };
-        let held = self.held_resources.subscribe();
+        let (held, weather) = (self.held_resources.subscribe(), self.weather.subscribe());
+        let frozen = self.frozen.subscribe();
+        let before = *frozen.borrow();
         body.into_data_stream()
             .then(move |chunk| {
-                let (mut held, resource, shared) = (held.clone(), resource.clone(), self.clone());
+                let (mut held, mut weather) = (held.clone(), weather.clone());
+                let is_frozen = *frozen.borrow() != before;
+                let (resource, shared) = (resource.clone(), self.clone());
                 async move {
+                    weather.wait_for(|it| *it != Weather::Silent).await?;
+                    if is_frozen {
+                        return std::future::pending().await;
+                    }
                     if held.borrow().contains(&resource) {
                         let withheld = shared.withheld.lock();
                         let mut withheld = withheld;
@@ -262,10 +321,37 @@ async fn handle(
     body: Bytes,
 ) -> Response<Body> {
     shared.received.send_modify(|count| *count += 1);
-    match answer(shared, method, uri, headers, body).await {
+    let (weather, count) = (*shared.weather.borrow(), *shared.received.borrow());
+    match weather {
+        Weather::Slow(time) => tokio::time::sleep(time).await,
+        Weather::Throttled(seconds) => {
+            let mut refused = refusal(StatusCode::TOO_MANY_REQUESTS, "throttled by the proxy");
+            refused
+                .headers_mut()
+                .insert(header::RETRY_AFTER, seconds.into());
+            return refused;
+        }
+        Weather::Flaky if count.is_multiple_of(2) => {
+            return refusal(StatusCode::SERVICE_UNAVAILABLE, "refused by the proxy");
+        }
+        Weather::Expired if is_watch(&uri) => {
+            return refusal(StatusCode::GONE, "too old resource version");
+        }
+        Weather::Fair | Weather::Behind | Weather::Flaky | Weather::Expired => {}
+        Weather::Silent => return std::future::pending().await,
+    }
+    let mut response = match answer(shared, method, uri, headers, body).await {
         Ok(response) => response,
         Err(error) => refusal(StatusCode::BAD_GATEWAY, &format!("{error:#}")),
+    };
+    if weather == Weather::Behind {
+        let hour_ago = Timestamp::now() - SignedDuration::from_hours(1);
+        let date = rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&hour_ago);
+        if let Some(date) = date.ok().and_then(|it| it.parse().ok()) {
+            response.headers_mut().insert(header::DATE, date);
+        }
     }
+    response
 }
 
 async fn answer(
@@ -312,11 +398,8 @@ async fn answer(
         }
         None => {}
     }
-    let is_watch = uri
-        .query()
-        .is_some_and(|query| query.contains("watch=true"));
     let answer = shared.forward(method, &uri, &headers, body).await?;
-    if !is_watch {
+    if !is_watch(&uri) {
         return buffered(answer).await;
     }
     let (head, body) = answer.into_parts();
@@ -324,6 +407,11 @@ async fn answer(
         &head,
         Body::from_stream(shared.watch_body(resource, body)),
     ))
+}
+
+fn is_watch(uri: &Uri) -> bool {
+    let query = uri.query();
+    query.is_some_and(|query| query.contains("watch=true"))
 }
 
 async fn buffered(answer: Response<kube::client::Body>) -> Result<Response<Body>> {
@@ -347,7 +435,7 @@ fn response(head: &Parts, body: Body) -> Response<Body> {
 fn refusal(code: StatusCode, message: &str) -> Response<Body> {
     let status = json!({
         "apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code.as_u16(), "message": message,
-        "reason": code.canonical_reason().unwrap_or_default().replace(' ', ""),
+        "reason": if code == StatusCode::GONE { "Expired".to_owned() } else { code.canonical_reason().unwrap_or_default().replace(' ', "") },
     });
     let mut response = Response::new(Body::from(status.to_string()));
     *response.status_mut() = code;

@@ -172,6 +172,11 @@ impl Program {
         })
     }
 
+    /// What `/readyz` says.
+    pub async fn readiness(&self) -> Result<String> {
+        get(&self.health, "/readyz").await
+    }
+
     /// Sends SIGKILL and waits for the end.
     pub async fn kill(mut self) -> Result<()> {
         Ok(self.child.kill().await?)

@@ -25,7 +25,6 @@ mod job_facts;
 mod job_failures;
 mod job_interrupted;
 mod job_lifecycle;
-mod leader_election;
 mod lock_one_per_target;
 mod lock_two_controllers;
 mod lock_until_pods_end;

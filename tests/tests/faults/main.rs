@@ -9,8 +9,12 @@
     reason = "a test fails by panicking, and so do its helpers"
 )]
 
+mod api_server_killed;
 mod audit_outage;
+mod bad_weather;
 mod held_watches;
+mod leader_election;
+mod line_on_one_target;
 mod lost_requests;
 mod older_schema;
 mod scenario;

@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use wfe_model::engine::Engine;
 use wfe_model::workflow_execution::{
     ExecutionRef, ExecutionStatusSummary, FailureDetails, FailureReason, Phase, TriState,
-    WorkflowExecution,
 };
 
 use crate::clearing;
@@ -15,7 +14,6 @@ use crate::condition::{ConditionType, Reason};
 use crate::execution::Execution;
 use crate::failure::{Failure, summary};
 use crate::history::{self, Entry, History};
-use crate::names;
 use crate::observed::Observed;
 use crate::status::{Change, after, holds, time};
 use crate::step::{Effect, Notice, Step};
@@ -27,21 +25,6 @@ pub(super) const RECHECK_DELAY: Duration = Duration::from_secs(5);
 /// The Job controller ends a Job at its deadline, Tekton a PipelineRun. An execution that is still
 /// active this long afterwards means that its controller or the node does not work.
 pub(super) const OVERDUE: Duration = Duration::from_mins(2);
-
-/// The reason in the cancel annotation; `None` without a reason. The value `false` is none: users
-/// write it to say that nothing is cancelled.
-pub(super) fn cancel_reason(wfe: &WorkflowExecution) -> Option<String> {
-    /// Longer reasons would make the rest of the status hard to read.
-    const MAX_REASON_CHARS: usize = 1024;
-    let why = wfe
-        .metadata
-        .annotations
-        .as_ref()?
-        .get(names::CANCEL)?
-        .trim();
-    let is_reason = !why.is_empty() && !why.eq_ignore_ascii_case("false");
-    is_reason.then(|| why.chars().take(MAX_REASON_CHARS).collect())
-}
 
 /// The stored status, with `ExecutionRunning=True` added if a container has started since.
 pub(super) fn with_observed_start(observed: &Observed, execution: Option<&Execution>) -> Change {
@@ -69,14 +52,6 @@ pub(super) fn notify_or(observed: &Observed, notice: Notice, otherwise: Step) ->
 /// The execution timeout.
 pub(super) fn timeout(observed: &Observed) -> Duration {
     observed.settings.timeout_of(&observed.wfe)
-}
-
-/// Latest start of `wfe`. A remediation that waited for longer than its own timeout may no longer
-/// fit the state of the target.
-pub(super) fn start_deadline(wfe: &WorkflowExecution, observed: &Observed) -> Timestamp {
-    let created = wfe.metadata.creation_timestamp.as_ref();
-    let created = created.map_or(observed.now, |time| time.0);
-    after(created, observed.settings.timeout_of(wfe))
 }
 
 /// Stores the status if it differs from the stored one; otherwise `wait`.

@@ -53,12 +53,17 @@ pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
     if let Some(step) = record_clearance(observed) {
         return step;
     }
+    let expires = (!deleted).then(|| expires_at(observed)).flatten();
+    if expires.is_some_and(|at| at <= observed.now) {
+        return Step::Do(Effect::Expire);
+    }
+    let until_expired = expires.map_or(Step::Done, Step::Wait);
     if let Some(execution) = observed.execution.as_ref().filter(|it| !it.ending) {
         let until = kept_until(observed);
         return if deleted || until <= observed.now {
             delete(observed, &execution.reference)
         } else {
-            Step::Wait(until)
+            Step::Wait(expires.map_or(until, |at| at.min(until)))
         };
     }
     let stuck = notify_stuck_deletion(observed);
@@ -68,7 +73,30 @@ pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
             Step::Done => waits.unwrap_or(Step::Done),
             step => step,
         },
-        waits => waits.unwrap_or(Step::Done),
+        waits => waits.unwrap_or(until_expired),
+    }
+}
+
+/// When the WorkflowExecution itself is deleted; `None` while its audit trail is not delivered or its
+/// target is blocked by it.
+fn expires_at(observed: &Observed) -> Option<Timestamp> {
+    let lifetime = observed.settings.ttl_after_finished?;
+    let settled = observed.audit.waiting.is_empty()
+        && audit::is_settled(&observed.wfe, ConditionType::AuditRecorded);
+    let blocks = Entry::of(&observed.wfe).is_some_and(|entry| blocks(observed, &entry));
+    (settled && !blocks).then(|| after(ended_at(observed).unwrap_or(observed.now), lifetime))
+}
+
+/// Whether `entry`, of this WorkflowExecution, blocks the target until a user clears it.
+fn blocks(observed: &Observed, entry: &Entry) -> bool {
+    let history = target_history(observed, Some(entry));
+    let limits = &observed.settings.limits;
+    match history.restriction(&entry.workflow_id, observed.now, limits) {
+        Some(
+            Restriction::PreviousExecutionFailed(blocking)
+            | Restriction::ExhaustedRetries(blocking, _),
+        ) => blocking.uid == entry.uid,
+        _ => false,
     }
 }
 
@@ -229,16 +257,7 @@ fn record_clearance(observed: &Observed) -> Option<Step> {
 /// terminates.
 fn preserve_history(observed: &Observed) -> Option<Step> {
     let entry = Entry::of(&observed.wfe)?;
-    let history = target_history(observed, Some(&entry));
-    let blocks =
-        match history.restriction(&entry.workflow_id, observed.now, &observed.settings.limits) {
-            Some(
-                Restriction::PreviousExecutionFailed(blocking)
-                | Restriction::ExhaustedRetries(blocking, _),
-            ) => blocking.uid == entry.uid,
-            _ => false,
-        };
-    if blocks && !observed.namespace_terminating {
+    if blocks(observed, &entry) && !observed.namespace_terminating {
         return Some(notify_or(observed, Notice::DeletionWaits, Step::Done));
     }
     let lock = &observed.target_lock;

@@ -12,16 +12,15 @@ use wfe_model::workflow_execution::{
     WorkflowExecution,
 };
 
-use super::ending::{
-    cancel_reason, pending, resolved, stalled, start_deadline, store, store_or, target_history,
-};
+use super::ending::{pending, resolved, stalled, store, store_or, target_history};
 use crate::clearing;
 use crate::condition::{ConditionType, Reason};
 use crate::execution::{Alive, Source};
 use crate::history::{Entry, History, Outcome, Restriction};
+use crate::line::{Line, age, is_waiting};
 use crate::lock::Lock;
 use crate::names::{self, TargetHash};
-use crate::observed::{Observed, Unread};
+use crate::observed::{Full, Observed, Unread};
 use crate::status::{Change, stored, time};
 use crate::step::{Effect, Step};
 
@@ -32,6 +31,8 @@ pub(super) enum Obstacle {
     Closed(String),
     /// The target is in use, or another WorkflowExecution is next.
     Busy(User),
+    /// As many executions run as may.
+    Full(Full),
     /// Cooldown, backoff or block.
     History(Restriction),
 }
@@ -133,46 +134,18 @@ fn running_without_lock(observed: &Observed) -> Option<Source> {
         .find(|source| !has_ended(source))
 }
 
-/// The oldest WorkflowExecution that waits for the target and may run now, if older than the
-/// observed one. One that is past its deadline, or whose pass fails, keeps nobody waiting.
+/// The WorkflowExecution that is next for the target, if older than the observed one. One that is
+/// past its deadline, or whose pass fails, keeps nobody waiting.
 fn older_waiting(observed: &Observed, history: &History) -> Option<Source> {
-    let limits = &observed.settings.limits;
-    let may_run = |wfe: &&WorkflowExecution| {
-        let workflow = &wfe.spec.workflow_ref.workflow_id;
-        let uid = wfe.metadata.uid.as_ref();
-        is_waiting(wfe)
-            && uid.is_some_and(|uid| !observed.failing.contains(uid))
-            && observed.now < start_deadline(wfe, observed)
-            && history
-                .restriction(workflow, observed.now, limits)
-                .is_none()
+    let line = Line {
+        requests: observed.neighbours.iter().map(AsRef::as_ref).collect(),
+        history,
+        failing: &observed.failing,
+        settings: &observed.settings,
+        now: observed.now,
     };
-    let waiting = observed
-        .neighbours
-        .iter()
-        .map(AsRef::as_ref)
-        .filter(may_run);
-    let oldest = waiting.min_by_key(|wfe| age(wfe))?;
+    let oldest = line.next()?;
     (age(oldest) < age(&observed.wfe)).then(|| Source::of(oldest))
-}
-
-/// Of the requests that wait for a target, the one with the least age key goes first.
-pub(crate) fn age(wfe: &WorkflowExecution) -> (Option<Timestamp>, Option<String>) {
-    let created = wfe.metadata.creation_timestamp.as_ref().map(|time| time.0);
-    (created, wfe.metadata.uid.clone())
-}
-
-/// Whether a request waits only for the target, or will once it is reconciled for the first time.
-pub(crate) fn is_waiting(wfe: &WorkflowExecution) -> bool {
-    let is =
-        |kind, truth: TriState| stored(wfe, kind).is_some_and(|it| it.status == truth.as_str());
-    let may_wait = wfe.spec.execution_config.when_blocked.as_deref() == Some("Wait");
-    wfe.phase().is_none_or(|phase| phase == Phase::Pending)
-        && wfe.metadata.deletion_timestamp.is_none()
-        && cancel_reason(wfe).is_none()
-        && (may_wait || is(ConditionType::Blocked, TriState::True))
-        && !is(ConditionType::WorkflowResolved, TriState::Unknown)
-        && !is(ConditionType::DependenciesReady, TriState::Unknown)
 }
 
 /// The step for an obstacle. Frees the lock first if the obstacle appeared after the lock was
@@ -189,6 +162,7 @@ pub(super) fn blocked(observed: &Observed, checked: &CheckedSpec, obstacle: &Obs
     match obstacle {
         Obstacle::Closed(message) => wait(observed, Reason::Paused, message, Step::Done),
         Obstacle::Busy(user) => busy(observed, checked, user, waits),
+        Obstacle::Full(full) => no_room(observed, *full, waits),
         Obstacle::History(restriction) => restricted(observed, checked, restriction, waits),
     }
 }
@@ -212,10 +186,15 @@ fn busy(observed: &Observed, checked: &CheckedSpec, user: &User, waits: bool) ->
     // every request that waits. Not so where a person must act, which is rare.
     let person = matches!(user, User::ByHand(_) | User::Unread(_));
     let waiting = stored(&observed.wfe, ConditionType::Blocked).filter(|it| {
-        it.status == TriState::True.as_str()
-            && it.reason == Reason::ResourceBusy.as_str()
-            && (!person || it.message.contains(&who))
+        it.status == TriState::True.as_str() && it.reason == Reason::ResourceBusy.as_str()
     });
+    if let Some(maximum) = waiting.is_none().then(|| line_is_full(observed)).flatten() {
+        let message = format!(
+            "{target} is busy, {who}, and {maximum} older WorkflowExecutions wait for it, as many as may wait (--max-waiting-per-target): create this WorkflowExecution again later"
+        );
+        return skip(observed, reason, message, |_| ());
+    }
+    let waiting = waiting.filter(|it| !person || it.message.contains(&who));
     let message = waiting.map_or_else(
         || {
             format!(
@@ -226,6 +205,36 @@ fn busy(observed: &Observed, checked: &CheckedSpec, user: &User, waits: bool) ->
         |it| it.message.clone(),
     );
     wait(observed, reason.into(), &message, Step::Done)
+}
+
+fn no_room(observed: &Observed, full: Full, waits: bool) -> Step {
+    let cause = match full {
+        Full::Cluster(maximum) => {
+            format!("{maximum} executions run, as many as may at the same time (--max-running)")
+        }
+        Full::Namespace(maximum) => format!(
+            "{maximum} executions of namespace {} run, as many as may at the same time (--max-running-per-namespace)",
+            observed.source.namespace
+        ),
+    };
+    let reason = SkipReason::ResourceBusy;
+    if waits {
+        let message = format!("{cause}: this WorkflowExecution starts when one has ended");
+        return wait(observed, reason.into(), &message, Step::Done);
+    }
+    let message = format!(
+        "{cause}: create this WorkflowExecution again later, or with executionConfig.whenBlocked Wait"
+    );
+    skip(observed, reason, message, |_| ())
+}
+
+/// The number of requests that may wait for a target, if as many older ones do.
+fn line_is_full(observed: &Observed) -> Option<u32> {
+    let maximum = observed.settings.max_waiting_per_target;
+    let waiting = observed.neighbours.iter();
+    let older = waiting.filter(|it| is_waiting(it) && age(it) < age(&observed.wfe));
+    let older = u32::try_from(older.count()).unwrap_or(u32::MAX);
+    (maximum > 0 && older >= maximum).then_some(maximum)
 }
 
 fn restricted(

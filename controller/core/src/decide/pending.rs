@@ -4,28 +4,30 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use wfe_model::dependencies::{DependencyProblem, not_ready};
 use wfe_model::rules::{self, CheckedSpec, ValidatedSpec, Violation};
 use wfe_model::workflow::Workflow;
 use wfe_model::workflow_execution::{FailureReason, Phase, TriState};
 
 use super::ending::{
-    RECHECK_DELAY, delete, fail, pending, resolved, start_deadline, store, store_or, timeout,
-    unblocked,
+    RECHECK_DELAY, delete, fail, pending, resolved, store, store_or, timeout, unblocked,
 };
-use super::obstacle;
+use super::obstacle::{self, Obstacle};
 use crate::condition::{ConditionType, Reason};
 use crate::execution::{Created, Execution, Refusal, Remains};
 use crate::failure::Failure;
+use crate::line::start_deadline;
 use crate::lock::{self, Lock};
 use crate::names::TargetHash;
 use crate::observed::{Answer, Observed};
 use crate::plan::Plan;
-use crate::status::{Change, holds, time};
+use crate::status::{Change, after, holds, stored, time};
 use crate::step::{Effect, Question, Step};
 
-/// Requeue delay after a read that failed.
-const RETRY_DELAY: Duration = Duration::from_secs(5);
+/// Requeue delays after reads that fail: as long as they have failed already.
+const MIN_RETRY_DELAY: Duration = Duration::from_secs(5);
+const MAX_RETRY_DELAY: Duration = Duration::from_mins(2);
 
 pub(super) fn decide(observed: &Observed) -> Step {
     if let Some(step) = handle_create_result(observed) {
@@ -36,7 +38,7 @@ pub(super) fn decide(observed: &Observed) -> Step {
         Err(violations) => return fail_invalid(observed, &violations),
     };
     let timeout = timeout(observed);
-    let deadline = start_deadline(&observed.wfe, observed);
+    let deadline = start_deadline(&observed.wfe, &observed.settings, observed.now);
     if deadline <= observed.now {
         return let_go(observed).unwrap_or_else(|| obstacle::skip_stale(observed, timeout));
     }
@@ -220,6 +222,10 @@ fn prepare(
     {
         return Some(Step::Do(Effect::LabelLock));
     }
+    // A pause that was not heard of must hold, too.
+    if observed.gate_doubtful && observed.answers.gate.is_none() {
+        return Some(Step::Ask(Question::Gate));
+    }
     // Checked before and after the lock is taken: the record in a taken lock is the newest one.
     if let Some(found) = obstacle::find(observed, checked) {
         return Some(obstacle::blocked(observed, checked, &found));
@@ -232,6 +238,9 @@ fn prepare(
     }
     // A lock that an earlier attempt took is taken again, so that its acquireTime is this
     // attempt's.
+    if let Some(full) = observed.answers.full {
+        return Some(obstacle::blocked(observed, checked, &Obstacle::Full(full)));
+    }
     if observed.lock != Lock::Ours || !observed.answers.lock_taken {
         return Some(Step::Do(Effect::TakeLock));
     }
@@ -461,5 +470,16 @@ fn retry_later(
 ) -> Step {
     let change = change.condition(kind, TriState::Unknown, reason, message);
     let change = pending(change, reason, message);
-    store_or(observed, change, Step::Wait(observed.now + RETRY_DELAY))
+    store_or(observed, change, Step::Wait(retry_at(observed, kind)))
+}
+
+/// When a read is repeated whose failure is stored in a condition. Spread, so that many requests do
+/// not repeat theirs at the same moment.
+fn retry_at(observed: &Observed, kind: ConditionType) -> Timestamp {
+    let since = stored(&observed.wfe, kind).map_or(observed.now, |it| it.last_transition_time.0);
+    let failing = Duration::try_from(observed.now.duration_since(since)).unwrap_or_default();
+    let delay = failing.clamp(MIN_RETRY_DELAY, MAX_RETRY_DELAY);
+    let sum: u32 = observed.source.uid.bytes().map(u32::from).sum();
+    let spread = delay * (sum % 256) / 1024;
+    after(observed.now, delay + spread)
 }

@@ -67,7 +67,7 @@ pub(super) fn now() -> Timestamp {
 }
 
 /// A valid request with every answer given and the lock taken: the create is the next step.
-pub(super) fn ready() -> Observed {
+pub(crate) fn ready() -> Observed {
     Observed {
         now: now(),
         wfe: Arc::new(wfe(json!(null))),
@@ -87,6 +87,7 @@ pub(super) fn ready() -> Observed {
         stuck: false,
         unread: None,
         gate: Gate::Open,
+        gate_doubtful: false,
         namespace_terminating: false,
         notified: HashSet::new(),
         engine_installed: true,
@@ -109,6 +110,8 @@ pub(super) fn ready() -> Observed {
             retention: Duration::from_mins(10),
             retention_failed: Duration::from_hours(24),
             start_timeout: Duration::from_mins(5),
+            ttl_after_finished: None,
+            max_waiting_per_target: 64,
             limits: Limits {
                 cooldown: Duration::from_mins(5),
                 backoff_base: Duration::from_mins(1),
@@ -287,10 +290,15 @@ fn pending_with_unavailable_answer_stores_unknown_once_and_retries(
     );
     assert_eq!(stored_wfe.phase(), Some(Phase::Pending));
     observed.wfe = Arc::new(stored_wfe);
-    assert!(
-        matches!(decide(&observed), Step::Wait(_)),
-        "the condition is stored already"
-    );
+    // Stored already: the delay grows with the time for which reads have failed.
+    for (failing, min, max) in [(0, 5, 6), (20, 20, 25), (600, 120, 150)] {
+        observed.now = now() + Duration::from_secs(failing);
+        let Step::Wait(until) = decide(&observed) else {
+            panic!("{}", name(&decide(&observed)));
+        };
+        let delay = until.duration_since(observed.now).as_secs();
+        assert!((min..=max).contains(&delay), "{delay} s after {failing} s");
+    }
 }
 
 /// BR-WE-012
@@ -1206,4 +1214,43 @@ fn finished_with_clearance_that_lock_lacks_records_it() {
     let status = Arc::make_mut(&mut observed.wfe).status.as_mut();
     status.expect("a status").conditions.push(recorded);
     assert_eq!(name(&decide(&observed)), "record outcome");
+}
+
+/// An ended WorkflowExecution is deleted when nothing needs it any more.
+#[test]
+fn finished_beyond_its_time_to_live_is_deleted() {
+    let at = |phase: &str, ttl: u64, change: fn(&mut Observed)| {
+        let mut observed = finished(phase);
+        let settings = Arc::make_mut(&mut observed.settings);
+        settings.ttl_after_finished = Some(Duration::from_secs(ttl));
+        change(&mut observed);
+        name(&decide(&observed))
+    };
+    let kept = |_: &mut Observed| ();
+    assert_eq!(
+        at("Succeeded", 60, kept),
+        "delete expired WorkflowExecution"
+    );
+    let expires = "wait until 2026-01-01T12:00:01Z";
+    assert_eq!(at("Succeeded", 61, kept), expires);
+    let retained = |it: &mut Observed| it.execution = Some(execution(succeeded(None)));
+    assert_eq!(at("Succeeded", 61, retained), expires, "before its Job");
+    assert_eq!(at("Skipped", 60, kept), "delete expired WorkflowExecution");
+    let undelivered = |it: &mut Observed| {
+        it.audit.queued = true;
+        it.audit.waiting = EnumSet::only(EventType::WorkflowCompleted);
+    };
+    assert_eq!(at("Succeeded", 60, undelivered), "done");
+    let blocking = |it: &mut Observed| {
+        let wfe = Arc::make_mut(&mut it.wfe);
+        let status = wfe.status.as_mut().expect("a status");
+        let details = json!({ "reason": "TaskFailed", "message": "", "failedAt": "2026-01-01T11:59:00Z", "naturalLanguageSummary": "", "wasExecutionFailure": true });
+        status.failure_details = serde_json::from_value(details).expect("details");
+    };
+    assert_eq!(at("Failed", 60, blocking), "done", "it blocks its target");
+    let deleting = |it: &mut Observed| {
+        let wfe = Arc::make_mut(&mut it.wfe);
+        wfe.metadata.deletion_timestamp = Some(time(now()));
+    };
+    assert_eq!(at("Succeeded", 60, deleting), "record outcome");
 }

@@ -24,14 +24,14 @@ use wfe_model::workflow_execution::{
 };
 
 use super::decide;
-use super::ending::cancel_reason;
 use super::tests::{execution, now, other, other_alive, ready, wfe};
 use crate::condition::ConditionType;
 use crate::execution::{ContainerEnd, Created, Execution, Facts, Progress, Remains, Source};
 use crate::history::History;
+use crate::line::cancel_reason;
 use crate::lock::{self, Lock, TargetLock};
 use crate::names;
-use crate::observed::{Answer, Answers, Observed, resolve};
+use crate::observed::{Answer, Answers, Gate, Observed, resolve};
 use crate::status::time;
 use crate::status::{holds, stored};
 use crate::step::{Effect, Notice, Question, Step};
@@ -342,6 +342,7 @@ impl World {
                 });
             }
             Question::Lock => answers.lock_lost = false,
+            Question::Gate => answers.gate = Some(Gate::Open),
         }
     }
 
@@ -377,6 +378,7 @@ impl World {
                 answers.finalizer_removed = true;
                 self.gone = true;
             }
+            Effect::Expire => unreachable!("nothing expires by default"),
             Effect::TakeLock => {
                 assert!(
                     !matches!(self.lock(), Lock::Held(_)),

@@ -45,6 +45,8 @@ fn facts() -> Facts {
             retention: Duration::from_mins(10),
             retention_failed: Duration::from_hours(24),
             start_timeout: Duration::from_mins(5),
+            ttl_after_finished: None,
+            max_waiting_per_target: 64,
             limits: Limits {
                 cooldown: Duration::from_mins(5),
                 backoff_base: Duration::from_mins(1),

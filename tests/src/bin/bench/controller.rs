@@ -1,75 +1,307 @@
-//! Measures what an execution costs the controller: its CPU time, its memory, and how many
-//! executions it completes per second. Kubelet and Job controller are fakes, whose CPU time is not
-//! the controller's.
+//! Measures what executions cost the controller, and how fast it is. Kubelet and Job controller are
+//! fakes, whose CPU time is not the controller's; they and the API server use the same cores.
 
+mod floor;
+mod observer;
+mod usage;
+
+use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::Result;
-use futures::future::try_join_all;
-use serde_json::json;
-use tokio::time::Instant;
+use futures::future::try_join;
+use futures::{StreamExt, TryStreamExt, stream};
+use kube::ResourceExt;
+use kube::api::{Patch, PatchParams, PostParams};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use wfe_model::FINALIZER;
+use wfe_model::workflow_execution::WorkflowExecution;
 use wfe_tests::Cluster;
 use wfe_tests::fakes::node::{Ending, FakeNode};
-use wfe_tests::system::{Script, System, install_crd};
+use wfe_tests::fakes::proxy::Weather;
+use wfe_tests::system::{Program, Script, System, install_crd};
 
-use super::process::{anonymous_memory, machine, mebibytes, memory, processor_time};
+use super::process::machine;
+use super::report::table;
+use observer::{Observer, Times};
+use usage::Usage;
 
-const EXECUTIONS: usize = 400;
-const WARM_UP: usize = 40;
-const AT_A_TIME: usize = 8;
+const STEADY: usize = 50;
+const PER_SECOND: u32 = 5;
+const BURST: usize = 500;
+const ENDED: usize = 10_000;
+const RUNNING: usize = 1_000;
+const WAITING: usize = 500;
+/// Requests that the load has open at the same time.
+const CONCURRENCY: usize = 32;
+/// Time in which nothing changes.
+const QUIET: Duration = Duration::from_secs(30);
+const DELAY: Duration = Duration::from_millis(5);
 
 /// Measures and prints everything.
 pub async fn measure() -> Result<()> {
     let cluster = Cluster::connect().await;
     install_crd(&cluster).await?;
-    let image = format!("r.io/workflows/bench:v1@sha256:{}", "6".repeat(64));
-    let workflow = Script::of("bench", image, "");
-    let mut system = System::install(&cluster, "bench", &[&workflow]).await?;
-    // The default log level: tests run the controller with debug.
-    system.controller_flags.push("--log-filter=info".to_owned());
-    let controller = system.launch_controller().await?;
-    let pid = controller.pid()?;
     println!("wfe-controller on {}, fakes beside it\n", machine()?);
-    println!(
-        "memory idle: {:.1} MiB, {:.1} MiB without the pages of its binary",
-        mebibytes(memory(pid)?),
-        mebibytes(anonymous_memory(pid)?)
-    );
-    let _node = FakeNode::start(&system.execution, |_| Ending::Success);
-    run(&system, &workflow, "warm-up", WARM_UP).await?;
-    let (started, before) = (Instant::now(), processor_time(pid)?);
-    run(&system, &workflow, "bench", EXECUTIONS).await?;
-    let (took, processor) = (
-        started.elapsed(),
-        processor_time(pid)?.saturating_sub(before),
-    );
-    println!(
-        "{EXECUTIONS} executions, {AT_A_TIME} at a time: {:.1} ms of CPU per execution, {:.0} executions/s, memory {:.1} MiB",
-        per_execution(processor),
-        1e3 / per_execution(took),
-        mebibytes(memory(pid)?)
-    );
-    Ok(())
+    let bench = Bench {
+        cluster,
+        workflow: Script::of(
+            "bench",
+            format!("r.io/workflows/bench:v1@sha256:{}", "6".repeat(64)),
+            "",
+        ),
+    };
+    bench.load().await?;
+    bench.memory().await?;
+    bench.one_target().await?;
+    bench.slow_api_server().await
 }
 
-/// Milliseconds per execution.
-#[expect(clippy::cast_precision_loss, reason = "rounded for display")]
-fn per_execution(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3 / EXECUTIONS as f64
+struct Bench {
+    cluster: Cluster,
+    workflow: Script,
 }
 
-/// Runs `number` executions to their end, each on its own target.
-async fn run(system: &System, workflow: &Script, prefix: &str, number: usize) -> Result<()> {
-    let runs = (0..AT_A_TIME).map(async |lane| {
-        for index in (lane..number).step_by(AT_A_TIME) {
-            let name = format!("{prefix}-{index}");
-            system.create(workflow, &name, &json!({})).await?;
-            system.ended(&name).await?;
-            system
-                .until(&name, "AuditRecorded", "True/AuditSucceeded")
-                .await?;
+impl Bench {
+    async fn system(&self, prefix: &str) -> Result<System> {
+        let mut system = System::install(&self.cluster, prefix, &[&self.workflow]).await?;
+        // The default log level: tests run the controller with debug.
+        let flags = ["--log-filter=info", "--cooldown=0s"];
+        system.controller_flags.extend(flags.map(str::to_owned));
+        Ok(system)
+    }
+
+    /// A steady load, then a burst.
+    async fn load(&self) -> Result<()> {
+        let mut system = self.system("bench").await?;
+        system.elect_leader().await?;
+        let controller = system.launch_controller().await?;
+        let pid = controller.pid()?;
+        println!("memory idle: {}", usage::describe_memory(pid)?);
+        let _node = FakeNode::start(&system.execution, |_| Ending::Success);
+        self.run(&system, "warm-up", 20, None).await?;
+        let mut results = table(&[
+            "load",
+            "starts/s",
+            "created -> Job p99",
+            "notice p50",
+            "p99",
+            "CPU per execution",
+            "requests",
+            "memory after",
+        ]);
+        for (name, number, rate) in [("steady", STEADY, Some(PER_SECOND)), ("burst", BURST, None)] {
+            let before = Usage::of(&system, pid).await?;
+            let times = self.run(&system, name, number, rate).await?;
+            let used = Usage::of(&system, pid).await?.since(&before);
+            let label = rate.map_or_else(
+                || format!("{number} at once"),
+                |rate| format!("{number} at {rate}/s"),
+            );
+            results.add_row(vec![
+                label,
+                format!("{:.1}", times.starts_per_second()),
+                times.start_latency(0.99),
+                times.notice(0.5),
+                times.notice(0.99),
+                format!("{:.2} ms", used.cpu_per(number)),
+                format!("{:.2}", used.requests_per(number)),
+                usage::describe_memory(pid)?,
+            ]);
         }
-        anyhow::Ok(())
-    });
-    try_join_all(runs).await.map(drop)
+        println!("{results}\n");
+        let before = Usage::of(&system, pid).await?;
+        println!(
+            "requests of the burst, by kind: {}\n",
+            before.kinds(BURST + STEADY + 20)
+        );
+        let floor = floor::starts_per_second(&system, BURST, CONCURRENCY).await?;
+        println!(
+            "the same writes by a bare client, {CONCURRENCY} at a time: {floor:.1} starts/s\n"
+        );
+        end(controller).await
+    }
+
+    /// Many ended and many running ones, then a time in which nothing changes.
+    async fn memory(&self) -> Result<()> {
+        let system = self.system("bench-many").await?;
+        let ended = (0..ENDED).map(|index| self.ended(&system, index));
+        stream::iter(ended)
+            .map(anyhow::Ok)
+            .try_for_each_concurrent(CONCURRENCY, |it| it)
+            .await?;
+        let controller = system.launch_controller().await?;
+        let pid = controller.pid()?;
+        println!(
+            "memory with {ENDED} ended: {}",
+            usage::describe_memory(pid)?
+        );
+        let _node = FakeNode::start(&system.execution, |_| Ending::Never);
+        let names: Vec<_> = (0..RUNNING)
+            .map(|index| format!("running-{index}"))
+            .collect();
+        let (mut observer, spec) = (Observer::start(&system), json!({}));
+        let created = names.iter().map(|name| self.create(&system, name, &spec));
+        stream::iter(created)
+            .map(anyhow::Ok)
+            .try_for_each_concurrent(CONCURRENCY, |it| it)
+            .await?;
+        observer.until_running(&names).await?;
+        println!(
+            "memory with {RUNNING} running beside them: {}",
+            usage::describe_memory(pid)?
+        );
+        let before = Usage::of(&system, pid).await?;
+        tokio::time::sleep(QUIET).await;
+        let used = Usage::of(&system, pid).await?.since(&before);
+        println!(
+            "{} s in which nothing changes: {:.0} requests, {:.1} ms of CPU per second; watches opened again: {:.0}\n",
+            QUIET.as_secs(),
+            used.requests_per(1),
+            used.cpu_per(1) / QUIET.as_secs_f64(),
+            used.watches(),
+        );
+        end(controller).await
+    }
+
+    /// Many wait for one target.
+    async fn one_target(&self) -> Result<()> {
+        let mut system = self.system("bench-line").await?;
+        system
+            .controller_flags
+            .push("--max-waiting-per-target=0".to_owned());
+        let controller = system.launch_controller().await?;
+        let pid = controller.pid()?;
+        let _node = FakeNode::start(&system.execution, |_| Ending::Success);
+        let spec = json!({
+            "targetResource": "prod/Deployment/line", "executionConfig": { "whenBlocked": "Wait" },
+        });
+        let mut observer = Observer::start(&system);
+        let before = Usage::of(&system, pid).await?;
+        let names: Vec<_> = (0..WAITING).map(|index| format!("line-{index}")).collect();
+        let creating = async {
+            for name in &names {
+                self.create(&system, name, &spec).await?;
+            }
+            Ok(())
+        };
+        try_join(creating, observer.until_ended(&names)).await?;
+        let used = Usage::of(&system, pid).await?.since(&before);
+        println!(
+            "{WAITING} on one target: {:.2} ms of CPU and {:.1} requests per execution\n",
+            used.cpu_per(WAITING),
+            used.requests_per(WAITING)
+        );
+        end(controller).await
+    }
+
+    /// Each request takes longer.
+    async fn slow_api_server(&self) -> Result<()> {
+        let mut system = self.system("bench-slow").await?;
+        system.start_proxy().await?;
+        let controller = system.launch_controller().await?;
+        let _node = FakeNode::start(&system.execution, |_| Ending::Success);
+        for delay in [Duration::ZERO, DELAY] {
+            if let Some(proxy) = &system.proxy {
+                proxy.weather(Weather::Slow(delay));
+            }
+            let prefix = format!("slow-{}", delay.as_millis());
+            let times = self.run(&system, &prefix, 200, None).await?;
+            println!(
+                "200 at once through a proxy that adds {} ms per request: {:.1} starts/s, notice p99 {}",
+                delay.as_millis(),
+                times.starts_per_second(),
+                times.notice(0.99)
+            );
+        }
+        end(controller).await
+    }
+
+    /// Runs executions to their end, each on its own target: at a rate, or all at once.
+    async fn run(
+        &self,
+        system: &System,
+        prefix: &str,
+        number: usize,
+        per_second: Option<u32>,
+    ) -> Result<Times> {
+        let names: Vec<_> = (0..number)
+            .map(|index| format!("{prefix}-{index}"))
+            .collect();
+        let mut observer = Observer::start(system);
+        let spec = json!({});
+        let created = Mutex::new(HashMap::new());
+        let create = async |name: &String| {
+            created.lock().insert(name.clone(), Instant::now());
+            self.create(system, name, &spec).await
+        };
+        let creating = async {
+            let Some(rate) = per_second else {
+                let all = stream::iter(names.iter().map(&create)).map(anyhow::Ok);
+                return all.try_for_each_concurrent(CONCURRENCY, |it| it).await;
+            };
+            let mut ticks = interval(Duration::from_secs(1) / rate);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+            for name in &names {
+                ticks.tick().await;
+                create(name).await?;
+            }
+            Ok(())
+        };
+        try_join(creating, observer.until_ended(&names)).await?;
+        Ok(observer.times(&created.into_inner()))
+    }
+
+    /// Creates a request as the webhook admits it: with the finalizer.
+    async fn create(&self, system: &System, name: &str, spec: &Value) -> Result<()> {
+        let mut request = self.workflow.request(name, spec);
+        request.finalizers_mut().push(FINALIZER.to_owned());
+        let api = system.namespace.api::<WorkflowExecution>();
+        api.create(&PostParams::default(), &request).await?;
+        Ok(())
+    }
+
+    /// Creates a WorkflowExecution that has succeeded, with a delivered audit trail.
+    async fn ended(&self, system: &System, index: usize) -> Result<()> {
+        let name = format!("ended-{index}");
+        let long =
+            json!({ "parameters": { "REASON": "x".repeat(500) }, "rationale": "y".repeat(500) });
+        self.create(system, &name, &long).await?;
+        let kinds = [
+            "WorkflowResolved",
+            "DependenciesReady",
+            "ExecutionCreated",
+            "ExecutionRunning",
+            "ExecutionSucceeded",
+            "Ready",
+            "AuditRecorded",
+        ];
+        let conditions = kinds.map(|kind| {
+            json!({
+                "type": kind, "status": "True", "message": "the workflow succeeded",
+                "reason": if kind == "AuditRecorded" { "AuditSucceeded" } else { "ExecutionSucceeded" },
+                "lastTransitionTime": "2026-01-01T00:00:30Z",
+            })
+        });
+        let ended = json!({ "status": {
+            "phase": "Succeeded", "startTime": "2026-01-01T00:00:00Z", "completionTime": "2026-01-01T00:00:30Z",
+            "executionRef": { "apiVersion": "batch/v1", "kind": "Job", "name": name, "namespace": system.execution.name(), "uid": "0" },
+            "conditions": conditions,
+        } });
+        let client = system.controller_client().await?;
+        let api: kube::Api<WorkflowExecution> =
+            kube::Api::namespaced(client, system.namespace.name());
+        api.patch_status(&name, &PatchParams::default(), &Patch::Merge(ended))
+            .await?;
+        Ok(())
+    }
+}
+
+async fn end(controller: Program) -> Result<()> {
+    controller
+        .terminate(Duration::from_secs(30))
+        .await
+        .map(drop)
 }

@@ -70,10 +70,11 @@ pub(super) fn start_api_server(boot: &mut Boot) -> Result<()> {
         ),
         format!("--service-cluster-ip-range={SERVICE_NETWORK}"),
         "--authorization-mode=Node,RBAC".to_owned(),
-        "--enable-admission-plugins=NodeRestriction".to_owned(),
+        "--enable-admission-plugins=NodeRestriction,OwnerReferencesPermissionEnforcement"
+            .to_owned(),
         "--allow-privileged=true".to_owned(),
     ];
-    boot.processes.start("kube-apiserver", flags)
+    boot.processes.start_and_restart("kube-apiserver", flags)
 }
 
 /// Waits until the API server is ready; returns the administrator's client.

@@ -122,6 +122,85 @@ fn closed_execution_namespace_keeps_every_request_pending() {
     }
 }
 
+/// BR-WE-009: the execution namespace may be paused although no watch says so.
+#[test]
+fn gate_that_may_be_outdated_is_read_before_each_write_of_a_start() {
+    let doubtful = before(false, |it| it.gate_doubtful = true);
+    assert_eq!(name(&decide(&doubtful)), "ask Gate");
+    let mut read = doubtful.clone();
+    read.answers.gate = Some(Gate::Open);
+    assert_eq!(name(&decide(&read)), "take lock");
+    let mut locked = ready();
+    locked.gate_doubtful = true;
+    assert_eq!(name(&decide(&locked)), "ask Gate");
+    locked.answers.gate = Some(Gate::Open);
+    locked.answers.drop_uncached_reads();
+    assert_eq!(name(&decide(&locked)), "ask Gate", "a write takes time");
+}
+
+/// BR-WE-009
+#[test]
+fn request_without_a_slot_waits_or_is_skipped() {
+    for (full, says) in [
+        (
+            Full::Cluster(7),
+            "7 executions run, as many as may at the same time (--max-running)",
+        ),
+        (
+            Full::Namespace(2),
+            "2 executions of namespace prod run, as many as may at the same time (--max-running-per-namespace)",
+        ),
+    ] {
+        let waiting = stores(&before(true, |it| it.answers.full = Some(full)));
+        assert_eq!(waiting.phase(), Some(Phase::Pending));
+        let blocked = stored(&waiting, ConditionType::Blocked).expect("a condition");
+        assert_eq!(blocked.reason, "ResourceBusy");
+        assert!(blocked.message.starts_with(says), "{}", blocked.message);
+        let skipped = stores(&before(false, |it| it.answers.full = Some(full)));
+        let details = skipped.status.and_then(|it| it.skip_details);
+        let details = details.expect("skip details");
+        assert_eq!(details.reason, SkipReason::ResourceBusy);
+        assert!(details.message.starts_with(says), "{}", details.message);
+    }
+}
+
+/// BR-WE-009
+#[test]
+fn request_beyond_the_waiting_limit_is_skipped_with_that_reason() {
+    let pending = json!({ "phase": "Pending" });
+    let line = |number: usize| {
+        let created = |index| format!("2026-01-01T11:57:{index:02}Z");
+        let older = (0..number).map(|index| {
+            let mut wfe = neighbour(&format!("w{index}"), &created(index), pending.clone());
+            let config = &mut Arc::make_mut(&mut wfe).spec.execution_config;
+            config.when_blocked = Some("Wait".to_owned());
+            wfe
+        });
+        before(true, |it| {
+            (it.lock, it.neighbours) = (Lock::Held(other()), older.collect());
+            Arc::make_mut(&mut it.settings).max_waiting_per_target = 3;
+        })
+    };
+    assert_eq!(stores(&line(2)).phase(), Some(Phase::Pending));
+    let skipped = stores(&line(3));
+    let details = skipped.status.clone().and_then(|it| it.skip_details);
+    let details = details.expect("skip details");
+    assert_eq!(details.reason, SkipReason::ResourceBusy);
+    let says =
+        "3 older WorkflowExecutions wait for it, as many as may wait (--max-waiting-per-target)";
+    assert!(details.message.contains(says), "{}", details.message);
+    let mut waits = line(3);
+    waits.wfe = Arc::new(stores(&line(2)));
+    assert_ne!(
+        name(&decide(&waits)),
+        "store status",
+        "who waits already stays"
+    );
+    let mut unlimited = line(3);
+    Arc::make_mut(&mut unlimited.settings).max_waiting_per_target = 0;
+    assert_eq!(stores(&unlimited).phase(), Some(Phase::Pending));
+}
+
 /// BR-WE-009
 #[test]
 fn waiting_requests_oldest_that_may_run_starts_first() {

@@ -1,0 +1,145 @@
+//! What the leader does, and when: standby keeps the caches warm, the leader reconciles, sweeps,
+//! delivers the audit trail and publishes Events, until it is stopped or loses the Lease.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use futures::channel::mpsc::Sender;
+use futures::{StreamExt, stream};
+use kube::runtime::controller::{Config, ReconcileRequest, applier};
+use kube::runtime::reflector::ObjectRef;
+use tokio_util::sync::CancellationToken;
+use wfe_model::workflow_execution::WorkflowExecution;
+
+use crate::audit::outbox::Outbox;
+use crate::base::Base;
+use crate::election::{Elector, NotLeading};
+use crate::metrics::Metrics;
+use crate::reconcile::{Reconciler, Shared, reconcile, retry};
+use crate::recorder::Publisher;
+use crate::sweep::Sweep;
+use crate::view::View;
+use crate::watches::{Caches, Trigger, Triggers};
+
+/// Time for open reconciles to end after SIGTERM; the default grace period of a pod is 30 s.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
+
+/// What the leader does.
+pub struct Duties {
+    stop: CancellationToken,
+    caches: Caches,
+    reconciler: Arc<Reconciler>,
+    sweep: Sweep,
+    outbox: Arc<Outbox>,
+    view: Arc<View>,
+    publisher: Publisher,
+    metrics: Metrics,
+    concurrency: u16,
+}
+
+impl Duties {
+    /// The duties of this process; they send WorkflowExecutions that may proceed to `wake`.
+    pub fn new(
+        base: &Base,
+        shared: Shared,
+        wake: Sender<ObjectRef<WorkflowExecution>>,
+        publisher: Publisher,
+        concurrency: u16,
+    ) -> Self {
+        Self {
+            stop: base.stop.clone(),
+            caches: shared.view.caches().clone(),
+            sweep: Sweep::new(&base.client, &shared),
+            outbox: shared.outbox.clone(),
+            view: shared.view.clone(),
+            metrics: base.metrics.clone(),
+            reconciler: Arc::new(Reconciler::new(&base.client, shared, wake)),
+            publisher,
+            concurrency,
+        }
+    }
+
+    /// Keeps the caches warm until this process leads, then carries out the duties until `stop`.
+    /// `synced` ends when all caches are synced.
+    pub async fn run(
+        &mut self,
+        mut triggers: Triggers,
+        synced: impl Future<Output = ()>,
+        elector: &mut Option<Elector>,
+    ) -> Result<()> {
+        let led = async {
+            synced.await;
+            match elector {
+                Some(elector) => elector.acquire().await,
+                None => drop(self.metrics.leader.set(1)),
+            }
+        };
+        // The caches are filled only while the triggers are polled. What changes before this process
+        // leads is decided on when it does.
+        tokio::select! {
+            () = led => {}
+            () = (&mut triggers).for_each(async |_| ()) => {}
+        }
+        if self.stop.is_cancelled() {
+            return Ok(());
+        }
+        let stop = self.stop.clone();
+        let lost = async {
+            match elector {
+                Some(elector) => elector.hold().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.reconcile(triggers) => {}
+            () = grace_over(&stop) => {}
+            () = lost => bail!(NotLeading),
+        }
+        Ok(())
+    }
+
+    /// Reconciles every WorkflowExecution, then those that change, until `stop`.
+    async fn reconcile(&mut self, triggers: Triggers) {
+        self.outbox.lead();
+        let all = self.caches.workflow_executions();
+        let all = all.iter().map(|wfe| ObjectRef::from_obj(wfe.as_ref()));
+        let all: Vec<_> = all.map(Trigger::Execution).collect();
+        let reconciler = self.reconciler.clone();
+        let requests = stream::iter(all).chain(triggers).flat_map(move |trigger| {
+            stream::iter(match trigger {
+                Trigger::Execution(reference) => vec![reference],
+                Trigger::Target(target) => reconciler.concerned(&target),
+            })
+        });
+        let passes = applier(
+            |wfe, reconciler| Box::pin(reconcile(wfe, reconciler)),
+            retry,
+            self.reconciler.clone(),
+            self.caches.store(),
+            requests.map(|it| Ok::<_, Infallible>(ReconcileRequest::from(it))),
+            Config::default().concurrency(self.concurrency),
+        );
+        let ended = CancellationToken::new();
+        let acting = async {
+            tokio::join!(
+                passes.for_each(|_| futures::future::ready(())),
+                self.stop.run_until_cancelled(self.sweep.run()),
+                self.outbox.run(self.view.as_ref())
+            );
+            ended.cancel();
+        };
+        tokio::join!(acting, self.publisher.run(&ended));
+    }
+}
+
+/// Open reconciles may end within the grace period.
+async fn grace_over(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(SHUTDOWN_GRACE).await;
+    tracing::warn!(
+        grace_seconds = SHUTDOWN_GRACE.as_secs(),
+        "shutdown grace period exceeded, aborting open reconciles"
+    );
+}
