@@ -1,6 +1,6 @@
 # One target per step; `.ci/run` calls the same ones.
 .DEFAULT_GOAL := help
-.PHONY: help demo programs build lint deny generate test unit peers acceptance harness faults test-tekton bench-webhook bench-controller bench-engines shell up down
+.PHONY: help demo programs build lint deny generate test unit peers acceptance harness faults test-tekton bench-webhook bench-controller bench-engines soak shell up down
 
 CLUSTER := target/debug/wfe-cluster
 # Each is checked alone, too: features of the workspace cannot hide what a crate lacks.
@@ -70,6 +70,11 @@ bench-webhook bench-controller: bench-%: programs ## Measure what a program cost
 	cargo build --release -p wfe-$* -p wfe-tests --bin wfe-$* --bin wfe-bench
 	$(CLUSTER) down
 	$(CLUSTER) run --api-only -- target/release/wfe-bench $*
+
+soak: programs ## Half an hour of load while the leader is killed every 30 s (ends a cluster that is up)
+	cargo build --release -p wfe-controller -p wfe-tests --bin wfe-controller --bin wfe-bench
+	$(CLUSTER) down
+	$(CLUSTER) run --api-only -- target/release/wfe-bench soak
 
 bench-engines: programs ## Measure both engines side by side (ends a cluster that is up)
 	cargo build --release -p wfe-controller -p wfe-webhook -p wfe-tests --bin wfe-controller --bin wfe-webhook --bin wfe-bench

@@ -64,6 +64,15 @@ pub enum PassError {
 }
 
 impl PassError {
+    /// Whether the API server does not answer.
+    fn is_outage(&self) -> bool {
+        match self {
+            Self::Step(StepError::Unanswered(unanswered)) => unanswered.outage,
+            Self::Step(StepError::Timeout(_)) => true,
+            Self::Step(_) | Self::Panicked(_) | Self::StepLimit => false,
+        }
+    }
+
     fn is_outdated_crd(&self) -> bool {
         matches!(self, Self::Step(StepError::Schema(_)))
     }
@@ -137,9 +146,8 @@ impl Reconciler {
         if error.is_outdated_crd() {
             return;
         }
-        let failed = self
-            .failing
-            .record(wfe.metadata.uid.as_deref().unwrap_or_default());
+        let uid = wfe.metadata.uid.as_deref().unwrap_or_default();
+        let failed = self.failing.record(uid, error.is_outage());
         let pending = wfe.phase().is_none_or(|phase| phase == Phase::Pending);
         let target = TargetHash::of_wfe(wfe).filter(|_| failed.first && pending);
         for next in target.map(|it| self.concerned(&it)).unwrap_or_default() {

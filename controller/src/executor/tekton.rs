@@ -125,7 +125,11 @@ impl TektonExecutor {
             it.is_some_and(|request| !matches!(answer(request), Resolved::Not))
         };
         let answered = await_condition(self.requests_api.clone(), &plan.name, is_answered);
-        let unanswered = |cause: String| Unanswered { act: ACT, cause };
+        let unanswered = |cause: String| Unanswered {
+            act: ACT,
+            cause,
+            outage: false,
+        };
         let answered = match tokio::time::timeout(RESOLUTION_DEADLINE, answered).await {
             Ok(Ok(answered)) => answered,
             Ok(Err(error)) => return Err(unanswered(error.to_string())),

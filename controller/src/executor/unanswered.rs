@@ -10,6 +10,8 @@ pub struct Unanswered {
     pub act: &'static str,
     /// The error of the request.
     pub cause: String,
+    /// Whether the API server answers nobody, or not now: the object is not the cause.
+    pub outage: bool,
 }
 
 impl Unanswered {
@@ -18,6 +20,10 @@ impl Unanswered {
         move |error| Self {
             act,
             cause: in_full(&error),
+            outage: match &error {
+                kube::Error::Api(status) => matches!(status.code, 429 | 502..=504),
+                _ => true,
+            },
         }
     }
 
@@ -27,6 +33,7 @@ impl Unanswered {
         Self {
             act: "create the execution",
             cause: "an object with the same name was just deleted".to_owned(),
+            outage: false,
         }
     }
 }

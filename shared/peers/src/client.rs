@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::{Method, Request, Response, header};
+use hyper_timeout::TimeoutConnector;
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -25,6 +26,10 @@ use self::pace::{Hold, Paced};
 pub use self::pace::Pace;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time in which a response must begin, also that to a watch.
+const RESPONSE_DEADLINE: Duration = Duration::from_secs(30);
+/// Time in which a response must go on. A watch ends within a minute.
+const READ_TIMEOUT: Duration = Duration::from_secs(70);
 /// An idle connection is probed after this time, and given up after as many probes without a reply.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -77,6 +82,8 @@ pub async fn connect_observed(
 ) -> Result<Client, ClientError> {
     let config = Config::infer().await?;
     let connector = config.rustls_https_connector_with_connector(tcp())?;
+    let mut connector = TimeoutConnector::new(connector);
+    connector.set_read_timeout(Some(READ_TIMEOUT));
     let client = legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(connector);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
@@ -120,8 +127,9 @@ struct Observed<S> {
 
 impl<S, B> Service<Request<Body>> for Observed<S>
 where
-    S: Service<Request<Body>, Response = Response<B>>,
+    S: Service<Request<Body>, Response = Response<B>, Error = BoxError>,
     S::Future: Send + 'static,
+    B: 'static,
 {
     type Response = S::Response;
     type Error = S::Error;
@@ -145,7 +153,8 @@ where
         let (responding, on_exchange) = (self.inner.call(request), self.on_exchange.clone());
         let hold = self.hold.clone();
         async move {
-            let result = responding.await;
+            let responding = tokio::time::timeout(RESPONSE_DEADLINE, responding);
+            let result = responding.await.map_err(BoxError::from).flatten();
             if let Ok(response) = &result {
                 exchange.code = Some(response.status().as_u16());
                 let header = |name| response.headers().get(name)?.to_str().ok();

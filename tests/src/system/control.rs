@@ -118,6 +118,14 @@ impl System {
         Ok(())
     }
 
+    /// Controllers delete ended WorkflowExecutions after `ttl` from their next start on.
+    pub async fn expire_after(&mut self, ttl: &str) -> Result<()> {
+        install::expiry(self).await?;
+        let flag = format!("--ttl-after-finished={ttl}");
+        self.controller_flags.push(flag);
+        Ok(())
+    }
+
     /// The log of the controllers.
     pub fn controller_log(&self) -> PathBuf {
         self.path("controller.log")
@@ -189,6 +197,11 @@ impl System {
     /// Takes the catalog's directory away from the programs.
     pub fn hide_catalog(&self) -> Result<()> {
         Ok(std::fs::rename(self.path("catalog"), self.path("hidden"))?)
+    }
+
+    /// Gives the catalog's directory back.
+    pub fn show_catalog(&self) -> Result<()> {
+        Ok(std::fs::rename(self.path("hidden"), self.path("catalog"))?)
     }
 
     /// Kills the controller (SIGKILL), if it runs.

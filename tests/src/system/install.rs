@@ -318,6 +318,15 @@ pub(super) async fn set_status_permission(system: &System, allowed: bool) -> Res
     right.await
 }
 
+/// Grants the controller the permission to delete WorkflowExecutions whose time to live is over.
+pub(super) async fn expiry(system: &System) -> Result<()> {
+    let rules = rules("controller-expiry-rules.yaml")?;
+    let namespace = system.namespace.name();
+    role_named(system, namespace, "expiry", CONTROLLER, rules).await?;
+    let delete = json!({ "group": "kubernaut.ai", "resource": "workflowexecutions", "verb": "delete", "namespace": namespace });
+    wait_until_controller_allowed(system, delete, true).await
+}
+
 /// Grants or revokes the controller's permission to create Jobs.
 pub(super) async fn set_job_permission(system: &System, allowed: bool) -> Result<()> {
     let mut rules = rules("controller-rules.yaml")?;

@@ -154,7 +154,10 @@ async fn pause_and_cancel_behind_dead_watches_are_heard() {
         .ended_within(&running, HEARD_WITHIN)
         .await
         .expect("ended");
-    assert_eq!(condition(&cancelled, "Ready"), "False/Cancelled");
+    assert_eq!(
+        condition(&cancelled, "ExecutionComplete"),
+        "False/Cancelled"
+    );
     let waits = system.until("late", "Blocked", "True/Paused").await;
     waits.expect("paused");
     drop(setup);

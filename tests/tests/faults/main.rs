@@ -14,6 +14,7 @@ mod audit_outage;
 mod bad_weather;
 mod held_watches;
 mod leader_election;
+mod limits;
 mod line_on_one_target;
 mod lost_requests;
 mod older_schema;

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::Result;
+use clap::ValueEnum;
 use futures::future::try_join;
 use futures::{StreamExt, TryStreamExt, stream};
 use kube::ResourceExt;
@@ -33,6 +34,7 @@ const PER_SECOND: u32 = 5;
 const BURST: usize = 500;
 const ENDED: usize = 10_000;
 const RUNNING: usize = 1_000;
+const PENDING: usize = 10_000;
 const WAITING: usize = 500;
 /// Requests that the load has open at the same time.
 const CONCURRENCY: usize = 32;
@@ -40,8 +42,23 @@ const CONCURRENCY: usize = 32;
 const QUIET: Duration = Duration::from_secs(30);
 const DELAY: Duration = Duration::from_millis(5);
 
-/// Measures and prints everything.
-pub async fn measure() -> Result<()> {
+/// What is measured.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Part {
+    /// A steady load, then a burst.
+    Load,
+    /// Memory with many objects, and a time in which nothing changes.
+    Memory,
+    /// Many requests whose catalog is down.
+    CatalogOutage,
+    /// Many that wait for one target.
+    OneTarget,
+    /// An API server that takes longer.
+    SlowApiServer,
+}
+
+/// Measures and prints one part or everything.
+pub async fn measure(only: Option<Part>) -> Result<()> {
     let cluster = Cluster::connect().await;
     install_crd(&cluster).await?;
     println!("wfe-controller on {}, fakes beside it\n", machine()?);
@@ -53,10 +70,19 @@ pub async fn measure() -> Result<()> {
             "",
         ),
     };
-    bench.load().await?;
-    bench.memory().await?;
-    bench.one_target().await?;
-    bench.slow_api_server().await
+    for part in Part::value_variants() {
+        if only.is_some_and(|it| it != *part) {
+            continue;
+        }
+        match part {
+            Part::Load => bench.load().await?,
+            Part::Memory => bench.memory().await?,
+            Part::CatalogOutage => bench.catalog_outage().await?,
+            Part::OneTarget => bench.one_target().await?,
+            Part::SlowApiServer => bench.slow_api_server().await?,
+        }
+    }
+    Ok(())
 }
 
 struct Bench {
@@ -162,6 +188,44 @@ impl Bench {
             used.requests_per(1),
             used.cpu_per(1) / QUIET.as_secs_f64(),
             used.watches(),
+        );
+        end(controller).await
+    }
+
+    /// Many requests whose catalog does not answer, then does.
+    async fn catalog_outage(&self) -> Result<()> {
+        let system = self.system("bench-outage").await?;
+        let controller = system.launch_controller().await?;
+        let pid = controller.pid()?;
+        let _node = FakeNode::start(&system.execution, |_| Ending::Success);
+        system.hide_catalog()?;
+        let names: Vec<_> = (0..PENDING)
+            .map(|index| format!("outage-{index}"))
+            .collect();
+        let (mut observer, spec) = (Observer::start(&system), json!({}));
+        let created = names.iter().map(|name| self.create(&system, name, &spec));
+        let created = stream::iter(created).map(anyhow::Ok);
+        let creating = created.try_for_each_concurrent(CONCURRENCY, |it| it);
+        try_join(creating, observer.until_pending(&names)).await?;
+        println!(
+            "memory with {PENDING} pending: {}",
+            usage::describe_memory(pid)?
+        );
+        let before = Usage::of(&system, pid).await?;
+        tokio::time::sleep(QUIET * 2).await;
+        let used = Usage::of(&system, pid).await?.since(&before);
+        let seconds = (QUIET * 2).as_secs_f64();
+        println!(
+            "catalog down: {:.1} requests/s, {:.1} ms of CPU per second",
+            used.requests_per(1) / seconds,
+            used.cpu_per(1) / seconds
+        );
+        system.show_catalog()?;
+        let began = Instant::now();
+        observer.until_ended(&names).await?;
+        println!(
+            "catalog back: all have run after {:.0} s\n",
+            began.elapsed().as_secs_f64()
         );
         end(controller).await
     }

@@ -8,9 +8,11 @@ mod engines;
 mod load;
 mod process;
 mod report;
+mod soak;
 mod webhook;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 
@@ -20,8 +22,18 @@ use clap::Parser;
 enum Args {
     /// Latency, throughput and memory of admission reviews.
     Webhook,
-    /// CPU time and memory per execution.
-    Controller,
+    /// CPU time, requests, memory and speed of executions.
+    Controller {
+        /// Only this part.
+        #[arg(long)]
+        only: Option<controller::Part>,
+    },
+    /// Load for a long time, while the leader is killed every 30 seconds.
+    Soak {
+        /// For how long.
+        #[arg(long, default_value_t = 30)]
+        minutes: u64,
+    },
     /// Both engines side by side, on a cluster with Tekton.
     Engines,
 }
@@ -31,7 +43,8 @@ enum Args {
 async fn main() -> ExitCode {
     let measured = match Args::parse() {
         Args::Webhook => webhook::measure().await,
-        Args::Controller => controller::measure().await,
+        Args::Controller { only } => controller::measure(only).await,
+        Args::Soak { minutes } => soak::run(Duration::from_mins(minutes)).await,
         Args::Engines => engines::measure().await,
     };
     match measured {

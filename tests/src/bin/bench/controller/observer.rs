@@ -17,7 +17,7 @@ use wfe_model::workflow_execution::{Phase, WorkflowExecution};
 use wfe_tests::system::{System, condition, job_has_ended};
 
 /// Executions that are not done after this time will never be.
-const DEADLINE: Duration = Duration::from_mins(10);
+const DEADLINE: Duration = Duration::from_mins(15);
 
 /// Watches the WorkflowExecutions and Jobs of one system.
 pub struct Observer {
@@ -28,6 +28,7 @@ pub struct Observer {
 enum Change {
     JobStarted,
     JobEnded,
+    Pending,
     Running,
     Ended { audited: bool },
     Nothing,
@@ -38,6 +39,7 @@ struct Seen {
     created: Option<Instant>,
     job_started: Option<Instant>,
     job_ended: Option<Instant>,
+    pending: bool,
     running: bool,
     ended: Option<Instant>,
     audited: bool,
@@ -68,6 +70,7 @@ impl Observer {
         let wfes = wfes.default_backoff().map_ok(|event| match event {
             Event::Apply(wfe) | Event::InitApply(wfe) => {
                 let change = match wfe.phase() {
+                    Some(Phase::Pending) => Change::Pending,
                     Some(Phase::Running) => Change::Running,
                     Some(phase) if phase.is_final() => Change::Ended {
                         audited: condition(&wfe, "AuditRecorded").starts_with("True"),
@@ -83,6 +86,11 @@ impl Observer {
             changes: changes.map_err(anyhow::Error::from).boxed(),
             seen: HashMap::new(),
         }
+    }
+
+    /// Waits until the status of all of `names` says that they wait.
+    pub async fn until_pending(&mut self, names: &[String]) -> Result<()> {
+        self.until(names, |it| it.pending).await
     }
 
     /// Waits until all of `names` run.
@@ -116,6 +124,7 @@ impl Observer {
             match change {
                 Change::JobStarted => drop(seen.job_started.get_or_insert(now)),
                 Change::JobEnded => drop(seen.job_ended.get_or_insert(now)),
+                Change::Pending => seen.pending = true,
                 Change::Running => seen.running = true,
                 Change::Ended { audited } => {
                     seen.ended.get_or_insert(now);
