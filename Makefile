@@ -30,7 +30,7 @@ lint: $(MACHETE) ## Check format, lints, documentation, dependencies and module 
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --quiet
 	./tests/dependencies.sh
 	$(MACHETE)
-	cargo test --quiet -p wfe-tests --test harness -- module_circles messages_document documents_name
+	cargo test --quiet -p wfe-tests --test harness -- module_circles document_is documents_name
 
 # Finds unused dependencies.
 $(MACHETE):
@@ -39,11 +39,11 @@ $(MACHETE):
 deny: ## Check licences, bans and sources of all dependencies (needs cargo-deny)
 	cargo deny check bans licenses sources
 
-generate: ## Write what is generated from the code: the CRDs in the chart, docs/messages.md, answers in docs/operations.md
+generate: ## Write what is generated from the code: the CRDs in the chart, docs/messages.md, docs/metrics.md, answers in docs/operations.md
 	cargo build -p wfe-controller
 	target/debug/wfe-controller crds > charts/workflow-execution/crds/kubernaut.ai.yaml
 	WFE_WRITE_ANSWERS=1 cargo test --quiet -p wfe-core --lib operations_guide
-	WFE_WRITE_MESSAGES=1 cargo test --quiet -p wfe-tests --test harness messages_document
+	WFE_WRITE_MESSAGES=1 cargo test --quiet -p wfe-tests --test harness document_is_what_the_sources_say
 
 unit: build ## Run the tests that need no cluster
 	cargo test --workspace --lib --bins

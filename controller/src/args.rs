@@ -8,6 +8,7 @@ use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand};
 use jiff::SignedDuration;
 use url::Url;
 use wfe_model::duration::ExecutionTimeout;
+use wfe_model::workflow::{QUANTITY, Resources};
 use wfe_peers::client::Pace;
 use wfe_process::{ExecutionArgs, ProcessArgs};
 
@@ -199,6 +200,15 @@ pub struct LimitArgs {
     /// Number of such failures in a row after which the target is blocked until a user clears it.
     #[arg(long, env = "WFE_MAX_CONSECUTIVE_FAILURES", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_consecutive_failures: u32,
+    /// Requests and limits of Jobs, as JSON, for resources that the catalog entry does not name. Memory
+    /// must have a limit.
+    #[arg(
+        long,
+        env = "WFE_DEFAULT_RESOURCES",
+        default_value = r#"{"requests":{"cpu":"50m","memory":"64Mi"},"limits":{"cpu":"1","memory":"512Mi"}}"#,
+        value_parser = resources
+    )]
+    pub default_resources: Resources,
     /// Time after which an ended WorkflowExecution is deleted, with its Job, if its audit trail is
     /// delivered and its target is not blocked by it; 0s: never. Takes the verb `delete` on
     /// workflowexecutions.
@@ -267,6 +277,22 @@ fn positive(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "must be at least 1s".to_owned())
 }
 
+/// Parses requests and limits.
+fn resources(text: &str) -> Result<Resources, String> {
+    let parsed = serde_json::from_str::<Resources>(text);
+    let parsed = parsed.map_err(|error| {
+        format!(r#"must be JSON such as {{"limits":{{"memory":"512Mi"}}}}: {error}"#)
+    })?;
+    let mut amounts = parsed.requests.iter().chain(&parsed.limits);
+    if let Some((name, amount)) = amounts.find(|(_, amount)| !QUANTITY.accepts(amount)) {
+        return Err(format!("{name}: {amount:?}: must be {}", QUANTITY.allowed));
+    }
+    let limited = parsed.limits.contains_key("memory");
+    limited
+        .then_some(parsed)
+        .ok_or_else(|| "limits must have memory".to_owned())
+}
+
 /// Parses a timeout as `executionConfig.timeout` is parsed.
 fn timeout(text: &str) -> Result<Duration, String> {
     let parsed = ExecutionTimeout::parse(text).map(ExecutionTimeout::get);
@@ -293,6 +319,15 @@ mod tests {
     #[case("--default-timeout=25h", "must be a duration from 1s to 24h")]
     #[case("--concurrency=0", "0 is not in 1..=65535")]
     #[case("--max-consecutive-failures=0", "0 is not in 1..")]
+    #[case("--default-resources=cpu=1", "must be JSON such as")]
+    #[case(
+        "--default-resources={\"limits\":{\"cpu\":\"1\"}}",
+        "limits must have memory"
+    )]
+    #[case(
+        "--default-resources={\"limits\":{\"memory\":\"much\"}}",
+        "memory: \"much\": must be"
+    )]
     #[case("--cooldown=soon", "must be a duration such as")]
     #[case("--backoff-base=11m", "--backoff-base must be at most --backoff-max")]
     #[case("--retention=48h", "--retention must be at most --retention-failed")]

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use futures::channel::mpsc::Sender;
-use futures::{StreamExt, stream};
+use futures::channel::mpsc::{Receiver, Sender, channel};
+use futures::{SinkExt, StreamExt, stream};
 use kube::runtime::controller::{Config, ReconcileRequest, applier};
 use kube::runtime::reflector::ObjectRef;
 use tokio_util::sync::CancellationToken;
@@ -17,12 +17,14 @@ use crate::audit::outbox::Outbox;
 use crate::base::Base;
 use crate::election::{Elector, NotLeading};
 use crate::metrics::Metrics;
-use crate::reconcile::{Reconciler, Shared, reconcile, retry};
+use crate::reconcile::{Lane, Reconciler, Shared, reconcile, retry};
 use crate::recorder::Publisher;
 use crate::sweep::Sweep;
 use crate::view::View;
 use crate::watches::{Caches, Trigger, Triggers};
 
+/// Requests that are on their way to a lane, which takes them at once.
+const LANE: usize = 64;
 /// Time for open reconciles to end after SIGTERM; the default grace period of a pod is 30 s.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
 
@@ -34,7 +36,6 @@ pub struct Duties {
     sweep: Sweep,
     outbox: Arc<Outbox>,
     view: Arc<View>,
-    publisher: Publisher,
     metrics: Metrics,
     concurrency: u16,
 }
@@ -45,7 +46,6 @@ impl Duties {
         base: &Base,
         shared: Shared,
         wake: Sender<ObjectRef<WorkflowExecution>>,
-        publisher: Publisher,
         concurrency: u16,
     ) -> Self {
         Self {
@@ -56,7 +56,6 @@ impl Duties {
             view: shared.view.clone(),
             metrics: base.metrics.clone(),
             reconciler: Arc::new(Reconciler::new(&base.client, shared, wake)),
-            publisher,
             concurrency,
         }
     }
@@ -64,10 +63,11 @@ impl Duties {
     /// Keeps the caches warm until this process leads, then carries out the duties until `stop`.
     /// `synced` ends when all caches are synced.
     pub async fn run(
-        &mut self,
+        &self,
         mut triggers: Triggers,
         synced: impl Future<Output = ()>,
         elector: &mut Option<Elector>,
+        publisher: &mut Publisher,
     ) -> Result<()> {
         let led = async {
             synced.await;
@@ -85,7 +85,6 @@ impl Duties {
         if self.stop.is_cancelled() {
             return Ok(());
         }
-        let stop = self.stop.clone();
         let lost = async {
             match elector {
                 Some(elector) => elector.hold().await,
@@ -93,15 +92,15 @@ impl Duties {
             }
         };
         tokio::select! {
-            () = self.reconcile(triggers) => {}
-            () = grace_over(&stop) => {}
+            () = self.reconcile(triggers, publisher) => {}
+            () = grace_over(&self.stop) => {}
             () = lost => bail!(NotLeading),
         }
         Ok(())
     }
 
     /// Reconciles every WorkflowExecution, then those that change, until `stop`.
-    async fn reconcile(&mut self, triggers: Triggers) {
+    async fn reconcile(&self, triggers: Triggers, publisher: &mut Publisher) {
         self.outbox.lead();
         let all = self.caches.workflow_executions();
         let all = all.iter().map(|wfe| ObjectRef::from_obj(wfe.as_ref()));
@@ -113,24 +112,52 @@ impl Duties {
                 Trigger::Target(target) => reconciler.concerned(&target),
             })
         });
-        let passes = applier(
-            |wfe, reconciler| Box::pin(reconcile(wfe, reconciler)),
-            retry,
-            self.reconciler.clone(),
-            self.caches.store(),
-            requests.map(|it| Ok::<_, Infallible>(ReconcileRequest::from(it))),
-            Config::default().concurrency(self.concurrency),
-        );
+        let (starting, starting_requests) = channel(LANE);
+        let (started, started_requests) = channel(LANE);
+        let caches = self.caches.clone();
+        let routing = async move {
+            let mut requests = std::pin::pin!(requests);
+            while let Some(reference) = requests.next().await {
+                let wfe = caches.workflow_execution(&reference);
+                let lane = wfe.map_or(Lane::Started, |it| Lane::of(&it));
+                let mut lane = match lane {
+                    Lane::Starting => starting.clone(),
+                    Lane::Started => started.clone(),
+                };
+                // Both ends live as long as this function.
+                let _ = lane.send(reference).await;
+            }
+        };
+        let passes = async {
+            tokio::join!(
+                routing,
+                self.passes(Lane::Starting, starting_requests),
+                self.passes(Lane::Started, started_requests)
+            )
+        };
         let ended = CancellationToken::new();
         let acting = async {
             tokio::join!(
-                passes.for_each(|_| futures::future::ready(())),
+                passes,
                 self.stop.run_until_cancelled(self.sweep.run()),
                 self.outbox.run(self.view.as_ref())
             );
             ended.cancel();
         };
-        tokio::join!(acting, self.publisher.run(&ended));
+        tokio::join!(acting, publisher.run(&ended));
+    }
+
+    /// Runs the passes of one lane until its requests end.
+    async fn passes(&self, lane: Lane, requests: Receiver<ObjectRef<WorkflowExecution>>) {
+        let passes = applier(
+            move |wfe, reconciler| Box::pin(reconcile(wfe, reconciler, lane)),
+            retry,
+            self.reconciler.clone(),
+            self.caches.store(),
+            requests.map(|it| Ok::<_, Infallible>(ReconcileRequest::from(it))),
+            Config::default().concurrency(lane.share(self.concurrency)),
+        );
+        passes.for_each(|_| futures::future::ready(())).await;
     }
 }
 

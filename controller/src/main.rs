@@ -10,7 +10,7 @@ use wfe_controller::audit::trail::{self, Source};
 use wfe_controller::{clear_target, run, why};
 use wfe_process::telemetry;
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     match execute(Args::parse()).await {
         Ok(()) => ExitCode::SUCCESS,

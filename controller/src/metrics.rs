@@ -294,28 +294,35 @@ impl std::fmt::Debug for CacheMetrics {
 
 impl Collector for CacheMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
-        let help = "Executions that were created and have not ended";
-        let name = "workflowexecution_active";
-        let mut active = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        let mut active = encoder.encode_descriptor(
+            "workflowexecution_active",
+            "Executions that were created and have not ended",
+            None,
+            MetricType::Gauge,
+        )?;
         for (engine, count) in active_executions(&self.caches.unfinished()) {
             active
                 .encode_family(&[("execution_engine", engine)])?
                 .encode_gauge(&count)?;
         }
-        let help = "Objects that this version cannot read; their targets count as in use";
-        let name = "workflowexecution_unreadable";
+        let mut unreadable = encoder.encode_descriptor(
+            "workflowexecution_unreadable",
+            "Objects that this version cannot read; their targets count as in use",
+            None,
+            MetricType::Gauge,
+        )?;
         let count = i64::try_from(self.caches.unreadable()).unwrap_or(i64::MAX);
-        let mut unreadable = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        let kind = [("kind", "WorkflowExecution")];
-        unreadable.encode_family(&kind)?.encode_gauge(&count)?;
-        let (name, help) = (
+        unreadable
+            .encode_family(&[("kind", "WorkflowExecution")])?
+            .encode_gauge(&count)?;
+        let mut ages = encoder.encode_descriptor(
             "workflowexecution_watch_age_seconds",
             "Time since the oldest watch of a resource was opened: more than 75 s if it is dead",
-        );
-        let mut ages = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            None,
+            MetricType::Gauge,
+        )?;
         for (resource, age) in self.watches.ages() {
-            let resource = [("resource", resource)];
-            ages.encode_family(&resource)?
+            ages.encode_family(&[("resource", resource)])?
                 .encode_gauge(&age.as_secs_f64())?;
         }
         Ok(())

@@ -8,6 +8,7 @@
 mod carry_out;
 mod events;
 mod failing;
+mod lanes;
 mod notified;
 mod observe;
 mod schema;
@@ -33,10 +34,12 @@ use wfe_model::text::in_full;
 use wfe_model::workflow_execution::{Phase, WorkflowExecution};
 
 use self::carry_out::{Actions, StepError};
+use self::lanes::Passing;
 use self::observe::Observer;
 use crate::slots::Slots;
 
 pub use self::failing::Failing;
+pub use self::lanes::Lane;
 pub use self::notified::Notified;
 pub use self::schema::Schema;
 pub use self::shared::Shared;
@@ -84,6 +87,7 @@ pub struct Reconciler {
     actions: Actions,
     failing: Arc<Failing>,
     slots: Arc<Slots>,
+    passing: Passing,
     /// Requests a reconcile of another WorkflowExecution.
     wake: Sender<ObjectRef<WorkflowExecution>>,
 }
@@ -101,6 +105,7 @@ impl Reconciler {
             observer: Observer::new(&shared),
             failing: shared.failing.clone(),
             slots: shared.slots.clone(),
+            passing: Passing::default(),
             wake,
             actions: Actions::new(client, shared),
         }
@@ -111,7 +116,12 @@ impl Reconciler {
 pub async fn reconcile(
     wfe: Arc<WorkflowExecution>,
     context: Arc<Reconciler>,
+    lane: Lane,
 ) -> Result<Action, PassError> {
+    if lane == Lane::Starting && Lane::of(&wfe) != lane {
+        context.wake(ObjectRef::from_obj(wfe.as_ref())).await;
+        return Ok(Action::await_change());
+    }
     let metadata = &wfe.metadata;
     let span = tracing::info_span!(
         "reconcile",
@@ -119,15 +129,24 @@ pub async fn reconcile(
         // `name` would be hidden by the name of the span in JSON.
         wfe = metadata.name
     );
+    let uid = wfe.metadata.uid.as_deref().unwrap_or_default();
+    let _alone = context.passing.alone(uid).await;
     let passing = pass(wfe.clone(), context.clone()).instrument(span.clone());
     let passed = AbortOnDropHandle::new(tokio::spawn(passing)).await;
     let passed = passed.map_err(PassError::from).flatten();
-    let uid = wfe.metadata.uid.as_deref().unwrap_or_default();
     match &passed {
         Ok(_) => context.failing.clear(uid),
         Err(error) => context.handle_failure(&wfe, error).instrument(span).await,
     }
-    passed
+    // The change of the phase has triggered a pass in the other lane.
+    let moved = lane == Lane::Starting && context.observer.lane(&wfe) != Some(lane);
+    passed.map(|action| {
+        if moved {
+            Action::await_change()
+        } else {
+            action
+        }
+    })
 }
 
 impl Reconciler {
@@ -137,6 +156,12 @@ impl Reconciler {
         let mut concerned = self.observer.concerned(target);
         concerned.extend(self.slots.next());
         concerned
+    }
+
+    /// Requests a reconcile. After a stop nothing receives.
+    async fn wake(&self, reference: ObjectRef<WorkflowExecution>) {
+        let mut wake = self.wake.clone();
+        let _ = tokio::time::timeout(WAKE_DEADLINE, wake.send(reference)).await;
     }
 
     /// Counts a failed pass: the first one lets others on the target proceed, and an operator is
@@ -151,9 +176,7 @@ impl Reconciler {
         let pending = wfe.phase().is_none_or(|phase| phase == Phase::Pending);
         let target = TargetHash::of_wfe(wfe).filter(|_| failed.first && pending);
         for next in target.map(|it| self.concerned(&it)).unwrap_or_default() {
-            // After a stop nothing receives.
-            let mut wake = self.wake.clone();
-            let _ = tokio::time::timeout(WAKE_DEADLINE, wake.send(next)).await;
+            self.wake(next).await;
         }
         if failed.tell {
             self.actions.tell_failing(wfe, &in_full(error));

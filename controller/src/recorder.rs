@@ -28,7 +28,7 @@ pub const WARNING: &str = "Warning";
 /// Events that wait to be published.
 const QUEUE: usize = 1_024;
 /// Events that are published at the same time.
-const CONCURRENCY: usize = 8;
+const CONCURRENCY: usize = 4;
 /// Maximum of the API server.
 const MAX_NOTE_BYTES: usize = 1024;
 /// A name of 253 characters has no room for the time of an Event.
@@ -203,6 +203,10 @@ impl Published {
         };
         let parameters = PostParams::default();
         self.api(happening).create(&parameters, &event).await?;
+        // Others tell of a change, which does not repeat itself.
+        if happening.type_ != WARNING {
+            return Ok(());
+        }
         let first = Series {
             name,
             count: 1,

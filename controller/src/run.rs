@@ -61,7 +61,7 @@ pub async fn run(args: RunArgs) -> Result<()> {
     } else {
         Leadership::always()
     };
-    let (recorder, publisher) = Recorder::new(&base.client, base.metrics.clone());
+    let (recorder, mut publisher) = Recorder::new(&base.client, base.metrics.clone());
     let mut elector = elector(&args, &base, leadership.clone(), recorder.clone()).await?;
     // The outbox requests at most one reconcile per event of a batch.
     let (requeue, requeued) = mpsc::channel(BATCH);
@@ -94,7 +94,7 @@ pub async fn run(args: RunArgs) -> Result<()> {
         metrics: base.metrics.clone(),
         schema: Schema::new(readiness.clone()),
     };
-    let mut duties = Duties::new(&base, shared, requeue, publisher, args.concurrency);
+    let duties = Duties::new(&base, shared, requeue, args.concurrency);
     let synced = async {
         if caches.synced().await.is_ok() && executors.synced().await.is_ok() {
             readiness.set(base::CACHES_SYNCED, true);
@@ -102,7 +102,7 @@ pub async fn run(args: RunArgs) -> Result<()> {
         }
     };
     tokio::select! {
-        ended = duties.run(triggers.boxed(), synced, &mut elector) => ended?,
+        ended = duties.run(triggers.boxed(), synced, &mut elector, &mut publisher) => ended?,
         () = vitals::beat(&readiness, &base.watch_ages) => {}
     }
     if let Some(mut elector) = elector {
@@ -166,6 +166,7 @@ pub fn settings(
         retention: limits.retention,
         retention_failed: limits.retention_failed,
         start_timeout: limits.start_timeout,
+        default_resources: limits.default_resources.clone(),
         ttl_after_finished: Some(limits.ttl_after_finished).filter(|it| !it.is_zero()),
         max_waiting_per_target: limits.max_waiting_per_target,
         limits: Limits {

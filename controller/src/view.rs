@@ -96,13 +96,17 @@ impl View {
 
     /// Records the object that a write of a WorkflowExecution returned.
     pub fn record_write(&self, wfe: Arc<WorkflowExecution>) {
-        self.wfes.put(&key(&wfe), Some(wfe));
+        let cached = |it: &WorkflowExecution| {
+            let current = self.caches.workflow_execution(&ObjectRef::from_obj(it));
+            current.filter(|current| current.uid() == it.uid())
+        };
+        self.wfes.put(&key(&wfe), wfe, cached);
     }
 
     /// Records that an object is gone, or that its finalizer was removed: the older version that the
     /// cache may still show must not be decided on again.
     pub fn record_removal(&self, wfe: &WorkflowExecution) {
-        self.wfes.put(&key(wfe), None);
+        self.wfes.remove(&key(wfe));
         let mut removed = self.removed.lock();
         removed.retain(|uid| self.caches.knows(uid));
         removed.insert(uid(wfe));
@@ -110,7 +114,8 @@ impl View {
 
     /// Records the Lease that a write of a lock returned.
     pub fn record_lock_write(&self, lease: Lease) {
-        self.leases.put(&lease.name_any(), Some(Arc::new(lease)));
+        let cached = |it: &Lease| self.caches.lock(&it.name_any());
+        self.leases.put(&lease.name_any(), Arc::new(lease), cached);
     }
 }
 

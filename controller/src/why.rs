@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
-use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::Namespace;
 use kube::api::ListParams;
 use kube::core::PartialObjectMeta;
 use kube::{Api, Client, Resource};
@@ -17,6 +16,7 @@ use wfe_core::execution::{Alive, is_alive};
 use wfe_core::lock::TargetLock;
 use wfe_core::names::{TARGET_HASH, TargetHash, lock_name};
 use wfe_core::observed::{Gate, Settings, Unread};
+use wfe_core::seen::{Job, Pod};
 use wfe_core::tekton::objects::PipelineRun;
 use wfe_core::why::{Facts, explain};
 use wfe_core::{job, tekton};

@@ -1,12 +1,12 @@
 //! Engine-neutral view of a Job or PipelineRun: its progress, and what is left of it after its end.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use strum::{EnumString, IntoStaticStr};
 use wfe_model::workflow_execution::{ExecutionRef, FailureReason, WorkflowExecution};
 
 use crate::names::{SOURCE_NAMESPACE, Uid, WORKFLOW_EXECUTION, WORKFLOW_EXECUTION_UID};
+use crate::seen::Pod;
 
 /// Identity of the WorkflowExecution that an object belongs to.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -1,7 +1,6 @@
 //! Engine `job`: runs a workflow as one container in a Kubernetes Job.
 
 pub mod build;
-pub mod prune;
 pub mod read;
 
 #[cfg(test)]

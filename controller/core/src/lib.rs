@@ -26,6 +26,7 @@ pub mod names;
 pub mod observed;
 pub mod plan;
 pub mod pod;
+pub mod seen;
 pub mod status;
 pub mod step;
 pub mod tekton;

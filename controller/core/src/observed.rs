@@ -11,7 +11,7 @@ use wfe_model::audit::EventType;
 use wfe_model::dependencies::{DependencyProblem, ServiceAccountAnswer};
 use wfe_model::duration::ExecutionTimeout;
 use wfe_model::rules::{self, ValidatedSpec, Violation};
-use wfe_model::workflow::Workflow;
+use wfe_model::workflow::{Resources, Workflow};
 use wfe_model::workflow_execution::{WorkflowExecution, WorkflowExecutionSpec};
 
 use crate::execution::{Alive, Created, Execution, Remains, Source, Waiting};
@@ -139,6 +139,8 @@ pub struct Settings {
     pub default_timeout: Duration,
     /// ServiceAccount of a WorkflowExecution that names none.
     pub default_service_account: String,
+    /// Requests and limits of resources that a catalog entry does not name.
+    pub default_resources: Resources,
     /// How long a succeeded execution is kept.
     pub retention: Duration,
     /// How long a failed execution is kept.

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{PodSecurityContext, SeccompProfile};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Resource;
 use wfe_model::rules::ValidatedSpec;
+use wfe_model::workflow::Resources;
 use wfe_model::workflow_execution::WorkflowExecution;
 
 use crate::execution::Source;
@@ -33,6 +34,8 @@ pub struct Plan {
     pub timeout: Duration,
     /// ServiceAccount of the pods.
     pub service_account: String,
+    /// Requests and limits of resources that the catalog entry does not name.
+    pub default_resources: Resources,
 }
 
 impl Plan {
@@ -132,6 +135,18 @@ pub(crate) mod fixture {
 
     use super::*;
 
+    pub(crate) fn default_resources() -> Resources {
+        let amounts = |cpu: &str, memory: &str| {
+            let amounts = [("cpu", cpu), ("memory", memory)];
+            let amounts = amounts.map(|(name, amount)| (name.to_owned(), amount.to_owned()));
+            amounts.into()
+        };
+        Resources {
+            requests: amounts("50m", "64Mi"),
+            limits: amounts("1", "512Mi"),
+        }
+    }
+
     pub(crate) const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
     /// A valid plan with every optional field, for a WorkflowExecution in `namespace`.
@@ -174,6 +189,7 @@ parameters:
             valid: Arc::new(rules::validate(&spec, rules::check(&spec), &workflow).expect("valid")),
             timeout: Duration::from_mins(30),
             service_account: "runner".to_owned(),
+            default_resources: default_resources(),
         }
     }
 }

@@ -4,12 +4,11 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{
-    ContainerStateTerminated, ContainerStatus, Event, Pod, PodCondition, PodStatus,
-};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, Event, PodCondition};
 
 use crate::execution::{Cause, ContainerEnd, Waiting};
 use crate::names::WORKFLOW_EXECUTION;
+use crate::seen::{ContainerStatus, Pod};
 
 /// Selects the containers of the workflow by name; the engine may add others.
 pub(crate) type Ours = fn(&str) -> bool;
@@ -204,29 +203,9 @@ fn unschedulable(pod: &Pod) -> Option<Waiting> {
     Some(of_condition(Cause::Unschedulable, condition))
 }
 
-/// Removes what this module does not read of a cached pod: keeps labels, one annotation, phase,
-/// reason, message, conditions and container statuses.
+/// Removes annotations of a cached pod that this module does not read.
 pub fn prune(pod: &mut Pod) {
-    pod.metadata.managed_fields = None;
     if let Some(annotations) = &mut pod.metadata.annotations {
         annotations.retain(|name, _| name == WORKFLOW_EXECUTION);
-    }
-    pod.metadata.owner_references = None;
-    pod.spec = None;
-    if let Some(status) = &mut pod.status {
-        let (phase, conditions, containers) = (
-            status.phase.take(),
-            status.conditions.take(),
-            status.container_statuses.take(),
-        );
-        let (reason, message) = (status.reason.take(), status.message.take());
-        *status = PodStatus {
-            phase,
-            conditions,
-            container_statuses: containers,
-            reason,
-            message,
-            ..Default::default()
-        };
     }
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use futures::stream::select;
 use futures::{FutureExt, StreamExt};
-use k8s_openapi::api::batch::v1::Job;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::store::WriterDropped;
 use kube::runtime::watcher::watcher;
@@ -13,10 +12,10 @@ use kube::{Api, Client};
 use serde_json::json;
 use wfe_core::execution::{Alive, Created, Execution, Remains, Source, Waiting, is_of};
 use wfe_core::job::build::build;
-use wfe_core::job::prune;
 use wfe_core::job::read::{began, read};
 use wfe_core::names::{TargetHash, Uid};
 use wfe_core::plan::Plan;
+use wfe_core::seen::Job;
 use wfe_model::engine::Engine;
 use wfe_model::workflow_execution::ExecutionRef;
 
@@ -37,7 +36,7 @@ impl JobExecutor {
     pub fn start(client: &Client, namespace: &str, start_times: &StartTimes) -> (Self, Changes) {
         let api: Api<Job> = Api::namespaced(client.clone(), namespace);
         let events = watcher(api, managed()).default_backoff();
-        let (jobs, job_changes) = Runs::start(client, namespace, prune::job, events);
+        let (jobs, job_changes) = Runs::start(client, namespace, |_| (), events);
         let (pods, pod_changes) = Pods::start(client, namespace, Engine::Job, began, start_times);
         (
             Self { jobs, pods },

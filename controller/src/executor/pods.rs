@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::api::core::v1::Event;
 use kube::api::ListParams;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::store::WriterDropped;
@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use wfe_core::execution::{Alive, Waiting, is_alive};
 use wfe_core::names::{TARGET_HASH, TargetHash, Uid, WORKFLOW_EXECUTION_UID};
 use wfe_core::pod::{prune, startup_diagnosis};
+use wfe_core::seen::Pod;
 use wfe_model::engine::Engine;
 use wfe_model::workflow_execution::ExecutionRef;
 
@@ -35,9 +36,9 @@ pub(super) struct Pods {
     cache: Cache<Pod>,
 }
 
-/// Diagnoses of slow starts, by uid of the WorkflowExecution.
+/// Diagnoses of slow starts, by uid of the pod, or of the execution if it has no pod.
 struct Diagnoses {
-    known: Mutex<HashMap<Uid, Diagnosis>>,
+    known: Mutex<HashMap<String, Diagnosis>>,
     turn: Semaphore,
 }
 
@@ -52,16 +53,16 @@ impl Default for Diagnoses {
 
 impl Diagnoses {
     /// A diagnosis that can be used again.
-    fn get(&self, source: &Uid) -> Option<Diagnosis> {
+    fn get(&self, uid: &str) -> Option<Diagnosis> {
         let mut known = self.known.lock();
         known.retain(|_, diagnosis| diagnosis.at.elapsed() < diagnosis.max_age());
-        known.get(source).cloned()
+        known.get(uid).cloned()
     }
 
-    fn put(&self, source: &Uid, waiting: Option<Waiting>) {
+    fn put(&self, uid: &str, waiting: Option<Waiting>) {
         let at = Instant::now();
         let diagnosis = Diagnosis { at, waiting };
-        self.known.lock().insert(source.clone(), diagnosis);
+        self.known.lock().insert(uid.to_owned(), diagnosis);
     }
 }
 
@@ -75,7 +76,7 @@ impl Diagnosis {
     /// Where the Events have said nothing yet, they may soon.
     fn max_age(&self) -> Duration {
         match self.waiting {
-            Some(_) => Duration::from_mins(5),
+            Some(_) => Duration::from_mins(1),
             None => Duration::from_secs(20),
         }
     }
@@ -166,23 +167,20 @@ impl Pods {
         reference: &ExecutionRef,
         source: &Uid,
     ) -> Result<Option<Waiting>, Unanswered> {
-        if let Some(known) = self.diagnoses.get(source) {
+        let pods = self.of(source);
+        let pod = pods.first().and_then(|pod| pod.metadata.uid.as_ref());
+        let uid = pod.unwrap_or(&reference.uid);
+        if let Some(known) = self.diagnoses.get(uid) {
             return Ok(known.waiting);
         }
         let _turn = self.diagnoses.turn.acquire().await;
-        let diagnosis = self.diagnose(reference, source).await?;
-        self.diagnoses.put(source, diagnosis.clone());
+        let diagnosis = self.diagnose(uid).await?;
+        self.diagnoses.put(uid, diagnosis.clone());
         Ok(diagnosis)
     }
 
-    async fn diagnose(
-        &self,
-        reference: &ExecutionRef,
-        source: &Uid,
-    ) -> Result<Option<Waiting>, Unanswered> {
-        let pods = self.list_of(source.as_str()).await?;
-        let uid = pods.first().and_then(|pod| pod.metadata.uid.as_ref());
-        let selector = format!("involvedObject.uid={}", uid.unwrap_or(&reference.uid));
+    async fn diagnose(&self, uid: &str) -> Result<Option<Waiting>, Unanswered> {
+        let selector = format!("involvedObject.uid={uid}");
         let selected = ListParams::default().fields(&selector);
         match self.events.list(&selected).await {
             Ok(listed) => Ok(startup_diagnosis(&listed.items)),

@@ -10,7 +10,7 @@ use k8s_openapi::api::authorization::v1::{
 use kube::api::{
     DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
 };
-use kube::core::Status;
+use kube::core::{Request, Status};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::reflector::store::WriterDropped;
 use kube::runtime::watcher::{self, Event};
@@ -53,7 +53,6 @@ where
         + DeserializeOwned
         + Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Send
-        + Serialize
         + Sync
         + 'static,
 {
@@ -100,9 +99,14 @@ where
     }
 
     /// Creates an object, or adopts the one that an earlier attempt has created.
-    pub(super) async fn create(&self, object: &K) -> Result<Posted<K>, Unanswered> {
+    ///
+    /// The object may have more fields than are read of it.
+    pub(super) async fn create<T>(&self, object: &T) -> Result<Posted<K>, Unanswered>
+    where
+        T: Resource<DynamicType = ()> + Serialize,
+    {
         let unanswered = Unanswered::of("create the execution");
-        match self.api.create(&PostParams::default(), object).await {
+        match self.post(object).await {
             Ok(created) => {
                 self.record_write(created.clone());
                 Ok(Posted::Ours(Box::new(created)))
@@ -123,8 +127,16 @@ where
         }
     }
 
+    async fn post(&self, object: &impl Serialize) -> kube::Result<K> {
+        let body = serde_json::to_vec(object).map_err(kube::Error::SerdeError)?;
+        let request = Request::new(self.api.resource_url());
+        let request = request.create(&PostParams::default(), body);
+        let request = request.map_err(kube::Error::BuildRequest)?;
+        self.api.clone().into_client().request(request).await
+    }
+
     /// Adopts the object that already has the name, if it belongs to the same WorkflowExecution.
-    async fn adopt(&self, object: &K) -> Result<Posted<K>, Unanswered> {
+    async fn adopt(&self, object: &impl ResourceExt) -> Result<Posted<K>, Unanswered> {
         let found = self.get(&object.name_any()).await?;
         let found = found.ok_or_else(Unanswered::just_deleted)?;
         Ok(
@@ -265,13 +277,15 @@ where
 
     /// Forgets the object that an own write returned: the object is gone.
     pub(super) fn forget_write(&self, name: &str) {
-        self.written.put(name, None);
+        self.written.remove(name);
     }
 
     /// Records the object that a write returned.
     fn record_write(&self, mut object: K) {
         (self.prune)(&mut object);
-        self.written.put(&object.name_any(), Some(Arc::new(object)));
+        let cached = |it: &K| self.cache.get(&ObjectRef::from_obj(it));
+        let name = object.name_any();
+        self.written.put(&name, Arc::new(object), cached);
     }
 }
 

@@ -15,6 +15,7 @@ use wfe_model::engine::Engine;
 use wfe_model::workflow_execution::WorkflowExecution;
 
 use super::failing::Failing;
+use super::lanes::Lane;
 use super::notified::Notified;
 use super::shared::Shared;
 use crate::audit::outbox::Outbox;
@@ -67,6 +68,12 @@ impl Observer {
         };
         let concerned = line.concerned(&lock).into_iter();
         concerned.map(ObjectRef::from_obj).collect()
+    }
+
+    /// The lane of a WorkflowExecution as it is now; `None` if it is gone.
+    pub fn lane(&self, cached: &WorkflowExecution) -> Option<Lane> {
+        let newest = self.view.newest(&ObjectRef::from_obj(cached))?;
+        Some(Lane::of(&newest))
     }
 
     /// Returns the current facts; `None` if the object is gone, or if the name belongs to another

@@ -99,7 +99,12 @@ impl Caches {
 
     /// The lock of a target.
     pub fn lock_of(&self, target: &TargetHash) -> Option<Arc<Lease>> {
-        let reference = ObjectRef::new(&lock_name(target)).within(&self.execution_namespace);
+        self.lock(&lock_name(target))
+    }
+
+    /// The lock with this name.
+    pub fn lock(&self, name: &str) -> Option<Arc<Lease>> {
+        let reference = ObjectRef::new(name).within(&self.execution_namespace);
         self.leases.get(&reference)
     }
 

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
+use std::sync::Arc;
 
 use kube::Resource;
 use kube::runtime::reflector::ObjectRef;
@@ -29,9 +30,10 @@ pub(super) struct Index<K: Resource<DynamicType = ()>> {
     listing: Keys<K>,
 }
 
+/// One reference to each object, which all its keys share.
 struct Keys<K: Resource<DynamicType = ()>> {
-    by_key: HashMap<Key, HashSet<ObjectRef<K>>>,
-    of_object: HashMap<ObjectRef<K>, Vec<Key>>,
+    by_key: HashMap<Key, HashSet<Arc<ObjectRef<K>>>>,
+    of_object: HashMap<Arc<ObjectRef<K>>, Vec<Key>>,
 }
 
 impl<K: Resource<DynamicType = ()>> Default for Keys<K> {
@@ -73,7 +75,7 @@ where
             .get(key)
             .into_iter()
             .flatten()
-            .cloned()
+            .map(|reference| ObjectRef::clone(reference))
             .collect()
     }
 }
@@ -83,8 +85,12 @@ where
     ObjectRef<K>: Clone + Eq + Hash,
 {
     fn insert(&mut self, object: &K, keys: Vec<Key>) {
-        let reference = ObjectRef::from_obj(object);
+        let meta = object.meta();
+        let name = meta.name.as_deref().unwrap_or_default();
+        let mut reference = ObjectRef::new(name);
+        reference.namespace.clone_from(&meta.namespace);
         self.remove(&reference);
+        let reference = Arc::new(reference);
         for key in &keys {
             self.by_key
                 .entry(key.clone())

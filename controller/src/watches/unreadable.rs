@@ -14,10 +14,14 @@ use kube::runtime::watcher::{self, Event};
 use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use wfe_core::execution::Source;
 use wfe_core::names::TargetHash;
 use wfe_core::observed::Unread;
-use wfe_model::workflow_execution::WorkflowExecution;
+use wfe_core::seen::metadata;
+use wfe_model::workflow_execution::{
+    WorkflowExecution, WorkflowExecutionSpec, WorkflowExecutionStatus,
+};
 
 /// A watched WorkflowExecution, or what could be read of it.
 #[derive(Clone, Debug)]
@@ -27,15 +31,33 @@ pub struct Watched {
     error: Option<String>,
 }
 
+/// A WorkflowExecution without what nobody reads of its metadata.
+#[derive(Deserialize)]
+struct Wire {
+    #[serde(deserialize_with = "metadata")]
+    metadata: ObjectMeta,
+    spec: WorkflowExecutionSpec,
+    status: Option<WorkflowExecutionStatus>,
+}
+
 impl<'de> Deserialize<'de> for Watched {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = Value::deserialize(deserializer)?;
-        match WorkflowExecution::deserialize(&value) {
-            Ok(object) => Ok(Self {
-                object,
+        let text = Box::<RawValue>::deserialize(deserializer)?;
+        match serde_json::from_str::<Wire>(text.get()) {
+            Ok(Wire {
+                metadata,
+                spec,
+                status,
+            }) => Ok(Self {
+                object: WorkflowExecution {
+                    metadata,
+                    spec,
+                    status,
+                },
                 error: None,
             }),
             Err(error) => {
+                let value: Value = serde_json::from_str(text.get()).map_err(de::Error::custom)?;
                 let metadata = value.get("metadata").unwrap_or(&Value::Null);
                 let mut object = WorkflowExecution {
                     metadata: ObjectMeta::deserialize(metadata).map_err(de::Error::custom)?,

@@ -17,13 +17,18 @@ impl<K> Default for Written<K> {
 }
 
 impl<K: Resource> Written<K> {
-    /// Stores the object that a write returned; `None` removes it.
-    pub fn put(&self, key: &str, object: Option<Arc<K>>) {
+    /// Stores the object that a write returned, and removes those that the cache has caught up with.
+    pub fn put(&self, key: &str, object: Arc<K>, cached: impl Fn(&K) -> Option<Arc<K>>) {
         let mut written = self.0.lock();
-        match object {
-            Some(object) => drop(written.insert(key.to_owned(), object)),
-            None => drop(written.remove(key)),
-        }
+        written.retain(|_, own| {
+            cached(own).is_none_or(|it| version(it.as_ref()) < version(own.as_ref()))
+        });
+        written.insert(key.to_owned(), object);
+    }
+
+    /// Removes an object.
+    pub fn remove(&self, key: &str) {
+        self.0.lock().remove(key);
     }
 
     /// The written objects that the cache has not caught up with.
@@ -82,7 +87,7 @@ mod tests {
                 .map(|it| version(it.as_ref()))
         };
         assert_eq!(seen(Some("9")), Some(9));
-        written.put("a", Some(pod("10")));
+        written.put("a", pod("10"), |_| None);
         assert_eq!(seen(Some("9")), Some(10));
         assert_eq!(seen(None), Some(10));
         assert_eq!(seen(Some("10")), Some(10));
@@ -91,5 +96,10 @@ mod tests {
             Some(9),
             "the written object was removed, since a cache does not go back"
         );
+        written.put("a", pod("11"), |_| None);
+        written.put("b", pod("12"), |_| Some(pod("11")));
+        let left = written.written();
+        let left: Vec<_> = left.iter().map(|it| version(it.as_ref())).collect();
+        assert_eq!(left, [12], "the cache has caught up with the first");
     }
 }

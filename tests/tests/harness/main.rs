@@ -11,6 +11,7 @@
 
 mod documents;
 mod messages;
+mod metrics;
 mod module_circles;
 mod sources;
 

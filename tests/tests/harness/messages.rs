@@ -33,9 +33,11 @@ enum Kind {
     Logs,
     /// Sentences in functions.
     Sentences,
+    /// Words in `CamelCase`.
+    Words,
 }
 
-const SECTIONS: [Section; 8] = [
+const SECTIONS: [Section; 9] = [
     Section {
         title: "Refusals: rules of the spec",
         kind: Kind::Errors,
@@ -65,6 +67,14 @@ const SECTIONS: [Section; 8] = [
         title: "Events",
         kind: Kind::Sentences,
         sources: &["controller/src/reconcile/events.rs"],
+    },
+    Section {
+        title: "Reasons of Events",
+        kind: Kind::Words,
+        sources: &[
+            "controller/src/reconcile/events.rs",
+            "controller/src/election.rs",
+        ],
     },
     Section {
         title: "Log of wfe-controller",
@@ -169,8 +179,21 @@ impl<'ast> Visit<'ast> for Texts {
         {
             self.add(&text.value());
         }
+        if let (Kind::Words, Expr::Lit(literal)) = (self.kind, expression)
+            && let Lit::Str(text) = &literal.lit
+            && is_camel_case(&text.value())
+        {
+            self.found.insert(format!("`{}`", text.value()));
+        }
         visit::visit_expr(self, expression);
     }
+}
+
+fn is_camel_case(text: &str) -> bool {
+    let capitals = text.chars().filter(char::is_ascii_uppercase);
+    text.chars().all(|it| it.is_ascii_alphanumeric())
+        && text.starts_with(|it: char| it.is_ascii_uppercase())
+        && capitals.count() > 1
 }
 
 fn sources(path: &Path, found: &mut Vec<PathBuf>) {

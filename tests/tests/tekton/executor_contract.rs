@@ -22,7 +22,7 @@ use wfe_core::plan::Plan;
 use wfe_model::engine::Engine;
 use wfe_model::rules;
 use wfe_model::target::Target;
-use wfe_model::workflow::Workflow;
+use wfe_model::workflow::{Resources, Workflow};
 use wfe_model::workflow_execution::ExecutionRef;
 use wfe_tests::TestNamespace;
 use wfe_tests::system::{Script, Task, pipeline};
@@ -62,6 +62,7 @@ impl Subject<'_> {
             valid: Arc::new(valid.expect("valid")),
             timeout: Duration::from_mins(5),
             service_account: RUNNER.to_owned(),
+            default_resources: Resources::default(),
         }
     }
 

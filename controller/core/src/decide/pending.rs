@@ -314,6 +314,7 @@ fn plan(observed: &Observed, valid: Arc<ValidatedSpec>, service_account: String)
         namespace: observed.settings.execution_namespace.clone(),
         target_hash: TargetHash::of(&valid.spec.target),
         timeout: timeout(observed),
+        default_resources: observed.settings.default_resources.clone(),
         service_account,
         source: observed.source.clone(),
         valid,

@@ -110,6 +110,7 @@ pub(crate) fn ready() -> Observed {
             retention: Duration::from_mins(10),
             retention_failed: Duration::from_hours(24),
             start_timeout: Duration::from_mins(5),
+            default_resources: wfe_model::workflow::Resources::default(),
             ttl_after_finished: None,
             max_waiting_per_target: 64,
             limits: Limits {

@@ -16,12 +16,9 @@ use wfe_model::workflow::{Dependencies, Resources};
 use crate::names;
 use crate::plan::Plan;
 
+const MEMORY: &str = "memory";
 /// Name of the workflow's container.
 pub const CONTAINER: &str = "workflow";
-/// Name, request and limit of each resource of a workflow whose catalog entry has none.
-const DEFAULT_RESOURCES: [(&str, &str, &str); 2] =
-    [("cpu", "50m", "1"), ("memory", "64Mi", "512Mi")];
-
 /// Time after the deadline of the Job at which its pod ends by itself.
 const POD_DEADLINE_MARGIN: Duration = Duration::from_mins(1);
 
@@ -64,7 +61,10 @@ fn pod(plan: &Plan) -> PodSpec {
             name: CONTAINER.to_owned(),
             image: Some(plan.valid.image.to_string()),
             env: Some(environment(plan)),
-            resources: Some(resources(plan.valid.workflow.resources.as_ref())),
+            resources: Some(resources(
+                plan.valid.workflow.resources.as_ref(),
+                &plan.default_resources,
+            )),
             security_context: Some(SecurityContext {
                 allow_privilege_escalation: Some(false),
                 capabilities: Some(Capabilities {
@@ -94,35 +94,38 @@ fn environment(plan: &Plan) -> Vec<EnvVar> {
         .collect()
 }
 
-fn resources(declared: Option<&Resources>) -> ResourceRequirements {
-    let amounts = |map: &BTreeMap<String, String>| {
-        let amounts = map
-            .iter()
-            .map(|(name, amount)| (name.clone(), Quantity(amount.clone())));
+/// The catalog entry decides on the resources that it names, the defaults on the others. Without a
+/// limit of its memory a workflow could take that of the whole node: then its request is the limit.
+fn resources(declared: Option<&Resources>, defaults: &Resources) -> ResourceRequirements {
+    let declared = declared.cloned().unwrap_or_default();
+    let Resources {
+        mut requests,
+        mut limits,
+    } = declared.clone();
+    let is_open =
+        |name: &str| !declared.requests.contains_key(name) && !declared.limits.contains_key(name);
+    for (all, defaults) in [
+        (&mut requests, &defaults.requests),
+        (&mut limits, &defaults.limits),
+    ] {
+        let open = defaults.iter().filter(|(name, _)| is_open(name));
+        all.extend(open.map(|(name, amount)| (name.clone(), amount.clone())));
+    }
+    if let Some(request) = requests
+        .get(MEMORY)
+        .filter(|_| !limits.contains_key(MEMORY))
+    {
+        limits.insert(MEMORY.to_owned(), request.clone());
+    }
+    let amounts = |map: BTreeMap<String, String>| {
+        let amounts = map.into_iter();
+        let amounts = amounts.map(|(name, amount)| (name, Quantity(amount)));
         Some(amounts.collect::<BTreeMap<_, _>>()).filter(|amounts| !amounts.is_empty())
     };
-    let quantity = |name: &str, amount: &str| (name.to_owned(), Quantity(amount.to_owned()));
-    match declared {
-        Some(declared) => ResourceRequirements {
-            requests: amounts(&declared.requests),
-            limits: amounts(&declared.limits),
-            claims: None,
-        },
-        None => ResourceRequirements {
-            requests: Some(
-                DEFAULT_RESOURCES
-                    .iter()
-                    .map(|(name, request, _)| quantity(name, request))
-                    .collect(),
-            ),
-            limits: Some(
-                DEFAULT_RESOURCES
-                    .iter()
-                    .map(|(name, _, limit)| quantity(name, limit))
-                    .collect(),
-            ),
-            claims: None,
-        },
+    ResourceRequirements {
+        requests: amounts(requests),
+        limits: amounts(limits),
+        claims: None,
     }
 }
 

@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::batch::v1::{Job, JobCondition};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::batch::v1::JobCondition;
 use wfe_model::duration;
 use wfe_model::workflow_execution::ExecutionRef;
 
@@ -13,6 +12,7 @@ use super::build::CONTAINER;
 use crate::execution::{Cause, Execution, Facts, Progress, Tasks, Waiting};
 use crate::names::{IMAGE, KUEUE_QUEUE, STARTED, WORKFLOW_EXECUTION_UID};
 use crate::pod::{self, container_statuses, ended, newest, trouble, waiting_for};
+use crate::seen::{Job, Pod};
 
 fn ours(container: &str) -> bool {
     container == CONTAINER

@@ -1,19 +1,19 @@
 use std::sync::Arc;
 
 use k8s_openapi::List;
-use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::api::core::v1::Event;
 use rstest::rstest;
 use serde_json::{Value, json};
 use wfe_model::engine::Engine;
 use wfe_model::workflow_execution::FailureReason;
 
 use super::build::build;
-use super::prune;
 use super::read::read;
 use crate::execution::{Cause, Execution, Progress};
 use crate::failure::classify;
 use crate::plan::fixture::{HEX, plan};
 use crate::pod::{self, startup_diagnosis};
+use crate::seen::Pod;
 
 /// BR-WE-014
 #[test]
@@ -126,9 +126,7 @@ fn read_fixture(name: &str, pod: Option<&str>) -> Execution {
         Arc::new(pod)
     };
     let pods: Vec<_> = pod.iter().map(kept).collect();
-    let mut job = fixture(&format!("job-{name}"));
-    prune::job(&mut job);
-    read(&job, &pods)
+    read(&fixture(&format!("job-{name}")), &pods)
 }
 
 /// A failed execution with a `DisruptionTarget` condition. The condition is written after the API
@@ -289,4 +287,34 @@ fn read_suspended_job_is_held_or_suspended_by_another_client(
         (held, suspended)
     );
     assert!(execution.queued);
+}
+
+/// BR-WE-014: no workflow can take the memory of the whole node.
+#[test]
+fn resources_that_the_entry_does_not_name_have_the_defaults() {
+    let built = |resources: &str| {
+        let mut plan = plan(Engine::Job, "prod");
+        let valid = Arc::make_mut(&mut plan.valid);
+        let workflow = Arc::make_mut(&mut valid.workflow);
+        workflow.resources = serde_json::from_str(resources).expect("resources");
+        let job = serde_json::to_value(build(&plan)).expect("JSON");
+        job["spec"]["template"]["spec"]["containers"][0]["resources"].clone()
+    };
+    let defaults = json!({
+        "requests": { "cpu": "50m", "memory": "64Mi" }, "limits": { "cpu": "1", "memory": "512Mi" },
+    });
+    assert_eq!(built("null"), defaults);
+    let memory = built(r#"{ "requests": { "memory": "1Gi" } }"#);
+    let limited = json!({
+        "requests": { "cpu": "50m", "memory": "1Gi" }, "limits": { "cpu": "1", "memory": "1Gi" },
+    });
+    assert_eq!(
+        memory, limited,
+        "never without a limit, never a limit below the request"
+    );
+    let small = built(r#"{ "limits": { "cpu": "20m", "memory": "32Mi" } }"#);
+    assert_eq!(
+        small,
+        json!({ "limits": { "cpu": "20m", "memory": "32Mi" } })
+    );
 }

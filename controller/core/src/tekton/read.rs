@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
+use k8s_openapi::api::core::v1::ContainerStateTerminated;
 use kube::ResourceExt;
 use wfe_model::engine::Engine;
 use wfe_model::workflow_execution::ExecutionRef;
@@ -17,6 +17,7 @@ use crate::execution::{
 };
 use crate::names::{IMAGE, STARTED, WORKFLOW_EXECUTION_UID};
 use crate::pod::{self, container_end, newest, trouble, waiting_for};
+use crate::seen::Pod;
 
 /// Tekton's name prefix of the containers that run the steps of a task.
 const STEP_PREFIX: &str = "step-";

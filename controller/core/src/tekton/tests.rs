@@ -1,6 +1,5 @@
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
 use kube::core::ObjectList;
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -17,6 +16,7 @@ use crate::failure::classify;
 use crate::names::STARTED;
 use crate::plan::fixture::{HEX, plan};
 use crate::pod;
+use crate::seen::Pod;
 
 /// BR-WE-014
 #[test]

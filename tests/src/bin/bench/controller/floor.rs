@@ -15,7 +15,7 @@ use wfe_tests::system::{Script, System};
 /// Starts per second of `number` executions, `concurrency` at a time.
 #[expect(clippy::cast_precision_loss, reason = "rounded for display")]
 pub async fn starts_per_second(system: &System, number: usize, concurrency: usize) -> Result<f64> {
-    let client = system.controller_client().await?;
+    let client = system.cluster.admin();
     // A namespace that no controller watches.
     let namespace = system.cluster.namespace("bench-floor").await?;
     let began = Instant::now();
