@@ -322,7 +322,7 @@ impl Collector for CacheMetrics {
             MetricType::Gauge,
         )?;
         for (resource, age) in self.watches.ages() {
-            ages.encode_family(&[("resource", resource)])?
+            ages.encode_family(&[("kind", resource)])?
                 .encode_gauge(&age.as_secs_f64())?;
         }
         Ok(())

@@ -138,6 +138,12 @@ pub async fn reconcile(
         Ok(_) => context.failing.clear(uid),
         Err(error) => context.handle_failure(&wfe, error).instrument(span).await,
     }
+    if lane == Lane::Starting {
+        // It may have waited for a slot that it does not take.
+        for next in context.slots.next() {
+            context.wake(next).await;
+        }
+    }
     // The change of the phase has triggered a pass in the other lane.
     let moved = lane == Lane::Starting && context.observer.lane(&wfe) != Some(lane);
     passed.map(|action| {

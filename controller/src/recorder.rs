@@ -34,6 +34,8 @@ const MAX_NOTE_BYTES: usize = 1024;
 /// A name of 253 characters has no room for the time of an Event.
 const MAX_NAME_PREFIX: usize = 230;
 const DEADLINE: Duration = Duration::from_secs(5);
+/// Time for the Events that are left at the end.
+const DRAIN: Duration = Duration::from_millis(500);
 /// For how long a repetition is counted in the first Event, which the API server deletes after an
 /// hour by default.
 const SERIES: Duration = Duration::from_mins(50);
@@ -91,14 +93,15 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Publishes Events until `end` is cancelled, then those that were recorded before.
+    /// Publishes Events until `end` is cancelled, then for a moment those that are left.
     pub async fn run(&mut self, end: &CancellationToken) {
         let publish = async |(happening, at)| self.published.publish(happening, at).await;
         let recorded = received(&mut self.recorded).take_until(end.cancelled());
         recorded.for_each_concurrent(CONCURRENCY, &publish).await;
         self.recorded.close();
-        let rest = received(&mut self.recorded);
-        rest.for_each_concurrent(CONCURRENCY, publish).await;
+        let rest = received(&mut self.recorded).for_each_concurrent(CONCURRENCY, publish);
+        // The next leader must not wait for Events.
+        let _ = tokio::time::timeout(DRAIN, rest).await;
     }
 }
 

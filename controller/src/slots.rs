@@ -12,7 +12,7 @@ use wfe_core::lock;
 use wfe_core::names::TargetHash;
 use wfe_core::names::lock_name;
 use wfe_core::observed::Full;
-use wfe_model::workflow_execution::WorkflowExecution;
+use wfe_model::workflow_execution::{Phase, WorkflowExecution};
 
 use crate::view::View;
 
@@ -23,6 +23,19 @@ pub struct MaxRunning {
     pub cluster: u32,
     /// Of the WorkflowExecutions in one namespace.
     pub namespace: u32,
+}
+
+impl MaxRunning {
+    /// The limit that a request meets although a slot is free: an older request gets it.
+    fn reached(self) -> Full {
+        match self {
+            Self {
+                cluster: 0,
+                namespace,
+            } => Full::Namespace(namespace),
+            Self { cluster, .. } => Full::Cluster(cluster),
+        }
+    }
 }
 
 /// Gives out the right to take a lock.
@@ -37,8 +50,11 @@ struct State {
     /// Namespaces of WorkflowExecutions whose lock is being taken, by name of the Lease.
     taking: HashMap<String, String>,
     /// WorkflowExecutions that wait for a slot, the oldest first.
-    waiting: BTreeMap<(Option<Timestamp>, String), ObjectRef<WorkflowExecution>>,
+    waiting: BTreeMap<Key, ObjectRef<WorkflowExecution>>,
 }
+
+/// Time of creation and uid.
+type Key = (Option<Timestamp>, String);
 
 /// The right to take one lock; given back when dropped. The lock itself counts then.
 pub struct Slot<'a> {
@@ -62,61 +78,123 @@ impl Slots {
         }
     }
 
-    /// Takes a slot for `wfe`; without one it is remembered as waiting.
+    /// Takes a slot for `wfe`. Without one, or if an older request waits for it, it is remembered as
+    /// waiting.
     pub fn take(&self, wfe: &WorkflowExecution, target: &TargetHash) -> Result<Slot<'_>, Full> {
         let lease = lock_name(target);
         let namespace = wfe.namespace().unwrap_or_default();
+        let created = wfe.meta().creation_timestamp.as_ref().map(|it| it.0);
+        let key = (created, wfe.uid().unwrap_or_default());
         let mut state = self.state.lock();
-        if let Some(full) = self.full(&state, &namespace, &lease) {
-            let created = wfe.meta().creation_timestamp.as_ref().map(|it| it.0);
-            let key = (created, wfe.uid().unwrap_or_default());
+        let used = self.used(&state, &lease);
+        let full = used.as_ref().and_then(|it| it.full(self.max, &namespace));
+        let full = full.or_else(|| {
+            let older = state.waiting.range(..key.clone());
+            let mut older = older.filter(|(key, it)| self.waits(key, it));
+            let used = used.as_ref()?;
+            let next = older.any(|(_, it)| used.full(self.max, namespace_of(it)).is_none());
+            next.then(|| self.max.reached())
+        });
+        if let Some(full) = full {
             state.waiting.insert(key, ObjectRef::from_obj(wfe));
             return Err(full);
         }
+        state.waiting.remove(&key);
         state.taking.insert(lease.clone(), namespace);
         drop(state);
         Ok(Slot { slots: self, lease })
     }
 
-    /// The oldest WorkflowExecution that waits for a slot and may have one now. It waits no more: it
-    /// takes the slot, or waits again.
-    pub fn next(&self) -> Option<ObjectRef<WorkflowExecution>> {
+    /// The oldest WorkflowExecutions that wait for a slot and may have one now. They wait no more: each
+    /// takes a slot, or waits again.
+    pub fn next(&self) -> Vec<ObjectRef<WorkflowExecution>> {
         let mut state = self.state.lock();
-        let has_slot = |reference: &ObjectRef<WorkflowExecution>| {
-            let namespace = reference.namespace.as_deref().unwrap_or_default();
-            self.full(&state, namespace, "").is_none()
+        if state.waiting.is_empty() {
+            return Vec::new();
+        }
+        let Some(mut used) = self.used(&state, "") else {
+            return Vec::new();
         };
-        let found = state.waiting.iter().find(|(_, it)| has_slot(it));
-        let key = found.map(|(key, _)| key.clone())?;
-        state.waiting.remove(&key)
+        let (mut next, mut done) = (Vec::new(), Vec::new());
+        for (key, reference) in &state.waiting {
+            if used.is_full(self.max) {
+                break;
+            }
+            let waits = self.waits(key, reference);
+            let namespace = namespace_of(reference);
+            if waits && used.full(self.max, namespace).is_none() {
+                used.add(namespace);
+                next.push(reference.clone());
+            } else if waits {
+                continue;
+            }
+            done.push(key.clone());
+        }
+        for key in done {
+            state.waiting.remove(&key);
+        }
+        next
     }
 
-    /// The limit that is reached for `namespace`, `but` for one Lease that may be taken again.
-    fn full(&self, state: &State, namespace: &str, but: &str) -> Option<Full> {
-        let MaxRunning {
-            cluster: in_cluster,
-            namespace: in_namespace,
-        } = self.max;
-        if in_cluster == 0 && in_namespace == 0 {
+    /// Whether a remembered WorkflowExecution still exists and has not started.
+    fn waits(&self, key: &Key, reference: &ObjectRef<WorkflowExecution>) -> bool {
+        let newest = self.view.newest(reference);
+        newest.is_some_and(|it| {
+            it.metadata.uid.as_ref() == Some(&key.1)
+                && it.phase().is_none_or(|phase| phase == Phase::Pending)
+        })
+    }
+
+    /// The slots in use, without the one of Lease `but`; `None`: there is no limit.
+    fn used(&self, state: &State, but: &str) -> Option<Used> {
+        if self.max.cluster == 0 && self.max.namespace == 0 {
             return None;
         }
-        let locks = self.view.locks();
-        let held = locks.iter().filter_map(|lease| {
-            let holder = lock::holding_execution(lease)?;
-            Some((lease.name_any(), holder.namespace))
-        });
-        let taking = state.taking.iter();
-        let taking = taking.map(|(lease, namespace)| (lease.clone(), namespace.clone()));
-        let used: HashMap<_, _> = held
-            .chain(taking)
-            .filter(|(lease, _)| lease != but)
-            .collect();
-        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        let of_namespace = used.values().filter(|it| *it == namespace).count();
-        if in_cluster > 0 && count(used.len()) >= in_cluster {
-            Some(Full::Cluster(in_cluster))
-        } else if in_namespace > 0 && count(of_namespace) >= in_namespace {
-            Some(Full::Namespace(in_namespace))
+        let mut used = Used::default();
+        for lease in self.view.locks() {
+            let name = lease.name_any();
+            if name != but
+                && !state.taking.contains_key(&name)
+                && let Some(holder) = lock::holding_execution(&lease)
+            {
+                used.add(&holder.namespace);
+            }
+        }
+        for (_, namespace) in state.taking.iter().filter(|(lease, _)| *lease != but) {
+            used.add(namespace);
+        }
+        Some(used)
+    }
+}
+
+fn namespace_of(reference: &ObjectRef<WorkflowExecution>) -> &str {
+    reference.namespace.as_deref().unwrap_or_default()
+}
+
+/// Slots in use.
+#[derive(Default)]
+struct Used {
+    all: u32,
+    by_namespace: HashMap<String, u32>,
+}
+
+impl Used {
+    fn add(&mut self, namespace: &str) {
+        self.all += 1;
+        *self.by_namespace.entry(namespace.to_owned()).or_default() += 1;
+    }
+
+    fn is_full(&self, max: MaxRunning) -> bool {
+        max.cluster > 0 && self.all >= max.cluster
+    }
+
+    /// The limit that is reached for `namespace`.
+    fn full(&self, max: MaxRunning, namespace: &str) -> Option<Full> {
+        let of_namespace = self.by_namespace.get(namespace).copied().unwrap_or(0);
+        if self.is_full(max) {
+            Some(Full::Cluster(max.cluster))
+        } else if max.namespace > 0 && of_namespace >= max.namespace {
+            Some(Full::Namespace(max.namespace))
         } else {
             None
         }
@@ -142,9 +220,11 @@ mod tests {
         TargetHash::from(name)
     }
 
-    /// Two locks are held, by WorkflowExecutions in `prod` and `dev`.
+    /// Two locks are held, by WorkflowExecutions in `prod` and `dev`; others exist.
     async fn slots(cluster: u32, namespace: u32) -> Slots {
-        let view = Arc::new(View::new(Caches::of(Vec::new()).await));
+        let others = [("prod", "c"), ("prod", "d"), ("test", "e"), ("test", "f")];
+        let others = others.map(|(namespace, name)| request(namespace, name));
+        let view = Arc::new(View::new(Caches::of(others.to_vec()).await));
         for holder in [request("prod", "a"), request("dev", "b")] {
             let on = wfe_model::target::Target::parse(&format!("prod/Pod/{}", holder.name_any()));
             let lease = lock::new("run", &TargetHash::of(&on.expect("a target")));
@@ -162,12 +242,20 @@ mod tests {
         assert!(first.is_ok());
         let second = slots.take(&request("prod", "d"), &target("2")).err();
         assert_eq!(second, Some(Full::Cluster(3)), "one slot is in use");
-        assert_eq!(slots.next(), None);
+        let gone = slots.take(&request("prod", "a0"), &target("3")).err();
+        assert_eq!(gone, Some(Full::Cluster(3)));
+        assert_eq!(names(&slots), [] as [&str; 0]);
         drop(first);
-        let next = slots.next().expect("a waiting request");
-        assert_eq!(next.name, "d");
-        assert_eq!(slots.next(), None, "it waits no more");
+        let newer = slots.take(&request("test", "e"), &target("4")).err();
+        assert_eq!(newer, Some(Full::Cluster(3)), "an older one waits");
+        assert_eq!(names(&slots), ["d"], "the one that is gone is forgotten");
+        assert_eq!(names(&slots), ["e"], "if the older one does not take it");
         assert!(slots.take(&request("prod", "d"), &target("2")).is_ok());
+        assert_eq!(names(&slots), [] as [&str; 0], "nobody waits");
+    }
+
+    fn names(slots: &Slots) -> Vec<String> {
+        slots.next().into_iter().map(|it| it.name).collect()
     }
 
     /// BR-WE-009: a namespace that uses all of its slots keeps no other waiting.
@@ -183,8 +271,7 @@ mod tests {
         let refused = slots.take(&request("test", "f"), &target("f")).err();
         assert_eq!(refused, Some(Full::Namespace(1)));
         drop(slot);
-        let next = slots.next().expect("a waiting request");
-        assert_eq!(next.name, "f", "the older ones may not run yet");
+        assert_eq!(names(&slots), ["f"], "the older ones may not run yet");
     }
 
     #[tokio::test]

@@ -77,12 +77,26 @@ pub fn explain(facts: &Facts) -> Why {
         None => unseen(wfe),
         Some(Phase::Pending) => unavailable(wfe)
             .or_else(|| target(facts, Some(wfe)))
+            .or_else(|| limited(wfe))
             .unwrap_or_else(|| starting(wfe)),
         Some(Phase::Running) => running(wfe, facts),
         Some(Phase::Succeeded) => ended(wfe, "it has run and succeeded".to_owned()),
         Some(Phase::Failed) => failed(wfe, facts),
         Some(Phase::Skipped) => skipped(wfe, facts),
     }
+}
+
+/// As many executions run as may, by the stored condition: the limits are the controller's flags.
+fn limited(wfe: &WorkflowExecution) -> Option<Why> {
+    let blocked = stored(wfe, ConditionType::Blocked)?;
+    let limited = blocked.status == TriState::True.as_str() && blocked.message.contains("--max-");
+    limited.then(|| Why {
+        cause: blocked.message.clone(),
+        object: name(wfe),
+        since: Some(blocked.last_transition_time.0),
+        until: "an execution ends, or the limit is raised".to_owned(),
+        command: "kubectl get workflowexecutions --all-namespaces".to_owned(),
+    })
 }
 
 fn name(wfe: &WorkflowExecution) -> String {

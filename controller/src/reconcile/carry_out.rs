@@ -239,14 +239,20 @@ impl Actions {
                 Ok(())
             }
             Effect::TakeLock => {
-                match self.slots.take(wfe, &target(observed)?) {
-                    Ok(_slot) => {
-                        let lease = self.lease(observed)?;
-                        let taken = lock::taken(lease, &observed.source, observed.now);
-                        answers.lock_taken = self.write_lease(&taken, answers).await?;
+                // A running execution takes its own lock again if somebody has deleted the Lease.
+                let runs = wfe.phase() == Some(Phase::Running);
+                let target = target(observed)?;
+                let slot = match (!runs).then(|| self.slots.take(wfe, &target)).transpose() {
+                    Ok(slot) => slot,
+                    Err(full) => {
+                        answers.full = Some(full);
+                        return Ok(());
                     }
-                    Err(full) => answers.full = Some(full),
-                }
+                };
+                let lease = self.lease(observed)?;
+                let taken = lock::taken(lease, &observed.source, observed.now);
+                answers.lock_taken = self.write_lease(&taken, answers).await?;
+                drop(slot);
                 Ok(())
             }
             Effect::FreeLock(record) => {

@@ -16,24 +16,42 @@ const MAX_WATCH_AGE: Duration = Duration::from_secs(75);
 /// Resources without whose watches nothing can be decided. The others belong to an engine that may
 /// not be installed.
 const NEEDED: [&str; 5] = ["workflowexecutions", "leases", "namespaces", "jobs", "pods"];
-/// When each watch was last opened.
+/// When each needed watch was last opened.
 #[derive(Clone, Debug, Default)]
-pub struct WatchAges(Arc<Mutex<HashMap<String, (String, Instant)>>>);
+pub struct WatchAges(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    /// When this process started: no watch was opened before.
+    started: Instant,
+    /// Resource and time, by what is watched.
+    opened: HashMap<String, (String, Instant)>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            opened: HashMap::new(),
+        }
+    }
+}
 
 impl WatchAges {
-    /// Records the response to a watch. A refusal counts, too: it has its own readiness condition.
+    /// Records the response to a watch.
     pub fn record(&self, exchange: &Exchange) {
-        let opened = exchange.code.is_some_and(|code| code < 500 && code != 429);
-        if let Some(watched) = exchange.watched.as_ref().filter(|_| opened) {
+        let opened = exchange.code.is_some_and(|code| code < 400);
+        let needed = NEEDED.contains(&exchange.resource.as_str());
+        if let Some(watched) = exchange.watched.as_ref().filter(|_| opened && needed) {
             let opened = (exchange.resource.clone(), Instant::now());
-            self.0.lock().insert(watched.clone(), opened);
+            self.0.lock().opened.insert(watched.clone(), opened);
         }
     }
 
     /// The age of the oldest watch of each resource.
     pub fn ages(&self) -> BTreeMap<String, Duration> {
         let mut ages = BTreeMap::new();
-        for (resource, at) in self.0.lock().values() {
+        for (resource, at) in self.0.lock().opened.values() {
             let age = ages.entry(resource.clone()).or_insert(Duration::ZERO);
             *age = at.elapsed().max(*age);
         }
@@ -43,8 +61,9 @@ impl WatchAges {
     /// Whether changes of a resource may have been missed.
     pub fn is_silent(&self, resource: &str) -> bool {
         let watches = self.0.lock();
-        let mut of_resource = watches.values().filter(|(it, _)| it == resource);
-        of_resource.any(|(_, at)| at.elapsed() > MAX_WATCH_AGE)
+        let of_resource = watches.opened.values().filter(|(it, _)| it == resource);
+        let oldest = of_resource.map(|(_, at)| *at).min();
+        oldest.unwrap_or(watches.started).elapsed() > MAX_WATCH_AGE
     }
 
     /// Reports in `readiness` which of the needed watches are silent.
@@ -93,23 +112,26 @@ mod tests {
         };
         watches.record(&opened("pods", 200));
         watches.record(&opened("taskruns", 200));
+        assert!(!watches.ages().contains_key("taskruns"), "not needed");
         watches.report(&readiness);
         assert_eq!(readyz().await, "ok");
         let before = Instant::now().checked_sub(MAX_WATCH_AGE + Duration::from_secs(5));
         let before = before.expect("the machine runs longer than that");
-        for entry in watches.0.lock().values_mut() {
+        for entry in watches.0.lock().opened.values_mut() {
             entry.1 = before;
         }
-        for code in [503, 429] {
+        for code in [503, 429, 403] {
             watches.record(&opened("pods", code));
         }
         assert!(watches.is_silent("pods") && !watches.is_silent("jobs"));
-        assert!(watches.ages()["taskruns"] > MAX_WATCH_AGE);
+        assert!(watches.ages()["pods"] > MAX_WATCH_AGE);
         watches.report(&readiness);
         let says = "not ready: watches-alive (not heard of for more than 75 s: pods)";
         assert_eq!(readyz().await, says);
         watches.record(&opened("pods", 200));
         watches.report(&readiness);
         assert_eq!(readyz().await, "ok");
+        watches.0.lock().started = before;
+        assert!(watches.is_silent("jobs"), "it was never opened");
     }
 }

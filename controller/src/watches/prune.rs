@@ -18,7 +18,9 @@ pub(super) fn workflow_execution(wfe: &mut WorkflowExecution) {
     let settled = |kind| audit::is_settled(wfe, kind);
     let is_over = match wfe.phase() {
         Some(Phase::Succeeded | Phase::Skipped) => settled(ConditionType::AuditRecorded),
-        Some(Phase::Failed) => settled(ConditionType::ClearanceRecorded),
+        Some(Phase::Failed) => {
+            settled(ConditionType::AuditRecorded) && settled(ConditionType::ClearanceRecorded)
+        }
         Some(Phase::Pending | Phase::Running) | None => false,
     };
     if is_over {
@@ -89,6 +91,7 @@ mod tests {
             ("Succeeded", &["AuditRecorded"], false),
             ("Skipped", &["AuditRecorded"], false),
             ("Failed", &["AuditRecorded"], true),
+            ("Failed", &["ClearanceRecorded"], true),
             ("Failed", &["AuditRecorded", "ClearanceRecorded"], false),
         ] {
             assert_eq!(whole(&pruned(phase, conditions)), is_whole, "{phase}");

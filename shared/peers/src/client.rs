@@ -159,7 +159,9 @@ where
                 exchange.code = Some(response.status().as_u16());
                 let header = |name| response.headers().get(name)?.to_str().ok();
                 exchange.server_time = header(header::DATE).and_then(server_time);
-                if let Some(seconds) = header(header::RETRY_AFTER) {
+                // Of other responses the header concerns one object.
+                let wait = matches!(exchange.code, Some(429 | 503));
+                if let Some(seconds) = header(header::RETRY_AFTER).filter(|_| wait) {
                     hold.until_retry(seconds);
                 }
             }

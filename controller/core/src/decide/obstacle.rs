@@ -194,7 +194,10 @@ fn busy(observed: &Observed, checked: &CheckedSpec, user: &User, waits: bool) ->
         );
         return skip(observed, reason, message, |_| ());
     }
-    let waiting = waiting.filter(|it| !person || it.message.contains(&who));
+    // The reason is also that of too many running executions.
+    let of_target = format!("{target} was busy");
+    let waiting = waiting
+        .filter(|it| it.message.starts_with(&of_target) && (!person || it.message.contains(&who)));
     let message = waiting.map_or_else(
         || {
             format!(
