@@ -18,6 +18,7 @@ use kube::{Api, Client};
 use moka::future::Cache;
 use tokio_util::sync::CancellationToken;
 use wfe_model::dependencies::{Dependency, DependencyProblem, RUNNER_LABEL, ServiceAccountAnswer};
+use wfe_peers::client::WATCH_SECONDS;
 use wfe_peers::dependencies::{DependencyReader, ReadError};
 
 /// Deadline of one read, short enough for a review to report it within its own deadline.
@@ -54,7 +55,8 @@ impl Lookups {
         let writer = reflector::store::Writer::<Account>::default();
         let accounts = writer.as_reader();
         let api: Api<Account> = Api::namespaced(client.clone(), namespace);
-        let labelled = watcher::Config::default().labels(&format!("{RUNNER_LABEL}=true"));
+        let every = watcher::Config::default().timeout(WATCH_SECONDS);
+        let labelled = every.labels(&format!("{RUNNER_LABEL}=true"));
         let watch_healthy = Arc::new(AtomicBool::new(false));
         let healthy = watch_healthy.clone();
         let watch = watcher(api, labelled)

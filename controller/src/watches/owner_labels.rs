@@ -6,6 +6,7 @@ use wfe_core::names::{
     EXECUTION_ENGINE, MANAGED_BY, MANAGER, TARGET_HASH, TargetHash, Uid, WORKFLOW_EXECUTION_UID,
 };
 use wfe_model::engine::Engine;
+use wfe_peers::client::WATCH_SECONDS;
 
 use super::index::Key;
 
@@ -35,9 +36,6 @@ impl OwnerLabels {
         keys.into_iter().flatten().collect()
     }
 }
-
-/// How long the API server keeps a watch open. A watch whose connection is dead is noticed 5 s later.
-const WATCH_SECONDS: u32 = 60;
 
 /// Selects every object.
 pub fn every() -> watcher::Config {

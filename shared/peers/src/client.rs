@@ -28,8 +28,11 @@ pub use self::pace::Pace;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time in which a response must begin, also that to a watch.
 const RESPONSE_DEADLINE: Duration = Duration::from_secs(30);
-/// Time in which a response must go on. A watch ends within a minute.
+/// Time in which a response must go on.
 const READ_TIMEOUT: Duration = Duration::from_secs(70);
+/// How long the API server keeps a watch open: less than the time in which a response must go on. A
+/// watch whose connection is dead is noticed 5 s later.
+pub const WATCH_SECONDS: u32 = 60;
 /// An idle connection is probed after this time, and given up after as many probes without a reply.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
