@@ -43,7 +43,7 @@ generate: ## Write what is generated from the code: the CRDs in the chart, docs/
 	cargo build -p wfe-controller
 	target/debug/wfe-controller crds > charts/workflow-execution/crds/kubernaut.ai.yaml
 	WFE_WRITE_ANSWERS=1 cargo test --quiet -p wfe-core --lib operations_guide
-	WFE_WRITE_MESSAGES=1 cargo test --quiet -p wfe-tests --test harness document_is_what_the_sources_say
+	WFE_WRITE_DOCUMENTS=1 cargo test --quiet -p wfe-tests --test harness document_is_what_the_sources_say
 
 unit: build ## Run the tests that need no cluster
 	cargo test --workspace --lib --bins

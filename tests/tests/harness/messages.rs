@@ -9,10 +9,7 @@ use std::path::{Path, PathBuf};
 use syn::visit::{self, Visit};
 use syn::{Attribute, Expr, ItemFn, ItemMod, Lit, LitStr, Macro};
 
-use crate::sources::{is_test, parse, workspace};
-
-/// Set by `make generate`: the file is written instead of compared.
-const WRITE: &str = "WFE_WRITE_MESSAGES";
+use crate::sources::{is_stored, is_test, parse, workspace};
 
 const INTRODUCTION: &str = "# Messages\n
 Every text that people read, as it is in the sources; `{…}` stands for a value. Written by `make generate`,
@@ -249,16 +246,5 @@ fn document(workspace: &Path) -> String {
 /// Documentation: the list of messages is the one of the sources.
 #[test]
 fn messages_document_is_what_the_sources_say() {
-    let workspace = workspace();
-    let path = workspace.join("docs/messages.md");
-    let document = document(&workspace);
-    if std::env::var_os(WRITE).is_some() {
-        fs::write(&path, document).expect("written");
-        return;
-    }
-    let stored = fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        stored == document,
-        "docs/messages.md is old: run `make generate` and read the difference"
-    );
+    is_stored("docs/messages.md", &document(&workspace()));
 }

@@ -2,15 +2,11 @@
 
 use std::collections::HashMap;
 use std::fmt::Write;
-use std::fs;
 
 use syn::visit::{self, Visit};
 use syn::{Expr, ExprMethodCall, ItemMod, ItemStruct, Lit, Type};
 
-use crate::sources::{is_test, parse, workspace};
-
-/// Set by `make generate`: the file is written instead of compared.
-const WRITE: &str = "WFE_WRITE_MESSAGES";
+use crate::sources::{is_stored, is_test, parse, workspace};
 
 const INTRODUCTION: &str = "# Metrics\n
 Every metric of `/metrics`, as it is in the sources. Written by `make generate`, compared by a test. Alerts:
@@ -191,15 +187,5 @@ fn document() -> String {
 /// Documentation: the list of metrics is the one of the sources.
 #[test]
 fn metrics_document_is_what_the_sources_say() {
-    let path = workspace().join("docs/metrics.md");
-    let document = document();
-    if std::env::var_os(WRITE).is_some() {
-        fs::write(&path, document).expect("written");
-        return;
-    }
-    let stored = fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        stored == document,
-        "docs/metrics.md is old: run `make generate`"
-    );
+    is_stored("docs/metrics.md", &document());
 }

@@ -28,3 +28,17 @@ pub(crate) fn is_test(attributes: &[Attribute]) -> bool {
                     .is_ok_and(|it| it.is_ident("test"))
     })
 }
+
+/// Checks that a file is what was generated from the sources; `make generate` lets it be written.
+pub(crate) fn is_stored(file: &str, document: &str) {
+    let path = workspace().join(file);
+    if std::env::var_os("WFE_WRITE_DOCUMENTS").is_some() {
+        fs::write(&path, document).expect("written");
+        return;
+    }
+    let stored = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        stored == document,
+        "{file} is old: run `make generate` and read the difference"
+    );
+}
