@@ -14,7 +14,7 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use tokio::time::Instant;
 use wfe_model::workflow_execution::{Phase, WorkflowExecution};
-use wfe_tests::system::{System, condition, job_has_ended};
+use wfe_tests::system::{System, condition, job_has_ended, message};
 
 /// Executions that are not done after this time will never be.
 const DEADLINE: Duration = Duration::from_mins(15);
@@ -30,7 +30,11 @@ enum Change {
     JobEnded,
     Pending,
     Running,
-    Ended { audited: bool },
+    Ended {
+        audited: bool,
+    },
+    /// It did not succeed, and why.
+    Unsuccessful(String),
     Nothing,
 }
 
@@ -72,6 +76,9 @@ impl Observer {
                 let change = match wfe.phase() {
                     Some(Phase::Pending) => Change::Pending,
                     Some(Phase::Running) => Change::Running,
+                    Some(phase) if phase.is_final() && phase != Phase::Succeeded => {
+                        Change::Unsuccessful(message(&wfe, "Stalled"))
+                    }
                     Some(phase) if phase.is_final() => Change::Ended {
                         audited: condition(&wfe, "AuditRecorded").starts_with("True"),
                     },
@@ -119,7 +126,7 @@ impl Observer {
             };
             let (name, change) = next.context("the watches ended")??;
             let now = Instant::now();
-            let seen = self.seen.entry(name).or_default();
+            let seen = self.seen.entry(name.clone()).or_default();
             let before = done(seen);
             match change {
                 Change::JobStarted => drop(seen.job_started.get_or_insert(now)),
@@ -130,7 +137,8 @@ impl Observer {
                     seen.ended.get_or_insert(now);
                     seen.audited = audited;
                 }
-                Change::Nothing => {}
+                Change::Unsuccessful(why) if names.contains(&name) => bail!("{name}: {why}"),
+                Change::Unsuccessful(_) | Change::Nothing => {}
             }
             if !before && done(seen) {
                 open = open.saturating_sub(1);
