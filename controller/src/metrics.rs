@@ -21,8 +21,7 @@ use wfe_model::workflow_execution::{Phase, SkipReason, WorkflowExecution};
 use wfe_core::step::Notice;
 use wfe_peers::client::Exchange;
 
-use crate::watches::Caches;
-use crate::watches::WatchAges;
+use crate::watches::{Caches, WatchAges};
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct EngineLabels {

@@ -31,7 +31,7 @@ use wfe_core::names::TargetHash;
 use wfe_core::observed::Answers;
 use wfe_core::step::Step;
 use wfe_model::text::in_full;
-use wfe_model::workflow_execution::{Phase, WorkflowExecution};
+use wfe_model::workflow_execution::WorkflowExecution;
 
 use self::carry_out::{Actions, StepError};
 use self::lanes::Passing;
@@ -156,8 +156,7 @@ pub async fn reconcile(
 }
 
 impl Reconciler {
-    /// The WorkflowExecutions that a change of `target` concerns, and the next one for whose target as
-    /// many executions run as may.
+    /// The WorkflowExecutions that a change of `target` concerns, and those that get a free slot.
     pub fn concerned(&self, target: &TargetHash) -> Vec<ObjectRef<WorkflowExecution>> {
         let mut concerned = self.observer.concerned(target);
         concerned.extend(self.slots.next());
@@ -179,8 +178,7 @@ impl Reconciler {
         }
         let uid = wfe.metadata.uid.as_deref().unwrap_or_default();
         let failed = self.failing.record(uid, error.is_outage());
-        let pending = wfe.phase().is_none_or(|phase| phase == Phase::Pending);
-        let target = TargetHash::of_wfe(wfe).filter(|_| failed.first && pending);
+        let target = TargetHash::of_wfe(wfe).filter(|_| failed.first && wfe.is_pending());
         for next in target.map(|it| self.concerned(&it)).unwrap_or_default() {
             self.wake(next).await;
         }

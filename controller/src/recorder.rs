@@ -121,13 +121,8 @@ struct Published {
 type Key = (Option<String>, String, String);
 
 fn key(happening: &Happening) -> Key {
-    let Happening {
-        regarding,
-        reason,
-        note,
-        ..
-    } = happening.clone();
-    (regarding.uid, reason, note)
+    let uid = happening.regarding.uid.clone();
+    (uid, happening.reason.clone(), happening.note.clone())
 }
 
 /// An Event and its repetitions.

@@ -69,7 +69,7 @@ fn losses(wfe: &WorkflowExecution) -> String {
             it.kind, it.namespace, it.name
         ));
     }
-    if matches!(wfe.phase(), None | Some(Phase::Pending)) {
+    if wfe.is_pending() {
         lost.push("its workflow is not run".to_owned());
     }
     if Entry::of(wfe).is_some_and(|entry| entry.blocks()) {

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
-use kube::{Resource, ResourceExt};
 use parking_lot::Mutex;
+use wfe_core::line::age;
 use wfe_core::lock;
-use wfe_core::names::TargetHash;
-use wfe_core::names::lock_name;
+use wfe_core::names::{TargetHash, lock_name};
 use wfe_core::observed::Full;
-use wfe_model::workflow_execution::{Phase, WorkflowExecution};
+use wfe_model::workflow_execution::WorkflowExecution;
 
 use crate::view::View;
 
@@ -53,8 +53,8 @@ struct State {
     waiting: BTreeMap<Key, ObjectRef<WorkflowExecution>>,
 }
 
-/// Time of creation and uid.
-type Key = (Option<Timestamp>, String);
+/// As [`age`].
+type Key = (Option<Timestamp>, Option<String>);
 
 /// The right to take one lock; given back when dropped. The lock itself counts then.
 pub struct Slot<'a> {
@@ -83,8 +83,7 @@ impl Slots {
     pub fn take(&self, wfe: &WorkflowExecution, target: &TargetHash) -> Result<Slot<'_>, Full> {
         let lease = lock_name(target);
         let namespace = wfe.namespace().unwrap_or_default();
-        let created = wfe.meta().creation_timestamp.as_ref().map(|it| it.0);
-        let key = (created, wfe.uid().unwrap_or_default());
+        let key = age(wfe);
         let mut state = self.state.lock();
         let used = self.used(&state, &lease);
         let full = used.as_ref().and_then(|it| it.full(self.max, &namespace));
@@ -139,10 +138,7 @@ impl Slots {
     /// Whether a remembered WorkflowExecution still exists and has not started.
     fn waits(&self, key: &Key, reference: &ObjectRef<WorkflowExecution>) -> bool {
         let newest = self.view.newest(reference);
-        newest.is_some_and(|it| {
-            it.metadata.uid.as_ref() == Some(&key.1)
-                && it.phase().is_none_or(|phase| phase == Phase::Pending)
-        })
+        newest.is_some_and(|it| it.metadata.uid == key.1 && it.is_pending())
     }
 
     /// The slots in use, without the one of Lease `but`; `None`: there is no limit.

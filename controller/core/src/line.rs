@@ -1,5 +1,5 @@
 //! Who may use a target next. Requests that wait for a target take turns in the order of their
-//! creation; one that may not run yet, or whose pass fails, keeps nobody waiting.
+//! creation; one that may not run yet, or whose pass fails, does not delay the others.
 
 use std::collections::HashSet;
 
@@ -37,7 +37,7 @@ impl<'a> Line<'a> {
     /// Whom a change of the target concerns: the holder of its lock, those that run, and the request
     /// that is next. If none may run, the one whose restriction ends first: it waits for that
     /// moment, or ends because of a restriction without an end. Its own end concerns the one after
-    /// it, so that no change concerns all.
+    /// it.
     pub fn concerned(&self, lock: &TargetLock) -> Vec<&'a WorkflowExecution> {
         let holder = match &lock.holder {
             Some(Holder::Execution(holder)) => Some(&holder.uid),
@@ -76,7 +76,7 @@ impl<'a> Line<'a> {
 }
 
 /// Of the requests that wait for a target, the one with the least age key goes first.
-pub(crate) fn age(wfe: &WorkflowExecution) -> (Option<Timestamp>, Option<String>) {
+pub fn age(wfe: &WorkflowExecution) -> (Option<Timestamp>, Option<String>) {
     let created = wfe.metadata.creation_timestamp.as_ref().map(|time| time.0);
     (created, wfe.metadata.uid.clone())
 }
@@ -86,7 +86,7 @@ pub(crate) fn is_waiting(wfe: &WorkflowExecution) -> bool {
     let is =
         |kind, truth: TriState| stored(wfe, kind).is_some_and(|it| it.status == truth.as_str());
     let may_wait = wfe.spec.execution_config.when_blocked.as_deref() == Some("Wait");
-    wfe.phase().is_none_or(|phase| phase == Phase::Pending)
+    wfe.is_pending()
         && wfe.metadata.deletion_timestamp.is_none()
         && cancel_reason(wfe).is_none()
         && (may_wait || is(ConditionType::Blocked, TriState::True))

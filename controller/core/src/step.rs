@@ -22,6 +22,17 @@ pub enum Step {
     Done,
 }
 
+impl Step {
+    /// Requeues at `deadline` if this step does not before.
+    pub(crate) fn at_latest(self, deadline: Timestamp) -> Self {
+        match self {
+            Self::Done => Self::Wait(deadline),
+            Self::Wait(until) => Self::Wait(until.min(deadline)),
+            step => step,
+        }
+    }
+}
+
 /// A read that a decision needs.
 #[derive(Clone, Debug)]
 pub enum Question {

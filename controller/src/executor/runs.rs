@@ -100,7 +100,7 @@ where
 
     /// Creates an object, or adopts the one that an earlier attempt has created.
     ///
-    /// The object may have more fields than are read of it.
+    /// `T` has all fields of the kind, `K` those that this program reads.
     pub(super) async fn create<T>(&self, object: &T) -> Result<Posted<K>, Unanswered>
     where
         T: Resource<DynamicType = ()> + Serialize,

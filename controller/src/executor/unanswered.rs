@@ -10,7 +10,7 @@ pub struct Unanswered {
     pub act: &'static str,
     /// The error of the request.
     pub cause: String,
-    /// Whether the API server answers nobody, or not now: the object is not the cause.
+    /// Whether the API server is down, overloaded or out of reach: the object is not the cause.
     pub outage: bool,
 }
 

@@ -239,7 +239,7 @@ impl Actions {
                 Ok(())
             }
             Effect::TakeLock => {
-                // A running execution takes its own lock again if somebody has deleted the Lease.
+                // A running execution takes its own lock again after its Lease was deleted.
                 let runs = wfe.phase() == Some(Phase::Running);
                 let target = target(observed)?;
                 let slot = match (!runs).then(|| self.slots.take(wfe, &target)).transpose() {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
-use wfe_model::workflow_execution::{Phase, WorkflowExecution};
+use wfe_model::workflow_execution::WorkflowExecution;
 
 /// Where the passes of a WorkflowExecution run. It moves from the first to the second once.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -20,9 +20,10 @@ pub enum Lane {
 impl Lane {
     /// By the phase.
     pub fn of(wfe: &WorkflowExecution) -> Self {
-        match wfe.phase() {
-            None | Some(Phase::Pending) => Self::Starting,
-            Some(_) => Self::Started,
+        if wfe.is_pending() {
+            Self::Starting
+        } else {
+            Self::Started
         }
     }
 

@@ -148,6 +148,11 @@ impl WorkflowExecution {
         self.status.as_ref()?.phase
     }
 
+    /// Whether no execution was created yet.
+    pub fn is_pending(&self) -> bool {
+        self.phase().is_none_or(|phase| phase == Phase::Pending)
+    }
+
     /// The Job or PipelineRun; `None` before it is created.
     pub fn execution_ref(&self) -> Option<&ExecutionRef> {
         self.status.as_ref()?.execution_ref.as_ref()

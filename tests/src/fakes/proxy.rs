@@ -151,7 +151,7 @@ impl Proxy {
         self.shared.weather.send_replace(weather);
     }
 
-    /// Lets the weather last, then clears it. Watches are opened again at both ends.
+    /// Lets the weather last, then clears it. With [`Weather::Expired`] open watches are closed first.
     pub async fn clear_after(&self, lasting: Duration) {
         if *self.shared.weather.borrow() == Weather::Expired {
             self.cut();

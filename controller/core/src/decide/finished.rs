@@ -57,13 +57,21 @@ pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
     if expires.is_some_and(|at| at <= observed.now) {
         return Step::Do(Effect::Expire);
     }
-    let until_expired = expires.map_or(Step::Done, Step::Wait);
+    let step = clean_up(observed, deleted);
+    match expires {
+        Some(at) => step.at_latest(at),
+        None => step,
+    }
+}
+
+/// Deletes the execution after its retention, and removes the finalizer.
+fn clean_up(observed: &Observed, deleted: bool) -> Step {
     if let Some(execution) = observed.execution.as_ref().filter(|it| !it.ending) {
         let until = kept_until(observed);
         return if deleted || until <= observed.now {
             delete(observed, &execution.reference)
         } else {
-            Step::Wait(expires.map_or(until, |at| at.min(until)))
+            Step::Wait(until)
         };
     }
     let stuck = notify_stuck_deletion(observed);
@@ -73,7 +81,7 @@ pub(super) fn decide(observed: &Observed, deleted: bool) -> Step {
             Step::Done => waits.unwrap_or(Step::Done),
             step => step,
         },
-        waits => waits.unwrap_or(until_expired),
+        waits => waits.unwrap_or(Step::Done),
     }
 }
 

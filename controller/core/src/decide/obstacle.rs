@@ -135,7 +135,7 @@ fn running_without_lock(observed: &Observed) -> Option<Source> {
 }
 
 /// The WorkflowExecution that is next for the target, if older than the observed one. One that is
-/// past its deadline, or whose pass fails, keeps nobody waiting.
+/// past its deadline, or whose pass fails, does not delay the others.
 fn older_waiting(observed: &Observed, history: &History) -> Option<Source> {
     let line = Line {
         requests: observed.neighbours.iter().map(AsRef::as_ref).collect(),

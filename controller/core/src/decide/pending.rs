@@ -47,11 +47,7 @@ pub(super) fn decide(observed: &Observed) -> Step {
     {
         return step;
     }
-    match start(observed, &checked) {
-        Step::Done => Step::Wait(deadline),
-        Step::Wait(until) => Step::Wait(until.min(deadline)),
-        step => step,
-    }
+    start(observed, &checked).at_latest(deadline)
 }
 
 fn start(observed: &Observed, checked: &CheckedSpec) -> Step {

@@ -1236,6 +1236,19 @@ fn finished_beyond_its_time_to_live_is_deleted() {
     assert_eq!(at("Succeeded", 61, kept), expires);
     let retained = |it: &mut Observed| it.execution = Some(execution(succeeded(None)));
     assert_eq!(at("Succeeded", 61, retained), expires, "before its Job");
+    let stuck = |it: &mut Observed| {
+        it.execution = Some(Execution {
+            ending: true,
+            deleted_at: Some(now() - Duration::from_mins(10)),
+            ..execution(succeeded(None))
+        });
+        it.notified.insert(Notice::DeletionStuck);
+    };
+    assert_eq!(
+        at("Succeeded", 61, stuck),
+        expires,
+        "although its Job stays"
+    );
     assert_eq!(at("Skipped", 60, kept), "delete expired WorkflowExecution");
     let undelivered = |it: &mut Observed| {
         it.audit.queued = true;

@@ -98,7 +98,7 @@ fn concerned_of_used_target_are_its_users_and_the_next() {
     assert_eq!(names, ["holder", "lost its lock", "other"]);
 }
 
-/// BR-WE-009, BR-WE-010: nobody is forgotten when the restriction ends.
+/// BR-WE-009, BR-WE-010: a request runs when its restriction ends.
 #[test]
 fn concerned_of_restricted_line_is_the_one_whose_restriction_ends_first() {
     let free = TargetLock::default();
