@@ -27,6 +27,7 @@ lint: $(MACHETE) ## Check format, lints, documentation, dependencies and module 
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	set -e; for crate in $(CRATES); do cargo clippy --quiet -p $$crate -- -D warnings; done
+	cargo clippy --quiet -p wfe-controller -p wfe-webhook --features otel -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --quiet
 	./tests/dependencies.sh
 	$(MACHETE)
@@ -47,6 +48,7 @@ generate: ## Write what is generated from the code: the CRDs in the chart, docs/
 
 unit: build ## Run the tests that need no cluster
 	cargo test --workspace --lib --bins
+	cargo test -p wfe-process --features otel --test traces
 
 peers: build ## Run the tests of what other services are to us: audit sinks, Data Storage's stand-in
 	cargo test --workspace --test peers

@@ -59,7 +59,8 @@ async fn execute(args: Args) -> anyhow::Result<()> {
         let source = Source::of(&source, data_storage_ca, data_storage_token_file);
         return trail::print(source, &correlation_id, &mut std::io::stdout()).await;
     }
-    telemetry::init(args.run.process.log_format, &args.run.process.log_filter)?;
+    let process = &args.run.process;
+    let _telemetry = telemetry::init("wfe-controller", process.log_format, &process.log_filter)?;
     // Boxed: the future of the whole controller is too large for the stack.
     Box::pin(run::run(args.run)).await
 }

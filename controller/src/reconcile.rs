@@ -13,6 +13,7 @@ mod notified;
 mod observe;
 mod schema;
 mod shared;
+mod trace;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -122,13 +123,7 @@ pub async fn reconcile(
         context.wake(ObjectRef::from_obj(wfe.as_ref())).await;
         return Ok(Action::await_change());
     }
-    let metadata = &wfe.metadata;
-    let span = tracing::info_span!(
-        "reconcile",
-        namespace = metadata.namespace,
-        // `name` would be hidden by the name of the span in JSON.
-        wfe = metadata.name
-    );
+    let span = trace::pass(&wfe);
     let uid = wfe.metadata.uid.as_deref().unwrap_or_default();
     let _alone = context.passing.alone(uid).await;
     let passing = pass(wfe.clone(), context.clone()).instrument(span.clone());

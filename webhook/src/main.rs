@@ -10,15 +10,17 @@ use wfe_webhook::args::Args;
 async fn main() -> ExitCode {
     let args = Args::parse();
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let started = telemetry::init(args.process.log_format, &args.process.log_filter)
-        .map_err(anyhow::Error::from);
-    let result = match started {
-        Ok(()) => wfe_webhook::run::run(args).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = result {
-        eprintln!("wfe-webhook: {error:#}");
-        return ExitCode::from(2);
+    match execute(args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("wfe-webhook: {error:#}");
+            ExitCode::from(2)
+        }
     }
-    ExitCode::SUCCESS
+}
+
+async fn execute(args: Args) -> anyhow::Result<()> {
+    let process = &args.process;
+    let _telemetry = telemetry::init("wfe-webhook", process.log_format, &process.log_filter)?;
+    wfe_webhook::run::run(args).await
 }

@@ -30,4 +30,5 @@ pub mod seen;
 pub mod status;
 pub mod step;
 pub mod tekton;
+pub mod trace;
 pub mod why;

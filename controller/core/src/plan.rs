@@ -13,9 +13,12 @@ use wfe_model::workflow_execution::WorkflowExecution;
 
 use crate::execution::Source;
 use crate::names::{self, TargetHash};
+use crate::trace::traceparent;
 
 /// User id of a workflow whose catalog entry has none: the distroless images' `nonroot`.
 const DEFAULT_USER: i64 = 65_532;
+/// As OpenTelemetry passes the trace to a process.
+const TRACEPARENT: &str = "TRACEPARENT";
 
 /// Everything that an engine needs to build a Job or PipelineRun.
 #[derive(Clone, Debug)]
@@ -99,17 +102,22 @@ impl Plan {
         })
     }
 
-    /// What the workflow is told, by name: the target, its request, and its parameters.
+    /// What the workflow is told, by name: the target, its request, its trace, and its parameters.
     pub(crate) fn values(&self) -> Vec<(String, String)> {
         let request = self.valid.spec.remediation_request.as_ref();
+        let parameters = self.valid.parameters.clone();
+        // The name is not reserved.
+        let is_free = !parameters.iter().any(|(name, _)| name == TRACEPARENT);
+        let trace = traceparent(&self.source.uid).filter(|_| is_free);
         let ours = [
             Some(("TARGET_RESOURCE", self.valid.spec.target.to_string())),
             Some(("KUBERNAUT_WORKFLOW_EXECUTION", self.source_name())),
             request.map(|request| ("KUBERNAUT_REMEDIATION_REQUEST", request.name.clone())),
+            trace.map(|trace| (TRACEPARENT, trace)),
         ];
         let ours = ours.into_iter().flatten();
         let ours = ours.map(|(name, value)| (name.to_owned(), value));
-        ours.chain(self.valid.parameters.clone()).collect()
+        ours.chain(parameters).collect()
     }
 
     /// Security context of the pods, as `PodSecurity` `restricted` requires it.

@@ -32,6 +32,7 @@ use super::failing::Failing;
 use super::notified::Notified;
 use super::schema::{Schema, SchemaError};
 use super::shared::Shared;
+use super::trace;
 use crate::audit::outbox::Outbox;
 use crate::election::{Leadership, NotLeading};
 use crate::executor::{Executor, Executors, Unanswered};
@@ -437,6 +438,9 @@ impl Actions {
         if wfe.phase() != written.phase() {
             log_phase(&written);
             self.metrics.transition(&written, Timestamp::now());
+            if written.phase().is_some_and(Phase::is_final) {
+                trace::ended(&written);
+            }
         }
         self.events.changes(wfe, &written);
         Ok(())

@@ -20,6 +20,8 @@ use kube::client::{Body, ConfigExt};
 use kube::{Client, Config};
 use thiserror::Error;
 use tower::{BoxError, Service, ServiceBuilder};
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use self::pace::{Hold, Paced};
 
@@ -155,11 +157,19 @@ where
         };
         let (responding, on_exchange) = (self.inner.call(request), self.on_exchange.clone());
         let hold = self.hold.clone();
+        let span = tracing::debug_span!(
+            "request",
+            otel.kind = "client",
+            verb,
+            resource = exchange.resource,
+            code = Empty
+        );
         async move {
             let responding = tokio::time::timeout(RESPONSE_DEADLINE, responding);
             let result = responding.await.map_err(BoxError::from).flatten();
             if let Ok(response) = &result {
                 exchange.code = Some(response.status().as_u16());
+                Span::current().record("code", exchange.code);
                 let header = |name| response.headers().get(name)?.to_str().ok();
                 exchange.server_time = header(header::DATE).and_then(server_time);
                 // Of other responses the header concerns one object.
@@ -171,6 +181,7 @@ where
             on_exchange(&exchange);
             result
         }
+        .instrument(span)
         .boxed()
     }
 }

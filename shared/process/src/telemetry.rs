@@ -1,10 +1,18 @@
-//! Structured logs on standard error; standard output is reserved for the results of commands.
+//! Structured logs on standard error; standard output is reserved for the results of commands. With
+//! the feature `otel` also traces.
+
+#[cfg(feature = "otel")]
+mod otel;
+
+use std::time::SystemTime;
 
 use clap::ValueEnum;
 use thiserror::Error;
-use tracing_subscriber::EnvFilter;
+use tracing::Span;
 use tracing_subscriber::filter::ParseError;
-use tracing_subscriber::util::TryInitError;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{EnvFilter, Layer, fmt, registry};
 
 /// Format of the logs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -29,29 +37,86 @@ pub enum TelemetryError {
     /// A global subscriber is already set.
     #[error("the logs are already set up")]
     Installed(#[from] TryInitError),
+    /// The variables `OTEL_*` are invalid.
+    #[cfg(feature = "otel")]
+    #[error("the export of traces cannot start: check the environment variables OTEL_*")]
+    Export(#[from] opentelemetry_otlp::ExporterBuildError),
 }
 
-/// Sets up the logs of the process. Must be called once.
-pub fn init(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
-    use tracing_subscriber::util::SubscriberInitExt as _;
+/// Delivers the traces that are left when dropped.
+#[must_use]
+pub struct Telemetry {
+    #[cfg(feature = "otel")]
+    _exporting: Option<otel::Exporting>,
+}
+
+/// A span that has ended, and under which others may have been exported before.
+pub struct Root<'a> {
+    /// The ids of its trace and itself.
+    pub traceparent: &'a str,
+    /// What it is about.
+    pub name: String,
+    /// When it began.
+    pub began: SystemTime,
+    /// When it ended.
+    pub ended: SystemTime,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Its attributes.
+    pub attributes: Vec<(&'static str, String)>,
+}
+
+/// Sets up the logs and traces of the process `service`. Must be called once.
+pub fn init(
+    service: &'static str,
+    format: LogFormat,
+    filter: &str,
+) -> Result<Telemetry, TelemetryError> {
     let parsed = EnvFilter::builder()
         .parse(filter)
         .map_err(|source| TelemetryError::Filter {
             filter: filter.to_owned(),
             source,
         })?;
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(parsed)
-        .with_writer(std::io::stderr);
-    match format {
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = match format {
         LogFormat::Json => lines
             .json()
             .flatten_event(true)
             .with_current_span(true)
             .with_span_list(false)
-            .finish()
-            .try_init()?,
-        LogFormat::Text => lines.finish().try_init()?,
+            .boxed(),
+        LogFormat::Text => lines.boxed(),
+    };
+    let logs = registry().with(lines.with_filter(parsed));
+    #[cfg(feature = "otel")]
+    {
+        let (exporting, spans) = otel::start(service)?;
+        logs.with(spans).try_init()?;
+        Ok(Telemetry {
+            _exporting: exporting,
+        })
     }
-    Ok(())
+    #[cfg(not(feature = "otel"))]
+    {
+        let _ = service;
+        logs.try_init()?;
+        Ok(Telemetry {})
+    }
+}
+
+/// Makes `span` a child of the span that `traceparent` (W3C Trace Context) names.
+pub fn join(span: &Span, traceparent: &str) {
+    #[cfg(feature = "otel")]
+    otel::join(span, traceparent);
+    #[cfg(not(feature = "otel"))]
+    let _ = (span, traceparent);
+}
+
+/// Exports a span that has ended.
+pub fn export(root: Root<'_>) {
+    #[cfg(feature = "otel")]
+    otel::export(root);
+    #[cfg(not(feature = "otel"))]
+    drop(root);
 }

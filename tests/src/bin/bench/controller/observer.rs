@@ -75,7 +75,11 @@ impl Observer {
             Event::Apply(wfe) | Event::InitApply(wfe) => {
                 let change = match wfe.phase() {
                     Some(Phase::Pending) => Change::Pending,
-                    Some(Phase::Running) => Change::Running,
+                    Some(Phase::Running)
+                        if condition(&wfe, "ExecutionRunning").starts_with("True") =>
+                    {
+                        Change::Running
+                    }
                     Some(phase) if phase.is_final() && phase != Phase::Succeeded => {
                         Change::Unsuccessful(message(&wfe, "Stalled"))
                     }
@@ -95,12 +99,19 @@ impl Observer {
         }
     }
 
-    /// Waits until the status of all of `names` says that they wait.
-    pub async fn until_pending(&mut self, names: &[String]) -> Result<()> {
-        self.until(names, |it| it.pending).await
+    /// Waits until the status of each of `names` says that it waits; returns how many do, the others
+    /// have run.
+    pub async fn until_pending(&mut self, names: &[String]) -> Result<usize> {
+        self.until(names, |it| it.pending || it.audited).await?;
+        let pending = |it: &&String| {
+            self.seen
+                .get(*it)
+                .is_some_and(|it| it.pending && !it.running)
+        };
+        Ok(names.iter().filter(pending).count())
     }
 
-    /// Waits until all of `names` run.
+    /// Waits until the containers of all of `names` run.
     pub async fn until_running(&mut self, names: &[String]) -> Result<()> {
         self.until(names, |it| it.running).await
     }

@@ -59,8 +59,7 @@ impl Usage {
         self.processor.as_secs_f64() * 1e3 / number as f64
     }
 
-    /// Requests of one of `number`, without watches and renewals of the leader's Lease, which time
-    /// causes.
+    /// Requests of one of `number`, without watches, which time causes.
     #[expect(clippy::cast_precision_loss, reason = "rounded for display")]
     pub fn requests_per(&self, number: usize) -> f64 {
         let caused = self
@@ -70,19 +69,10 @@ impl Usage {
         caused.map(|(_, value)| value).sum::<f64>() / number as f64
     }
 
-    /// Number of watches that were opened.
-    pub fn watches(&self) -> f64 {
-        let watches = self
-            .requests
-            .iter()
-            .filter(|(kind, _)| kind.starts_with("watch "));
-        watches.map(|(_, value)| value).sum()
-    }
-
     /// Requests of one of `number` by kind.
     #[expect(clippy::cast_precision_loss, reason = "rounded for display")]
     pub fn kinds(&self, number: usize) -> String {
-        let kinds = self.requests.iter();
+        let kinds = self.requests.iter().filter(|(_, value)| **value > 0.0);
         let kinds = kinds.map(|(kind, value)| format!("{kind} {:.2}", value / number as f64));
         kinds.collect::<Vec<_>>().join(", ")
     }
