@@ -46,7 +46,7 @@ impl Mutator {
         } = created;
         let mut refusals = Vec::new();
         let filled = self.fill(&mut spec, deadline).await;
-        let violations = match rules::check(&spec) {
+        let violations = match rules::check_in(&request.namespace, &spec) {
             Ok(_) => Vec::new(),
             Err(violations) => {
                 self.with_catalog_violations(violations, &spec, deadline)

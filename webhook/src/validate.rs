@@ -8,10 +8,13 @@ use std::sync::Arc;
 use futures::future::join_all;
 use tokio::time::Instant;
 use wfe_model::dependencies::{self, DependencyProblem};
-use wfe_model::rules::{self, CheckedSpec, Violation};
+use wfe_model::rules::{self, CheckedSpec, ValidatedSpec, Violation};
+use wfe_model::served::{self, ServedKind};
+use wfe_model::target::Target;
 use wfe_model::text::in_full;
 use wfe_model::workflow::Workflow;
 use wfe_peers::catalog::Catalog;
+use wfe_peers::dependencies::ReadError;
 use wfe_peers::discovery::ServedKinds;
 
 use crate::args::OnOutage;
@@ -39,6 +42,9 @@ pub struct Validator {
 
 /// The problem of a dependency, or why the dependency could not be read.
 type DependencyResult = Result<Option<DependencyProblem>, String>;
+
+/// The catalog entry and its dependencies, or why the catalog could not be read.
+type WorkflowResult = Result<Option<(Arc<Workflow>, Vec<DependencyResult>)>, String>;
 
 /// Results of the checks.
 #[derive(Default)]
@@ -75,7 +81,7 @@ impl Validator {
             Ok(created) => created.spec,
             Err(refusal) => return Verdict::refuse(vec![refusal]),
         };
-        let checked = match rules::check(&spec) {
+        let checked = match rules::check_in(&request.namespace, &spec) {
             Ok(checked) => checked,
             Err(violations) => {
                 return Verdict::refuse(violations.into_iter().map(Refusal::Spec).collect());
@@ -84,13 +90,10 @@ impl Validator {
         let mut findings = Findings::default();
         findings.refuse(self.scope.refusal(&request.namespace));
         let engine = checked.engine;
-        let account = checked.service_account.as_ref();
-        let account = account.unwrap_or(&self.default_service_account);
-        let (workflow, kind_violation, engine_violation, account, missing) = tokio::join!(
-            self.workflow(&checked, deadline),
-            within(deadline, self.kinds.misfit(&checked.target)),
+        let ((workflow, account), kinds, engine_violation, missing) = tokio::join!(
+            self.workflow_and_account(&checked, deadline),
+            within(deadline, self.kinds.concerning(&checked.target)),
             within(deadline, self.kinds.lacks(engine)),
-            self.lookups.account_refusal(account),
             tokio::time::timeout_at(deadline, self.kinds.is_missing(&checked.target)),
         );
         if let Ok(Some(true)) = missing {
@@ -99,19 +102,28 @@ impl Validator {
             findings.remarks.push(remark);
         }
 
+        let kinds = findings.record(
+            "spec.targetResource",
+            "the kind of the target cannot be checked",
+            kinds,
+        );
         let workflow = findings.record(
             "spec.workflowRef.workflowId",
             "the workflow catalog is unavailable",
             workflow,
         );
+        let target = checked.target.clone();
+        let (mut found, mut valid) = (None, None);
         match workflow {
             Some(Some((workflow, dependencies))) => {
+                found = Some(workflow.clone());
                 match rules::validate(&spec, Ok(checked), &workflow) {
-                    Ok(valid) => {
-                        let remarks = valid.remarks();
+                    Ok(it) => {
+                        let remarks = it.remarks();
                         findings
                             .remarks
                             .extend(remarks.iter().map(ToString::to_string));
+                        valid = Some(it);
                     }
                     Err(violations) => findings.refuse(violations.into_iter().map(Refusal::Spec)),
                 }
@@ -129,12 +141,10 @@ impl Validator {
             })]),
             None => {}
         }
-        let kind_violation = findings.record(
-            "spec.targetResource",
-            "the kind of the target cannot be checked",
-            kind_violation,
-        );
-        findings.refuse(kind_violation.flatten().map(Refusal::Spec));
+        if let Some(kinds) = kinds {
+            let misfits = misfits(&target, &kinds, found.as_deref(), valid.as_ref());
+            findings.refuse(misfits.into_iter().map(Refusal::Spec));
+        }
         let engine_violation = findings.record(
             "spec.executionEngine",
             "the engine cannot be checked",
@@ -150,24 +160,30 @@ impl Validator {
         self.verdict(findings)
     }
 
-    /// The catalog entry, and the state of each of its dependencies.
-    async fn workflow(
+    /// The catalog entry with the state of each of its dependencies, and why its ServiceAccount may
+    /// not run workflows.
+    async fn workflow_and_account(
         &self,
         checked: &CheckedSpec,
         deadline: Instant,
-    ) -> Result<Option<(Arc<Workflow>, Vec<DependencyResult>)>, String> {
-        let lookup = self.catalog.lookup(&checked.workflow_id);
-        let Some(workflow) = within(deadline, lookup).await? else {
-            return Ok(None);
-        };
-        let each = dependencies::each(&workflow.dependencies);
+    ) -> (WorkflowResult, Result<Option<String>, ReadError>) {
+        let found = within(deadline, self.catalog.lookup(&checked.workflow_id)).await;
+        let workflow = found.as_ref().ok().and_then(Option::as_ref);
+        let own = workflow.and_then(|it| it.service_account.as_ref());
+        let account = own.or(checked.service_account.as_ref());
+        let account = account.unwrap_or(&self.default_service_account);
+        let each = workflow
+            .iter()
+            .flat_map(|it| dependencies::each(&it.dependencies));
         // Not bounded by `deadline`: concurrent reviews share a read, which has its own timeout.
         let reads = each.map(async |dependency| self.lookups.dependency(&dependency).await);
-        let results = join_all(reads).await.into_iter();
-        let results = results
-            .map(|result| result.map_err(|error| in_full(&error)))
-            .collect();
-        Ok(Some((workflow, results)))
+        let (results, account) =
+            tokio::join!(join_all(reads), self.lookups.account_refusal(account));
+        let results = results.into_iter();
+        let results = results.map(|result| result.map_err(|error| in_full(&error)));
+        let results = results.collect();
+        let found = found.map(|it| it.map(|workflow| (workflow, results)));
+        (found, account)
     }
 
     /// Denies if a check found a problem. If an outage prevented a check, `on_outage` decides: the
@@ -200,6 +216,24 @@ impl Validator {
         let warnings = remarks.into_iter().chain(unchecked);
         warnings.fold(Verdict::allow(), |verdict, warning| verdict.warn(&warning))
     }
+}
+
+/// The rules that the target breaks. `valid`: the request, if it satisfies all other rules.
+fn misfits(
+    target: &Target,
+    kinds: &[ServedKind],
+    workflow: Option<&Workflow>,
+    valid: Option<&ValidatedSpec>,
+) -> Vec<Violation> {
+    if let Some(valid) = valid {
+        return served::fit(valid, kinds).err().unwrap_or_default();
+    }
+    let allowed = workflow.map_or(&[][..], |it| &it.target_kinds);
+    let misfit = served::resolve(target, kinds, allowed).err();
+    // Which group is meant depends on the workflow.
+    let is_certain =
+        |it: &Violation| workflow.is_some() || !matches!(it, Violation::TargetKindAmbiguous { .. });
+    misfit.filter(is_certain).into_iter().collect()
 }
 
 /// The result of `lookup`, or the text of its error, or of a missed `deadline`.

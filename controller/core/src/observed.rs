@@ -11,6 +11,7 @@ use wfe_model::audit::EventType;
 use wfe_model::dependencies::{DependencyProblem, ServiceAccountAnswer};
 use wfe_model::duration::ExecutionTimeout;
 use wfe_model::rules::{self, ValidatedSpec, Violation};
+use wfe_model::served::ServedKind;
 use wfe_model::workflow::{Resources, Workflow};
 use wfe_model::workflow_execution::{WorkflowExecution, WorkflowExecutionSpec};
 
@@ -171,8 +172,8 @@ impl Settings {
 )]
 #[derive(Clone, Debug, Default)]
 pub struct Answers {
-    /// The rule that the target breaks, if any.
-    pub target: Option<Answer<Option<Violation>>>,
+    /// The kinds that the API server serves by the name of the target's.
+    pub kinds: Option<Answer<Vec<ServedKind>>>,
     /// The request validated against its catalog entry.
     pub workflow: Option<Answer<Resolution>>,
     /// Whether the ServiceAccount may run workflows.

@@ -7,7 +7,9 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{PodSecurityContext, SeccompProfile};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Resource;
+use wfe_model::parameters::TARGET_PARAMETERS;
 use wfe_model::rules::ValidatedSpec;
+use wfe_model::served::ServedTarget;
 use wfe_model::workflow::Resources;
 use wfe_model::workflow_execution::WorkflowExecution;
 
@@ -31,6 +33,8 @@ pub struct Plan {
     pub source: Source,
     /// Hash of the target.
     pub target_hash: TargetHash,
+    /// What the target is in this cluster.
+    pub target: ServedTarget,
     /// The request, validated against its catalog entry.
     pub valid: Arc<ValidatedSpec>,
     /// Execution timeout.
@@ -104,18 +108,21 @@ impl Plan {
 
     /// What the workflow is told, by name: the target, its request, its trace, and its parameters.
     pub(crate) fn values(&self) -> Vec<(String, String)> {
-        let request = self.valid.spec.remediation_request.as_ref();
-        let parameters = self.valid.parameters.clone();
+        let spec = &self.valid.spec;
+        let request = spec.remediation_request.as_ref();
+        let target = self.target.parameters(&spec.target);
+        let mut parameters = self.valid.parameters.clone();
+        parameters.retain(|name, _| !TARGET_PARAMETERS.contains(&name.as_str()));
         // The name is not reserved.
-        let is_free = !parameters.iter().any(|(name, _)| name == TRACEPARENT);
+        let is_free = !parameters.contains_key(TRACEPARENT);
         let trace = traceparent(&self.source.uid).filter(|_| is_free);
         let ours = [
-            Some(("TARGET_RESOURCE", self.valid.spec.target.to_string())),
+            Some(("TARGET_RESOURCE", spec.target.to_string())),
             Some(("KUBERNAUT_WORKFLOW_EXECUTION", self.source_name())),
             request.map(|request| ("KUBERNAUT_REMEDIATION_REQUEST", request.name.clone())),
             trace.map(|trace| (TRACEPARENT, trace)),
         ];
-        let ours = ours.into_iter().flatten();
+        let ours = ours.into_iter().flatten().chain(target);
         let ours = ours.map(|(name, value)| (name.to_owned(), value));
         ours.chain(parameters).collect()
     }
@@ -163,7 +170,7 @@ pub(crate) mod fixture {
         let reference = format!("{}r.io/w/restart@sha256:{HEX}", field.scheme());
         let yaml = format!(
             "metadata: {{workflowId: restart, version: 1.0.0}}
-execution: {{engine: {engine}, bundle: 'r.io/w/restart:v1@sha256:{HEX}', runAsUser: 1000, resources: {{requests: {{cpu: 50m}}, limits: {{memory: 128Mi}}}}}}
+execution: {{engine: {engine}, bundle: 'r.io/w/restart:v1@sha256:{HEX}', runAsUser: 1000, resources: {{requests: {{cpu: 50m}}, limits: {{memory: 128Mi, ephemeral-storage: 2Gi}}}}}}
 dependencies: {{secrets: [{{name: registry}}], configMaps: [{{name: limits.v1}}]}}
 parameters:
 - {{name: TEXT, type: string}}
@@ -194,6 +201,10 @@ parameters:
                 uid: "uid-1".to_owned(),
             },
             target_hash: "abc".into(),
+            target: ServedTarget {
+                api_version: "apps/v1".to_owned(),
+                kind: "Deployment".to_owned(),
+            },
             valid: Arc::new(rules::validate(&spec, rules::check(&spec), &workflow).expect("valid")),
             timeout: Duration::from_mins(30),
             service_account: "runner".to_owned(),

@@ -36,7 +36,7 @@ impl Step {
 /// A read that a decision needs.
 #[derive(Clone, Debug)]
 pub enum Question {
-    /// Whether the API server serves the target's kind.
+    /// The kinds that the API server serves by the name of this target's.
     TargetKind(Target),
     /// The catalog entry of this workflow id.
     Workflow(String),

@@ -25,6 +25,7 @@ use wfe_core::plan::Plan;
 use wfe_core::step::{Effect, Question, Step};
 use wfe_model::FINALIZER;
 use wfe_model::dependencies::ServiceAccountAnswer;
+use wfe_model::served::ServedKind;
 use wfe_model::target::Target;
 use wfe_model::workflow::Workflow;
 use wfe_model::workflow_execution::{ExecutionRef, FailureReason, Phase, WorkflowExecution};
@@ -39,6 +40,17 @@ struct Toy {
     image: String,
     switched_on: bool,
     exit_code: Option<i32>,
+}
+
+/// What the API server serves by the name `Deployment`.
+fn deployments() -> Vec<ServedKind> {
+    vec![ServedKind {
+        api_version: "apps/v1".to_owned(),
+        kind: "Deployment".to_owned(),
+        namespaced: true,
+        readable: true,
+        ..ServedKind::default()
+    }]
 }
 
 /// The builder: a plan becomes a toy, switched off.
@@ -169,7 +181,7 @@ impl World {
 
     fn ask(&self, question: &Question, answers: &mut Answers) {
         match question {
-            Question::TargetKind(_) => answers.target = Some(Answer::Known(None)),
+            Question::TargetKind(_) => answers.kinds = Some(Answer::Known(deployments())),
             Question::Workflow(_) => {
                 let yaml = format!(
                     "metadata: {{workflowId: w, version: '1'}}\nexecution: {{engine: job, bundle: 'r.io/w@sha256:{HEX}'}}\n"

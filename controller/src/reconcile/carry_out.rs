@@ -156,7 +156,7 @@ impl Actions {
     ) -> Result<(), StepError> {
         match question {
             Question::TargetKind(target) => {
-                answers.target = Some(known(self.kinds.misfit(&target).await));
+                answers.kinds = Some(known(self.kinds.concerning(&target).await));
             }
             Question::Workflow(workflow_id) => {
                 let found = self.catalog.lookup(&workflow_id).await;

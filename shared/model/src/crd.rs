@@ -43,6 +43,7 @@ pub fn workflow_execution() -> CustomResourceDefinition {
         if let Some(spec) = properties.and_then(|it| it.get_mut("spec")) {
             let rules = spec.x_kubernetes_validations.get_or_insert_default();
             rules.extend(engine_rules());
+            rules.extend(violation::cel_target_parameters());
         }
         for (path, fields) in REQUIRED {
             require(root, path, fields);

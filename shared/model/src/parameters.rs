@@ -8,8 +8,8 @@ pub mod kind;
 mod violation;
 
 pub use self::violation::{
-    MAX_COUNT, MAX_TOTAL_LENGTH, MAX_VALUE_LENGTH, PARAMETER_NAME, ParameterName,
-    ParameterViolation, check_names_and_sizes,
+    MAX_COUNT, MAX_TOTAL_LENGTH, MAX_VALUE_LENGTH, PARAMETER_NAME, ParameterViolation,
+    TARGET_PARAMETERS, check_names_and_sizes,
 };
 pub(crate) use self::violation::{cel_names, cel_no_nul, cel_reserved, cel_total, no_substitution};
 

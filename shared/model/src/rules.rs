@@ -102,6 +102,13 @@ pub enum Remark {
 }
 
 impl ValidatedSpec {
+    /// The ServiceAccount that the workflow runs as: that of the catalog, else that of the request.
+    pub fn service_account<'a>(&'a self, default: &'a str) -> &'a str {
+        let own = self.workflow.service_account.as_deref();
+        own.or(self.spec.service_account.as_deref())
+            .unwrap_or(default)
+    }
+
     /// Remarks for the author of the spec.
     pub fn remarks(&self) -> Vec<Remark> {
         let workflow = &self.workflow;
@@ -163,6 +170,9 @@ pub fn check(spec: &WorkflowExecutionSpec) -> Result<CheckedSpec, Vec<Violation>
         });
     }
     check_parameters(spec, &mut report);
+    if let Some(target) = &target {
+        check_target_parameters(spec, target, &mut report);
+    }
     let timeout = config.timeout.as_deref().map(ExecutionTimeout::parse);
     if timeout == Some(None) {
         report(Violation::TimeoutInvalid {
@@ -213,6 +223,25 @@ pub fn check(spec: &WorkflowExecutionSpec) -> Result<CheckedSpec, Vec<Violation>
     }
 }
 
+/// Applies the static rules to the spec of a WorkflowExecution in `namespace`.
+pub fn check_in(
+    namespace: &str,
+    spec: &WorkflowExecutionSpec,
+) -> Result<CheckedSpec, Vec<Violation>> {
+    let found = spec.remediation_request_ref.as_ref();
+    let found = found.and_then(|it| it.namespace.as_deref());
+    let elsewhere = found.filter(|it| *it != namespace);
+    let Some(found) = elsewhere else {
+        return check(spec);
+    };
+    let mut violations = check(spec).err().unwrap_or_default();
+    violations.push(Violation::RequestNamespace {
+        found: shortened(found),
+        namespace: namespace.to_owned(),
+    });
+    Err(violations)
+}
+
 /// Applies the rules that depend on `workflow`, the workflow in the catalog, and adds their
 /// violations to those in `checked`, the result of [`check`].
 pub fn validate(
@@ -246,6 +275,15 @@ pub fn validate(
         });
     } else if let Some(checked) = &checked {
         violations.extend(image_mismatch(checked, &workflow.bundle));
+    }
+    let found = spec.execution_config.service_account_name.as_ref();
+    if let Some((found, catalog)) = found.zip(workflow.service_account.as_ref())
+        && found != catalog
+    {
+        violations.push(Violation::ServiceAccountMismatch {
+            found: shortened(found),
+            catalog: catalog.clone(),
+        });
     }
     let too_many = spec.parameters.len() > parameters::MAX_COUNT;
     let invalid = (!too_many).then(|| workflow.parameters.check(&spec.parameters));
@@ -355,6 +393,39 @@ fn check_parameters(spec: &WorkflowExecutionSpec, report: &mut impl FnMut(Violat
                 value: shortened(value),
             }));
         }
+    }
+}
+
+/// Parameters that repeat the target. Its `apiVersion`, and how its kind is spelled, are known to the
+/// cluster only: see [`crate::served`].
+fn check_target_parameters(
+    spec: &WorkflowExecutionSpec,
+    target: &Target,
+    report: &mut impl FnMut(Violation),
+) {
+    let [_, kind, name, namespace] = parameters::TARGET_PARAMETERS;
+    for (parameter, expected) in [
+        (kind, Some(target.kind())),
+        (name, Some(target.name())),
+        (namespace, target.namespace()),
+    ] {
+        let Some(value) = spec.parameters.get(parameter) else {
+            continue;
+        };
+        let same = |expected: &str| {
+            expected == value || parameter == kind && expected.eq_ignore_ascii_case(value)
+        };
+        let name = parameter.to_owned();
+        let violation = match expected {
+            Some(expected) if same(expected) => continue,
+            Some(expected) => ParameterViolation::OtherTarget {
+                name,
+                value: shortened(value),
+                target: expected.to_owned(),
+            },
+            None => ParameterViolation::TargetLacks { name },
+        };
+        report(Violation::Parameter(violation));
     }
 }
 

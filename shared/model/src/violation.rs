@@ -58,6 +58,29 @@ pub(crate) fn cel_no_substitution(engine: Engine) -> ValidationRule {
     }
 }
 
+/// CEL rules: the parameters of the target repeat `targetResource`. The `apiVersion` is not in it.
+pub(crate) fn cel_target_parameters() -> [ValidationRule; 3] {
+    let parts = "self.targetResource.split('/')";
+    [
+        ("NAME", format!("{parts}[{parts}.size() - 1] == given")),
+        (
+            "KIND",
+            format!("{parts}[{parts}.size() - 2].lowerAscii() == given.lowerAscii()"),
+        ),
+        ("NAMESPACE", format!("{parts}.size() == 3 && {parts}[0] == given")),
+    ]
+    .map(|(part, same)| {
+        let name = format!("TARGET_RESOURCE_{part}");
+        let same = same.replace("given", &format!("self.parameters['{name}']"));
+        ValidationRule {
+            rule: format!("!has(self.parameters) || !('{name}' in self.parameters) || {parts}.size() > 1 && {same}"),
+            message: Some(format!("{name} must be that of targetResource: remove it, the controller sets it")),
+            field_path: Some(".parameters".to_owned()),
+            ..ValidationRule::default()
+        }
+    })
+}
+
 fn needs(engine: Engine) -> String {
     let field = engine.runs();
     let allowed = field.format().allowed;
@@ -175,6 +198,44 @@ pub enum Violation {
         /// The suggested value.
         instead: String,
     },
+    /// Objects of the target's kind cannot be read.
+    #[error(
+        "invalid value {found:?}: a {kind} cannot be read, only created: use the kind of an object that exists"
+    )]
+    TargetKindUnreadable {
+        /// The rejected value.
+        found: String,
+        /// The kind in the rejected value.
+        kind: String,
+    },
+    /// Several API groups serve the kind of the target.
+    #[error("invalid value {found:?}: several API groups serve kind {kind}: {}: execution.targetKinds of the workflow must name one, for example {kind}.{}", groups.join(", "), groups.last().map_or("", String::as_str))]
+    TargetKindAmbiguous {
+        /// The rejected value.
+        found: String,
+        /// The kind in the rejected value.
+        kind: String,
+        /// The groups.
+        groups: Vec<String>,
+    },
+    /// The workflow is not for the kind of the target.
+    #[error("invalid value {found:?}: the workflow is only for {}: use such a target, or another workflow", kinds.join(", "))]
+    TargetKindNotAllowed {
+        /// The rejected value.
+        found: String,
+        /// `execution.targetKinds` of the workflow.
+        kinds: Vec<String>,
+    },
+    /// The RemediationRequest is in another namespace than the WorkflowExecution.
+    #[error(
+        "invalid value {found:?}: must be {namespace:?}, the namespace of the WorkflowExecution: remove it"
+    )]
+    RequestNamespace {
+        /// The rejected value.
+        found: String,
+        /// Namespace of the WorkflowExecution.
+        namespace: String,
+    },
     /// There are more than [`parameters::MAX_COUNT`] parameters.
     #[error(
         "too many entries: must have at most {}, has {count}",
@@ -207,6 +268,14 @@ pub enum Violation {
     ServiceAccountInvalid {
         /// The rejected value.
         found: String,
+    },
+    /// The workflow runs as another ServiceAccount.
+    #[error("invalid value {found:?}: the workflow runs as {catalog:?}: remove it")]
+    ServiceAccountMismatch {
+        /// The rejected value.
+        found: String,
+        /// The value in the catalog.
+        catalog: String,
     },
     /// `whenBlocked` is not supported.
     #[error("unsupported value {found:?}: supported values are \"Skip\", \"Wait\"")]
@@ -298,11 +367,17 @@ impl Violation {
             Self::TargetInvalid { .. }
             | Self::TargetKindUnknown { .. }
             | Self::TargetNamespaceMissing { .. }
-            | Self::TargetNamespaceForbidden { .. } => "targetResource",
+            | Self::TargetNamespaceForbidden { .. }
+            | Self::TargetKindUnreadable { .. }
+            | Self::TargetKindAmbiguous { .. }
+            | Self::TargetKindNotAllowed { .. } => "targetResource",
             Self::ParametersTooMany { .. } | Self::ParametersTooLarge { .. } => "parameters",
             Self::Parameter(violation) => return format!("spec.parameters[{}]", violation.name()),
             Self::TimeoutInvalid { .. } => "executionConfig.timeout",
-            Self::ServiceAccountInvalid { .. } => "executionConfig.serviceAccountName",
+            Self::ServiceAccountInvalid { .. } | Self::ServiceAccountMismatch { .. } => {
+                "executionConfig.serviceAccountName"
+            }
+            Self::RequestNamespace { .. } => "remediationRequestRef.namespace",
             Self::WhenBlockedUnknown { .. } => "executionConfig.whenBlocked",
             Self::ConfidenceOutOfRange { .. } => "confidence",
             Self::WorkflowNotFound { .. } | Self::WorkflowNotActive { .. } => {

@@ -25,6 +25,44 @@ pattern!(
     "a Kubernetes quantity, for example 250m, 0.5 or 64Mi"
 );
 
+pattern!(
+    /// A kind that a workflow is for.
+    TARGET_KIND, 317,
+    "^[A-Z][A-Za-z0-9]{0,62}(\\.[a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$",
+    "a kind, or a kind and its API group, for example Deployment or Deployment.apps"
+);
+
+/// A kind that a workflow is for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TargetKind {
+    /// Kind in manifests.
+    pub kind: String,
+    /// API group; absent: any.
+    pub group: Option<String>,
+}
+
+impl TargetKind {
+    /// Parses a text that [`TARGET_KIND`] accepts.
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = Some(text).filter(|it| TARGET_KIND.accepts(it))?;
+        let (kind, group) = text
+            .split_once('.')
+            .map_or((text, None), |(kind, group)| (kind, Some(group.to_owned())));
+        Some(Self {
+            kind: kind.to_owned(),
+            group,
+        })
+    }
+}
+
+/// Formats the kind as it was written.
+impl fmt::Display for TargetKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.kind)?;
+        self.group.iter().try_for_each(|it| write!(f, ".{it}"))
+    }
+}
+
 /// Status of a workflow in the catalog.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "lowercase")]
@@ -99,6 +137,10 @@ pub struct Workflow {
     pub resources: Option<Resources>,
     /// User id of the container; the controller's default if absent.
     pub run_as_user: Option<i64>,
+    /// ServiceAccount that it runs as; absent: that of the request.
+    pub service_account: Option<String>,
+    /// Kinds of its targets; empty: every kind.
+    pub target_kinds: Vec<TargetKind>,
     /// Required Secrets and ConfigMaps.
     pub dependencies: Dependencies,
     /// Declared parameters.
@@ -158,6 +200,20 @@ pub enum Problem {
     RunAsUser {
         /// The rejected value.
         found: i64,
+    },
+    /// The ServiceAccount is not an object name.
+    #[error("execution.serviceAccountName: invalid value {found:?}: must be {}", OBJECT_NAME.allowed)]
+    ServiceAccount {
+        /// The rejected value.
+        found: String,
+    },
+    /// A target kind is not a kind.
+    #[error("execution.targetKinds[{index}]: invalid value {found:?}: must be {}", TARGET_KIND.allowed)]
+    TargetKind {
+        /// Position in the list.
+        index: usize,
+        /// The rejected value.
+        found: String,
     },
     /// A request or limit is not a quantity.
     #[error("{path}: invalid value {found:?}: must be {}", QUANTITY.allowed)]

@@ -12,7 +12,7 @@ use thiserror::Error;
 use tokio::sync::Mutex;
 use wfe_model::engine::Engine;
 use wfe_model::rules::Violation;
-use wfe_model::served::{ServedKind, misfit};
+use wfe_model::served::{ServedKind, concerning, resolve};
 use wfe_model::target::Target;
 
 /// Minimum interval between two refreshes that targets or engines not found in the cache cause.
@@ -49,11 +49,20 @@ struct Discovery {
 }
 
 impl Discovery {
-    fn misfit(&self, target: &Target) -> Result<Option<Violation>, DiscoveryError> {
-        match misfit(target, &self.kinds) {
-            Some(_) if self.incomplete => Err(DiscoveryError::Incomplete),
-            result => Ok(result),
+    fn serves(&self, target: &Target) -> bool {
+        !matches!(
+            resolve(target, &self.kinds, &[]),
+            Err(Violation::TargetKindUnknown { .. }
+                | Violation::TargetNamespaceMissing { .. }
+                | Violation::TargetNamespaceForbidden { .. })
+        )
+    }
+
+    fn concerning(&self, target: &Target) -> Result<Vec<ServedKind>, DiscoveryError> {
+        if self.incomplete && !self.serves(target) {
+            return Err(DiscoveryError::Incomplete);
         }
+        Ok(concerning(target, &self.kinds))
     }
 
     /// Whether the cluster serves the kind that `engine` creates.
@@ -74,10 +83,10 @@ impl ServedKinds {
         }
     }
 
-    /// Why `target` is invalid in this cluster; `None` if it is valid.
-    pub async fn misfit(&self, target: &Target) -> Result<Option<Violation>, DiscoveryError> {
-        let is_valid = |discovery: &Discovery| misfit(target, &discovery.kinds).is_none();
-        self.discovery_with(is_valid).await?.misfit(target)
+    /// The kinds that decide on `target`, for [`wfe_model::served`].
+    pub async fn concerning(&self, target: &Target) -> Result<Vec<ServedKind>, DiscoveryError> {
+        let discovery = self.discovery_with(|it| it.serves(target)).await?;
+        discovery.concerning(target)
     }
 
     /// Why `engine` cannot run workflows in this cluster; `None` if it can.
@@ -98,10 +107,7 @@ impl ServedKinds {
         let kind = discovery.kinds.iter().find(|it| {
             it.kind.eq_ignore_ascii_case(target.kind()) && it.namespaced == namespaced
         })?;
-        let (group, version) = kind
-            .api_version
-            .split_once('/')
-            .unwrap_or(("", &kind.api_version));
+        let (group, version) = kind.group_version();
         let resource = ApiResource {
             group: group.to_owned(),
             version: version.to_owned(),
@@ -191,6 +197,7 @@ fn kind(resource: APIResourceDiscovery, api_version: &str) -> Option<ServedKind>
         singular: resource.singular_resource.unwrap_or_default(),
         short_names: resource.short_names,
         namespaced: resource.scope.as_deref() == Some("Namespaced"),
+        readable: resource.verbs.iter().any(|it| it == "get"),
     })
 }
 
@@ -250,6 +257,7 @@ mod tests {
             singular: "deployment".to_owned(),
             short_names: vec!["deploy".to_owned()],
             namespaced: true,
+            readable: true,
         };
         assert_eq!(discovery("Current").kinds, [expected]);
     }
@@ -259,13 +267,13 @@ mod tests {
     fn target_kind_not_found_in_stale_discovery_is_an_error() {
         let deployment = target("a/Deployment/x");
         let gadget = target("a/Gadget/x");
-        let misfit = discovery("Current").misfit(&gadget).expect("complete");
-        assert!(matches!(misfit, Some(Violation::TargetKindUnknown { .. })));
+        let found = discovery("Current").concerning(&gadget).expect("complete");
+        assert_eq!(found, []);
         let stale = discovery("Stale");
         assert!(matches!(
-            stale.misfit(&gadget),
+            stale.concerning(&gadget),
             Err(DiscoveryError::Incomplete)
         ));
-        assert!(matches!(stale.misfit(&deployment), Ok(None)));
+        assert_eq!(stale.concerning(&deployment).expect("found").len(), 1);
     }
 }

@@ -96,8 +96,12 @@ pub(super) async fn leader_election(system: &System) -> Result<()> {
 async fn policies(system: &System) -> Result<()> {
     let text = text("files/policies.yaml")?;
     let controller = service_account_user(system.execution.name(), CONTROLLER);
-    let policies: Vec<ValidatingAdmissionPolicy> =
-        serde_saphyr::from_str(&text.replace("CONTROLLER", &controller))?;
+    let policies: Vec<ValidatingAdmissionPolicy> = serde_saphyr::from_str(
+        &text
+            .replace("CONTROLLER", &controller)
+            .replace("EXECUTION_NAMESPACE", system.execution.name())
+            .replace("DEFAULT_RUNNER", RUNNER),
+    )?;
     // Applied in reverse: the first policy, which can be probed, takes effect last.
     for mut policy in policies.into_iter().rev() {
         let name = format!("{}-{}", policy.name_any(), system.namespace.name());
@@ -141,7 +145,8 @@ pub(super) fn selector(system: &System) -> Value {
     json!({ "matchLabels": { "kubernetes.io/metadata.name": system.namespace.name() } })
 }
 
-/// Applies the CRD of an older release, without `field` in the status schema, and waits until the
+/// Applies the CRD of an older release, without `field` in the status schema and without rules for the
+/// whole spec, and waits until the
 /// API server prunes the field from the WorkflowExecution `probe`.
 pub(super) async fn older_crd(system: &System, field: &str, probe: &str) -> Result<()> {
     let mut crd: Value = read("crds/kubernaut.ai.yaml")?;
@@ -151,6 +156,10 @@ pub(super) async fn older_crd(system: &System, field: &str, probe: &str) -> Resu
         .context("the CRD has no status schema")?
         .remove(field)
         .context("the status schema has no such field")?;
+    let spec = crd.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec");
+    let spec = spec.and_then(Value::as_object_mut);
+    spec.context("the CRD has no spec schema")?
+        .remove("x-kubernetes-validations");
     let crd: CustomResourceDefinition = serde_json::from_value(crd)?;
     apply(&Api::all(system.cluster.admin()), &crd).await?;
     let account = system

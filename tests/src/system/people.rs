@@ -66,6 +66,30 @@ impl System {
         self.wait_until_allowed(user, verb, "", None, true).await
     }
 
+    /// Grants a user the verb `use` on a ServiceAccount of the execution namespace.
+    pub async fn grant_account(&self, user: &str, account: &str) -> Result<()> {
+        let rules = json!([{ "apiGroups": [""], "resources": ["serviceaccounts"], "resourceNames": [account], "verbs": ["use"] }]);
+        let name = format!("use-{account}");
+        let (admin, namespace) = (self.cluster.admin(), self.execution.name());
+        let role: Role =
+            serde_json::from_value(json!({ "metadata": { "name": name }, "rules": rules }))?;
+        let subject = json!({ "kind": "User", "name": user });
+        let binding: RoleBinding = serde_json::from_value(binding(&name, "Role", &subject))?;
+        apply(&Api::namespaced(admin.clone(), namespace), &role).await?;
+        apply(&Api::namespaced(admin.clone(), namespace), &binding).await?;
+        let review: SubjectAccessReview = serde_json::from_value(
+            json!({ "spec": { "user": user, "resourceAttributes": {
+                "namespace": namespace, "verb": "use", "resource": "serviceaccounts", "name": account,
+            } } }),
+        )?;
+        let reviews: Api<SubjectAccessReview> = Api::all(admin);
+        until_effective("a user's RBAC", async || {
+            let answer = reviews.create(&PostParams::default(), &review).await?;
+            Ok(answer.status.is_some_and(|it| it.allowed))
+        })
+        .await
+    }
+
     /// Waits until RBAC allows a user `verb` on WorkflowExecutions, or denies it.
     pub(super) async fn wait_until_allowed(
         &self,

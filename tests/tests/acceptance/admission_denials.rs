@@ -21,7 +21,7 @@ struct Case {
     condition: Option<(&'static str, &'static str)>,
 }
 
-fn cases(plain: &Script, missing: &Script, empty: &Script) -> Vec<Case> {
+fn cases(plain: &Script, sealed: &Script, missing: &Script, empty: &Script) -> Vec<Case> {
     // Each case has its own target: a failure makes the next execution on the target back off.
     let spec = |workflow: &Script| {
         json!({
@@ -37,6 +37,12 @@ fn cases(plain: &Script, missing: &Script, empty: &Script) -> Vec<Case> {
             .expect("an object")
             .insert(key.to_owned(), value);
         spec
+    };
+    let of_sealed = |target: &str, parameters: serde_json::Value| {
+        json!({
+            "executionEngine": "job", "targetResource": target, "parameters": parameters,
+            "workflowRef": { "workflowId": sealed.id, "version": "1.0.0", "containerImage": sealed.image },
+        })
     };
     let case = |spec, field, says, condition| Case {
         spec,
@@ -102,6 +108,54 @@ fn cases(plain: &Script, missing: &Script, empty: &Script) -> Vec<Case> {
             Some(("WorkflowResolved", "False/TargetInvalid")),
         ),
         case(
+            changed("/targetResource", json!("prod/Binding/web")),
+            "spec.targetResource",
+            "a Binding cannot be read, only created",
+            Some(("WorkflowResolved", "False/TargetInvalid")),
+        ),
+        case(
+            of_sealed("prod/Service/sealed", json!({})),
+            "spec.targetResource",
+            "the workflow is only for Deployment.apps, StatefulSet",
+            Some(("WorkflowResolved", "False/TargetInvalid")),
+        ),
+        case(
+            of_sealed(
+                "prod/Deployment/sealed-1",
+                json!({ "TARGET_RESOURCE_NAMESPACE": "kube-system" }),
+            ),
+            "spec.parameters",
+            "must be \"prod\", as in spec.targetResource: remove it, the controller sets it",
+            None,
+        ),
+        case(
+            of_sealed(
+                "prod/Deployment/sealed-2",
+                json!({ "TARGET_RESOURCE_API_VERSION": "v1" }),
+            ),
+            "spec.parameters[TARGET_RESOURCE_API_VERSION]",
+            "invalid value \"v1\": must be \"apps/v1\", as in spec.targetResource",
+            Some(("WorkflowResolved", "False/ParametersInvalid")),
+        ),
+        case(
+            of_sealed(
+                "prod/Deployment/sealed-3",
+                json!({ "TARGET_RESOURCE_KIND": "deployment" }),
+            ),
+            "spec.parameters[TARGET_RESOURCE_KIND]",
+            "invalid value \"deployment\": must be \"Deployment\", as in spec.targetResource",
+            Some(("WorkflowResolved", "False/ParametersInvalid")),
+        ),
+        case(
+            changed(
+                "/remediationRequestRef",
+                json!({ "name": "rr-1", "namespace": "kube-system" }),
+            ),
+            "spec.remediationRequestRef.namespace",
+            "invalid value \"kube-system\": must be ",
+            None,
+        ),
+        case(
             changed("/parameters/EXTRA", json!("x")),
             "spec.parameters[EXTRA]",
             "unknown parameter: remove it, or use a parameter that the workflow declares: REPLICAS",
@@ -162,7 +216,19 @@ async fn invalid_request_is_denied_or_fails_with_the_same_message() {
         workflow("missing", "absent"),
         workflow("empty", "hollow"),
     );
-    let mut system = System::start(&cluster, "denied", &[&plain, &missing, &empty])
+    let sealed = Script::of(
+        "sealed",
+        format!("r.io/sealed@sha256:{}", "1".repeat(64)),
+        "",
+    );
+    let sealed = Script {
+        yaml: sealed.yaml.replace(
+            "execution: {",
+            "execution: {targetKinds: [Deployment.apps, StatefulSet], ",
+        ) + "parameters:\n- {name: TARGET_RESOURCE_API_VERSION, type: string}\n- {name: TARGET_RESOURCE_KIND, type: string, required: true}\n- {name: TARGET_RESOURCE_NAMESPACE, type: string, required: true}\n",
+        ..sealed
+    };
+    let mut system = System::start(&cluster, "denied", &[&plain, &sealed, &missing, &empty])
         .await
         .expect("started");
     let hollow: Secret =
@@ -176,7 +242,7 @@ async fn invalid_request_is_denied_or_fails_with_the_same_message() {
     let raw = untyped(cluster.admin(), system.namespace.name());
 
     let mut refusals = Vec::new();
-    for case in cases(&plain, &missing, &empty) {
+    for case in cases(&plain, &sealed, &missing, &empty) {
         let refused = raw
             .create(&PostParams::default(), &object(&case.spec))
             .await
@@ -191,7 +257,10 @@ async fn invalid_request_is_denied_or_fails_with_the_same_message() {
     }
 
     system.remove_webhook().await.expect("webhook removed");
-    for (case, refusal) in cases(&plain, &missing, &empty).into_iter().zip(refusals) {
+    for (case, refusal) in cases(&plain, &sealed, &missing, &empty)
+        .into_iter()
+        .zip(refusals)
+    {
         let stored = raw
             .create(&PostParams::default(), &object(&case.spec))
             .await;

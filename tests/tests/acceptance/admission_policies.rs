@@ -4,7 +4,7 @@ use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use wfe_model::workflow_execution::WorkflowExecution;
-use wfe_tests::system::{Script, System};
+use wfe_tests::system::{Script, System, dry_run};
 
 use crate::setup::cluster;
 
@@ -66,6 +66,42 @@ async fn target_in_other_namespace_requires_create_permission_there() {
     create(&system, &bob, "node", "Node/worker")
         .await
         .expect("allowed everywhere");
+}
+
+/// A requester does not pick the account with the most permissions, also while no webhook runs.
+#[tokio::test]
+async fn service_account_requires_use_verb() {
+    let cluster = cluster().await;
+    let system = System::install(&cluster, "strongest", &[])
+        .await
+        .expect("installed");
+    let here = system.namespace.name();
+    let name = format!("mallory-{here}");
+    let mallory = system.operator(&name, here).await.expect("mallory");
+    let api: Api<WorkflowExecution> = Api::namespaced(mallory, here);
+    let workflow = Script::of("any", format!("r.io/any@sha256:{}", "3".repeat(64)), "");
+    let create = async |account: &str| {
+        let spec = json!({ "targetResource": format!("{here}/Pod/a"), "executionConfig": { "serviceAccountName": account } });
+        let created = api
+            .create(&dry_run(), &workflow.request("one", &spec))
+            .await;
+        created.map(drop).map_err(|error| error.to_string())
+    };
+    create("kubernaut-workflow-runner")
+        .await
+        .expect("the default account");
+    let text = create("cluster-repair").await.expect_err("refused");
+    let says = format!(
+        "spec.executionConfig.serviceAccountName: {name} must be allowed the verb use on ServiceAccount cluster-repair in namespace {}",
+        system.execution.name()
+    );
+    assert!(text.contains(&says), "{text}");
+    system
+        .grant_account(&name, "cluster-repair")
+        .await
+        .expect("allowed");
+    create("cluster-repair").await.expect("has the verb use");
+    create("another").await.expect_err("that account only");
 }
 
 /// BR-WE-005

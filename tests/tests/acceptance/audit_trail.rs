@@ -35,7 +35,7 @@ async fn audit_command_lists_events_of_ten_executions() {
     let run = async |workflow: &Script, name: &str, target: &str| {
         let spec = json!({
             "targetResource": format!("prod/Deployment/{target}"),
-            "remediationRequestRef": { "apiVersion": "kubernaut.ai/v1alpha1", "kind": "RemediationRequest", "name": "rr-web-1", "namespace": "prod", "uid": "1" },
+            "remediationRequestRef": { "apiVersion": "kubernaut.ai/v1alpha1", "kind": "RemediationRequest", "name": "rr-web-1", "namespace": system.namespace.name(), "uid": "1" },
         });
         system
             .create(workflow, name, &spec)

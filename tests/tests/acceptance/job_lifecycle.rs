@@ -17,8 +17,8 @@ use crate::setup::{SECONDS_30, cluster, kubectl, pod_and_log};
 #[tokio::test]
 async fn workflow_runs_with_dependencies_and_parameters_and_is_audited() {
     let cluster = cluster().await;
-    let script = "set -e\necho target=$TARGET_RESOURCE wfe=$KUBERNAUT_WORKFLOW_EXECUTION rr=$KUBERNAUT_REMEDIATION_REQUEST\nprintf 'text=%s\\n' \"$TEXT\"\necho mode=$MODE user=$(id -u)\ncat /run/kubernaut/secrets/registry/token /run/kubernaut/configmaps/limits/max\ntouch /tmp/x\nif touch /x 2>/dev/null; then echo root is writable; fi\n";
-    let more = "dependencies: {secrets: [{name: registry}], configMaps: [{name: limits}]}\nparameters:\n- {name: TEXT, type: string, required: true}\n- {name: MODE, type: string, default: safe}\n";
+    let script = "set -e\necho target=$TARGET_RESOURCE wfe=$KUBERNAUT_WORKFLOW_EXECUTION rr=$KUBERNAUT_REMEDIATION_REQUEST\necho trace=$TRACEPARENT\necho kubectl -n $TARGET_RESOURCE_NAMESPACE rollout restart $TARGET_RESOURCE_KIND/$TARGET_RESOURCE_NAME of $TARGET_RESOURCE_API_VERSION\nprintf 'text=%s\\n' \"$TEXT\"\necho mode=$MODE user=$(id -u)\ncat /run/kubernaut/secrets/registry/token /run/kubernaut/configmaps/limits/max\ntouch /tmp/x\nif touch /x 2>/dev/null; then echo root is writable; fi\n";
+    let more = "dependencies: {secrets: [{name: registry}], configMaps: [{name: limits}]}\nparameters:\n- {name: TARGET_RESOURCE_NAMESPACE, type: string, required: true}\n- {name: TARGET_RESOURCE_KIND, type: string, required: true}\n- {name: TARGET_RESOURCE_NAME, type: string, required: true}\n- {name: TEXT, type: string, required: true}\n- {name: MODE, type: string, default: safe}\n";
     let workflow = Script::push(&cluster, "read-all", script, more);
     let system = System::start(&cluster, "life", &[&workflow])
         .await
@@ -85,9 +85,11 @@ async fn workflow_runs_with_dependencies_and_parameters_and_is_audited() {
     );
 
     let (_, log) = pod_and_log(&system.execution).await;
+    let uid = wfe.metadata.uid.as_deref().expect("a uid").replace('-', "");
     let expected = format!(
-        "target=prod/Deployment/good wfe={}/good rr=rr-1\ntext=$(TARGET_RESOURCE) $HOME\nmode=safe user=65532\ns3cret\n512Mi\n",
-        system.namespace.name()
+        "target=prod/Deployment/good wfe={}/good rr=rr-1\ntrace=00-{uid}-{}-01\nkubectl -n prod rollout restart Deployment/good of apps/v1\ntext=$(TARGET_RESOURCE) $HOME\nmode=safe user=65532\ns3cret\n512Mi\n",
+        system.namespace.name(),
+        &uid[16..]
     );
     assert_eq!(log, expected);
 

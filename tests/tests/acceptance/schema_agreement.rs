@@ -9,8 +9,8 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use wfe_model::duration::ExecutionTimeout;
 use wfe_model::image::{BundleReference, ImageReference};
-use wfe_model::parameters::ParameterName;
 use wfe_model::pattern::OBJECT_NAME;
+use wfe_model::rules;
 use wfe_model::target::Target;
 use wfe_tests::system::dry_run;
 
@@ -136,12 +136,15 @@ async fn timeout_schema_and_rules_agree() {
 /// BR-WE-001
 #[tokio::test]
 async fn parameter_name_schema_and_rules_agree() {
-    let grammar = "[A-Za-z_][A-Za-z0-9_]{0,12}|KUBERNAUT_?[A-Z]{0,3}|TARGET_RESOURCES?";
+    let grammar = "[A-Za-z_][A-Za-z0-9_]{0,12}|KUBERNAUT_?[A-Z]{0,3}|TARGET_RESOURCE_?(NAME|NAMESPACE|KIND|API_VERSION|UID)?";
     compare(
         "parameter name",
         grammar,
         |text| job().parameter(text, "x"),
-        |text| ParameterName::parse(text).is_some(),
+        |text| {
+            let spec = job().parameter(text, "x").0;
+            rules::check(&rules::read(spec).expect("a spec")).is_ok()
+        },
     )
     .await;
 }

@@ -116,8 +116,7 @@ const BUNDLE_RULE: &str =
     "must be oci://registry/repository[:tag][@sha256:<64 lower-case hex digits>]";
 const TARGET_RULE: &str = "must be [namespace/]kind/name";
 const NAME_RULE: &str = "parameter names must be letters, digits and _, not starting with a digit";
-const RESERVED: &str =
-    "TARGET_RESOURCE and names starting with KUBERNAUT_ are reserved for the controller";
+const RESERVED: &str = "TARGET_RESOURCE and names starting with TARGET_RESOURCE_ or KUBERNAUT_ are reserved for the controller";
 const TIMEOUT_RULE: &str = "whole hours, minutes and seconds from 1s to 24h";
 const OBJECT_NAME: &str = "must be the name of a Kubernetes object";
 const TYPE_STRING: &str = "must be of type string";
@@ -221,6 +220,11 @@ pub fn invalid() -> Vec<Invalid> {
         case("parameter name of 129 characters", job().parameter(&long(129), "a"), PARAMETERS, NAME_RULE),
         case("reserved parameter", job().parameter("TARGET_RESOURCE", "a/b/c"), PARAMETERS, RESERVED),
         case("parameter with the reserved prefix", job().parameter("KUBERNAUT_X", "a"), PARAMETERS, RESERVED),
+        case("a parameter with another namespace than the target", job().parameter("TARGET_RESOURCE_NAMESPACE", "kube-system"), PARAMETERS, "TARGET_RESOURCE_NAMESPACE must be that of targetResource"),
+        case("a parameter with another name than the target", job().parameter("TARGET_RESOURCE_NAME", "Deployment/web"), PARAMETERS, "TARGET_RESOURCE_NAME must be that of targetResource"),
+        case("a parameter with another kind than the target", job().parameter("TARGET_RESOURCE_KIND", "Service"), PARAMETERS, "TARGET_RESOURCE_KIND must be that of targetResource"),
+        case("a parameter with a namespace for a target without", job().with("targetResource", "Node/web").parameter("TARGET_RESOURCE_NAMESPACE", "web"), PARAMETERS, "TARGET_RESOURCE_NAMESPACE must be that of targetResource"),
+        case("a reserved parameter of the target", job().parameter("TARGET_RESOURCE_UID", "1"), PARAMETERS, "reserved for the controller"),
         case("65 parameters", job().parameters(65, 1), PARAMETERS, "must have at most 64 items"),
         case("a value of 9,000 characters", job().parameters(1, 9_000), PARAMETERS, "may not be more than 8192"),
         case("values of 66 Ki together", job().parameters(9, 7_500), PARAMETERS, "all values together must have at most 65536 characters"),
@@ -259,7 +263,7 @@ pub fn invalid() -> Vec<Invalid> {
 pub fn valid() -> Vec<(&'static str, Spec)> {
     let digest = format!("@sha256:{HEX}");
     let image = |name: &str| job().image(&format!("{name}{digest}"));
-    let request = json!({ "apiVersion": "kubernaut.ai/v1alpha1", "kind": "RemediationRequest", "name": "rr-1", "namespace": "prod", "uid": "5e8b" });
+    let request = json!({ "apiVersion": "kubernaut.ai/v1alpha1", "kind": "RemediationRequest", "name": "rr-1", "uid": "5e8b" });
     vec![
         ("job", job()),
         ("tekton", tekton()),
@@ -279,6 +283,7 @@ pub fn valid() -> Vec<(&'static str, Spec)> {
         ("target with parts of full length", job().target(&format!("{}/{}/{}", "n".repeat(63), "K".repeat(63), "a".repeat(253)))),
         ("no parameters", job().with("parameters", json!({}))),
         ("parameters", job().parameter("MEMORY_LIMIT", "512Mi").parameter("_x1", "").parameter("replicas", "3")),
+        ("parameters that repeat the target", job().parameter("TARGET_RESOURCE_NAMESPACE", "prod").parameter("TARGET_RESOURCE_KIND", "Deployment").parameter("TARGET_RESOURCE_NAME", "web").parameter("TARGET_RESOURCE_API_VERSION", "apps/v1")),
         ("64 parameters of 1,024 characters", job().parameters(64, 1_024)),
         ("a value of 8,192 non-ASCII characters", job().parameter("A", "ö".repeat(8_192))),
         ("a value with shell metacharacters", job().parameter("A", "$(TARGET_RESOURCE) $HOME `x` \"'\\\n\t;&|")),

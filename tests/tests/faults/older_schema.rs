@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use kube::api::PostParams;
+use kube::api::{Patch, PatchParams, PostParams};
+use serde_json::json;
 use wfe_model::workflow_execution::WorkflowExecution;
 use wfe_tests::system::condition;
 use wfe_tests::{system, wait};
@@ -40,6 +41,15 @@ async fn older_crd_makes_controller_unready_until_newer_crd_is_served() {
         .await
         .expect("not ready");
     setup.proxy().arm(None);
+    // What was checked at the create is what runs, also without the rule of the CRD.
+    let other =
+        Patch::Merge(json!({ "spec": { "targetResource": "kube-system/Deployment/coredns" } }));
+    let refused = api.patch("late", &PatchParams::default(), &other).await;
+    let text = refused.expect_err("refused").to_string();
+    assert!(
+        text.contains("ValidatingAdmissionPolicy 'workflowexecution-spec"),
+        "{text}"
+    );
     let halted = api.get("late").await.expect("found");
     assert_eq!(
         condition(&halted, "AuditRecorded"),

@@ -21,6 +21,7 @@ use wfe_core::names::{TargetHash, Uid, execution_name};
 use wfe_core::plan::Plan;
 use wfe_model::engine::Engine;
 use wfe_model::rules;
+use wfe_model::served::ServedTarget;
 use wfe_model::target::Target;
 use wfe_model::workflow::{Resources, Workflow};
 use wfe_model::workflow_execution::ExecutionRef;
@@ -59,6 +60,10 @@ impl Subject<'_> {
                 uid: uid.to_owned(),
             },
             target_hash: TargetHash::of(&target),
+            target: ServedTarget {
+                api_version: "apps/v1".to_owned(),
+                kind: "Deployment".to_owned(),
+            },
             valid: Arc::new(valid.expect("valid")),
             timeout: Duration::from_mins(5),
             service_account: RUNNER.to_owned(),

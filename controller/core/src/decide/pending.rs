@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use wfe_model::dependencies::{DependencyProblem, not_ready};
 use wfe_model::rules::{self, CheckedSpec, ValidatedSpec, Violation};
+use wfe_model::served::{self, ServedTarget};
 use wfe_model::workflow::Workflow;
 use wfe_model::workflow_execution::{FailureReason, Phase, TriState};
 
@@ -33,7 +34,7 @@ pub(super) fn decide(observed: &Observed) -> Step {
     if let Some(step) = handle_create_result(observed) {
         return step;
     }
-    let checked = match rules::check(&observed.wfe.spec) {
+    let checked = match rules::check_in(&observed.source.namespace, &observed.wfe.spec) {
         Ok(checked) => checked,
         Err(violations) => return fail_invalid(observed, &violations),
     };
@@ -51,18 +52,16 @@ pub(super) fn decide(observed: &Observed) -> Step {
 }
 
 fn start(observed: &Observed, checked: &CheckedSpec) -> Step {
-    let valid = match resolve(observed, checked) {
-        Ok(valid) => valid,
+    let (valid, target) = match resolve(observed, checked) {
+        Ok(resolved) => resolved,
         Err(step) => return *step,
     };
-    let account = checked
-        .service_account
-        .as_ref()
-        .unwrap_or(&observed.settings.default_service_account);
+    let account = valid.service_account(&observed.settings.default_service_account);
     if let Some(step) = prepare(observed, checked, &valid.workflow, account) {
         return step;
     }
-    let plan = plan(observed, valid, account.clone());
+    let account = account.to_owned();
+    let plan = plan(observed, valid, target, account);
     Step::Do(Effect::Create(Box::new(plan)))
 }
 
@@ -126,9 +125,12 @@ pub(super) fn handle_create_result(observed: &Observed) -> Option<Step> {
     }
 }
 
-/// Validates the request against its catalog entry, and the target's kind against API discovery.
-fn resolve(observed: &Observed, checked: &CheckedSpec) -> Result<Arc<ValidatedSpec>, Box<Step>> {
-    let target_violation = match &observed.answers.target {
+/// Validates the request against its catalog entry, and the target against API discovery.
+fn resolve(
+    observed: &Observed,
+    checked: &CheckedSpec,
+) -> Result<(Arc<ValidatedSpec>, ServedTarget), Box<Step>> {
+    let kinds = match &observed.answers.kinds {
         None => {
             let question = Question::TargetKind(checked.target.clone());
             return Err(Box::new(Step::Ask(question)));
@@ -146,7 +148,7 @@ fn resolve(observed: &Observed, checked: &CheckedSpec) -> Result<Arc<ValidatedSp
             );
             return Err(Box::new(step));
         }
-        Some(Answer::Known(target_violation)) => target_violation,
+        Some(Answer::Known(kinds)) => kinds,
     };
     let resolution = match &observed.answers.workflow {
         None => {
@@ -166,14 +168,11 @@ fn resolve(observed: &Observed, checked: &CheckedSpec) -> Result<Arc<ValidatedSp
         }
         Some(Answer::Known(resolution)) => resolution,
     };
-    match (resolution, target_violation) {
-        (Ok(valid), None) => Ok(valid.clone()),
-        (resolution, target_violation) => {
-            let mut violations = resolution.as_ref().err().cloned().unwrap_or_default();
-            violations.extend(target_violation.clone());
-            Err(Box::new(fail_invalid(observed, &violations)))
-        }
-    }
+    let fitting = match resolution {
+        Ok(valid) => served::fit(valid, kinds).map(|target| (valid.clone(), target)),
+        Err(violations) => Err(violations.clone()),
+    };
+    fitting.map_err(|violations| Box::new(fail_invalid(observed, &violations)))
 }
 
 /// The next step between a valid request and the create; `None` when the create is next.
@@ -304,8 +303,14 @@ fn check_dependencies(observed: &Observed, workflow: &Workflow) -> Option<Step> 
     ))
 }
 
-fn plan(observed: &Observed, valid: Arc<ValidatedSpec>, service_account: String) -> Plan {
+fn plan(
+    observed: &Observed,
+    valid: Arc<ValidatedSpec>,
+    target: ServedTarget,
+    service_account: String,
+) -> Plan {
     Plan {
+        target,
         name: observed.execution_name(),
         namespace: observed.settings.execution_namespace.clone(),
         target_hash: TargetHash::of(&valid.spec.target),
@@ -404,6 +409,9 @@ fn condition_reason(violation: &Violation) -> Reason {
         Violation::ImageMismatch { .. } => Reason::ImageMismatch,
         Violation::TargetInvalid { .. }
         | Violation::TargetKindUnknown { .. }
+        | Violation::TargetKindUnreadable { .. }
+        | Violation::TargetKindAmbiguous { .. }
+        | Violation::TargetKindNotAllowed { .. }
         | Violation::TargetNamespaceMissing { .. }
         | Violation::TargetNamespaceForbidden { .. } => Reason::TargetInvalid,
         Violation::Parameter(_) => Reason::ParametersInvalid,

@@ -12,6 +12,7 @@ use wfe_model::audit::EventType;
 use wfe_model::dependencies::{
     Dependency, DependencyKind, DependencyProblem, ServiceAccountAnswer,
 };
+use wfe_model::served::ServedKind;
 use wfe_model::workflow::Workflow;
 use wfe_model::workflow_execution::{
     BlockClearance, ClearMethod, ExecutionRef, FailureReason, Phase, SkipReason, WorkflowExecution,
@@ -46,6 +47,17 @@ fn workflow() -> Workflow {
     Workflow::read("w.yaml", &yaml)
         .expect("a valid workflow")
         .workflow
+}
+
+/// What the API server serves by the name `Deployment`.
+pub(super) fn deployments() -> Vec<ServedKind> {
+    vec![ServedKind {
+        api_version: "apps/v1".to_owned(),
+        kind: "Deployment".to_owned(),
+        namespaced: true,
+        readable: true,
+        ..ServedKind::default()
+    }]
 }
 
 pub(super) fn wfe(status: Value) -> WorkflowExecution {
@@ -93,7 +105,7 @@ pub(crate) fn ready() -> Observed {
         engine_installed: true,
         audit: Delivery::default(),
         answers: Answers {
-            target: Some(Answer::Known(None)),
+            kinds: Some(Answer::Known(deployments())),
             workflow: Some(Answer::Known(resolve(
                 &wfe(json!(null)).spec,
                 Some(&Arc::new(workflow())),
@@ -233,7 +245,7 @@ fn held() -> Lock {
 /// BR-WE-014
 #[rstest]
 #[case(|it: &mut Observed| Arc::make_mut(&mut it.wfe).metadata.finalizers = None, "add finalizer")]
-#[case(|it: &mut Observed| it.answers.target = None, "ask TargetKind")]
+#[case(|it: &mut Observed| it.answers.kinds = None, "ask TargetKind")]
 #[case(|it: &mut Observed| it.answers.workflow = None, "ask Workflow")]
 #[case(|it: &mut Observed| it.answers.service_account = None, "ask ServiceAccount")]
 #[case(|it: &mut Observed| it.answers.dependencies = None, "ask Dependencies")]

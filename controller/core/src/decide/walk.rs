@@ -24,7 +24,7 @@ use wfe_model::workflow_execution::{
 };
 
 use super::decide;
-use super::tests::{execution, now, other, other_alive, ready, wfe};
+use super::tests::{deployments, execution, now, other, other_alive, ready, wfe};
 use crate::condition::ConditionType;
 use crate::execution::{ContainerEnd, Created, Execution, Facts, Progress, Remains, Source};
 use crate::history::History;
@@ -316,7 +316,7 @@ impl World {
     /// Answers a question from the simulated cluster.
     fn ask(&self, question: &Question, answers: &mut Answers) {
         match question {
-            Question::TargetKind(_) => answers.target = Some(Answer::Known(None)),
+            Question::TargetKind(_) => answers.kinds = Some(Answer::Known(deployments())),
             Question::Workflow(_) => {
                 answers.workflow = Some(match self.catalog {
                     Catalog::Found => BASE.answers.workflow.clone().expect("the workflow"),

@@ -17,6 +17,9 @@ use crate::names;
 use crate::plan::Plan;
 
 const MEMORY: &str = "memory";
+const EPHEMERAL_STORAGE: &str = "ephemeral-storage";
+/// Size of `/tmp` without a limit of ephemeral storage.
+const TMP_SIZE: &str = "1Gi";
 /// Name of the workflow's container.
 pub const CONTAINER: &str = "workflow";
 /// Time after the deadline of the Job at which its pod ends by itself.
@@ -50,21 +53,28 @@ pub fn build(plan: &Plan) -> Job {
 }
 
 fn pod(plan: &Plan) -> PodSpec {
-    let (volumes, mounts) = volumes(&plan.valid.workflow.dependencies);
+    let resources = resources(
+        plan.valid.workflow.resources.as_ref(),
+        &plan.default_resources,
+    );
+    let limit = resources.limits.as_ref();
+    let limit = limit.and_then(|it| it.get(EPHEMERAL_STORAGE)).cloned();
+    let tmp = limit.unwrap_or_else(|| Quantity(TMP_SIZE.to_owned()));
+    let (volumes, mounts) = volumes(&plan.valid.workflow.dependencies, tmp);
     PodSpec {
         // Should the Job controller not end the Job at its deadline, the kubelet ends the pod.
         active_deadline_seconds: i64::try_from((plan.timeout + POD_DEADLINE_MARGIN).as_secs()).ok(),
         restart_policy: Some("Never".to_owned()),
+        // Variables of Services could be taken for parameters.
+        enable_service_links: Some(false),
         service_account_name: Some(plan.service_account.clone()),
         security_context: Some(plan.pod_security_context()),
         containers: vec![Container {
             name: CONTAINER.to_owned(),
             image: Some(plan.valid.image.to_string()),
             env: Some(environment(plan)),
-            resources: Some(resources(
-                plan.valid.workflow.resources.as_ref(),
-                &plan.default_resources,
-            )),
+            resources: Some(resources),
+            termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
             security_context: Some(SecurityContext {
                 allow_privilege_escalation: Some(false),
                 capabilities: Some(Capabilities {
@@ -83,8 +93,12 @@ fn pod(plan: &Plan) -> PodSpec {
 }
 
 fn environment(plan: &Plan) -> Vec<EnvVar> {
-    let values = plan.values().into_iter();
-    values
+    let values = plan.values();
+    let has_home = values.iter().any(|(name, _)| name == "HOME");
+    // The image's may be read-only.
+    let home = (!has_home).then(|| ("HOME".to_owned(), "/tmp".to_owned()));
+    home.into_iter()
+        .chain(values)
         .map(|(name, value)| EnvVar {
             name,
             // The kubelet expands $(NAME); $$ is an escaped $.
@@ -129,10 +143,13 @@ fn resources(declared: Option<&Resources>, defaults: &Resources) -> ResourceRequ
     }
 }
 
-fn volumes(dependencies: &Dependencies) -> (Vec<Volume>, Vec<VolumeMount>) {
+fn volumes(dependencies: &Dependencies, tmp: Quantity) -> (Vec<Volume>, Vec<VolumeMount>) {
     let mut volumes = vec![Volume {
         name: "tmp".to_owned(),
-        empty_dir: Some(EmptyDirVolumeSource::default()),
+        empty_dir: Some(EmptyDirVolumeSource {
+            size_limit: Some(tmp),
+            medium: None,
+        }),
         ..Volume::default()
     }];
     let mut mounts = vec![VolumeMount {

@@ -53,19 +53,26 @@ fn build_full_plan_returns_expected_job() {
                 "spec": {
                     "activeDeadlineSeconds": 1860,
                     "restartPolicy": "Never",
+                    "enableServiceLinks": false,
                     "serviceAccountName": "runner",
                     "securityContext": { "runAsNonRoot": true, "runAsUser": 1000, "seccompProfile": { "type": "RuntimeDefault" } },
                     "containers": [{
                         "name": "workflow",
                         "image": format!("r.io/w/restart@sha256:{HEX}"),
                         "env": [
+                            { "name": "HOME", "value": "/tmp" },
                             { "name": "TARGET_RESOURCE", "value": "prod/Deployment/web" },
                             { "name": "KUBERNAUT_WORKFLOW_EXECUTION", "value": "prod/we-1" },
                             { "name": "KUBERNAUT_REMEDIATION_REQUEST", "value": "rr-1" },
+                            { "name": "TARGET_RESOURCE_API_VERSION", "value": "apps/v1" },
+                            { "name": "TARGET_RESOURCE_KIND", "value": "Deployment" },
+                            { "name": "TARGET_RESOURCE_NAME", "value": "web" },
+                            { "name": "TARGET_RESOURCE_NAMESPACE", "value": "prod" },
                             { "name": "ADDED", "value": "3" },
                             { "name": "TEXT", "value": "$$(TARGET_RESOURCE) $$HOME" },
                         ],
-                        "resources": { "requests": { "cpu": "50m" }, "limits": { "memory": "128Mi" } },
+                        "resources": { "requests": { "cpu": "50m" }, "limits": { "memory": "128Mi", "ephemeral-storage": "2Gi" } },
+                        "terminationMessagePolicy": "FallbackToLogsOnError",
                         "securityContext": {
                             "allowPrivilegeEscalation": false,
                             "capabilities": { "drop": ["ALL"] },
@@ -78,7 +85,7 @@ fn build_full_plan_returns_expected_job() {
                         ],
                     }],
                     "volumes": [
-                        { "name": "tmp", "emptyDir": {} },
+                        { "name": "tmp", "emptyDir": { "sizeLimit": "2Gi" } },
                         { "name": "secret-registry", "secret": { "secretName": "registry" } },
                         { "name": volume, "configMap": { "name": "limits.v1" } },
                     ],

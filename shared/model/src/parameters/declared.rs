@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::declaration::{DeclarationError, ParameterDeclaration, text_of};
 use super::kind::ParameterType;
-use super::violation::{PARAMETER_NAME, ParameterViolation, is_reserved};
+use super::violation::{PARAMETER_NAME, ParameterViolation, TARGET_PARAMETERS, is_reserved};
 
 /// The declared parameters of a workflow, compiled.
 #[derive(Clone, Debug)]
@@ -101,6 +101,47 @@ impl Parameters {
             }
         }
         violations.sort_by(|a, b| a.name().cmp(b.name()));
+        violations
+    }
+
+    /// Validates the values of [`TARGET_PARAMETERS`] that the target has, and that a request gives.
+    pub fn check_target(
+        &self,
+        given: &BTreeMap<String, String>,
+        target: &BTreeMap<&'static str, String>,
+    ) -> Vec<ParameterViolation> {
+        let declared = TARGET_PARAMETERS
+            .into_iter()
+            .filter_map(|name| self.declaration(name));
+        let declared: Vec<_> = declared.collect();
+        if declared.is_empty() {
+            return Vec::new();
+        }
+        let mut violations = Vec::new();
+        let mut all = given.clone();
+        for declaration in declared {
+            let name = declaration.name.clone();
+            match (given.get(&name), target.get(name.as_str())) {
+                (Some(value), Some(target)) if value != target => {
+                    violations.push(ParameterViolation::OtherTarget {
+                        name,
+                        value: value.clone(),
+                        target: target.clone(),
+                    });
+                }
+                (_, Some(target)) => drop(all.insert(name, target.clone())),
+                (given, None) if given.is_some() || declaration.required => {
+                    violations.push(ParameterViolation::TargetLacks { name });
+                }
+                (_, None) => {}
+            }
+        }
+        let invalid = self.check(&all).into_iter();
+        let is_reported =
+            |it: &ParameterViolation| violations.iter().any(|one| one.name() == it.name());
+        let ours = invalid.filter(|it| TARGET_PARAMETERS.contains(&it.name()) && !is_reported(it));
+        let ours: Vec<_> = ours.collect();
+        violations.extend(ours);
         violations
     }
 
@@ -274,10 +315,11 @@ fn violations_of_default(
 
 /// JSON Schema of the values before defaults are applied: a parameter with a default is optional.
 fn schema_of(declarations: &[ParameterDeclaration]) -> Value {
-    let has_default = |name: &str| {
+    let has_value = |name: &str| {
         declarations
             .iter()
             .any(|it| it.name == name && it.default.is_some())
+            || TARGET_PARAMETERS.contains(&name)
     };
     let dependent: Map<_, _> = declarations
         .iter()
@@ -286,7 +328,7 @@ fn schema_of(declarations: &[ParameterDeclaration]) -> Value {
             let mut needed: Vec<_> = it
                 .depends_on
                 .iter()
-                .filter(|name| !has_default(name))
+                .filter(|name| !has_value(name))
                 .collect();
             needed.sort();
             needed.dedup();
@@ -298,7 +340,8 @@ fn schema_of(declarations: &[ParameterDeclaration]) -> Value {
         "type": "object",
         "additionalProperties": false,
         "properties": declarations.iter().map(|it| (it.name.clone(), it.property())).collect::<Map<_, _>>(),
-        "required": declarations.iter().filter(|it| it.required && it.default.is_none()).map(|it| &it.name).collect::<Vec<_>>(),
+        // Those of the target always have a value, or are reported by `check_target`.
+        "required": declarations.iter().filter(|it| it.required && it.default.is_none() && !TARGET_PARAMETERS.contains(&it.name.as_str())).map(|it| &it.name).collect::<Vec<_>>(),
         "dependentRequired": dependent,
     })
 }

@@ -1,7 +1,6 @@
 //! Rules for parameters that do not depend on the workflow, and the violations of all rules.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use kube::core::Rule;
 use thiserror::Error;
@@ -24,8 +23,7 @@ pub const MAX_VALUE_LENGTH: usize = 8_192;
 /// Maximum length of all values together in characters.
 pub const MAX_TOTAL_LENGTH: usize = 65_536;
 
-pub(super) const RESERVED: &str =
-    "TARGET_RESOURCE and names starting with KUBERNAUT_ are reserved for the controller";
+pub(super) const RESERVED: &str = "TARGET_RESOURCE and names starting with TARGET_RESOURCE_ or KUBERNAUT_ are reserved for the controller";
 const NO_NUL: &str =
     "values must not contain the NUL character: remove it, environment variables cannot hold it";
 
@@ -41,8 +39,11 @@ pub(crate) fn cel_names() -> Rule {
 }
 
 pub(crate) fn cel_reserved() -> Rule {
-    Rule::new("!self.exists(name, name == 'TARGET_RESOURCE' || name.startsWith('KUBERNAUT_'))")
-        .message(RESERVED)
+    let given = TARGET_PARAMETERS.map(|name| format!("'{name}'")).join(", ");
+    Rule::new(format!(
+        "!self.exists(name, name == 'TARGET_RESOURCE' || name.startsWith('KUBERNAUT_') || name.startsWith('TARGET_RESOURCE_') && !(name in [{given}]))"
+    ))
+    .message(RESERVED)
 }
 
 pub(crate) fn cel_total() -> Rule {
@@ -64,30 +65,19 @@ pub(crate) fn no_substitution(engine: Engine) -> String {
     )
 }
 
-/// A valid name of a parameter.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ParameterName(String);
-
-impl ParameterName {
-    /// Parses a name that [`PARAMETER_NAME`] accepts and that is not reserved for the controller.
-    pub fn parse(text: &str) -> Option<Self> {
-        (PARAMETER_NAME.accepts(text) && !is_reserved(text)).then(|| Self(text.to_owned()))
-    }
-
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for ParameterName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+/// Parameters that a workflow may declare, and whose values come from the target: a request can only
+/// repeat them. `apiVersion`, kind, name and namespace.
+pub const TARGET_PARAMETERS: [&str; 4] = [
+    "TARGET_RESOURCE_API_VERSION",
+    "TARGET_RESOURCE_KIND",
+    "TARGET_RESOURCE_NAME",
+    "TARGET_RESOURCE_NAMESPACE",
+];
 
 pub(super) fn is_reserved(name: &str) -> bool {
-    name == "TARGET_RESOURCE" || name.starts_with("KUBERNAUT_")
+    let ours = ["TARGET_RESOURCE_", "KUBERNAUT_"];
+    name == "TARGET_RESOURCE"
+        || ours.iter().any(|it| name.starts_with(it)) && !TARGET_PARAMETERS.contains(&name)
 }
 
 /// A violation of the rules for one parameter of a WorkflowExecution.
@@ -102,6 +92,26 @@ pub enum ParameterViolation {
     /// The name is reserved for the controller.
     #[error("{RESERVED}: remove {name}")]
     Reserved {
+        /// Name of the parameter.
+        name: String,
+    },
+    /// The value is not that of the target.
+    #[error(
+        "invalid value {value:?}: must be {target:?}, as in spec.targetResource: remove it, the controller sets it"
+    )]
+    OtherTarget {
+        /// Name of the parameter.
+        name: String,
+        /// The rejected value.
+        value: String,
+        /// The target's value.
+        target: String,
+    },
+    /// The workflow requires a value that the target does not have.
+    #[error(
+        "required value: the workflow requires a target with a namespace: use another target or workflow"
+    )]
+    TargetLacks {
         /// Name of the parameter.
         name: String,
     },
@@ -219,6 +229,8 @@ impl ParameterViolation {
         match self {
             Self::Name { name }
             | Self::Reserved { name }
+            | Self::OtherTarget { name, .. }
+            | Self::TargetLacks { name }
             | Self::TooLong { name, .. }
             | Self::Nul { name }
             | Self::Substitution { name, .. }

@@ -123,6 +123,30 @@ fn spec_not_matching_catalog_is_rejected_with_field_and_allowed_value(
     );
 }
 
+/// The requester does not pick the account of a workflow that has its own.
+#[test]
+fn account_of_the_catalog_runs_and_no_other_may_be_requested() {
+    let mut own = (*workflow("job")).clone();
+    own.service_account = Some("restarter".to_owned());
+    let own = Arc::new(own);
+    let mut spec = job();
+    let account = |spec: &_, workflow: &_| {
+        let valid = validated(spec, workflow).expect("valid");
+        valid.service_account("runner").to_owned()
+    };
+    assert_eq!(account(&spec, &workflow("job")), "runner");
+    assert_eq!(account(&spec, &own), "restarter");
+    spec.execution_config.service_account_name = Some("restarter".to_owned());
+    assert_eq!(account(&spec, &own), "restarter");
+    spec.execution_config.service_account_name = Some("admin".to_owned());
+    assert_eq!(account(&spec, &workflow("job")), "admin");
+    let [violation] = &violations(&spec, &own)[..] else {
+        panic!("one violation");
+    };
+    let says = "spec.executionConfig.serviceAccountName: invalid value \"admin\": the workflow runs as \"restarter\": remove it";
+    assert_eq!(violation.sentence(), says);
+}
+
 /// BR-WE-001
 #[test]
 fn workflow_neither_active_nor_deprecated_is_rejected() {

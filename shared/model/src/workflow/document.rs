@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Dependencies, Problem, QUANTITY, Resources, Workflow, WorkflowStatus};
+use super::{Dependencies, Problem, QUANTITY, Resources, TargetKind, Workflow, WorkflowStatus};
 use crate::engine::Engine;
 use crate::image::ImageReference;
 use crate::parameters::declaration::ParameterDeclaration;
@@ -84,6 +84,10 @@ struct Execution {
     resources: Option<Resources>,
     #[serde(default)]
     run_as_user: Option<i64>,
+    #[serde(default)]
+    service_account_name: Option<String>,
+    #[serde(default)]
+    target_kinds: Vec<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -139,38 +143,16 @@ impl Document {
         let engine = Engine::parse(&self.execution.engine);
         if engine.is_none() {
             problems.push(Problem::UnknownEngine {
-                found: self.execution.engine,
+                found: self.execution.engine.clone(),
             });
         }
         let bundle = ImageReference::parse(&self.execution.bundle);
         if bundle.is_none() {
             problems.push(Problem::Bundle {
-                found: self.execution.bundle,
+                found: self.execution.bundle.clone(),
             });
         }
-        if let Some(found) = self
-            .execution
-            .run_as_user
-            .filter(|user| !(1..=MAX_USER_ID).contains(user))
-        {
-            problems.push(Problem::RunAsUser { found });
-        }
-        for (list, amounts) in self
-            .execution
-            .resources
-            .iter()
-            .flat_map(|it| [("requests", &it.requests), ("limits", &it.limits)])
-        {
-            problems.extend(
-                amounts
-                    .iter()
-                    .filter(|(_, amount)| !QUANTITY.accepts(amount))
-                    .map(|(name, amount)| Problem::Quantity {
-                        path: format!("execution.resources.{list}.{name}"),
-                        found: amount.clone(),
-                    }),
-            );
-        }
+        let target_kinds = self.execution.check(&mut problems);
         let secrets = names(
             "dependencies.secrets",
             self.dependencies.secrets,
@@ -206,6 +188,8 @@ impl Document {
                 bundle,
                 resources: self.execution.resources,
                 run_as_user: self.execution.run_as_user,
+                service_account: self.execution.service_account_name,
+                target_kinds,
                 dependencies: Dependencies {
                     secrets,
                     config_maps,
@@ -214,6 +198,39 @@ impl Document {
             }),
             _ => Err(problems),
         }
+    }
+}
+
+impl Execution {
+    /// Validates what no other part of the document depends on; returns the target kinds.
+    fn check(&self, problems: &mut Vec<Problem>) -> Vec<TargetKind> {
+        let user = self.run_as_user;
+        let user = user.filter(|user| !(1..=MAX_USER_ID).contains(user));
+        problems.extend(user.map(|found| Problem::RunAsUser { found }));
+        let lists = self.resources.iter();
+        let lists = lists.flat_map(|it| [("requests", &it.requests), ("limits", &it.limits)]);
+        for (list, amounts) in lists {
+            let invalid = amounts.iter();
+            let invalid = invalid.filter(|(_, amount)| !QUANTITY.accepts(amount));
+            problems.extend(invalid.map(|(name, amount)| Problem::Quantity {
+                path: format!("execution.resources.{list}.{name}"),
+                found: amount.clone(),
+            }));
+        }
+        let account = self.service_account_name.clone();
+        let account = account.filter(|it| !OBJECT_NAME.accepts(it));
+        problems.extend(account.map(|found| Problem::ServiceAccount { found }));
+        let mut kinds = Vec::new();
+        for (index, found) in self.target_kinds.iter().enumerate() {
+            match TargetKind::parse(found) {
+                Some(kind) => kinds.push(kind),
+                None => problems.push(Problem::TargetKind {
+                    index,
+                    found: found.clone(),
+                }),
+            }
+        }
+        kinds
     }
 }
 

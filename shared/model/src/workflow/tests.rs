@@ -176,6 +176,16 @@ fn document_without_status_is_active() {
 )]
 #[case("type: float", "type: banana", "unknown variant `banana`")]
 #[case(
+    "  engine: job\n",
+    "  engine: job\n  targetKinds: [Deployment, pods]\n",
+    "execution.targetKinds[1]: invalid value \"pods\": must be a kind"
+)]
+#[case(
+    "  engine: job\n",
+    "  engine: job\n  serviceAccountName: A_B\n",
+    "execution.serviceAccountName: invalid value \"A_B\""
+)]
+#[case(
     "default: 2",
     "default: 1",
     "parameters[1].default: invalid value 1: must be at least 1.5"

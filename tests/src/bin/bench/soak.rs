@@ -22,6 +22,8 @@ const KILL_EVERY: Duration = Duration::from_secs(30);
 const LED_WITHIN: Duration = Duration::from_mins(1);
 const DRAINED_WITHIN: Duration = Duration::from_mins(5);
 const EVENTS: usize = 4;
+/// From then on as many objects come as go.
+const SETTLED: Duration = Duration::from_mins(5);
 
 /// Memory of a leader just before it was killed.
 struct Sample {
@@ -41,6 +43,8 @@ pub async fn run(lasting: Duration) -> Result<()> {
     let flags = [
         "--log-filter=info",
         "--retention=0s",
+        "--cooldown=0s",
+        "--backoff-max=1m",
         "--data-storage-timeout=3s",
     ];
     system.controller_flags.extend(flags.map(str::to_owned));
@@ -151,9 +155,11 @@ async fn until_delivered(system: &System, names: &[String]) -> Result<()> {
         .context("the trails are not complete")?
 }
 
-/// Prints the memory of the leaders and its slope (least squares).
+/// Prints the memory of the leaders, and its slope (least squares) since [`SETTLED`].
 #[expect(clippy::cast_precision_loss, reason = "rounded for display")]
 fn describe(samples: &[Sample]) {
+    let first = samples.partition_point(|it| it.at < SETTLED);
+    let samples = samples.get(first..).unwrap_or_default();
     let number = samples.len().max(1) as f64;
     let points = samples
         .iter()
@@ -172,8 +178,8 @@ fn describe(samples: &[Sample]) {
     let least = points.iter().map(|it| it.1).fold(f64::INFINITY, f64::min);
     let most = points.iter().map(|it| it.1).fold(0.0, f64::max);
     println!(
-        "memory of a leader after its {} s: {mean_y:.1} MiB on average, {least:.1} to {most:.1}; slope {:.2} MiB per hour",
-        KILL_EVERY.as_secs(),
+        "memory of a leader just before it was killed, from minute {} on: {mean_y:.1} MiB on average, {least:.1} to {most:.1}; slope {:.2} MiB per hour",
+        SETTLED.as_secs() / 60,
         covariance / variance.max(f64::EPSILON)
     );
 }
