@@ -12,13 +12,13 @@ use serde_json::json;
 use tokio::time::Instant;
 use wfe_model::FINALIZER;
 use wfe_model::rules::{self, Filled, Violation};
-use wfe_model::workflow_execution::WorkflowExecutionSpec;
+use wfe_model::workflow_execution::{Requester, WorkflowExecutionSpec};
 use wfe_peers::catalog::Catalog;
 
 use crate::args::ImageDigest;
 use crate::created::Created;
 use crate::refusal::Refusal;
-use crate::review::{Request, Verdict};
+use crate::review::{Request, UserInfo, Verdict};
 use crate::scope::Scope;
 use crate::validate::within;
 
@@ -73,11 +73,23 @@ impl Mutator {
             None
         });
         refusals.extend(self.scope.refusal(&request.namespace));
+        let requester = requester(request.user());
+        let stamped = spec.requested_by.as_ref();
+        if stamped.is_some_and(|it| *it != requester) {
+            let user = requester.username.clone();
+            refusals.push(Refusal::RequesterForged { user });
+        }
+        let is_new = stamped.is_none() && !requester.username.is_empty();
+        let requester = is_new.then_some(requester);
         if !refusals.is_empty() {
             return Verdict::refuse(refusals);
         }
         let verdict = Verdict {
-            patch: Some(patch(filled.as_ref(), finalizers.as_deref())),
+            patch: Some(patch(
+                filled.as_ref(),
+                requester.as_ref(),
+                finalizers.as_deref(),
+            )),
             ..Verdict::allow()
         };
         match filled {
@@ -140,8 +152,19 @@ impl Mutator {
     }
 }
 
-/// Sets the filled reference, and adds the finalizer unless it is present.
-fn patch(filled: Option<&Filled>, finalizers: Option<&[String]>) -> Patch {
+fn requester(user: &UserInfo) -> Requester {
+    Requester {
+        username: user.username.clone(),
+        uid: Some(user.uid.clone()).filter(|uid| !uid.is_empty()),
+    }
+}
+
+/// Sets the filled reference and the requester, and adds the finalizer unless it is present.
+fn patch(
+    filled: Option<&Filled>,
+    requester: Option<&Requester>,
+    finalizers: Option<&[String]>,
+) -> Patch {
     let pointer = |path: &str| PointerBuf::from_tokens(path.split('.'));
     let filled = filled.map(
         |Filled {
@@ -162,5 +185,7 @@ fn patch(filled: Option<&Filled>, finalizers: Option<&[String]>) -> Patch {
         Some(_) => add("metadata.finalizers.-", json!(FINALIZER)),
         None => add("metadata.finalizers", json!([FINALIZER])),
     };
-    Patch(filled.into_iter().chain(finalizer).collect())
+    let requester = requester.and_then(|it| add("spec.requestedBy", json!(it)));
+    let operations = filled.into_iter().chain(requester).chain(finalizer);
+    Patch(operations.collect())
 }

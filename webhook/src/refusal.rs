@@ -67,6 +67,15 @@ pub enum Refusal {
         "must be set by wfe-webhook, which records the authenticated user: set status.blockClearanceRequest instead"
     )]
     ClearanceForged,
+    /// A cancellation without a reason.
+    #[error("must not be empty: say why, or false to withdraw the cancellation")]
+    CancelReason,
+    /// `requestedBy` is not the requesting user.
+    #[error("must be the requesting user {user:?}: remove it, wfe-webhook sets it")]
+    RequesterForged {
+        /// Name of the user.
+        user: String,
+    },
     /// A check failed because the catalog or the API server is unavailable.
     #[error("{why}")]
     Unavailable {
@@ -106,6 +115,8 @@ impl Refusal {
             Self::NothingToClear { .. } => "status.blockClearanceRequest",
             Self::ClearReason { .. } => "status.blockClearanceRequest.clearReason",
             Self::AlreadyCleared { .. } | Self::ClearanceForged => "status.blockClearance",
+            Self::CancelReason => "metadata.annotations[kubernaut.ai/cancel]",
+            Self::RequesterForged { .. } => "spec.requestedBy",
             Self::Timeout { .. } | Self::Panicked(_) => "metadata",
         };
         field.to_owned()
@@ -117,12 +128,14 @@ impl Refusal {
             Self::Spec(_)
             | Self::Dependency(_)
             | Self::Malformed { .. }
-            | Self::ClearReason { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            | Self::ClearReason { .. }
+            | Self::CancelReason => StatusCode::UNPROCESSABLE_ENTITY,
             Self::ServiceAccountNotAllowed(_)
             | Self::NamespaceNotWatched { .. }
             | Self::NothingToClear { .. }
             | Self::AlreadyCleared { .. }
-            | Self::ClearanceForged => StatusCode::FORBIDDEN,
+            | Self::ClearanceForged
+            | Self::RequesterForged { .. } => StatusCode::FORBIDDEN,
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Panicked(_) => StatusCode::INTERNAL_SERVER_ERROR,

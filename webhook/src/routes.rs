@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 use wfe_model::text::cut;
 
+use crate::cancellation;
 use crate::clearance;
 use crate::deletion;
 use crate::metrics::Metrics;
@@ -58,14 +59,16 @@ enum Operation {
     Mutate,
     Validate,
     ClearBlock,
+    StampCancel,
     WarnDelete,
 }
 
 impl Operation {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::Mutate,
         Self::Validate,
         Self::ClearBlock,
+        Self::StampCancel,
         Self::WarnDelete,
     ];
 
@@ -74,6 +77,7 @@ impl Operation {
             Self::Mutate => "/mutate-workflowexecution",
             Self::Validate => "/validate-workflowexecution",
             Self::ClearBlock => "/clear-block",
+            Self::StampCancel => "/stamp-cancel",
             Self::WarnDelete => "/warn-delete",
         }
     }
@@ -83,6 +87,7 @@ impl Operation {
         match self {
             Self::Mutate | Self::Validate => "CREATE workflowexecutions",
             Self::ClearBlock => "UPDATE workflowexecutions/status",
+            Self::StampCancel => "UPDATE workflowexecutions",
             Self::WarnDelete => "DELETE workflowexecutions",
         }
     }
@@ -93,6 +98,7 @@ impl Operation {
             Self::Mutate => "mutate",
             Self::Validate => "validate",
             Self::ClearBlock => "clear-block",
+            Self::StampCancel => "stamp-cancel",
             Self::WarnDelete => "warn-delete",
         }
     }
@@ -144,6 +150,7 @@ impl ReviewService {
             Operation::Mutate => self.mutator.mutate(request, lookups_end).await,
             Operation::Validate => self.validator.validate(request, lookups_end).await,
             Operation::ClearBlock => clearance::clear(request, Timestamp::now()),
+            Operation::StampCancel => cancellation::stamp(request),
             Operation::WarnDelete => deletion::warn(request),
         }
     }

@@ -15,6 +15,7 @@ use wfe_model::workflow_execution::{
 };
 
 use crate::condition::{ConditionType, Reason};
+use crate::line::cancelled_by;
 use crate::status::{holds, stored};
 
 const ACTOR: &str = "workflowexecution-controller";
@@ -172,6 +173,13 @@ fn execution_data(
         "KUBERNAUT_EXECUTION_ENGINE".to_owned(),
         spec.execution_engine.clone(),
     );
+    let requested_by = spec.requested_by.as_ref().map(|it| it.username.as_str());
+    for (name, user) in [
+        ("KUBERNAUT_REQUESTED_BY", requested_by),
+        ("KUBERNAUT_CANCELLED_BY", cancelled_by(wfe)),
+    ] {
+        parameters.extend(user.map(|user| (name.to_owned(), user.to_owned())));
+    }
     let failure = status.failure_details.as_ref();
     let failure = failure.filter(|_| event_type == EventType::WorkflowFailed);
     let skip = status.skip_details.as_ref();

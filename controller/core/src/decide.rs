@@ -13,7 +13,7 @@ use wfe_model::workflow_execution::{FailureReason, Phase};
 use self::ending::{began, fail, start_is_stored, store, with_observed_start};
 use crate::execution::Execution;
 use crate::failure::Failure;
-use crate::line::cancel_reason;
+use crate::line::{cancel_reason, cancelled_by};
 use crate::observed::Observed;
 use crate::step::{Effect, Question, Step};
 
@@ -48,7 +48,9 @@ pub fn decide(observed: &Observed) -> Step {
         // The deletion of the object itself may come much later.
         Some("the namespace of the WorkflowExecution is being deleted".to_owned())
     } else {
-        cancel_reason(&observed.wfe).map(|why| format!("cancelled on request: {why}"))
+        let by = cancelled_by(&observed.wfe).map(|user| format!(" of {user}"));
+        let by = by.unwrap_or_default();
+        cancel_reason(&observed.wfe).map(|why| format!("cancelled on request{by}: {why}"))
     };
     match (phase, cancelled) {
         (Phase::Succeeded | Phase::Failed | Phase::Skipped, _) => {

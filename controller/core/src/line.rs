@@ -5,11 +5,11 @@ use std::collections::HashSet;
 
 use jiff::Timestamp;
 use wfe_model::workflow_execution::{Phase, TriState, WorkflowExecution};
+use wfe_model::{CANCEL, CANCELLED_BY};
 
 use crate::condition::ConditionType;
 use crate::history::{History, Restriction};
 use crate::lock::{Holder, TargetLock};
-use crate::names;
 use crate::observed::Settings;
 use crate::status::{after, stored};
 
@@ -106,17 +106,18 @@ pub(crate) fn start_deadline(
     after(created, settings.timeout_of(wfe))
 }
 
+/// The user in the annotation that says who cancelled.
+pub(crate) fn cancelled_by(wfe: &WorkflowExecution) -> Option<&str> {
+    let annotations = wfe.metadata.annotations.as_ref()?;
+    annotations.get(CANCELLED_BY).map(String::as_str)
+}
+
 /// The reason in the cancel annotation; `None` without a reason. The value `false` is none: users
 /// write it to say that nothing is cancelled.
 pub(crate) fn cancel_reason(wfe: &WorkflowExecution) -> Option<String> {
     /// Longer reasons would make the rest of the status hard to read.
     const MAX_REASON_CHARS: usize = 1024;
-    let why = wfe
-        .metadata
-        .annotations
-        .as_ref()?
-        .get(names::CANCEL)?
-        .trim();
+    let why = wfe.metadata.annotations.as_ref()?.get(CANCEL)?.trim();
     let is_reason = !why.is_empty() && !why.eq_ignore_ascii_case("false");
     is_reason.then(|| why.chars().take(MAX_REASON_CHARS).collect())
 }

@@ -33,8 +33,6 @@ pub const LAST_EXECUTION: &str = "kubernaut.ai/last-execution";
 pub const PAST_EXECUTIONS: &str = "kubernaut.ai/past-executions";
 /// Annotation of a lock: who cleared the target after its blocking WorkflowExecution was gone.
 pub const CLEARED: &str = "kubernaut.ai/target-cleared";
-/// Annotation of a WorkflowExecution that is to be cancelled; the value is the reason.
-pub const CANCEL: &str = "kubernaut.ai/cancel";
 /// Annotation of a WorkflowExecution, guarded by a policy: its deletion does not wait for the
 /// delivery of its audit events.
 pub const ABANDON_AUDIT: &str = "kubernaut.ai/abandon-audit";

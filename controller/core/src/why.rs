@@ -4,6 +4,7 @@
 use std::fmt::{self, Display};
 
 use jiff::Timestamp;
+use wfe_model::CANCEL;
 use wfe_model::workflow_execution::{Phase, TriState, WorkflowExecution};
 
 use crate::clearing;
@@ -12,7 +13,7 @@ use crate::execution::{Alive, Source};
 use crate::history::{History, Limits, Restriction};
 use crate::line::{age, is_waiting};
 use crate::lock::{Holder, TargetLock};
-use crate::names::{self, CANCEL, PAUSED, TargetHash};
+use crate::names::{self, PAUSED, TargetHash};
 use crate::observed::{Gate, Settings, Unread};
 use crate::status::{after, stored};
 

@@ -107,11 +107,12 @@ fn describe(event: &TrailEvent) -> (String, String) {
         Some(EventType::SelectionCompleted) => (
             "selected",
             format!(
-                "{} {} for {} ({})",
+                "{} {} for {} ({}){}",
                 text("workflow_id"),
                 text("workflow_version"),
                 text("target_resource"),
-                engine(event)
+                engine(event),
+                requester(event),
             ),
         ),
         Some(EventType::ExecutionStarted) => ("created", execution(event).to_owned()),
@@ -142,18 +143,23 @@ fn failure(event: &TrailEvent) -> String {
 
 /// The Job or PipelineRun, as `Job/namespace/name`.
 fn execution(event: &TrailEvent) -> &str {
-    let parameters = event.event_data.get("parameters");
-    let parameter = parameters.and_then(|it| it.get("KUBERNAUT_EXECUTION")?.as_str());
-    parameter.unwrap_or("?")
+    parameter(event, "KUBERNAUT_EXECUTION").unwrap_or("?")
+}
+
+fn requester(event: &TrailEvent) -> String {
+    let user = parameter(event, "KUBERNAUT_REQUESTED_BY");
+    user.map_or_else(String::new, |it| format!(", requested by {it}"))
+}
+
+fn parameter<'a>(event: &'a TrailEvent, name: &str) -> Option<&'a str> {
+    event.event_data.get("parameters")?.get(name)?.as_str()
 }
 
 /// Data Storage drops the field of the engine, so events carry the engine as a parameter as well.
 fn engine(event: &TrailEvent) -> &str {
-    let parameters = event.event_data.get("parameters");
-    let parameter = parameters.and_then(|it| it.get("KUBERNAUT_EXECUTION_ENGINE")?.as_str());
     event
         .detail("execution_engine")
-        .or(parameter)
+        .or_else(|| parameter(event, "KUBERNAUT_EXECUTION_ENGINE"))
         .unwrap_or("?")
 }
 

@@ -20,13 +20,14 @@ use crate::workflow_execution::WorkflowExecution;
 
 /// Required fields, by the path of their parent object. Serde reads them leniently, so that the
 /// rules can report a missing field together with all other violations.
-const REQUIRED: [(&[&str], &[&str]); 3] = [
+const REQUIRED: [(&[&str], &[&str]); 4] = [
     (
         &["spec"],
         &["executionEngine", "workflowRef", "targetResource"],
     ),
     (&["spec", "workflowRef"], &["workflowId", "version"]),
     (&["spec", "remediationRequestRef"], &["name"]),
+    (&["spec", "requestedBy"], &["username"]),
 ];
 
 /// The CustomResourceDefinition of `WorkflowExecution`.

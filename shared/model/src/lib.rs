@@ -26,3 +26,7 @@ pub mod workflow_execution;
 /// Finalizer that keeps a WorkflowExecution until its execution has ended and its audit events are
 /// delivered.
 pub const FINALIZER: &str = "kubernaut.ai/workflow-execution";
+/// Annotation of a WorkflowExecution that cancels it, with the reason as value.
+pub const CANCEL: &str = "kubernaut.ai/cancel";
+/// Annotation of a WorkflowExecution: the user who cancelled it.
+pub const CANCELLED_BY: &str = "kubernaut.ai/cancelled-by";

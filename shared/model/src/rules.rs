@@ -205,6 +205,15 @@ pub fn check(spec: &WorkflowExecutionSpec) -> Result<CheckedSpec, Vec<Violation>
         report(Violation::ConfidenceOutOfRange { found });
     }
     check_informational(spec, &mut report);
+    if let Some(requester) = &spec.requested_by {
+        check_required_text(
+            &mut report,
+            "requestedBy.username",
+            &requester.username,
+            "the name of the requesting user",
+            limit::USER,
+        );
+    }
 
     match (requested, target) {
         (Some((engine, requested)), Some(target)) if violations.is_empty() => Ok(CheckedSpec {
@@ -444,6 +453,9 @@ fn check_informational(spec: &WorkflowExecutionSpec, report: &mut impl FnMut(Vio
     };
     check("workflowRef.name", workflow.name.as_deref(), limit::NAME);
     check("rationale", spec.rationale.as_deref(), limit::RATIONALE);
+    if let Some(requester) = &spec.requested_by {
+        check("requestedBy.uid", requester.uid.as_deref(), limit::USER);
+    }
     let Some(request) = &spec.remediation_request_ref else {
         return;
     };

@@ -24,6 +24,8 @@ use crate::{duration, image, parameters, pattern, target, violation};
 
 /// Maximum lengths in characters, enforced both by the CRD schema and by [`rules`](crate::rules).
 pub mod limit {
+    /// A user's name or uid.
+    pub const USER: usize = 1024;
     /// `workflowId`.
     pub const WORKFLOW_ID: usize = 255;
     /// `version` of a workflow.
@@ -132,6 +134,9 @@ pub struct WorkflowExecutionSpec {
     /// audit trail.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remediation_request_ref: Option<RemediationRequestRef>,
+    /// User who created this object. The webhook sets it; only the requesting user's own is accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requested_by: Option<Requester>,
     /// Confidence of the analysis in this workflow, from 0 to 1. Informational.
     #[schemars(range(min = 0.0, max = 1.0))]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -157,6 +162,20 @@ impl WorkflowExecution {
     pub fn execution_ref(&self) -> Option<&ExecutionRef> {
         self.status.as_ref()?.execution_ref.as_ref()
     }
+}
+
+/// A user as the API server has authenticated them.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Requester {
+    /// Name of the user.
+    #[schemars(length(min = 1, max = limit::USER))]
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub username: String,
+    /// Uid of the user; client certificates have none.
+    #[schemars(length(max = limit::USER))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
 }
 
 /// Reference to a workflow in the catalog, and the image or bundle to run.

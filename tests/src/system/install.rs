@@ -9,7 +9,6 @@ use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
     ValidatingWebhookConfiguration,
 };
-use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{
     ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject,
@@ -81,7 +80,9 @@ pub(super) async fn all(system: &System) -> Result<()> {
     )
     .await?;
     role(system, execution, WEBHOOK, rules("webhook-rules.yaml")?).await?;
-    policies(system).await
+    policies(system, "files/execution-policies.yaml", execution).await?;
+    policies(system, "files/policies.yaml", system.namespace.name()).await?;
+    wait_until_policies_deny(system).await
 }
 
 /// Lets controllers elect a leader by a Lease in the execution namespace, which is the namespace of
@@ -92,9 +93,9 @@ pub(super) async fn leader_election(system: &System) -> Result<()> {
     role_named(system, namespace, name, CONTROLLER, rules).await
 }
 
-/// Applies the chart's policies, bound to the namespace of this system only.
-async fn policies(system: &System) -> Result<()> {
-    let text = text("files/policies.yaml")?;
+/// Applies policies of the chart, bound to one namespace of this system.
+async fn policies(system: &System, file: &str, namespace: &str) -> Result<()> {
+    let text = text(file)?;
     let controller = service_account_user(system.execution.name(), CONTROLLER);
     let policies: Vec<ValidatingAdmissionPolicy> = serde_saphyr::from_str(
         &text
@@ -110,13 +111,13 @@ async fn policies(system: &System) -> Result<()> {
             "metadata": { "name": name },
             "spec": {
                 "policyName": name, "validationActions": ["Deny"],
-                "matchResources": { "namespaceSelector": selector(system) },
+                "matchResources": { "namespaceSelector": named(namespace) },
             },
         }))?;
         apply_everywhere(system, policy).await?;
         apply_everywhere(system, binding).await?;
     }
-    wait_until_policies_deny(system).await
+    Ok(())
 }
 
 /// Waits until the API server denies a user's status update.
@@ -142,7 +143,11 @@ async fn wait_until_policies_deny(system: &System) -> Result<()> {
 
 /// Label selector that matches the namespace of this system only.
 pub(super) fn selector(system: &System) -> Value {
-    json!({ "matchLabels": { "kubernetes.io/metadata.name": system.namespace.name() } })
+    named(system.namespace.name())
+}
+
+fn named(namespace: &str) -> Value {
+    json!({ "matchLabels": { "kubernetes.io/metadata.name": namespace } })
 }
 
 /// Applies the CRD of an older release, without `field` in the status schema and without rules for the
@@ -377,16 +382,8 @@ async fn wait_until_controller_allowed(
     attributes: Value,
     allowed: bool,
 ) -> Result<()> {
-    let namespace = system.execution.name();
-    let reviews: Api<SubjectAccessReview> = Api::all(system.cluster.admin());
-    let review: SubjectAccessReview = serde_json::from_value(json!({ "spec": {
-        "user": service_account_user(namespace, CONTROLLER), "resourceAttributes": attributes,
-    } }))?;
-    until_effective("the controller's RBAC", async || {
-        let answer = reviews.create(&PostParams::default(), &review).await?;
-        Ok(answer.status.is_some_and(|it| it.allowed == allowed))
-    })
-    .await
+    let user = service_account_user(system.execution.name(), CONTROLLER);
+    system.wait_until_access(&user, attributes, allowed).await
 }
 
 /// The user name of a ServiceAccount.

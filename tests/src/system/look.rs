@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
-use k8s_openapi::api::authentication::v1::SelfSubjectReview;
+use k8s_openapi::api::authentication::v1::{SelfSubjectReview, UserInfo};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
@@ -58,7 +58,12 @@ impl System {
 
     /// Requests cancellation of a WorkflowExecution, with a reason.
     pub async fn cancel(&self, name: &str, why: &str) -> Result<()> {
-        let patch = json!({ "metadata": { "annotations": { "kubernaut.ai/cancel": why } } });
+        let mut annotations = json!({ "kubernaut.ai/cancel": why });
+        if self.webhook.is_none() {
+            let user = self.administrator().await?.username;
+            annotations = json!({ "kubernaut.ai/cancel": why, "kubernaut.ai/cancelled-by": user });
+        }
+        let patch = json!({ "metadata": { "annotations": annotations } });
         let api = self.namespace.api::<WorkflowExecution>();
         api.patch(name, &PatchParams::default(), &Patch::Merge(patch))
             .await?;
@@ -141,6 +146,14 @@ impl System {
         Ok(holders.filter(|holder| !holder.is_empty()).collect())
     }
 
+    async fn administrator(&self) -> Result<UserInfo> {
+        let reviews: Api<SelfSubjectReview> = Api::all(self.cluster.admin());
+        let review = SelfSubjectReview::default();
+        let answer = reviews.create(&PostParams::default(), &review).await?;
+        let user = answer.status.and_then(|it| it.user_info);
+        Ok(user.unwrap_or_default())
+    }
+
     /// Clears the block that a failed WorkflowExecution left on its target, as an administrator.
     pub async fn clear(&self, name: &str) -> Result<()> {
         let reason = "looked at the target, it is fine";
@@ -148,13 +161,7 @@ impl System {
             json!({ "blockClearanceRequest": { "clearReason": reason } })
         } else {
             // Without the webhook, the policies let a user write blockClearance in their own name.
-            let reviews: Api<SelfSubjectReview> = Api::all(self.cluster.admin());
-            let review = SelfSubjectReview::default();
-            let answer = reviews.create(&PostParams::default(), &review).await?;
-            let user = answer
-                .status
-                .and_then(|it| it.user_info)
-                .unwrap_or_default();
+            let user = self.administrator().await?;
             json!({ "blockClearance": {
                 "clearedBy": user.username, "clearedByUid": user.uid,
                 "clearedAt": Time(Timestamp::now()), "clearReason": reason,

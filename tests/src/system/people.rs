@@ -27,6 +27,26 @@ impl System {
         self.cluster.user(name, None).await
     }
 
+    /// A client of a user with the role `edit` of Kubernetes in the execution namespace, and its verbs on
+    /// Leases.
+    pub async fn editor(&self, name: &str) -> Result<Client> {
+        let (admin, namespace) = (self.cluster.admin(), self.execution.name());
+        let rules = json!([{ "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["*"] }]);
+        let role: Role =
+            serde_json::from_value(json!({ "metadata": { "name": name }, "rules": rules }))?;
+        let subject = json!({ "kind": "User", "name": name });
+        let leases: RoleBinding = serde_json::from_value(binding(name, "Role", &subject))?;
+        let edit: RoleBinding = serde_json::from_value(binding("edit", "ClusterRole", &subject))?;
+        apply(&Api::namespaced(admin.clone(), namespace), &role).await?;
+        apply(&Api::namespaced(admin.clone(), namespace), &leases).await?;
+        apply(&Api::namespaced(admin, namespace), &edit).await?;
+        for (group, resource) in [("batch", "jobs"), ("coordination.k8s.io", "leases")] {
+            let access = json!({ "namespace": namespace, "verb": "patch", "group": group, "resource": resource });
+            self.wait_until_access(name, access, true).await?;
+        }
+        self.cluster.user(name, None).await
+    }
+
     /// A client of a ServiceAccount in the namespace `of`, with the operator Role in `namespace`.
     pub async fn operator_account(&self, of: &str, name: &str, namespace: &str) -> Result<Client> {
         let subject = json!({ "kind": "ServiceAccount", "name": name, "namespace": of });
@@ -76,18 +96,9 @@ impl System {
         let subject = json!({ "kind": "User", "name": user });
         let binding: RoleBinding = serde_json::from_value(binding(&name, "Role", &subject))?;
         apply(&Api::namespaced(admin.clone(), namespace), &role).await?;
-        apply(&Api::namespaced(admin.clone(), namespace), &binding).await?;
-        let review: SubjectAccessReview = serde_json::from_value(
-            json!({ "spec": { "user": user, "resourceAttributes": {
-                "namespace": namespace, "verb": "use", "resource": "serviceaccounts", "name": account,
-            } } }),
-        )?;
-        let reviews: Api<SubjectAccessReview> = Api::all(admin);
-        until_effective("a user's RBAC", async || {
-            let answer = reviews.create(&PostParams::default(), &review).await?;
-            Ok(answer.status.is_some_and(|it| it.allowed))
-        })
-        .await
+        apply(&Api::namespaced(admin, namespace), &binding).await?;
+        let access = json!({ "namespace": namespace, "verb": "use", "resource": "serviceaccounts", "name": account });
+        self.wait_until_access(user, access, true).await
     }
 
     /// Waits until RBAC allows a user `verb` on WorkflowExecutions, or denies it.
@@ -99,17 +110,25 @@ impl System {
         namespace: Option<&str>,
         allowed: bool,
     ) -> Result<()> {
-        let reviews: Api<SubjectAccessReview> = Api::all(self.cluster.admin());
-        let review: SubjectAccessReview = serde_json::from_value(
-            json!({ "spec": { "user": user, "resourceAttributes": {
+        let access = json!({
             "namespace": namespace, "verb": verb, "group": "kubernaut.ai", "resource": "workflowexecutions", "subresource": subresource,
-        } } }),
-        )?;
+        });
+        self.wait_until_access(user, access, allowed).await
+    }
+
+    /// Waits until RBAC allows a user an access, by its resource attributes, or denies it.
+    pub(super) async fn wait_until_access(
+        &self,
+        user: &str,
+        access: Value,
+        allowed: bool,
+    ) -> Result<()> {
+        let reviews: Api<SubjectAccessReview> = Api::all(self.cluster.admin());
+        let review = json!({ "spec": { "user": user, "resourceAttributes": access } });
+        let review: SubjectAccessReview = serde_json::from_value(review)?;
         until_effective("a user's RBAC", async || {
             let answer = reviews.create(&PostParams::default(), &review).await?;
-            Ok(answer
-                .status
-                .is_some_and(|status| status.allowed == allowed))
+            Ok(answer.status.is_some_and(|it| it.allowed == allowed))
         })
         .await
     }

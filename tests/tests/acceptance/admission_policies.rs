@@ -1,6 +1,8 @@
 //! `ValidatingAdmissionPolicies`: rules that depend on the requesting user.
 
-use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use wfe_model::workflow_execution::WorkflowExecution;
@@ -104,6 +106,227 @@ async fn service_account_requires_use_verb() {
     create("another").await.expect_err("that account only");
 }
 
+/// Padded to the limit of etcd, a run would have no status and hold its lock for good.
+#[tokio::test]
+async fn padded_metadata_is_refused_at_create_and_later() {
+    let cluster = cluster().await;
+    let system = System::install(&cluster, "padded", &[])
+        .await
+        .expect("installed");
+    let here = system.namespace.name();
+    let mallory = system.operator(&format!("mallory-{here}"), here).await;
+    let mallory = mallory.expect("mallory");
+    create(&system, &mallory, "plain", &format!("{here}/Pod/a"))
+        .await
+        .expect("created");
+    let api: Api<WorkflowExecution> = Api::namespaced(mallory, here);
+    let workflow = Script::of("any", format!("r.io/any@sha256:{}", "3".repeat(64)), "");
+    let many = |count: usize, value: &str| {
+        let entries = (0..count).map(|number| (format!("k{number}"), json!(value)));
+        Value::Object(entries.collect())
+    };
+    let finalizers: Vec<_> = (0..17).map(|it| format!("example.com/{it}")).collect();
+    for (metadata, says) in [
+        (
+            json!({ "labels": many(65, "x") }),
+            "metadata.labels: must have at most 64",
+        ),
+        (
+            json!({ "annotations": many(65, "x") }),
+            "metadata.annotations: must have at most 64",
+        ),
+        (
+            json!({ "annotations": many(1, &"x".repeat(16_385)) }),
+            "at most 16384 characters",
+        ),
+        (
+            json!({ "finalizers": finalizers }),
+            "metadata.finalizers: must have at most 16",
+        ),
+    ] {
+        let text = change(&api, "plain", &metadata).await.expect_err(says);
+        assert!(text.contains(says), "{text}");
+        let mut padded = workflow.request(
+            "padded",
+            &json!({ "targetResource": format!("{here}/Pod/b") }),
+        );
+        let mut object = json!(padded.metadata);
+        json_merge(&mut object, &metadata);
+        padded.metadata = serde_json::from_value(object).expect("metadata");
+        let refused = api.create(&dry_run(), &padded).await;
+        let text = refused.expect_err(says).to_string();
+        assert!(text.contains(says), "{text}");
+    }
+    let applied = "kubectl.kubernetes.io/last-applied-configuration";
+    let allowed =
+        json!({ "annotations": { applied: "x".repeat(200_000) }, "labels": many(64, "x") });
+    change(&api, "plain", &allowed)
+        .await
+        .expect("within the bounds");
+}
+
+fn json_merge(object: &mut Value, more: &Value) {
+    for (key, value) in more.as_object().into_iter().flatten() {
+        object[key] = value.clone();
+    }
+}
+
+/// Somebody with the role edit in the execution namespace forges neither a lock, nor its record, nor an
+/// execution that the controller would adopt.
+#[tokio::test]
+async fn lock_and_execution_labels_belong_to_the_controller() {
+    let cluster = cluster().await;
+    let system = System::install(&cluster, "forged", &[])
+        .await
+        .expect("installed");
+    let execution = system.execution.name();
+    let editor = system.editor(&format!("eve-{execution}")).await;
+    let editor = editor.expect("an editor");
+    let controller = system.controller_client().await.expect("the controller");
+    let lock = json!({ "metadata": { "name": "wfe-target-0123", "annotations": { "kubernaut.ai/last-execution": "{}" } } });
+    let lock: Lease = serde_json::from_value(lock).expect("a Lease");
+    let by = |client: &Client| Api::<Lease>::namespaced(client.clone(), execution);
+    let create = PostParams::default();
+    let says = "only the controller writes the lock of a target";
+    let refused = by(&editor).create(&create, &lock).await;
+    let text = refused.expect_err("a forged lock").to_string();
+    assert!(text.contains(says), "{text}");
+    by(&controller)
+        .create(&create, &lock)
+        .await
+        .expect("its own");
+    let forged = json!({ "metadata": { "annotations": { "kubernaut.ai/last-execution": "{\"cleared\":true}" } } });
+    let refused = by(&editor)
+        .patch(
+            "wfe-target-0123",
+            &PatchParams::default(),
+            &Patch::Merge(forged),
+        )
+        .await;
+    let text = refused.expect_err("a forged record").to_string();
+    assert!(text.contains(says), "{text}");
+    let refused = by(&editor)
+        .delete("wfe-target-0123", &DeleteParams::default())
+        .await;
+    let text = refused.expect_err("a lost record").to_string();
+    assert!(text.contains(says), "{text}");
+    let other = json!({ "metadata": { "name": "other" } });
+    let other: Lease = serde_json::from_value(other).expect("a Lease");
+    by(&editor)
+        .create(&create, &other)
+        .await
+        .expect("their own");
+
+    let job = |labels: Value| {
+        let job = json!({ "metadata": { "name": "made-by-hand", "labels": labels }, "spec": { "suspend": true, "template": { "spec": {
+            "restartPolicy": "Never", "securityContext": { "runAsNonRoot": true, "runAsUser": 1000, "seccompProfile": { "type": "RuntimeDefault" } },
+            "containers": [{ "name": "a", "image": "r.io/a", "securityContext": { "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } } }],
+        } } } });
+        serde_json::from_value::<Job>(job).expect("a Job")
+    };
+    let jobs: Api<Job> = Api::namespaced(editor, execution);
+    let ours = json!({ "kubernaut.ai/workflow-execution-uid": "u" });
+    let says = "only the controller sets the labels kubernaut.ai/";
+    let refused = jobs.create(&create, &job(ours.clone())).await;
+    let text = refused.expect_err("a forged execution").to_string();
+    assert!(text.contains(says), "{text}");
+    jobs.create(&create, &job(json!({ "a": "b" })))
+        .await
+        .expect("their own");
+    let label = Patch::Merge(json!({ "metadata": { "labels": ours } }));
+    let refused = jobs
+        .patch("made-by-hand", &PatchParams::default(), &label)
+        .await;
+    let text = refused.expect_err("a label later").to_string();
+    assert!(text.contains(says), "{text}");
+}
+
+/// Who cancels needs the verb for it, and is named, whether or not a webhook runs.
+#[tokio::test]
+async fn cancellation_requires_cancel_verb_and_own_name() {
+    let cluster = cluster().await;
+    let mut system = System::install(&cluster, "cancels", &[])
+        .await
+        .expect("installed");
+    let here = system.namespace.name().to_owned();
+    let name = format!("sybil-{here}");
+    let sybil = system.operator(&name, &here).await.expect("sybil");
+    create(&system, &sybil, "one", &format!("{here}/Pod/a"))
+        .await
+        .expect("created");
+    let api: Api<WorkflowExecution> = Api::namespaced(sybil, &here);
+    let cancel = async |reason: Value, by: Value| {
+        let annotations = json!({ "kubernaut.ai/cancel": reason, "kubernaut.ai/cancelled-by": by });
+        change(&api, "one", &json!({ "annotations": annotations })).await
+    };
+    let text = cancel(json!("stop"), json!(name))
+        .await
+        .expect_err("refused");
+    assert!(text.contains("requires the verb cancel"), "{text}");
+    let text = cancel(Value::Null, json!("alice"))
+        .await
+        .expect_err("refused");
+    assert!(
+        text.contains("changes only with kubernaut.ai/cancel"),
+        "{text}"
+    );
+    system
+        .grant_cluster_wide(&name, "cancel")
+        .await
+        .expect("allowed");
+    for by in [json!("alice"), Value::Null] {
+        let text = cancel(json!("stop"), by).await.expect_err("refused");
+        let says = format!("kubernaut.ai/cancelled-by must be {name}: wfe-webhook sets it");
+        assert!(text.contains(&says), "{text}");
+    }
+    cancel(json!("stop"), json!(name)).await.expect("own name");
+    cancel(Value::Null, Value::Null).await.expect("withdrawn");
+
+    system.start_webhook().await.expect("started");
+    let text = cancel(json!(" "), Value::Null).await.expect_err("refused");
+    assert!(text.contains("must not be empty: say why"), "{text}");
+    cancel(json!("stop"), json!("alice"))
+        .await
+        .expect("stamped");
+    let annotations = api.get("one").await.expect("found").metadata.annotations;
+    let by = annotations.expect("annotations")["kubernaut.ai/cancelled-by"].clone();
+    assert_eq!(by, name, "not the name that the user gave");
+}
+
+/// Who asked is recorded, and nobody asks in another user's name.
+#[tokio::test]
+async fn requester_is_recorded_and_cannot_be_another_user() {
+    let cluster = cluster().await;
+    let plain = Script::of("any", format!("r.io/any@sha256:{}", "3".repeat(64)), "");
+    let mut system = System::install(&cluster, "asks", &[&plain])
+        .await
+        .expect("installed");
+    let here = system.namespace.name().to_owned();
+    let name = format!("oscar-{here}");
+    let oscar = system.operator(&name, &here).await.expect("oscar");
+    let api: Api<WorkflowExecution> = Api::namespaced(oscar, &here);
+    let create = async |by: Value| {
+        let spec = json!({ "targetResource": format!("{here}/Pod/a"), "requestedBy": by });
+        let created = api.create(&dry_run(), &plain.request("one", &spec)).await;
+        created.map_err(|error| error.to_string())
+    };
+    let forged = json!({ "username": "alice" });
+    let text = create(forged.clone()).await.expect_err("refused");
+    assert!(
+        text.contains("spec.requestedBy must be the requesting user"),
+        "{text}"
+    );
+    create(json!({ "username": name })).await.expect("own name");
+
+    system.start_webhook().await.expect("started");
+    let text = create(forged).await.expect_err("refused");
+    let says = format!("spec.requestedBy: must be the requesting user \"{name}\"");
+    assert!(text.contains(&says), "{text}");
+    let stored = create(Value::Null).await.expect("stamped");
+    let requester = stored.spec.requested_by.expect("a requester");
+    assert_eq!(requester.username, name);
+}
+
 /// BR-WE-005
 #[tokio::test]
 async fn abandon_audit_annotation_requires_abandon_audit_verb() {
@@ -123,9 +346,6 @@ async fn abandon_audit_annotation_requires_abandon_audit_verb() {
     };
     let abandon = "kubernaut.ai/abandon-audit";
     let says = "requires the verb abandon-audit on workflowexecutions";
-    annotate("kubernaut.ai/cancel", json!("wrong target"))
-        .await
-        .expect("cancel needs no extra verb");
     for value in ["the sink is gone", ""] {
         let text = annotate(abandon, json!(value)).await.expect_err("refused");
         assert!(text.contains(says), "{text}");

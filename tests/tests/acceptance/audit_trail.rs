@@ -155,7 +155,9 @@ async fn audit_command_lists_events_of_ten_executions() {
         "drain-1",
         &["selected", "created", "running", "failed after "],
     );
-    assert!(events_of("drain-1")[3].contains("Cancelled: cancelled on request: wrong node"));
+    assert!(events_of("drain-1")[3].contains("Cancelled: cancelled on request of "));
+    assert!(events_of("drain-1")[3].contains(": wrong node"));
+    assert!(events_of("drain-1")[0].contains("(job), requested by "));
     assert_eq!(lines.len(), 1 + 6 * 4 + 5 + 1 + 4 + 4, "{text}");
 
     let (success, text) = system

@@ -222,6 +222,13 @@ fn patched(object: &Value, response: &Value) -> Value {
     object
 }
 
+/// The spec of an object with its requester.
+fn stamped(object: &Value) -> Value {
+    let mut spec = object["spec"].clone();
+    spec["requestedBy"] = json!({ "username": "ann" });
+    spec
+}
+
 fn message(response: &Value) -> &str {
     response["status"]["message"].as_str().unwrap_or_default()
 }
@@ -232,7 +239,7 @@ fn message(response: &Value) -> &str {
 #[case::empty(json!([]))]
 #[case::others(json!(["other"]))]
 #[tokio::test]
-async fn mutate_valid_object_gets_only_the_finalizer_and_only_once(#[case] present: Value) {
+async fn mutate_valid_object_gets_finalizer_and_requester_only_once(#[case] present: Value) {
     let routes = default_routes();
     let mut object = valid_execution();
     if !present.is_null() {
@@ -249,7 +256,7 @@ async fn mutate_valid_object_gets_only_the_finalizer_and_only_once(#[case] prese
             .count(),
         1
     );
-    assert_eq!(patched["spec"], object["spec"]);
+    assert_eq!(patched["spec"], stamped(&object));
     let allowed = json!({ "uid": "u1", "allowed": true });
     assert_eq!(
         send_review(&routes, MUTATE, &patched).await,
@@ -433,7 +440,7 @@ async fn fill_bundle_during_catalog_outage_is_unchanged() {
     object["spec"]["workflowRef"] =
         json!({ "workflowId": "unavailable", "version": "1", "bundleRef": "oci://r.io/b:v1" });
     let patched = patched(&object, &send_review(&routes, MUTATE, &object).await);
-    assert_eq!(patched["spec"], object["spec"]);
+    assert_eq!(patched["spec"], stamped(&object));
 }
 
 /// BR-WE-014
@@ -740,7 +747,7 @@ proptest! {
                         let user = &review["request"]["userInfo"]["username"];
                         prop_assert!(by.is_null() || by == user || (user.is_null() && by == ""), "{}", stored);
                     }
-                    Operation::WarnDelete => {}
+                    Operation::StampCancel | Operation::WarnDelete => {}
                 }
             }
             Ok(())

@@ -545,7 +545,7 @@ fn cancel_annotation_cancels_only_with_a_reason(#[case] value: &str, #[case] can
     let annotations = &mut Arc::make_mut(&mut observed.wfe).metadata.annotations;
     annotations
         .get_or_insert_default()
-        .insert(names::CANCEL.to_owned(), value.to_owned());
+        .insert(wfe_model::CANCEL.to_owned(), value.to_owned());
     let asks = name(&decide(&observed)) == "ask Execution";
     assert_eq!(asks, cancels);
 }
@@ -1172,7 +1172,7 @@ fn running_failed_after_stored_suspension_may_have_run() {
 /// BR-WE-009: the end can be stored, or cannot; the target is free in both cases.
 #[rstest]
 #[case::cancelled(|it: &mut Observed| {
-    let annotations = [(names::CANCEL.to_owned(), "enough".to_owned())];
+    let annotations = [(wfe_model::CANCEL.to_owned(), "enough".to_owned())];
     Arc::make_mut(&mut it.wfe).metadata.annotations = Some(annotations.into());
 })]
 #[case::past_its_deadline(|it: &mut Observed| it.now = now() + Duration::from_hours(1))]

@@ -30,7 +30,6 @@ use crate::execution::{ContainerEnd, Created, Execution, Facts, Progress, Remain
 use crate::history::History;
 use crate::line::cancel_reason;
 use crate::lock::{self, Lock, TargetLock};
-use crate::names;
 use crate::observed::{Answer, Answers, Gate, Observed, resolve};
 use crate::status::time;
 use crate::status::{holds, stored};
@@ -254,7 +253,7 @@ impl World {
         }
         if initial.cancelled {
             let annotations = wfe.metadata.annotations.get_or_insert_default();
-            annotations.insert(names::CANCEL.to_owned(), "enough".to_owned());
+            annotations.insert(wfe_model::CANCEL.to_owned(), "enough".to_owned());
         }
         if initial.waits {
             wfe.spec.execution_config.when_blocked = Some("Wait".to_owned());

@@ -73,7 +73,7 @@ fn concerned_of_free_target_is_the_oldest_that_may_run() {
     assert_eq!(concerned(&line, &[], &free), ["first"]);
     assert_eq!(concerned(&line, &["first"], &free), ["second"]);
     let mut cancelled = line.clone();
-    let why = [(names::CANCEL.to_owned(), "not needed".to_owned())];
+    let why = [(wfe_model::CANCEL.to_owned(), "not needed".to_owned())];
     cancelled[1].metadata.annotations = Some(why.into());
     assert_eq!(concerned(&cancelled, &[], &free), ["second"]);
     let mut late = line.clone();

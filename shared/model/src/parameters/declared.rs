@@ -11,6 +11,10 @@ use super::declaration::{DeclarationError, ParameterDeclaration, text_of};
 use super::kind::ParameterType;
 use super::violation::{PARAMETER_NAME, ParameterViolation, TARGET_PARAMETERS, is_reserved};
 
+/// Maximum size of a compiled pattern in bytes: matching takes time proportional to it, and a value may
+/// have [`MAX_VALUE_LENGTH`](super::MAX_VALUE_LENGTH) characters.
+const MAX_PATTERN_SIZE: usize = 512 << 10;
+
 /// The declared parameters of a workflow, compiled.
 #[derive(Clone, Debug)]
 pub struct Parameters {
@@ -349,7 +353,7 @@ fn schema_of(declarations: &[ParameterDeclaration]) -> Value {
 fn validator_of(schema: &Value) -> Result<jsonschema::Validator, String> {
     jsonschema::draft202012::options()
         .offline()
-        .with_pattern_options(PatternOptions::regex())
+        .with_pattern_options(PatternOptions::regex().size_limit(MAX_PATTERN_SIZE))
         .build(schema)
         .map_err(|error| error.to_string())
 }

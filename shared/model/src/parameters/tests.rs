@@ -151,6 +151,7 @@ fn defaults_apply_only_to_missing_values() {
 #[case(json!({ "name": "A", "type": "integer", "pattern": "x" }), "pattern: must not be set for type integer, only for string")]
 #[case(json!({ "name": "A", "type": "string", "pattern": "(" }), "must be a regular expression without look-around")]
 #[case(json!({ "name": "A", "type": "string", "pattern": "^(?!a)" }), "must be a regular expression without look-around")]
+#[case(json!({ "name": "A", "type": "string", "pattern": "(\\w{1,99}-){99}" }), "must be a regular expression without look-around")]
 #[case(json!({ "name": "A", "type": "integer", "minimum": 5, "maximum": 4 }), "minimum: invalid value 5: must be at most 4")]
 #[case(json!({ "name": "A", "type": "string", "enum": [] }), "enum: must not be empty")]
 #[case(json!({ "name": "A", "type": "integer", "enum": [1, "x"] }), "enum: invalid value \"x\": must be of type integer")]
