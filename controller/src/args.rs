@@ -205,7 +205,7 @@ pub struct LimitArgs {
     #[arg(
         long,
         env = "WFE_DEFAULT_RESOURCES",
-        default_value = r#"{"requests":{"cpu":"50m","memory":"64Mi"},"limits":{"cpu":"1","memory":"512Mi","ephemeral-storage":"1Gi"}}"#,
+        default_value = r#"{"requests":{"cpu":"50m","memory":"64Mi","ephemeral-storage":"64Mi"},"limits":{"cpu":"1","memory":"512Mi","ephemeral-storage":"1Gi"}}"#,
         value_parser = resources
     )]
     pub default_resources: Resources,

@@ -106,8 +106,9 @@ pub(crate) fn start_deadline(
     after(created, settings.timeout_of(wfe))
 }
 
-/// The user in the annotation that says who cancelled.
+/// The user in the annotation that says who cancelled; `None` if nobody has.
 pub(crate) fn cancelled_by(wfe: &WorkflowExecution) -> Option<&str> {
+    cancel_reason(wfe)?;
     let annotations = wfe.metadata.annotations.as_ref()?;
     annotations.get(CANCELLED_BY).map(String::as_str)
 }

@@ -194,6 +194,11 @@ impl System {
         program::run("wfe-controller", arguments, kubeconfig.as_ref()).await
     }
 
+    /// Removes one of the chart's policies from this system; it ends some time later.
+    pub async fn remove_policy(&self, policy: &str) -> Result<()> {
+        install::remove_policy(self, policy).await
+    }
+
     /// Takes the catalog's directory away from the programs.
     pub fn hide_catalog(&self) -> Result<()> {
         Ok(std::fs::rename(self.path("catalog"), self.path("hidden"))?)

@@ -120,6 +120,14 @@ async fn policies(system: &System, file: &str, namespace: &str) -> Result<()> {
     Ok(())
 }
 
+/// Removes a policy of this system.
+pub(super) async fn remove_policy(system: &System, policy: &str) -> Result<()> {
+    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(system.cluster.admin());
+    let name = format!("{policy}-{}", system.namespace.name());
+    bindings.delete(&name, &DeleteParams::default()).await?;
+    Ok(())
+}
+
 /// Waits until the API server denies a user's status update.
 async fn wait_until_policies_deny(system: &System) -> Result<()> {
     let name = "probe";

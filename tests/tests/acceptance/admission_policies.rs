@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use wfe_model::workflow_execution::WorkflowExecution;
@@ -157,6 +157,18 @@ async fn padded_metadata_is_refused_at_create_and_later() {
         let text = refused.expect_err(says).to_string();
         assert!(text.contains(says), "{text}");
     }
+    // An API server may refuse owners that the user may not delete: as an administrator.
+    let admin = system.namespace.api::<WorkflowExecution>();
+    let owner =
+        json!({ "apiVersion": "v1", "kind": "ConfigMap", "name": "x".repeat(254), "uid": "u" });
+    let metadata = json!({ "ownerReferences": [owner] });
+    let text = change(&admin, "plain", &metadata)
+        .await
+        .expect_err("refused");
+    assert!(
+        text.contains("metadata.ownerReferences: must have"),
+        "{text}"
+    );
     let applied = "kubectl.kubernetes.io/last-applied-configuration";
     let allowed =
         json!({ "annotations": { applied: "x".repeat(200_000) }, "labels": many(64, "x") });
@@ -210,7 +222,12 @@ async fn lock_and_execution_labels_belong_to_the_controller() {
         .await;
     let text = refused.expect_err("a lost record").to_string();
     assert!(text.contains(says), "{text}");
-    let other = json!({ "metadata": { "name": "other" } });
+    let refused = by(&editor)
+        .delete_collection(&DeleteParams::default(), &ListParams::default())
+        .await;
+    let text = refused.expect_err("all records").to_string();
+    assert!(text.contains(says), "{text}");
+    let other = json!({ "metadata": { "generateName": "other-" } });
     let other: Lease = serde_json::from_value(other).expect("a Lease");
     by(&editor)
         .create(&create, &other)

@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
 use wfe_model::workflow_execution::WorkflowExecution;
-use wfe_tests::system::{Script, System, condition, until_effective};
+use wfe_tests::system::{Script, System, condition, dry_run, until_effective};
 
 use crate::setup::cluster;
 
@@ -32,6 +32,16 @@ async fn execution_whose_status_cannot_be_stored_is_told_and_runs_nothing() {
     let api = system.namespace.api::<WorkflowExecution>();
     let mut request = quick.request("large", &json!({}));
     request.metadata.finalizers = Some(vec![wfe_model::FINALIZER.to_owned()]);
+    // As an object that is older than the bounds of metadata.
+    system
+        .remove_policy("workflowexecution-metadata")
+        .await
+        .expect("removed");
+    let padded = with_labels(&request, 65);
+    let unbounded = async || Ok(api.create(&dry_run(), &padded).await.is_ok());
+    until_effective("the removal of the policy", unbounded)
+        .await
+        .expect("unbounded");
     // The largest object that can be stored, found by bisection, has no room for a status.
     let (mut fits, mut too_large) = (0, TOO_MANY);
     while too_large - fits > 1 {

@@ -109,7 +109,7 @@ fn environment(plan: &Plan) -> Vec<EnvVar> {
 }
 
 /// The catalog entry decides on the resources that it names, the defaults on the others. Without a
-/// limit of its memory a workflow could take that of the whole node: then its request is the limit.
+/// limit of memory or storage a workflow could take that of the whole node: then its request is the limit.
 fn resources(declared: Option<&Resources>, defaults: &Resources) -> ResourceRequirements {
     let declared = declared.cloned().unwrap_or_default();
     let Resources {
@@ -125,11 +125,13 @@ fn resources(declared: Option<&Resources>, defaults: &Resources) -> ResourceRequ
         let open = defaults.iter().filter(|(name, _)| is_open(name));
         all.extend(open.map(|(name, amount)| (name.clone(), amount.clone())));
     }
-    if let Some(request) = requests
-        .get(MEMORY)
-        .filter(|_| !limits.contains_key(MEMORY))
-    {
-        limits.insert(MEMORY.to_owned(), request.clone());
+    for resource in [MEMORY, EPHEMERAL_STORAGE] {
+        if let Some(request) = requests
+            .get(resource)
+            .filter(|_| !limits.contains_key(resource))
+        {
+            limits.insert(resource.to_owned(), request.clone());
+        }
     }
     let amounts = |map: BTreeMap<String, String>| {
         let amounts = map.into_iter();

@@ -8,7 +8,7 @@ mod usage;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use futures::future::try_join;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -247,15 +247,23 @@ impl Bench {
         let before = Usage::of(&system, pid).await?;
         let names: Vec<_> = (0..WAITING).map(|index| format!("line-{index}")).collect();
         let creating = async {
+            let mut created = Vec::new();
             for name in &names {
-                self.create(&system, name, &spec).await?;
+                let stored = self.store(&system, name, &spec).await?;
+                created.push((stored.creation_timestamp(), name));
             }
-            Ok(())
+            Ok(created)
         };
-        try_join(creating, observer.until_ended(&names)).await?;
+        let (mut line, ()) = try_join(creating, observer.until_ended(&names)).await?;
+        line.sort_by_key(|(_, name)| observer.started(name));
+        // Of one second, the uid decides.
+        ensure!(
+            line.is_sorted_by_key(|(created, _)| created.clone()),
+            "not the oldest ran first"
+        );
         let used = Usage::of(&system, pid).await?.since(&before);
         println!(
-            "{WAITING} on one target: {:.2} ms of CPU and {:.1} requests per execution\n",
+            "{WAITING} on one target, in order: {:.2} ms of CPU and {:.1} requests per execution\n",
             used.cpu_per(WAITING),
             used.requests_per(WAITING)
         );

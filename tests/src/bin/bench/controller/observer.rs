@@ -158,6 +158,12 @@ impl Observer {
         Ok(())
     }
 
+    /// When the Job of an execution was started.
+    pub fn started(&self, name: &str) -> Option<Instant> {
+        let seen = self.seen.get(name)?;
+        seen.job_started.or(seen.job_ended)
+    }
+
     /// What was seen of the executions that were created at these times.
     pub fn times(mut self, created: &HashMap<String, Instant>) -> Times {
         let times = created.iter().map(|(name, at)| Seen {
