@@ -141,7 +141,7 @@ impl Slots {
         newest.is_some_and(|it| it.metadata.uid == key.1 && it.is_pending())
     }
 
-    /// The slots in use, without the one of Lease `but`; `None`: there is no limit.
+    /// The slots in use, except that of the Lease `but`; `None` without a limit.
     fn used(&self, state: &State, but: &str) -> Option<Used> {
         if self.max.cluster == 0 && self.max.namespace == 0 {
             return None;

@@ -2,10 +2,10 @@
 //!
 //! [`server`] accepts TLS connections with a reloadable [`certificate`]. [`routes`] reads the
 //! [`review`] from the request body and writes the response. [`mutate`], [`validate`] and
-//! [`clearance`] decide, `cancellation` stamps, [`deletion`] warns; every reason for a denial is a variant of [`refusal::Refusal`].
+//! [`clearance`] decide, [`cancellation`] stamps, [`deletion`] warns; every reason for a denial is a variant of [`refusal::Refusal`].
 
 pub mod args;
-mod cancellation;
+pub mod cancellation;
 pub mod certificate;
 pub mod clearance;
 pub mod created;

@@ -173,9 +173,9 @@ fn execution_data(
         "KUBERNAUT_EXECUTION_ENGINE".to_owned(),
         spec.execution_engine.clone(),
     );
-    let failed = status.failure_details.as_ref();
-    let failed = failed.filter(|_| event_type == EventType::WorkflowFailed);
-    let cancelled = failed.is_some_and(|it| it.reason == FailureReason::Cancelled);
+    let failure = status.failure_details.as_ref();
+    let failure = failure.filter(|_| event_type == EventType::WorkflowFailed);
+    let cancelled = failure.is_some_and(|it| it.reason == FailureReason::Cancelled);
     let cancelled_by = cancelled.then(|| cancelled_by(wfe)).flatten();
     let requested_by = spec.requested_by.as_ref().map(|it| it.username.as_str());
     for (name, user) in [
@@ -186,7 +186,7 @@ fn execution_data(
     }
     let skip = status.skip_details.as_ref();
     let skip = skip.filter(|_| event_type == EventType::SelectionCompleted);
-    let error_details = match (failed, skip) {
+    let error_details = match (failure, skip) {
         (Some(failure), _) => Some(error_details(
             failure.reason.as_str(),
             &failure.message,
@@ -228,9 +228,9 @@ fn execution_data(
         pipelinerun_name: reference
             .filter(|it| it.kind == Engine::Tekton.runs_as().1)
             .map(|it| it.name.clone()),
-        failure_reason: failed.map(|it| it.reason.into()),
-        failure_message: failed.map(|it| it.message.clone()),
-        failed_task_name: failed.and_then(|it| it.failed_task_name.clone()),
+        failure_reason: failure.map(|it| it.reason.into()),
+        failure_message: failure.map(|it| it.message.clone()),
+        failed_task_name: failure.and_then(|it| it.failed_task_name.clone()),
         error_details,
     }
 }

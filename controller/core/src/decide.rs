@@ -48,9 +48,10 @@ pub fn decide(observed: &Observed) -> Step {
         // The deletion of the object itself may come much later.
         Some("the namespace of the WorkflowExecution is being deleted".to_owned())
     } else {
-        let by = cancelled_by(&observed.wfe).map(|user| format!(" of {user}"));
-        let by = by.unwrap_or_default();
-        cancel_reason(&observed.wfe).map(|why| format!("cancelled on request{by}: {why}"))
+        cancel_reason(&observed.wfe).map(|why| match cancelled_by(&observed.wfe) {
+            Some(user) => format!("cancelled on request of {user}: {why}"),
+            None => format!("cancelled on request: {why}"),
+        })
     };
     match (phase, cancelled) {
         (Phase::Succeeded | Phase::Failed | Phase::Skipped, _) => {

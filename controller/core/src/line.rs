@@ -106,7 +106,7 @@ pub(crate) fn start_deadline(
     after(created, settings.timeout_of(wfe))
 }
 
-/// The user in the annotation that says who cancelled; `None` if nobody has.
+/// The user who cancelled, by the annotation; `None` without a cancellation.
 pub(crate) fn cancelled_by(wfe: &WorkflowExecution) -> Option<&str> {
     cancel_reason(wfe)?;
     let annotations = wfe.metadata.annotations.as_ref()?;

@@ -16,28 +16,26 @@ pub(super) fn pass(wfe: &WorkflowExecution) -> Span {
         // `name` would be hidden by the name of the span in JSON.
         wfe = metadata.name
     );
-    if let Some(parent) = metadata.uid.as_deref().and_then(traceparent) {
-        telemetry::join(&span, &parent);
-    }
+    telemetry::join(&span, || traceparent(metadata.uid.as_deref()?));
     span
 }
 
 /// Exports the span of a WorkflowExecution that has ended.
 pub(super) fn ended(wfe: &WorkflowExecution) {
+    telemetry::export(|| root(wfe));
+}
+
+fn root(wfe: &WorkflowExecution) -> Option<Root> {
     let metadata = &wfe.metadata;
-    let parent = metadata.uid.as_deref().and_then(traceparent);
-    let Some((traceparent, created)) = parent.zip(metadata.creation_timestamp.as_ref()) else {
-        return;
-    };
     let phase = wfe.phase().map(Phase::as_str).unwrap_or_default();
     let failed = wfe
         .status
         .as_ref()
         .and_then(|it| it.failure_details.as_ref());
-    telemetry::export(Root {
-        traceparent: &traceparent,
+    Some(Root {
+        traceparent: traceparent(metadata.uid.as_deref()?)?,
         name: "WorkflowExecution".to_owned(),
-        began: created.0.into(),
+        began: metadata.creation_timestamp.as_ref()?.0.into(),
         ended: SystemTime::now(),
         error: failed.map(|it| it.message.clone()),
         attributes: vec![
@@ -50,5 +48,5 @@ pub(super) fn ended(wfe: &WorkflowExecution) {
             ("wfe.engine", wfe.spec.execution_engine.clone()),
             ("wfe.target", wfe.spec.target_resource.clone()),
         ],
-    });
+    })
 }

@@ -421,20 +421,13 @@ fn check_target_parameters(
         let Some(value) = spec.parameters.get(parameter) else {
             continue;
         };
-        let same = |expected: &str| {
-            expected == value || parameter == kind && expected.eq_ignore_ascii_case(value)
-        };
-        let name = parameter.to_owned();
-        let violation = match expected {
-            Some(expected) if same(expected) => continue,
-            Some(expected) => ParameterViolation::OtherTarget {
-                name,
-                value: shortened(value),
-                target: expected.to_owned(),
-            },
-            None => ParameterViolation::TargetLacks { name },
-        };
-        report(Violation::Parameter(violation));
+        if parameter == kind && expected.is_some_and(|it| it.eq_ignore_ascii_case(value)) {
+            continue;
+        }
+        let violation = ParameterViolation::of_target(parameter, &shortened(value), expected);
+        if let Some(violation) = violation {
+            report(Violation::Parameter(violation));
+        }
     }
 }
 

@@ -119,10 +119,8 @@ pub fn resolve(
     served: &[ServedKind],
     allowed: &[TargetKind],
 ) -> Result<ServedTarget, Violation> {
-    let named: Vec<_> = served
-        .iter()
-        .filter(|it| it.has_name(target.kind()))
-        .collect();
+    let named = served.iter().filter(|it| it.has_name(target.kind()));
+    let named: Vec<_> = named.collect();
     let found = target.to_string();
     let Some(first) = named.first() else {
         let meant = served.iter().find(|it| it.has_alias(target.kind()));
@@ -133,9 +131,8 @@ pub fn resolve(
         });
     };
     // Several groups may serve kinds of the same name with different scopes.
-    let scoped = named
-        .iter()
-        .filter(|it| it.namespaced == target.namespace().is_some());
+    let scoped = named.iter().copied();
+    let scoped = scoped.filter(|it| it.namespaced == target.namespace().is_some());
     let scoped: Vec<_> = scoped.collect();
     if scoped.is_empty() {
         let instead = suggestion(target, first);
@@ -157,30 +154,29 @@ pub fn resolve(
             return Err(Violation::TargetKindNotAllowed { found, kinds });
         }
     }
-    let groups = |kinds: &[&&ServedKind]| kinds.iter().map(|it| it.group()).unique().count();
-    if groups(&fitting) > 1 {
-        let built_in = fitting.iter().filter(|it| it.is_built_in()).copied();
-        let built_in: Vec<_> = built_in.collect();
-        if groups(&built_in) != 1 {
-            let groups = fitting.iter().map(|it| it.group().to_owned()).unique();
-            let groups = groups.collect();
-            return Err(Violation::TargetKindAmbiguous {
-                found,
-                kind,
-                groups,
-            });
-        }
-        fitting = built_in;
-    }
-    // The API server lists the preferred version of a group first.
-    let found = fitting.first().map(|it| ServedTarget {
-        api_version: it.api_version.clone(),
-        kind: it.kind.clone(),
-    });
-    found.ok_or(Violation::TargetKindUnreadable {
-        found: target.to_string(),
-        kind,
+    let built_in = fitting.iter().copied().filter(|it| it.is_built_in());
+    let meant = of_one_group(fitting.iter().copied()).or_else(|| of_one_group(built_in));
+    let Some(meant) = meant else {
+        let groups = fitting.iter().map(|it| it.group().to_owned()).unique();
+        let groups = groups.collect();
+        return Err(Violation::TargetKindAmbiguous {
+            found,
+            kind,
+            groups,
+        });
+    };
+    Ok(ServedTarget {
+        api_version: meant.api_version.clone(),
+        kind: meant.kind.clone(),
     })
+}
+
+/// The kind in the preferred version, which the API server lists first; `None` without exactly one group.
+fn of_one_group<'a>(
+    mut kinds: impl Iterator<Item = &'a ServedKind> + Clone,
+) -> Option<&'a ServedKind> {
+    let one = kinds.clone().map(ServedKind::group).all_equal();
+    kinds.next().filter(|_| one)
 }
 
 /// The target with the name and scope of `kind`, as a suggestion for the user.

@@ -51,9 +51,9 @@ pub struct Telemetry {
 }
 
 /// A span that has ended, and under which others may have been exported before.
-pub struct Root<'a> {
+pub struct Root {
     /// The ids of its trace and itself.
-    pub traceparent: &'a str,
+    pub traceparent: String,
     /// What it is about.
     pub name: String,
     /// When it began.
@@ -105,18 +105,23 @@ pub fn init(
     }
 }
 
-/// Makes `span` a child of the span that `traceparent` (W3C Trace Context) names.
-pub fn join(span: &Span, traceparent: &str) {
+/// Makes `span` a child of the span that `traceparent` (W3C Trace Context) names. Without the feature
+/// `otel` it is not asked.
+pub fn join(span: &Span, traceparent: impl FnOnce() -> Option<String>) {
     #[cfg(feature = "otel")]
-    otel::join(span, traceparent);
+    if let Some(traceparent) = traceparent() {
+        otel::join(span, &traceparent);
+    }
     #[cfg(not(feature = "otel"))]
     let _ = (span, traceparent);
 }
 
-/// Exports a span that has ended.
-pub fn export(root: Root<'_>) {
+/// Exports a span that has ended. Without the feature `otel` it is not asked.
+pub fn export(root: impl FnOnce() -> Option<Root>) {
     #[cfg(feature = "otel")]
-    otel::export(root);
+    if let Some(root) = root() {
+        otel::export(root);
+    }
     #[cfg(not(feature = "otel"))]
-    drop(root);
+    let _ = root;
 }

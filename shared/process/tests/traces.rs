@@ -63,16 +63,17 @@ async fn spans_of_a_process_that_ends_reach_the_collector() {
 async fn process() {
     let telemetry = telemetry::init("the-service", LogFormat::Text, "info").expect("telemetry");
     let pass = tracing::info_span!(target: "wfe_test", "a pass");
-    telemetry::join(&pass, TRACEPARENT);
+    telemetry::join(&pass, || Some(TRACEPARENT.to_owned()));
     pass.in_scope(|| tracing::info_span!(target: "hyper", "noise").in_scope(|| ()));
     drop(pass);
-    telemetry::export(Root {
-        traceparent: TRACEPARENT,
+    let root = Root {
+        traceparent: TRACEPARENT.to_owned(),
         name: "the whole".to_owned(),
         began: SystemTime::now() - Duration::from_secs(3),
         ended: SystemTime::now(),
         error: Some("no such image".to_owned()),
         attributes: Vec::new(),
-    });
+    };
+    telemetry::export(|| Some(root));
     drop(telemetry);
 }

@@ -10,10 +10,25 @@ use wfe_tests::system::{Script, System, dry_run};
 
 use crate::setup::cluster;
 
+/// A workflow that never runs.
+fn any() -> Script {
+    Script::of("any", format!("r.io/any@sha256:{}", "3".repeat(64)), "")
+}
+
+/// A system, and the name and client of a user with the operator Role in its namespace.
+async fn with_user(prefix: &str, user: &str) -> (System, String, Client) {
+    let cluster = cluster().await;
+    let installed = System::install(&cluster, prefix, &[&any()]).await;
+    let system = installed.expect("installed");
+    let here = system.namespace.name();
+    let name = format!("{user}-{here}");
+    let client = system.operator(&name, here).await.expect(user);
+    (system, name, client)
+}
+
 async fn create(system: &System, client: &Client, name: &str, target: &str) -> Result<(), String> {
     let api: Api<WorkflowExecution> = Api::namespaced(client.clone(), system.namespace.name());
-    let workflow = Script::of("any", format!("r.io/any@sha256:{}", "3".repeat(64)), "");
-    let request = workflow.request(name, &json!({ "targetResource": target }));
+    let request = any().request(name, &json!({ "targetResource": target }));
     let created = api.create(&PostParams::default(), &request).await;
     created.map(drop).map_err(|error| error.to_string())
 }
@@ -73,15 +88,10 @@ async fn target_in_other_namespace_requires_create_permission_there() {
 /// A requester does not pick the account with the most permissions, also while no webhook runs.
 #[tokio::test]
 async fn service_account_requires_use_verb() {
-    let cluster = cluster().await;
-    let system = System::install(&cluster, "strongest", &[])
-        .await
-        .expect("installed");
+    let (system, name, mallory) = with_user("strongest", "mallory").await;
     let here = system.namespace.name();
-    let name = format!("mallory-{here}");
-    let mallory = system.operator(&name, here).await.expect("mallory");
     let api: Api<WorkflowExecution> = Api::namespaced(mallory, here);
-    let workflow = Script::of("any", format!("r.io/any@sha256:{}", "3".repeat(64)), "");
+    let workflow = any();
     let create = async |account: &str| {
         let spec = json!({ "targetResource": format!("{here}/Pod/a"), "executionConfig": { "serviceAccountName": account } });
         let created = api
@@ -109,18 +119,13 @@ async fn service_account_requires_use_verb() {
 /// Padded to the limit of etcd, a run would have no status and hold its lock for good.
 #[tokio::test]
 async fn padded_metadata_is_refused_at_create_and_later() {
-    let cluster = cluster().await;
-    let system = System::install(&cluster, "padded", &[])
-        .await
-        .expect("installed");
+    let (system, _, mallory) = with_user("padded", "mallory").await;
     let here = system.namespace.name();
-    let mallory = system.operator(&format!("mallory-{here}"), here).await;
-    let mallory = mallory.expect("mallory");
     create(&system, &mallory, "plain", &format!("{here}/Pod/a"))
         .await
         .expect("created");
     let api: Api<WorkflowExecution> = Api::namespaced(mallory, here);
-    let workflow = Script::of("any", format!("r.io/any@sha256:{}", "3".repeat(64)), "");
+    let workflow = any();
     let many = |count: usize, value: &str| {
         let entries = (0..count).map(|number| (format!("k{number}"), json!(value)));
         Value::Object(entries.collect())
@@ -261,13 +266,8 @@ async fn lock_and_execution_labels_belong_to_the_controller() {
 /// Who cancels needs the verb for it, and is named, whether or not a webhook runs.
 #[tokio::test]
 async fn cancellation_requires_cancel_verb_and_own_name() {
-    let cluster = cluster().await;
-    let mut system = System::install(&cluster, "cancels", &[])
-        .await
-        .expect("installed");
+    let (mut system, name, sybil) = with_user("cancels", "sybil").await;
     let here = system.namespace.name().to_owned();
-    let name = format!("sybil-{here}");
-    let sybil = system.operator(&name, &here).await.expect("sybil");
     create(&system, &sybil, "one", &format!("{here}/Pod/a"))
         .await
         .expect("created");
@@ -310,21 +310,15 @@ async fn cancellation_requires_cancel_verb_and_own_name() {
     assert_eq!(by, name, "not the name that the user gave");
 }
 
-/// Who asked is recorded, and nobody asks in another user's name.
+/// The requester is recorded; the name of another user is refused.
 #[tokio::test]
 async fn requester_is_recorded_and_cannot_be_another_user() {
-    let cluster = cluster().await;
-    let plain = Script::of("any", format!("r.io/any@sha256:{}", "3".repeat(64)), "");
-    let mut system = System::install(&cluster, "asks", &[&plain])
-        .await
-        .expect("installed");
+    let (mut system, name, oscar) = with_user("asks", "oscar").await;
     let here = system.namespace.name().to_owned();
-    let name = format!("oscar-{here}");
-    let oscar = system.operator(&name, &here).await.expect("oscar");
     let api: Api<WorkflowExecution> = Api::namespaced(oscar, &here);
     let create = async |by: Value| {
         let spec = json!({ "targetResource": format!("{here}/Pod/a"), "requestedBy": by });
-        let created = api.create(&dry_run(), &plain.request("one", &spec)).await;
+        let created = api.create(&dry_run(), &any().request("one", &spec)).await;
         created.map_err(|error| error.to_string())
     };
     let forged = json!({ "username": "alice" });
@@ -347,13 +341,8 @@ async fn requester_is_recorded_and_cannot_be_another_user() {
 /// BR-WE-005
 #[tokio::test]
 async fn abandon_audit_annotation_requires_abandon_audit_verb() {
-    let cluster = cluster().await;
-    let system = System::install(&cluster, "abandon", &[])
-        .await
-        .expect("installed");
+    let (system, name, eve) = with_user("abandon", "eve").await;
     let here = system.namespace.name();
-    let name = format!("eve-{here}");
-    let eve = system.operator(&name, here).await.expect("eve");
     create(&system, &eve, "one", &format!("{here}/Pod/a"))
         .await
         .expect("created");
@@ -455,15 +444,8 @@ async fn finalizer_removal_requires_controller_or_release_verb() {
 /// BR-WE-003
 #[tokio::test]
 async fn status_write_by_user_is_denied_for_every_patch_type() {
-    let cluster = cluster().await;
-    let system = System::install(&cluster, "status", &[])
-        .await
-        .expect("installed");
+    let (system, _, kim) = with_user("status", "kim").await;
     let here = system.namespace.name();
-    let kim = system
-        .operator(&format!("kim-{here}"), here)
-        .await
-        .expect("kim");
     create(&system, &kim, "one", &format!("{here}/Pod/a"))
         .await
         .expect("created");

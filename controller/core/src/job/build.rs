@@ -109,7 +109,8 @@ fn environment(plan: &Plan) -> Vec<EnvVar> {
 }
 
 /// The catalog entry decides on the resources that it names, the defaults on the others. Without a
-/// limit of memory or storage a workflow could take that of the whole node: then its request is the limit.
+/// limit of memory or storage a workflow could take that of the whole node: then its request is the
+/// limit.
 fn resources(declared: Option<&Resources>, defaults: &Resources) -> ResourceRequirements {
     let declared = declared.cloned().unwrap_or_default();
     let Resources {

@@ -124,20 +124,17 @@ impl Parameters {
         let mut violations = Vec::new();
         let mut all = given.clone();
         for declaration in declared {
-            let name = declaration.name.clone();
-            match (given.get(&name), target.get(name.as_str())) {
-                (Some(value), Some(target)) if value != target => {
-                    violations.push(ParameterViolation::OtherTarget {
-                        name,
-                        value: value.clone(),
-                        target: target.clone(),
-                    });
+            let name = &declaration.name;
+            let own = target.get(name.as_str());
+            match given.get(name) {
+                Some(value) => {
+                    let own = own.map(String::as_str);
+                    violations.extend(ParameterViolation::of_target(name, value, own));
                 }
-                (_, Some(target)) => drop(all.insert(name, target.clone())),
-                (given, None) if given.is_some() || declaration.required => {
-                    violations.push(ParameterViolation::TargetLacks { name });
+                None if own.is_none() && declaration.required => {
+                    violations.push(ParameterViolation::TargetLacks { name: name.clone() });
                 }
-                (_, None) => {}
+                None => all.extend(own.map(|own| (name.clone(), own.clone()))),
             }
         }
         let invalid = self.check(&all).into_iter();

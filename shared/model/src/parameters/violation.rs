@@ -224,6 +224,20 @@ pub enum ParameterViolation {
 }
 
 impl ParameterViolation {
+    /// What is wrong with the value given for one of [`TARGET_PARAMETERS`]; `target`: the target's own.
+    pub(crate) fn of_target(name: &str, value: &str, target: Option<&str>) -> Option<Self> {
+        let name = name.to_owned();
+        match target {
+            Some(target) if target == value => None,
+            Some(target) => Some(Self::OtherTarget {
+                name,
+                value: value.to_owned(),
+                target: target.to_owned(),
+            }),
+            None => Some(Self::TargetLacks { name }),
+        }
+    }
+
     /// Name of the parameter.
     pub fn name(&self) -> &str {
         match self {

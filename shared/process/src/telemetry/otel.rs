@@ -95,8 +95,8 @@ pub(super) fn join(span: &Span, traceparent: &str) {
 }
 
 /// Exports the span that `root.traceparent` names.
-pub(super) fn export(root: Root<'_>) {
-    let named = context(root.traceparent).span().span_context().clone();
+pub(super) fn export(root: Root) {
+    let named = context(&root.traceparent).span().span_context().clone();
     let attributes = root.attributes.into_iter();
     let builder = SpanBuilder::from_name(root.name)
         .with_start_time(root.began)
