@@ -96,6 +96,9 @@ pub enum Command {
         /// File with the bearer token for Data Storage.
         #[arg(long, env = "WFE_DATA_STORAGE_TOKEN_FILE")]
         data_storage_token_file: Option<PathBuf>,
+        /// Send the token also to a URL with http://.
+        #[arg(long, env = "WFE_DATA_STORAGE_PLAIN_HTTP")]
+        data_storage_plain_http: bool,
     },
 }
 
@@ -125,14 +128,21 @@ pub struct RunArgs {
     /// PEM file with the certificate authority of Data Storage (default: the system's).
     #[arg(long, env = "WFE_DATA_STORAGE_CA")]
     pub data_storage_ca: Option<PathBuf>,
-    /// File with the bearer token for Data Storage; read for each request, because the token
-    /// rotates.
+    /// ServiceAccount in the controller's own namespace whose tokens Data Storage gets, by
+    /// `TokenRequest`: it needs no permission but the one that Data Storage checks.
     #[arg(
         long,
-        env = "WFE_DATA_STORAGE_TOKEN_FILE",
-        default_value = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+        env = "WFE_DATA_STORAGE_SERVICE_ACCOUNT",
+        default_value = "wfe-data-storage-client"
     )]
-    pub data_storage_token_file: PathBuf,
+    pub data_storage_service_account: String,
+    /// File with the bearer token for Data Storage, instead of tokens of that ServiceAccount; read for
+    /// each request, because the token rotates.
+    #[arg(long, env = "WFE_DATA_STORAGE_TOKEN_FILE")]
+    pub data_storage_token_file: Option<PathBuf>,
+    /// Send the token also to a --data-storage-url with http://.
+    #[arg(long, env = "WFE_DATA_STORAGE_PLAIN_HTTP")]
+    pub data_storage_plain_http: bool,
     /// Deadline of a request to Data Storage, longer than Data Storage's own of 30s. After a start
     /// the events of an earlier process are asked for when its requests have passed this deadline.
     #[arg(long, env = "WFE_DATA_STORAGE_TIMEOUT", default_value = "35s", value_parser = positive)]

@@ -48,6 +48,7 @@ impl Base {
         let watch_ages = WatchAges::default();
         let observer = connection::observer(metrics.clone(), readiness.clone(), watch_ages.clone());
         let client = client::connect_observed(observer, Some(args.pace())).await?;
+        client::check_apart(&client, &args.execution.execution_namespace)?;
         let base = Self {
             stop,
             client,

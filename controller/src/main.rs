@@ -54,9 +54,11 @@ async fn execute(args: Args) -> anyhow::Result<()> {
         correlation_id,
         data_storage_ca,
         data_storage_token_file,
+        data_storage_plain_http: plain_http,
     }) = args.command
     {
-        let source = Source::of(&source, data_storage_ca, data_storage_token_file);
+        let (ca, token) = (data_storage_ca, data_storage_token_file);
+        let source = Source::of(&source, ca, token, plain_http);
         return trail::print(source, &correlation_id, &mut std::io::stdout()).await;
     }
     let process = &args.run.process;

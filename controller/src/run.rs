@@ -13,6 +13,7 @@ use wfe_core::observed::Settings;
 use wfe_peers::audit::{AuditSink, HttpSink, HttpSinkOptions, JsonlSink};
 use wfe_peers::catalog::DirectoryCatalog;
 use wfe_peers::client::{self, OnExchange};
+use wfe_peers::token::{AccountToken, BearerToken};
 
 use crate::args::{LimitArgs, RunArgs};
 use crate::audit::outbox::{BATCH, Outbox};
@@ -34,8 +35,8 @@ const SERVER_DEADLINE: Duration = Duration::from_secs(30);
 /// Reconciles WorkflowExecutions until SIGTERM or SIGINT.
 pub async fn run(args: RunArgs) -> Result<()> {
     args.limits.check()?;
-    let sink = sink(&args)?;
     let (base, mut registry) = Base::connect(&args).await?;
+    let sink = sink(&args, &base)?;
     let catalog = catalog(&args.execution.catalog_dir, &base)?;
     let namespace = &args.execution.execution_namespace;
     let start_times = StartTimes::default();
@@ -179,7 +180,7 @@ pub fn settings(
 }
 
 /// Data Storage if `--data-storage-url` is given, else the audit file.
-fn sink(args: &RunArgs) -> Result<Arc<dyn AuditSink>> {
+fn sink(args: &RunArgs, base: &Base) -> Result<Arc<dyn AuditSink>> {
     let Some(url) = args.data_storage_url.clone() else {
         let sink = JsonlSink::open(&args.audit_file)
             .with_context(|| format!("--audit-file {}", args.audit_file.display()))?;
@@ -190,10 +191,17 @@ fn sink(args: &RunArgs) -> Result<Arc<dyn AuditSink>> {
             "--data-storage-timeout is not longer than Data Storage's own deadline of 30s: after a crash an audit event may be stored twice"
         );
     }
+    let token = if let Some(path) = &args.data_storage_token_file {
+        BearerToken::File(path.clone())
+    } else {
+        let account = AccountToken::new(&base.client, &args.data_storage_service_account);
+        BearerToken::Account(Box::new(account))
+    };
     let sink = HttpSink::new(HttpSinkOptions {
         url,
         ca: args.data_storage_ca.clone(),
-        token_file: Some(args.data_storage_token_file.clone()),
+        token: Some(token),
+        plain_http: args.data_storage_plain_http,
         deadline: args.data_storage_timeout,
     });
     Ok(Arc::new(sink.context("--data-storage-url")?))

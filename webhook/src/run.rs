@@ -33,6 +33,7 @@ pub async fn run(args: Args) -> Result<()> {
     let serving_ended = CancellationToken::new();
     let certificate = ServingCertificate::load(&args.cert_dir).context("--cert-dir")?;
     let client = client::connect().await?;
+    client::check_apart(&client, &args.execution.execution_namespace)?;
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
     let readiness = Readiness::of(&[CERTIFICATE_VALID, NOT_SHUTTING_DOWN]);

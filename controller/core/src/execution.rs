@@ -289,10 +289,18 @@ pub fn is_of(object: &impl ResourceExt, source: &Uid) -> bool {
     uid.is_some_and(|uid| uid == source.as_str())
 }
 
+/// Uid of the object of `kind` that controls `object`: labels can be set by anybody who may create
+/// the object, and an owner that does not exist makes the garbage collector delete it.
+pub fn controller_of<'a>(object: &'a impl ResourceExt, kind: &str) -> Option<&'a str> {
+    let mut owners = object.owner_references().iter();
+    let controller = owners.find(|it| it.controller == Some(true) && it.kind == kind)?;
+    Some(&controller.uid)
+}
+
 /// Result of a create.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Created {
-    /// The execution exists: created now, or by an earlier attempt.
+    /// The created execution.
     Ours(Box<Execution>),
     /// Another object has the name.
     NameTaken,

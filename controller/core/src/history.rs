@@ -4,6 +4,7 @@
 //! in its lock of WorkflowExecutions that no longer exist. Nothing is kept in memory.
 
 use std::cmp::Reverse;
+use std::collections::HashSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -148,39 +149,54 @@ impl Entry {
     }
 }
 
-/// The ended WorkflowExecutions of one target, newest first.
+/// The ended WorkflowExecutions of one target.
 #[derive(Clone, Debug, Default)]
-pub struct History(Vec<Entry>);
+pub struct History {
+    /// Newest first.
+    entries: Vec<Entry>,
+    /// Those that are only known by a record.
+    recorded: HashSet<String>,
+}
 
 impl History {
     /// Builds the history from the target's WorkflowExecutions and its lock's records. An object
-    /// takes precedence over its record, unless the cached object has not ended yet.
+    /// takes precedence over its record, unless the cached object has not ended yet: no record lifts
+    /// the block of an object.
     pub fn of<'a>(
         objects: impl IntoIterator<Item = &'a WorkflowExecution>,
         records: impl IntoIterator<Item = Entry>,
     ) -> Self {
         let mut entries: Vec<_> = objects.into_iter().filter_map(Entry::of).collect();
+        let mut recorded = HashSet::new();
         for record in records {
-            match entries.iter_mut().find(|entry| entry.uid == record.uid) {
-                Some(entry) if !entry.cleared => {
-                    (entry.cleared, entry.cleared_at) = (record.cleared, record.cleared_at);
-                }
-                Some(_) => {}
-                None => entries.push(record),
+            if entries.iter().all(|entry| entry.uid != record.uid) {
+                recorded.insert(record.uid.clone());
+                entries.push(record);
             }
         }
         // Times have whole seconds: of two entries in one second the blocking one comes first.
         entries.sort_by_key(|entry| Reverse((entry.completion_time, entry.blocks())));
-        Self(entries)
+        Self { entries, recorded }
     }
 
     /// The execution that blocks the target: the last one that ran, if it failed and is not
-    /// cleared.
+    /// cleared. A record alone is no proof that an older block was lifted.
     pub fn block(&self) -> Option<&Entry> {
-        self.0
-            .iter()
-            .find(|entry| entry.ran())
-            .filter(|entry| entry.blocks())
+        let ran = self.entries.iter().filter(|entry| entry.ran());
+        let mut last = ran.filter(|entry| entry.blocks() || self.is_object(entry));
+        last.next().filter(|entry| entry.blocks())
+    }
+
+    fn is_object(&self, entry: &Entry) -> bool {
+        !self.recorded.contains(&entry.uid)
+    }
+
+    /// The failure that exhausts the retries, by the objects alone.
+    fn exhausted(&self, limits: &Limits) -> Option<&Entry> {
+        let is_exhausted = |it: &Entry| it.consecutive_failures >= limits.max_consecutive_failures;
+        let mut objects = self.entries.iter().filter(|entry| self.is_object(entry));
+        let last = objects.find(|entry| entry.ran() || entry.cleared || is_exhausted(entry))?;
+        (!last.ran() && !last.cleared).then_some(last)
     }
 
     /// Failures in a row before a container started.
@@ -195,14 +211,14 @@ impl History {
     /// The failures since the last success, execution or clearing.
     fn failures_in_a_row(&self) -> impl Iterator<Item = &Entry> {
         let counts = |entry: &&Entry| entry.consecutive_failures > 0;
-        let ran = self.0.iter().find(|entry| entry.ran());
+        let ran = self.entries.iter().find(|entry| entry.ran());
         let reset = ran.map(|entry| entry.completion_time);
         let cleared = |entry: &Entry| {
             let at = entry.cleared_at.unwrap_or(entry.completion_time);
             entry.cleared.then(|| at.max(entry.completion_time))
         };
-        let cleared = self.0.iter().filter_map(cleared).max();
-        self.0.iter().filter(counts).filter(move |entry| {
+        let cleared = self.entries.iter().filter_map(cleared).max();
+        self.entries.iter().filter(counts).filter(move |entry| {
             reset.is_none_or(|reset| entry.completion_time >= reset)
                 && cleared.is_none_or(|cleared| entry.completion_time > cleared)
         })
@@ -218,6 +234,10 @@ impl History {
         if let Some(block) = self.block() {
             return Some(Restriction::PreviousExecutionFailed(block.clone()));
         }
+        if let Some(last) = self.exhausted(limits) {
+            let failures = last.consecutive_failures.max(self.failures());
+            return Some(Restriction::ExhaustedRetries(last.clone(), failures));
+        }
         let failures = self.failures();
         if let Some(last) = self.failures_in_a_row().next() {
             if failures >= limits.max_consecutive_failures {
@@ -229,7 +249,7 @@ impl History {
             }
         }
         let success = self
-            .0
+            .entries
             .iter()
             .find(|it| it.outcome == Outcome::Succeeded && it.workflow_id == workflow_id)?;
         let until = after(success.completion_time, limits.cooldown);

@@ -334,11 +334,20 @@ impl Protocol {
                 pass.taken
             }
             Request::Create => {
-                self.create_arrives(state, own);
-                pass.created = state.real.jobs[own].map(|it| it.uid);
+                let found = state.real.jobs[own];
+                let created = match found {
+                    None => self.create_arrives(state, own),
+                    // What an earlier attempt has created is deleted; the pass creates it anew.
+                    Some(job) if job.progress == Progress::Suspended => {
+                        state.real.jobs[own] = None;
+                        true
+                    }
+                    Some(_) => false,
+                };
+                pass.created = state.real.jobs[own].filter(|_| created).map(|it| it.uid);
                 // The response contains the object, which replaces the cached one.
                 state.controllers[number].cache.jobs[own] = state.real.jobs[own];
-                true
+                created
             }
             Request::Start(uid) => {
                 self.start_arrives(state, own, uid);
@@ -390,9 +399,9 @@ impl Protocol {
     }
 
     /// The API server commits a create; all creates of a request have the same name.
-    fn create_arrives(&self, state: &mut State, request: usize) {
+    fn create_arrives(&self, state: &mut State, request: usize) -> bool {
         if state.real.jobs[request].is_some() {
-            return;
+            return false;
         }
         state.created[request] += 1;
         state.real.jobs[request] = Some(Job {
@@ -402,6 +411,7 @@ impl Protocol {
         if !self.guards.creates_suspended {
             self.start_arrives(state, request, state.created[request]);
         }
+        true
     }
 
     /// The API server commits a start.

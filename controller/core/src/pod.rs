@@ -60,8 +60,8 @@ const POD_CREATED: &str = "SuccessfulCreate";
 pub const QUOTA: &str = "exceeded quota: ";
 
 /// The pod that was created last.
-pub(crate) fn newest(pods: &[Arc<Pod>]) -> Option<&Pod> {
-    pods.iter()
+pub(crate) fn newest<'a>(pods: impl IntoIterator<Item = &'a Arc<Pod>>) -> Option<&'a Pod> {
+    pods.into_iter()
         .map(Arc::as_ref)
         .max_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::batch::v1::JobCondition;
 use k8s_openapi::api::core::v1::{ContainerState, PodCondition};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use kube::Resource;
 use serde::{Deserialize, Deserializer};
 
@@ -78,7 +78,7 @@ pub struct ContainerStatus {
     pub state: Option<ContainerState>,
 }
 
-/// Metadata without owners and managed fields.
+/// Metadata without managed fields.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Metadata {
@@ -92,9 +92,10 @@ struct Metadata {
     labels: Option<BTreeMap<String, String>>,
     annotations: Option<BTreeMap<String, String>>,
     finalizers: Option<Vec<String>>,
+    owner_references: Option<Vec<OwnerReference>>,
 }
 
-/// Decodes metadata without owners and managed fields.
+/// Decodes metadata without managed fields.
 pub fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     let read = Metadata::deserialize(deserializer)?;
     Ok(ObjectMeta {
@@ -108,6 +109,7 @@ pub fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta
         labels: read.labels,
         annotations: read.annotations,
         finalizers: read.finalizers,
+        owner_references: read.owner_references,
         ..ObjectMeta::default()
     })
 }

@@ -14,6 +14,7 @@ use url::Url;
 use wfe_model::audit::EventType;
 use wfe_model::text::cut;
 use wfe_peers::audit::{HttpSink, HttpSinkOptions, TrailEvent, read_file};
+use wfe_peers::token::BearerToken;
 
 /// Maximum number of characters in a cell; the stored events have the full text. A message ends with
 /// what to do, as when the workflow may run again.
@@ -32,12 +33,18 @@ pub enum Source {
 
 impl Source {
     /// A text that is not a URL with a host names a file.
-    pub fn of(text: &str, ca: Option<PathBuf>, token_file: Option<PathBuf>) -> Self {
+    pub fn of(
+        text: &str,
+        ca: Option<PathBuf>,
+        token_file: Option<PathBuf>,
+        plain_http: bool,
+    ) -> Self {
         match Url::parse(text) {
             Ok(url) if url.has_host() => Self::DataStorage(Box::new(HttpSinkOptions {
                 url,
                 ca,
-                token_file,
+                token: token_file.map(BearerToken::File),
+                plain_http,
                 deadline: DEADLINE,
             })),
             _ => Self::File(PathBuf::from(text)),

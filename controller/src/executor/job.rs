@@ -12,7 +12,7 @@ use kube::{Api, Client};
 use serde_json::json;
 use wfe_core::execution::{Alive, Created, Execution, Remains, Source, Waiting, is_of};
 use wfe_core::job::build::build;
-use wfe_core::job::read::{began, read};
+use wfe_core::job::read::{POD_OWNER, began, read};
 use wfe_core::names::{TargetHash, Uid};
 use wfe_core::plan::Plan;
 use wfe_core::seen::Job;
@@ -37,7 +37,14 @@ impl JobExecutor {
         let api: Api<Job> = Api::namespaced(client.clone(), namespace);
         let events = watcher(api, managed()).default_backoff();
         let (jobs, job_changes) = Runs::start(client, namespace, |_| (), events);
-        let (pods, pod_changes) = Pods::start(client, namespace, Engine::Job, began, start_times);
+        let (pods, pod_changes) = Pods::start(
+            client,
+            namespace,
+            Engine::Job,
+            POD_OWNER,
+            began,
+            start_times,
+        );
         (
             Self { jobs, pods },
             select(job_changes, pod_changes).boxed(),
@@ -45,7 +52,8 @@ impl JobExecutor {
     }
 
     async fn create_job(&self, plan: &Plan) -> Result<Created, Unanswered> {
-        Ok(match self.jobs.create(&build(plan)).await? {
+        let created = self.jobs.create(&build(plan), |job| read(job, &[])).await?;
+        Ok(match created {
             Posted::Ours(job) => Created::Ours(Box::new(read(&job, &[]))),
             Posted::NameTaken => Created::NameTaken,
             Posted::Refused { refusal, message } => Created::Refused { refusal, message },

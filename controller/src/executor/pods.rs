@@ -13,7 +13,7 @@ use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
-use wfe_core::execution::{Alive, Waiting, is_alive};
+use wfe_core::execution::{Alive, Waiting, controller_of, is_alive};
 use wfe_core::names::{TARGET_HASH, TargetHash, Uid, WORKFLOW_EXECUTION_UID};
 use wfe_core::pod::{prune, startup_diagnosis};
 use wfe_core::seen::Pod;
@@ -34,6 +34,7 @@ pub(super) struct Pods {
     events: Api<Event>,
     diagnoses: Diagnoses,
     cache: Cache<Pod>,
+    owner: &'static str,
 }
 
 /// Diagnoses of slow starts, by uid of the pod, or of the execution if it has no pod.
@@ -83,19 +84,26 @@ impl Diagnosis {
 }
 
 impl Pods {
-    /// Watches the pods. `began` returns when the workflow's first container of a pod started, which
-    /// is recorded in `start_times`.
+    /// Watches the pods that an object of kind `owner` controls: others have our labels by mistake, or
+    /// to deceive. `began` returns when the workflow's first container of a pod started, which is
+    /// recorded in `start_times`.
     pub(super) fn start(
         client: &Client,
         namespace: &str,
         engine: Engine,
+        owner: &'static str,
         began: fn(&Pod) -> Option<Timestamp>,
         start_times: &StartTimes,
     ) -> (Self, Changes) {
         let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
         let events = watcher(api.clone(), pods_of(engine)).default_backoff();
         let start_times = start_times.clone();
-        let (cache, changes) = reflect(events, prune, OwnerLabels::keys, move |event| {
+        let keys = move |pod: &Pod| match controller_of(pod, owner) {
+            Some(_) => OwnerLabels::keys(pod),
+            None => Vec::new(),
+        };
+        let began = move |pod: &Pod| controller_of(pod, owner).and_then(|_| began(pod));
+        let (cache, changes) = reflect(events, prune, keys, move |event| {
             record_start(&start_times, began, event);
         });
         let pods = Self {
@@ -103,6 +111,7 @@ impl Pods {
             events: Api::namespaced(client.clone(), namespace),
             diagnoses: Diagnoses::default(),
             cache,
+            owner,
         };
         (pods, owner_changes(changes))
     }
@@ -154,7 +163,9 @@ impl Pods {
             .list(&ListParams::default().labels(&selector))
             .await;
         let listed = listed.map_err(Unanswered::of("list the pods"))?;
-        Ok(listed.items.into_iter().map(Arc::new).collect())
+        let owned = listed.items.into_iter();
+        let owned = owned.filter(|pod| controller_of(pod, self.owner).is_some());
+        Ok(owned.map(Arc::new).collect())
     }
 
     /// Reads the Events of an execution's pod, or of the execution if it has no pod, and derives why
@@ -200,7 +211,7 @@ impl Pods {
 /// Records the start time of the workflow's first container.
 fn record_start(
     start_times: &StartTimes,
-    began: fn(&Pod) -> Option<Timestamp>,
+    began: impl Fn(&Pod) -> Option<Timestamp>,
     event: &watcher::Event<Pod>,
 ) {
     let (watcher::Event::Apply(pod) | watcher::Event::InitApply(pod) | watcher::Event::Delete(pod)) =

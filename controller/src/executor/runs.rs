@@ -18,7 +18,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use wfe_core::execution::{Refusal, Source};
+use wfe_core::execution::{Execution, Refusal, Source};
 use wfe_core::names::{STARTED, TARGET_HASH, TargetHash};
 use wfe_core::pod::QUOTA;
 use wfe_model::workflow_execution::ExecutionRef;
@@ -38,9 +38,9 @@ pub(super) struct Runs<K: Resource<DynamicType = ()> + Clone + 'static> {
 
 /// Result of a create.
 pub(super) enum Posted<K> {
-    /// The object, created now or by an earlier attempt for the same WorkflowExecution.
+    /// The created object.
     Ours(Box<K>),
-    /// An object of another WorkflowExecution has the name.
+    /// Another object has the name.
     NameTaken,
     /// The API server refused the object.
     Refused { refusal: Refusal, message: String },
@@ -98,21 +98,34 @@ where
         self.cache.synced().await
     }
 
-    /// Creates an object, or adopts the one that an earlier attempt has created.
+    /// Creates an object. Only what this create returned is ours: an object with its name that is held,
+    /// of an earlier attempt or made by somebody else to be taken for it, has run nothing, and is
+    /// deleted first.
     ///
     /// `T` has all fields of the kind, `K` those that this program reads.
-    pub(super) async fn create<T>(&self, object: &T) -> Result<Posted<K>, Unanswered>
+    pub(super) async fn create<T>(
+        &self,
+        object: &T,
+        read: impl Fn(&K) -> Execution,
+    ) -> Result<Posted<K>, Unanswered>
     where
         T: Resource<DynamicType = ()> + Serialize,
     {
         let unanswered = Unanswered::of("create the execution");
-        match self.post(object).await {
+        let mut posted = self.post(object).await;
+        if is_conflict(&posted) {
+            if !self.delete_held(object, read).await? {
+                return Ok(Posted::NameTaken);
+            }
+            posted = self.post(object).await;
+        }
+        match posted {
             Ok(created) => {
                 self.record_write(created.clone());
                 Ok(Posted::Ours(Box::new(created)))
             }
             Err(kube::Error::Api(status)) => match status.code {
-                409 => self.adopt(object).await,
+                409 => Err(Unanswered::just_deleted()),
                 403 => Ok(Posted::Refused {
                     refusal: self.refusal(&status.message).await?,
                     message: status.message,
@@ -135,17 +148,25 @@ where
         self.api.clone().into_client().request(request).await
     }
 
-    /// Adopts the object that already has the name, if it belongs to the same WorkflowExecution.
-    async fn adopt(&self, object: &impl ResourceExt) -> Result<Posted<K>, Unanswered> {
-        let found = self.get(&object.name_any()).await?;
-        let found = found.ok_or_else(Unanswered::just_deleted)?;
-        Ok(
-            if OwnerLabels::of(&found).uid == OwnerLabels::of(object).uid {
-                Posted::Ours(Box::new(found))
-            } else {
-                Posted::NameTaken
-            },
-        )
+    /// Deletes the object that has the name of `object`. Returns `false` if it is no held one for the
+    /// same WorkflowExecution.
+    async fn delete_held(
+        &self,
+        object: &impl ResourceExt,
+        read: impl Fn(&K) -> Execution,
+    ) -> Result<bool, Unanswered> {
+        let Some(found) = self.get(&object.name_any()).await? else {
+            return Ok(true);
+        };
+        let is_ours = OwnerLabels::of(&found).uid == OwnerLabels::of(object).uid;
+        let execution = read(&found);
+        if !is_ours || !execution.held && !execution.ending {
+            return Ok(false);
+        }
+        // Unless it was started in the meantime.
+        let version = found.resource_version();
+        self.delete_at(&execution.reference, version).await?;
+        Ok(true)
     }
 
     /// Finds out why a create was refused with 403: missing RBAC permission, quota or another
@@ -258,11 +279,20 @@ where
 
     /// Deletes exactly this object, then its pods. Succeeds if the object is gone.
     pub(super) async fn delete(&self, reference: &ExecutionRef) -> Result<(), Unanswered> {
+        self.delete_at(reference, None).await
+    }
+
+    /// As [`delete`](Self::delete); does nothing if the object has another resourceVersion.
+    async fn delete_at(
+        &self,
+        reference: &ExecutionRef,
+        resource_version: Option<String>,
+    ) -> Result<(), Unanswered> {
         let parameters = DeleteParams {
             propagation_policy: Some(PropagationPolicy::Background),
             preconditions: Some(Preconditions {
                 uid: Some(reference.uid.clone()),
-                resource_version: None,
+                resource_version,
             }),
             ..DeleteParams::default()
         };
@@ -287,6 +317,11 @@ where
         let name = object.name_any();
         self.written.put(&name, Arc::new(object), cached);
     }
+}
+
+/// Whether another object has the name of the one that was to be created.
+fn is_conflict<T>(posted: &kube::Result<T>) -> bool {
+    matches!(posted, Err(kube::Error::Api(status)) if status.code == 409)
 }
 
 /// Whether a request with a uid was refused because the object is gone, or because its name belongs

@@ -21,7 +21,7 @@ use wfe_core::tekton::build::{build, resolution_request};
 use wfe_core::tekton::objects::{CANCELLED, PIPELINE_RUN, PipelineRun, ResolutionRequest, TaskRun};
 use wfe_core::tekton::pipeline::{Resolved, answer, misfit};
 use wfe_core::tekton::prune;
-use wfe_core::tekton::read::{began, has_ended, read};
+use wfe_core::tekton::read::{POD_OWNER, began, has_ended, read};
 use wfe_model::engine::Engine;
 use wfe_model::workflow_execution::ExecutionRef;
 
@@ -57,8 +57,14 @@ impl TektonExecutor {
         let (runs, run_changes) = Runs::start(client, namespace, prune::pipeline_run, events);
         let events = crd.watch_while_served(task_runs_api.clone());
         let (task_runs, task_changes) = reflect(events, prune::task_run, OwnerLabels::keys, |_| ());
-        let (pods, pod_changes) =
-            Pods::start(client, namespace, Engine::Tekton, began, start_times);
+        let (pods, pod_changes) = Pods::start(
+            client,
+            namespace,
+            Engine::Tekton,
+            POD_OWNER,
+            began,
+            start_times,
+        );
         let changes = stream::select_all([
             crd_failures.map(Err).boxed(),
             run_changes,
@@ -77,7 +83,9 @@ impl TektonExecutor {
     }
 
     async fn create_run(&self, plan: &Plan) -> Result<Created, Unanswered> {
-        let run = match self.runs.create(&build(plan)).await? {
+        let run = build(plan);
+        let created = self.runs.create(&run, |run| read(run, &[], &[])).await?;
+        let run = match created {
             Posted::Ours(run) => run,
             Posted::NameTaken => return Ok(Created::NameTaken),
             Posted::Refused { refusal, message } => {

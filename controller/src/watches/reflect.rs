@@ -92,7 +92,7 @@ impl<K> Change<K> {
 pub fn reflect<K>(
     events: impl Stream<Item = watcher::Result<Event<K>>> + Send,
     prune: impl FnMut(&mut K) + Send,
-    keys: fn(&K) -> Vec<Key>,
+    keys: impl Fn(&K) -> Vec<Key> + Send,
     mut inspect: impl FnMut(&Event<K>) + Send,
 ) -> (
     Cache<K>,
@@ -111,7 +111,7 @@ where
         .modify(prune)
         .inspect(move |event| {
             if let Ok(event) = event {
-                index.lock().apply(event, keys);
+                index.lock().apply(event, &keys);
                 inspect(event);
             }
         })

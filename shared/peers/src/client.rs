@@ -53,6 +53,21 @@ pub enum ClientError {
     Client(#[from] kube::Error),
 }
 
+/// The program runs where workflows run.
+#[derive(Debug, Error)]
+#[error(
+    "--execution-namespace {0} is the namespace of this program: whoever may create pods there could use its ServiceAccount; install it in a namespace of its own"
+)]
+pub struct NotApart(String);
+
+/// Checks that this program does not run in the namespace of the executions.
+pub fn check_apart(client: &Client, execution_namespace: &str) -> Result<(), NotApart> {
+    if client.default_namespace() == execution_namespace {
+        return Err(NotApart(execution_namespace.to_owned()));
+    }
+    Ok(())
+}
+
 /// A request to the API server and the head of its response.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exchange {

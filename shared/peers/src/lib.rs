@@ -8,3 +8,4 @@ pub mod catalog;
 pub mod client;
 pub mod dependencies;
 pub mod discovery;
+pub mod token;

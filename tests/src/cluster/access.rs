@@ -80,6 +80,7 @@ impl Cluster {
             &self.state.server,
             &ca,
             &json!({ "token": token }),
+            namespace,
         ))
     }
 

@@ -108,19 +108,19 @@ impl Authority {
             "client-certificate-data": STANDARD.encode(&identity.certificate),
             "client-key-data": STANDARD.encode(&identity.key),
         });
-        kubeconfig(server, &self.certificate, &user)
+        kubeconfig(server, &self.certificate, &user, "default")
     }
 }
 
-/// A kubeconfig with the given user entry, as JSON, which is also YAML.
-pub(crate) fn kubeconfig(server: &str, ca: &str, user: &Value) -> Value {
+/// A kubeconfig with the given user entry and namespace, as JSON, which is also YAML.
+pub(crate) fn kubeconfig(server: &str, ca: &str, user: &Value, namespace: &str) -> Value {
     let cluster = json!({ "server": server, "certificate-authority-data": STANDARD.encode(ca) });
     json!({
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{ "name": "wfe", "cluster": cluster }],
         "users": [{ "name": "wfe", "user": user }],
-        "contexts": [{ "name": "wfe", "context": { "cluster": "wfe", "user": "wfe" } }],
+        "contexts": [{ "name": "wfe", "context": { "cluster": "wfe", "user": "wfe", "namespace": namespace } }],
         "current-context": "wfe",
     })
 }

@@ -134,7 +134,7 @@ impl Proxy {
             "apiVersion": "v1", "kind": "Config", "current-context": "proxy",
             "clusters": [{ "name": "proxy", "cluster": { "server": format!("http://{}", self.address) } }],
             "users": [{ "name": "proxy", "user": {} }],
-            "contexts": [{ "name": "proxy", "context": { "cluster": "proxy", "user": "proxy" } }],
+            "contexts": [{ "name": "proxy", "context": { "cluster": "proxy", "user": "proxy", "namespace": self.shared.upstream.default_namespace() } }],
         })
     }
 

@@ -18,33 +18,37 @@ use crate::{Cluster, TestNamespace};
 static NEXT: AtomicU16 = AtomicU16::new(0);
 
 impl System {
-    /// Installs wfe without starting its programs, in two new namespaces; `workflows` are the
+    /// Installs wfe without starting its programs, in three new namespaces; `workflows` are the
     /// catalog.
     pub async fn install(cluster: &Cluster, prefix: &str, workflows: &[&Script]) -> Result<Self> {
         let namespace = cluster.namespace(prefix).await?;
         let execution = cluster.namespace(&format!("{prefix}-run")).await?;
+        let programs = cluster.namespace(&format!("{prefix}-system")).await?;
         let files = workflows.iter().map(|it| (it.id, it.yaml.clone()));
         let files: Vec<_> = files.collect();
-        Self::install_between(cluster, namespace, execution, &files, false).await
+        let namespaces = [namespace, execution, programs];
+        Self::install_between(cluster, namespaces, &files, false).await
     }
 
-    /// Installs wfe without starting its programs, in two namespaces that are kept; `workflows` are
-    /// the catalog's files by name.
+    /// Installs wfe without starting its programs, in namespaces that are kept: that of the
+    /// WorkflowExecutions, of the executions and of the programs; `workflows` are the catalog's files
+    /// by name.
     pub async fn install_in(
         cluster: &Cluster,
-        namespace: &str,
-        execution: &str,
+        namespaces: [&str; 3],
         workflows: &[(&str, String)],
     ) -> Result<Self> {
+        let [namespace, execution, programs] = namespaces;
         let namespace = TestNamespace::persistent(cluster.clone(), namespace).await?;
         let execution = TestNamespace::persistent(cluster.clone(), execution).await?;
-        Self::install_between(cluster, namespace, execution, workflows, true).await
+        let programs = TestNamespace::persistent(cluster.clone(), programs).await?;
+        let namespaces = [namespace, execution, programs];
+        Self::install_between(cluster, namespaces, workflows, true).await
     }
 
     async fn install_between(
         cluster: &Cluster,
-        namespace: TestNamespace,
-        execution: TestNamespace,
+        [namespace, execution, programs]: [TestNamespace; 3],
         workflows: &[(&str, String)],
         persistent: bool,
     ) -> Result<Self> {
@@ -52,6 +56,7 @@ impl System {
             cluster: cluster.clone(),
             namespace,
             execution,
+            programs,
             address: address(),
             directory: tempfile::tempdir()?,
             controller: None,
@@ -152,16 +157,11 @@ impl System {
             format!("--metrics-addr={}:{}", self.address, 9090 + 10 * number),
             format!("--health-addr={health}"),
             format!("--leader-elect={}", self.leader_election),
-            format!("--lease-namespace={}", self.execution.name()),
         ];
         match &self.data_storage {
             Some(storage) => flags.extend([
                 format!("--data-storage-url={}", storage.url()),
                 format!("--data-storage-ca={}", self.data_storage_ca().display()),
-                format!(
-                    "--data-storage-token-file={}",
-                    self.data_storage_token().display()
-                ),
             ]),
             None => flags.push(format!("--audit-file={}", audit_file.display())),
         }
@@ -177,7 +177,7 @@ impl System {
 
     /// A client with the controller's token.
     pub async fn controller_client(&self) -> Result<kube::Client> {
-        let (namespace, account) = (self.execution.name(), install::CONTROLLER);
+        let (namespace, account) = (self.programs.name(), install::CONTROLLER);
         self.cluster.service_account(namespace, account).await
     }
 
@@ -219,18 +219,19 @@ impl System {
 
     /// Puts a proxy between the controller and the API server, from its next start on.
     pub async fn start_proxy(&mut self) -> Result<()> {
-        let (namespace, account) = (self.execution.name(), install::CONTROLLER);
+        let (namespace, account) = (self.programs.name(), install::CONTROLLER);
         let upstream = self.cluster.service_account(namespace, account).await?;
         self.proxy = Some(Proxy::start(upstream).await?);
         Ok(())
     }
 
     /// Starts a fake Data Storage: the next controller sends its audit trail there, over TLS, with
-    /// a token of its ServiceAccount.
+    /// tokens of an account that the fake allows; it does not allow the controller's own.
     pub async fn start_data_storage(&mut self) -> Result<()> {
+        install::data_storage_tokens(self).await?;
         install::set_data_storage_permission(self, true).await?;
         let authorizer =
-            Authorizer::Kubernetes(self.cluster.admin(), self.execution.name().to_owned());
+            Authorizer::Kubernetes(self.cluster.admin(), self.programs.name().to_owned());
         let storage = DataStorage::start_with_tls(&self.address, authorizer).await?;
         let ca = storage.ca.clone().unwrap_or_default();
         std::fs::write(self.data_storage_ca(), ca)?;
@@ -239,15 +240,15 @@ impl System {
         Ok(())
     }
 
-    /// Grants or revokes the controller's permission to use Data Storage, whose Service is assumed
-    /// to be in the execution namespace.
+    /// Grants or revokes the permission to use Data Storage, whose Service is assumed
+    /// to be in the namespace of the programs.
     pub async fn allow_data_storage(&self, allowed: bool) -> Result<()> {
         install::set_data_storage_permission(self, allowed).await
     }
 
     /// Writes a new token for Data Storage, as the kubelet does when it rotates projected tokens.
     pub async fn renew_data_storage_token(&self) -> Result<()> {
-        let (namespace, account) = (self.execution.name(), install::CONTROLLER);
+        let (namespace, account) = (self.programs.name(), install::DATA_STORAGE_CLIENT);
         let token = self
             .cluster
             .service_account_token(namespace, account)

@@ -31,11 +31,13 @@ use crate::cluster::{Cluster, access, wait};
 
 pub(super) const CONTROLLER: &str = "wfe-controller";
 pub(super) const WEBHOOK: &str = "wfe-webhook";
+pub(super) const DATA_STORAGE_CLIENT: &str = "wfe-data-storage-client";
 const PROBE_INTERVAL: Duration = Duration::from_millis(20);
 const EFFECTIVE_DEADLINE: Duration = Duration::from_secs(20);
 /// Label of cluster-scoped objects; its value is the namespace of the [`System`] that owns them.
 const SYSTEM_LABEL: &str = "wfe-tests/system";
 const RUNNER: &str = "kubernaut-workflow-runner";
+const TEKTON: &str = "system:serviceaccount:tekton-pipelines:tekton-pipelines-controller";
 const RUNNER_LABEL: &str = "kubernaut.ai/workflow-runner";
 
 /// Applies CRD, ServiceAccounts, RBAC and policies, and enforces PodSecurity `restricted` in the
@@ -53,12 +55,17 @@ pub(super) async fn all(system: &System) -> Result<()> {
         )
         .await?;
 
-    let accounts = system.execution.api::<ServiceAccount>();
-    for (name, label) in [
-        (CONTROLLER, None),
-        (WEBHOOK, None),
-        (RUNNER, Some((RUNNER_LABEL.to_owned(), "true".to_owned()))),
+    for (namespace, name, label) in [
+        (&system.programs, CONTROLLER, None),
+        (&system.programs, WEBHOOK, None),
+        (&system.programs, DATA_STORAGE_CLIENT, None),
+        (
+            &system.execution,
+            RUNNER,
+            Some((RUNNER_LABEL.to_owned(), "true".to_owned())),
+        ),
     ] {
+        let accounts = namespace.api::<ServiceAccount>();
         let labels = label.map(|label| BTreeMap::from([label]));
         let account = ServiceAccount {
             metadata: ObjectMeta {
@@ -85,23 +92,23 @@ pub(super) async fn all(system: &System) -> Result<()> {
     wait_until_policies_deny(system).await
 }
 
-/// Lets controllers elect a leader by a Lease in the execution namespace, which is the namespace of
-/// their ServiceAccount.
+/// Lets controllers elect a leader by a Lease in their own namespace.
 pub(super) async fn leader_election(system: &System) -> Result<()> {
     let rules = rules("leader-election-rules.yaml")?;
-    let (namespace, name) = (system.execution.name(), "leader-election");
+    let (namespace, name) = (system.programs.name(), "leader-election");
     role_named(system, namespace, name, CONTROLLER, rules).await
 }
 
 /// Applies policies of the chart, bound to one namespace of this system.
 async fn policies(system: &System, file: &str, namespace: &str) -> Result<()> {
     let text = text(file)?;
-    let controller = service_account_user(system.execution.name(), CONTROLLER);
+    let controller = service_account_user(system.programs.name(), CONTROLLER);
     let policies: Vec<ValidatingAdmissionPolicy> = serde_saphyr::from_str(
         &text
             .replace("CONTROLLER", &controller)
             .replace("EXECUTION_NAMESPACE", system.execution.name())
-            .replace("DEFAULT_RUNNER", RUNNER),
+            .replace("DEFAULT_RUNNER", RUNNER)
+            .replace("TEKTON", TEKTON),
     )?;
     // Applied in reverse: the first policy, which can be probed, takes effect last.
     for mut policy in policies.into_iter().rev() {
@@ -177,7 +184,7 @@ pub(super) async fn older_crd(system: &System, field: &str, probe: &str) -> Resu
     apply(&Api::all(system.cluster.admin()), &crd).await?;
     let account = system
         .cluster
-        .service_account(system.execution.name(), CONTROLLER)
+        .service_account(system.programs.name(), CONTROLLER)
         .await?;
     let api: Api<WorkflowExecution> = Api::namespaced(account, system.namespace.name());
     let mut written = serde_json::to_value(api.get(probe).await?)?;
@@ -225,7 +232,7 @@ fn text(file: &str) -> Result<String> {
     std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
 }
 
-/// A Role with `rules` in `namespace`, bound to a ServiceAccount of the execution namespace.
+/// A Role with `rules` in `namespace`, bound to a ServiceAccount of the programs.
 async fn role(
     system: &System,
     namespace: &str,
@@ -268,12 +275,12 @@ fn role_ref(kind: &str, name: &str) -> RoleRef {
     }
 }
 
-/// A ServiceAccount of the execution namespace.
+/// A ServiceAccount of the programs.
 fn subject(system: &System, account: &str) -> Subject {
     Subject {
         kind: "ServiceAccount".to_owned(),
         name: account.to_owned(),
-        namespace: Some(system.execution.name().to_owned()),
+        namespace: Some(system.programs.name().to_owned()),
         api_group: None,
     }
 }
@@ -334,7 +341,7 @@ pub(super) async fn set_status_permission(system: &System, allowed: bool) -> Res
         });
     }
     cluster_role(system, CONTROLLER, rules).await?;
-    let user = service_account_user(system.execution.name(), CONTROLLER);
+    let user = service_account_user(system.programs.name(), CONTROLLER);
     let namespace = Some(system.namespace.name());
     let right = system.wait_until_allowed(&user, "update", "status", namespace, allowed);
     right.await
@@ -346,7 +353,7 @@ pub(super) async fn expiry(system: &System) -> Result<()> {
     let namespace = system.namespace.name();
     role_named(system, namespace, "expiry", CONTROLLER, rules).await?;
     let delete = json!({ "group": "kubernaut.ai", "resource": "workflowexecutions", "verb": "delete", "namespace": namespace });
-    wait_until_controller_allowed(system, delete, true).await
+    wait_until_allowed(system, CONTROLLER, delete, true).await
 }
 
 /// Grants or revokes the controller's permission to create Jobs.
@@ -361,7 +368,16 @@ pub(super) async fn set_job_permission(system: &System, allowed: bool) -> Result
     let namespace = system.execution.name();
     let create =
         json!({ "group": "batch", "resource": "jobs", "verb": "create", "namespace": namespace });
-    wait_until_controller_allowed(system, create, allowed).await
+    wait_until_allowed(system, CONTROLLER, create, allowed).await
+}
+
+/// Lets the controller have tokens for Data Storage.
+pub(super) async fn data_storage_tokens(system: &System) -> Result<()> {
+    let rules = rules("data-storage-token-rules.yaml")?;
+    let (namespace, name) = (system.programs.name(), "data-storage-token");
+    role_named(system, namespace, name, CONTROLLER, rules).await?;
+    let token = json!({ "resource": "serviceaccounts", "subresource": "token", "name": DATA_STORAGE_CLIENT, "verb": "create", "namespace": namespace });
+    wait_until_allowed(system, CONTROLLER, token, true).await
 }
 
 /// Grants or revokes the permission that Data Storage checks for its clients.
@@ -373,24 +389,25 @@ pub(super) async fn set_data_storage_permission(system: &System, allowed: bool) 
     };
     role_named(
         system,
-        system.execution.name(),
-        "data-storage-client",
-        CONTROLLER,
+        system.programs.name(),
+        DATA_STORAGE_CLIENT,
+        DATA_STORAGE_CLIENT,
         rules,
     )
     .await?;
-    let namespace = system.execution.name();
+    let namespace = system.programs.name();
     let create = json!({ "resource": "services", "name": "data-storage-service", "verb": "create", "namespace": namespace });
-    wait_until_controller_allowed(system, create, allowed).await
+    wait_until_allowed(system, DATA_STORAGE_CLIENT, create, allowed).await
 }
 
-/// Waits until RBAC allows the controller the access in `attributes`, or denies it.
-async fn wait_until_controller_allowed(
+/// Waits until RBAC allows an account of the programs the access in `attributes`, or denies it.
+async fn wait_until_allowed(
     system: &System,
+    account: &str,
     attributes: Value,
     allowed: bool,
 ) -> Result<()> {
-    let user = service_account_user(system.execution.name(), CONTROLLER);
+    let user = service_account_user(system.programs.name(), account);
     system.wait_until_access(&user, attributes, allowed).await
 }
 
@@ -403,7 +420,7 @@ pub(super) fn service_account_user(namespace: &str, name: &str) -> String {
 pub(super) async fn kubeconfig(system: &System, account: &str) -> Result<PathBuf> {
     let config = system
         .cluster
-        .service_account_kubeconfig(system.execution.name(), account)
+        .service_account_kubeconfig(system.programs.name(), account)
         .await?;
     let path = system.path(&format!("{account}.conf"));
     std::fs::write(&path, config.to_string())?;

@@ -21,6 +21,8 @@ pub struct System {
     pub namespace: TestNamespace,
     /// Namespace of Jobs and pods; enforces PodSecurity `restricted`.
     pub execution: TestNamespace,
+    /// Namespace of the programs: their ServiceAccounts, the Lease of the leader, Data Storage.
+    pub programs: TestNamespace,
     pub(super) address: String,
     pub(super) directory: TempDir,
     pub(super) controller: Option<Program>,

@@ -258,10 +258,10 @@ async fn block_clearance_records_requester_once_and_is_immutable() {
     let mut with_uid = write_clearance(&by_ann, REASON);
     with_uid["blockClearance"]["clearedByUid"] = json!("somebody-else");
     // RBAC lets the controller update statuses; for this test it may also patch them.
-    let execution = setup.system.execution.name();
+    let programs = setup.system.programs.name();
     let controller = setup
         .system
-        .operator_account(execution, "wfe-controller", &namespace)
+        .operator_account(programs, "wfe-controller", &namespace)
         .await
         .expect("the controller");
     setup

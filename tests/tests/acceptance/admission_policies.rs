@@ -189,7 +189,7 @@ fn json_merge(object: &mut Value, more: &Value) {
 }
 
 /// Somebody with the role edit in the execution namespace forges neither a lock, nor its record, nor an
-/// execution that the controller would adopt.
+/// execution.
 #[tokio::test]
 async fn lock_and_execution_labels_belong_to_the_controller() {
     let cluster = cluster().await;
@@ -398,7 +398,7 @@ async fn finalizer_removal_requires_controller_or_release_verb() {
     let name = format!("max-{here}");
     let max = system.operator(&name, here).await.expect("max");
     let controller = cluster
-        .service_account(system.execution.name(), "wfe-controller")
+        .service_account(system.programs.name(), "wfe-controller")
         .await;
     let controller = controller.expect("the controller");
     for one in ["one", "two", "three"] {

@@ -20,6 +20,7 @@ mod cluster_access;
 mod cluster_node;
 mod deletion_states;
 mod fault_restart;
+mod forged_executions;
 mod history_rules;
 mod job_facts;
 mod job_failures;

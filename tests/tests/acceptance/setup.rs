@@ -3,10 +3,10 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
-use kube::ResourceExt;
-use kube::api::{DeleteParams, ListParams, LogParams, PostParams};
-use serde_json::json;
+use k8s_openapi::api::core::v1::{Namespace, Pod, ResourceQuota};
+use kube::api::{DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
+use serde_json::{Value, json};
 use wfe_tests::system::System;
 use wfe_tests::{TestNamespace, wait};
 
@@ -67,4 +67,15 @@ pub async fn no_quota(system: &System) {
         .delete("none", &DeleteParams::default())
         .await
         .expect("deleted");
+}
+
+/// Sets the annotation that stops new executions, or removes it.
+pub async fn pause(system: &System, paused: Value) {
+    let namespaces: Api<Namespace> = Api::all(system.cluster.admin());
+    let patch =
+        Patch::Merge(json!({ "metadata": { "annotations": { "kubernaut.ai/paused": paused } } }));
+    let patched = namespaces
+        .patch(system.execution.name(), &PatchParams::default(), &patch)
+        .await;
+    patched.expect("annotated");
 }

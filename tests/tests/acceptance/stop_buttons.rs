@@ -1,25 +1,13 @@
 //! BR-WE-009, BR-WE-003: pausing stops new executions; cancellation, start deadline and start
 //! timeout end executions that have not started.
 
-use k8s_openapi::api::core::v1::Namespace;
-use kube::Api;
-use kube::api::{Patch, PatchParams, PostParams};
-use serde_json::{Value, json};
+use kube::api::PostParams;
+use serde_json::json;
 use wfe_model::audit::EventType;
 use wfe_model::workflow_execution::{FailureReason, Phase, SkipReason, WorkflowExecution};
 use wfe_tests::system::{Script, System, condition};
 
-use crate::setup::cluster;
-
-async fn pause(system: &System, paused: Value) {
-    let namespaces: Api<Namespace> = Api::all(system.cluster.admin());
-    let patch =
-        Patch::Merge(json!({ "metadata": { "annotations": { "kubernaut.ai/paused": paused } } }));
-    let patched = namespaces
-        .patch(system.execution.name(), &PatchParams::default(), &patch)
-        .await;
-    patched.expect("annotated");
-}
+use crate::setup::{cluster, pause};
 
 /// BR-WE-009
 #[tokio::test]

@@ -239,7 +239,10 @@ async fn sink_fault_loses_no_event_and_only_late_commit_duplicates() {
 /// BR-AUDIT-005
 #[tokio::test(flavor = "multi_thread")]
 async fn expired_token_is_renewed_and_all_events_arrive() {
-    let (system, _fake_node) = install("token").await;
+    let (mut system, _fake_node) = install("token").await;
+    let token = system.data_storage_token();
+    let flag = format!("--data-storage-token-file={}", token.display());
+    system.controller_flags.push(flag);
     std::fs::write(system.data_storage_token(), "an expired token").expect("written");
     let controller = system.launch_controller().await.expect("started");
     create(&system, "good-1").await.expect("stored");

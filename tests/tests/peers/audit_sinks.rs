@@ -11,6 +11,7 @@ use wfe_model::audit::{AuditEvent, EventType};
 use wfe_peers::audit::{
     AuditSink, HttpSink, HttpSinkOptions, JsonlSink, NotRecorded, TrailEvent, read_file,
 };
+use wfe_peers::token::BearerToken;
 use wfe_tests::fakes::data_storage::{Authorizer, DataStorage, Fault};
 
 use crate::events::{event, failed};
@@ -47,7 +48,8 @@ impl StorageServer {
         HttpSink::new(HttpSinkOptions {
             url: self.storage.url().parse().expect("a URL"),
             ca: Some(self.path("ca.pem")),
-            token_file: Some(self.path("token")),
+            token: Some(BearerToken::File(self.path("token"))),
+            plain_http: false,
             deadline,
         })
         .expect("a sink")
@@ -288,15 +290,18 @@ async fn recorded_events_are_found_across_pages() {
 #[test]
 fn invalid_sink_options_are_rejected() {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let sink = |url: &str, ca: Option<&Path>| {
+    let sink = |url: &str, ca: Option<&Path>, plain_http: bool| {
         HttpSink::new(HttpSinkOptions {
             url: url.parse().expect("a URL"),
             ca: ca.map(Path::to_owned),
-            token_file: None,
+            token: Some(BearerToken::File("token".into())),
+            plain_http,
             deadline: DEADLINE,
         })
     };
-    sink("ftp://storage", None).expect_err("not HTTP");
-    sink("https://storage", Some(Path::new("/nowhere.pem"))).expect_err("no file");
-    sink("http://storage/prefix", None).expect("a plain HTTP sink");
+    sink("ftp://storage", None, false).expect_err("not HTTP");
+    sink("https://storage", Some(Path::new("/nowhere.pem")), false).expect_err("no file");
+    let error = sink("http://storage", None, false).expect_err("a token in the clear");
+    assert!(error.to_string().contains("--data-storage-plain-http"));
+    sink("http://storage/prefix", None, true).expect("a plain HTTP sink");
 }

@@ -102,14 +102,9 @@ fn probe(observed: &Observed) -> Option<Step> {
     ))))
 }
 
-/// Adopts the execution that exists or was created in this pass; fails if the create was refused. A
-/// held execution of an earlier attempt has never run: it is not adopted here, all checks are
-/// repeated.
+/// Stores the reference of the execution that this pass has created; fails if the create was refused.
+/// Nothing else is adopted: what an earlier attempt has created was never started.
 pub(super) fn handle_create_result(observed: &Observed) -> Option<Step> {
-    let is_started = |it: &&Execution| it.source_uid == observed.wfe.metadata.uid && !it.held;
-    if let Some(execution) = observed.execution.as_ref().filter(is_started) {
-        return Some(Step::Do(store(running_status(observed, execution))));
-    }
     match &observed.answers.created {
         Some(Created::Ours(execution)) => {
             Some(Step::Do(store(running_status(observed, execution))))

@@ -254,7 +254,7 @@ fn held() -> Lock {
 #[case(|it: &mut Observed| it.others_alive = Some(other_alive()), START_DEADLINE)]
 #[case(|_: &mut Observed| (), "create execution")]
 #[case(|it: &mut Observed| it.answers.created = Some(Created::Ours(Box::new(active()))), "store status")]
-#[case(|it: &mut Observed| it.execution = Some(active()), "store status")]
+#[case(|it: &mut Observed| it.execution = Some(active()), "create execution")]
 fn pending_lacking_one_fact_returns_step_for_it(
     #[case] change: impl FnOnce(&mut Observed),
     #[case] step: &str,
@@ -271,17 +271,6 @@ fn pending_without_lock_does_not_create() {
             "create execution"
         );
     }
-}
-
-/// BR-WE-014: the execution is from an earlier attempt.
-#[test]
-fn pending_with_started_execution_adopts_it_without_catalog() {
-    let adopted = stores(&with(|it| {
-        it.answers = Answers::default();
-        it.execution = Some(active());
-    }));
-    assert_eq!(adopted.phase(), Some(Phase::Running));
-    assert!(holds(&adopted, ConditionType::ExecutionCreated));
 }
 
 /// BR-WE-001
@@ -552,7 +541,7 @@ fn cancel_annotation_cancels_only_with_a_reason(#[case] value: &str, #[case] can
 
 /// BR-WE-003: the start timeout counts from the start, also of an object that was created long ago.
 #[test]
-fn held_execution_adopted_late_starts_with_its_full_timeout() {
+fn held_execution_of_long_ago_starts_with_its_full_timeout() {
     let created = Execution {
         held: true,
         created: Some(now() - Duration::from_mins(10)),
@@ -975,7 +964,7 @@ fn pending_with_held_execution_repeats_all_checks() {
     assert_eq!(
         name(&decide(&observed)),
         "create execution",
-        "the create adopts the held execution"
+        "the create replaces the held execution"
     );
     Arc::make_mut(&mut observed.wfe).metadata.deletion_timestamp = Some(time(now()));
     assert_eq!(name(&decide(&observed)), "ask Remains");

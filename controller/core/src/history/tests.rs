@@ -148,6 +148,29 @@ fn record_replaces_stale_or_deleted_object() {
     );
 }
 
+/// BR-WE-012: whoever can write the Lease of a target can write any record.
+#[test]
+fn record_lifts_no_block_of_an_object() {
+    let failed = |ran: bool, failures: u32| {
+        let status = serde_json::json!({
+            "phase": "Failed", "completionTime": at(0), "executionRef": { "name": "j" }, "consecutiveFailures": failures,
+            "failureDetails": { "reason": "TaskFailed", "message": "", "failedAt": at(0), "naturalLanguageSummary": "", "wasExecutionFailure": ran },
+        });
+        object("u0", &status)
+    };
+    for (object, expected) in [
+        (failed(true, 0), "previous a"),
+        (failed(false, 5), "exhausted 5"),
+    ] {
+        let clearance = Entry::of(&object).map(|entry| cleared(entry, 5));
+        for record in [clearance.expect("an entry"), succeeded(9)] {
+            let history = History::of([&object], [record]);
+            let found = history.restriction("other", at(9_999), &limits());
+            assert_eq!(name(found), expected);
+        }
+    }
+}
+
 /// BR-WE-012
 #[test]
 fn entry_of_failure_caused_by_request_is_none() {

@@ -9,10 +9,13 @@ use wfe_model::duration;
 use wfe_model::workflow_execution::ExecutionRef;
 
 use super::build::CONTAINER;
-use crate::execution::{Cause, Execution, Facts, Progress, Tasks, Waiting};
+use crate::execution::{Cause, Execution, Facts, Progress, Tasks, Waiting, controller_of};
 use crate::names::{IMAGE, KUEUE_QUEUE, STARTED, WORKFLOW_EXECUTION_UID};
 use crate::pod::{self, container_statuses, ended, newest, trouble, waiting_for};
 use crate::seen::{Job, Pod};
+
+/// Kind of the owners of this engine's pods.
+pub const POD_OWNER: &str = "Job";
 
 fn ours(container: &str) -> bool {
     container == CONTAINER
@@ -23,7 +26,7 @@ pub fn began(pod: &Pod) -> Option<Timestamp> {
     pod::began(pod, ours)
 }
 
-/// The state of `job`, by its own status and its newest pod.
+/// The state of `job`, by its own status and its newest pod; pods of other owners do not count.
 pub fn read(job: &Job, pods: &[Arc<Pod>]) -> Execution {
     let metadata = &job.metadata;
     let conditions = job
@@ -36,7 +39,11 @@ pub fn read(job: &Job, pods: &[Arc<Pod>]) -> Execution {
             .iter()
             .find(|it| it.type_ == kind && it.status == "True")
     };
-    let pod = newest(pods);
+    let uid = metadata.uid.as_deref();
+    let own = pods
+        .iter()
+        .filter(|it| controller_of(it.as_ref(), POD_OWNER) == uid);
+    let pod = newest(own);
     let status = pod.and_then(|pod| container_statuses(pod, ours).next());
     let trouble = pod.and_then(|pod| trouble(pod, ours));
     let progress = if let Some(complete) = holds("Complete") {

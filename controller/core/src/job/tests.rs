@@ -8,12 +8,12 @@ use wfe_model::engine::Engine;
 use wfe_model::workflow_execution::FailureReason;
 
 use super::build::build;
-use super::read::read;
-use crate::execution::{Cause, Execution, Progress};
+use super::read::{POD_OWNER, read};
+use crate::execution::{Cause, Execution, Progress, controller_of};
 use crate::failure::classify;
 use crate::plan::fixture::{HEX, plan};
 use crate::pod::{self, startup_diagnosis};
-use crate::seen::Pod;
+use crate::seen::{Job, Pod};
 
 /// BR-WE-014
 #[test]
@@ -136,6 +136,15 @@ fn read_fixture(name: &str, pod: Option<&str>) -> Execution {
     read(&fixture(&format!("job-{name}")), &pods)
 }
 
+/// BR-WE-013: an exit code that somebody else's pod reports.
+#[test]
+fn pod_of_another_owner_is_not_read() {
+    let mut pod: Pod = fixture("pod-fail3");
+    pod.metadata.owner_references = None;
+    let forged = read(&fixture("job-fail3"), &[Arc::new(pod)]);
+    assert_eq!((forged.began, read_fixture("fail3", None)), (None, forged));
+}
+
 /// A failed execution with a `DisruptionTarget` condition. The condition is written after the API
 /// documentation, not recorded.
 fn disrupted(reason: &str, started: bool) -> Execution {
@@ -150,7 +159,9 @@ fn disrupted(reason: &str, started: bool) -> Execution {
     let condition = serde_json::from_value(condition).expect("a condition");
     status.conditions.get_or_insert_default().push(condition);
     pod::prune(&mut pod);
-    read(&fixture("job-fail3"), &[Arc::new(pod)])
+    let mut job: Job = fixture("job-fail3");
+    job.metadata.uid = controller_of(&pod, POD_OWNER).map(ToOwned::to_owned);
+    read(&job, &[Arc::new(pod)])
 }
 
 /// BR-WE-012

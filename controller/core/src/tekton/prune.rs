@@ -19,5 +19,4 @@ pub fn task_run(run: &mut TaskRun) {
     if let Some(annotations) = &mut run.metadata.annotations {
         annotations.retain(|name, _| name == WORKFLOW_EXECUTION);
     }
-    run.metadata.owner_references = None;
 }

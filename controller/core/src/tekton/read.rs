@@ -1,5 +1,6 @@
 //! Reads a PipelineRun, its TaskRuns and their pods as an [`Execution`].
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -13,7 +14,8 @@ use super::objects::{
     succeeded,
 };
 use crate::execution::{
-    Cause, ContainerEnd, Execution, Facts, FailedTask, Progress, Tasks, Waiting, is_alive,
+    Cause, ContainerEnd, Execution, Facts, FailedTask, Progress, Tasks, Waiting, controller_of,
+    is_alive,
 };
 use crate::names::{IMAGE, STARTED, WORKFLOW_EXECUTION_UID};
 use crate::pod::{self, container_end, newest, trouble, waiting_for};
@@ -29,6 +31,11 @@ const MAX_SUMMARY: usize = 4096;
 /// Reason of a PipelineRun that ended because a client cancelled it.
 const CANCELLED: &str = "Cancelled";
 
+/// Kind of the owners of this engine's pods.
+pub const POD_OWNER: &str = "TaskRun";
+/// Kind of the owners of those.
+const TASK_RUN_OWNER: &str = "PipelineRun";
+
 fn ours(container: &str) -> bool {
     container.starts_with(STEP_PREFIX)
 }
@@ -38,9 +45,12 @@ pub fn began(pod: &Pod) -> Option<Timestamp> {
     pod::began(pod, ours)
 }
 
-/// The state of `run`, by its own status, its TaskRuns and their pods.
+/// The state of `run`, by its own status, its TaskRuns and their pods; those of other owners do not
+/// count.
 pub fn read(run: &PipelineRun, task_runs: &[Arc<TaskRun>], pods: &[Arc<Pod>]) -> Execution {
     let metadata = &run.metadata;
+    let (task_runs, pods) = own(run, task_runs, pods);
+    let (task_runs, pods) = (&task_runs[..], &pods[..]);
     let (api_version, kind) = Engine::Tekton.runs_as();
     let succeeded = run.status.as_ref().and_then(|it| succeeded(&it.conditions));
     let at = completed_at(run);
@@ -80,6 +90,23 @@ pub fn read(run: &PipelineRun, task_runs: &[Arc<TaskRun>], pods: &[Arc<Pod>]) ->
         ends_with_pods: false,
         progress,
     }
+}
+
+/// The TaskRuns of `run`, and their pods.
+fn own(
+    run: &PipelineRun,
+    task_runs: &[Arc<TaskRun>],
+    pods: &[Arc<Pod>],
+) -> (Vec<Arc<TaskRun>>, Vec<Arc<Pod>>) {
+    let uid = run.metadata.uid.as_deref();
+    let task_runs = task_runs.iter();
+    let task_runs = task_runs.filter(|it| controller_of(it.as_ref(), TASK_RUN_OWNER) == uid);
+    let task_runs: Vec<_> = task_runs.cloned().collect();
+    let uids: HashSet<_> = task_runs.iter().filter_map(|it| it.uid()).collect();
+    let is_own = |pod: &&Arc<Pod>| {
+        controller_of(pod.as_ref(), POD_OWNER).is_some_and(|owner| uids.contains(owner))
+    };
+    (task_runs, pods.iter().filter(is_own).cloned().collect())
 }
 
 /// Whether a TaskRun has ended; until then Tekton may create its pod, again as well.

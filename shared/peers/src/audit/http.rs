@@ -23,6 +23,7 @@ use wfe_model::text::cut;
 
 use super::sink::{AuditSink, NotRecorded, Unasked};
 use super::trail::{StoredIdentity, TrailEvent};
+use crate::token::BearerToken;
 use wfe_model::text::in_full;
 
 /// Short enough that the deadline of a request ends after the deadline of the server.
@@ -39,14 +40,16 @@ const MAX_CONCURRENT_QUERIES: usize = 4;
 const MAX_DETAIL_LENGTH: usize = 200;
 
 /// Address of Data Storage, and credentials for it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct HttpSinkOptions {
     /// Base URL, for example `https://data-storage.kubernaut-system:8080`.
     pub url: Url,
     /// PEM file with the certificate authorities to trust; those of the system if absent.
     pub ca: Option<PathBuf>,
-    /// File with the bearer token. It is read for each request, because the token rotates.
-    pub token_file: Option<PathBuf>,
+    /// The bearer token; none is sent if absent.
+    pub token: Option<BearerToken>,
+    /// Whether a token may be sent over plain HTTP, where anybody on the way can read it.
+    pub plain_http: bool,
     /// Deadline of a request, longer than the server's own: the server closes a connection after
     /// 30 s and does not commit the request afterwards.
     pub deadline: Duration,
@@ -58,6 +61,11 @@ pub enum HttpSinkError {
     /// The URL is not an HTTP URL.
     #[error("invalid URL {0}: must start with http:// or https://")]
     Url(Url),
+    /// A token would be sent over plain HTTP.
+    #[error(
+        "{0} would show the bearer token on the network: use https://, or allow it with --data-storage-plain-http"
+    )]
+    PlainHttp(Url),
     /// The file with the certificate authorities could not be read.
     #[error("read {}", path.display())]
     Ca {
@@ -76,7 +84,7 @@ pub enum HttpSinkError {
 pub struct HttpSink {
     client: Client,
     base: Url,
-    token_file: Option<PathBuf>,
+    token: Option<BearerToken>,
     deadline: Duration,
 }
 
@@ -106,6 +114,9 @@ impl HttpSink {
         if !["http", "https"].contains(&base.scheme()) || base.cannot_be_a_base() {
             return Err(HttpSinkError::Url(base));
         }
+        if base.scheme() == "http" && options.token.is_some() && !options.plain_http {
+            return Err(HttpSinkError::PlainHttp(base));
+        }
         // Without a trailing slash, `Url::join` would replace the last part of the path.
         if !base.path().ends_with('/') {
             base.set_path(&format!("{}/", base.path()));
@@ -124,7 +135,7 @@ impl HttpSink {
         Ok(Self {
             client: client.build()?,
             base,
-            token_file: options.token_file,
+            token: options.token,
             deadline: options.deadline,
         })
     }
@@ -141,12 +152,19 @@ impl HttpSink {
 
     /// Adds the current token.
     async fn authorized(&self, request: RequestBuilder) -> Result<RequestBuilder, String> {
-        let Some(path) = &self.token_file else {
-            return Ok(request);
-        };
-        let token = tokio::fs::read_to_string(path).await;
-        let token = token.map_err(|error| format!("read {}: {error}", path.display()))?;
-        Ok(request.bearer_auth(token.trim()))
+        match &self.token {
+            Some(token) => Ok(request.bearer_auth(token.get().await?)),
+            None => Ok(request),
+        }
+    }
+
+    /// Looks at the status of a response: a token that was not accepted is replaced.
+    fn check_token(&self, response: &Response) {
+        if let Some(token) = &self.token
+            && response.status() == StatusCode::UNAUTHORIZED
+        {
+            token.reject();
+        }
     }
 
     async fn send(&self, events: &[AuditEvent]) -> Result<(), NotRecorded> {
@@ -170,6 +188,7 @@ impl HttpSink {
                 return Err(NotRecorded::Unanswered { why, settled_after });
             }
         };
+        self.check_token(&response);
         let status = response.status();
         if status == StatusCode::CREATED {
             return Ok(());
@@ -251,6 +270,7 @@ impl HttpSink {
             let request = self.authorized(request).await.map_err(Unasked)?;
             let failed = |error: reqwest::Error| Unasked(in_full(&error));
             let response = request.send().await.map_err(failed)?;
+            self.check_token(&response);
             if response.status() != StatusCode::OK {
                 return Err(Unasked(describe(response).await));
             }

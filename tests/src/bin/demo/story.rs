@@ -14,6 +14,8 @@ use crate::tell::{chapter, follow, kubectl, kubectl_ok, say};
 
 const NAMESPACE: &str = "prod";
 const EXECUTION_NAMESPACE: &str = "kubernaut-workflows";
+/// Namespace of the programs.
+const PROGRAM_NAMESPACE: &str = "kubernaut-system";
 
 /// The files in `examples/`, with placeholders replaced by references of the pushed images.
 struct Examples {
@@ -144,7 +146,8 @@ async fn start(cluster: &Cluster, examples: &Examples, workflows: &[&str]) -> Re
     for name in workflows {
         files.push((*name, examples.text(&format!("workflows/{name}.yaml"))?));
     }
-    let mut system = System::install_in(cluster, NAMESPACE, EXECUTION_NAMESPACE, &files).await?;
+    let namespaces = [NAMESPACE, EXECUTION_NAMESPACE, PROGRAM_NAMESPACE];
+    let mut system = System::install_in(cluster, namespaces, &files).await?;
     system.start_webhook().await?;
     system.start_controller().await?;
     Ok(system)
