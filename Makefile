@@ -1,6 +1,6 @@
 # One target per step; `.ci/run` calls the same ones.
 .DEFAULT_GOAL := help
-.PHONY: help demo programs build lint deny generate test unit peers acceptance harness faults test-tekton bench-webhook bench-controller bench-engines soak shell up down
+.PHONY: help demo programs build lint deny generate test unit peers acceptance harness faults test-tekton bench-webhook bench-controller bench-engines soak fuzz shell up down
 
 CLUSTER := target/debug/wfe-cluster
 # Each is checked alone, too: features of the workspace cannot hide what a crate lacks.
@@ -48,6 +48,7 @@ generate: ## Write what is generated from the code: the CRDs in the chart, docs/
 
 unit: build ## Run the tests that need no cluster
 	cargo test --workspace --lib --bins
+	cargo test -p wfe-fuzz --test corpus
 	cargo test -p wfe-process --features otel --test traces
 
 peers: build ## Run the tests of what other services are to us: audit sinks, Data Storage's stand-in
@@ -82,6 +83,9 @@ bench-engines: programs ## Measure both engines side by side (ends a cluster tha
 	cargo build --release -p wfe-controller -p wfe-webhook -p wfe-tests --bin wfe-controller --bin wfe-webhook --bin wfe-bench
 	$(CLUSTER) down
 	$(CLUSTER) --tekton run -- target/release/wfe-bench engines
+
+fuzz: ## Fuzz what is read from outside, each for a minute (needs a nightly toolchain and cargo-fuzz)
+	for target in $$(ls fuzz/corpus); do cargo +nightly fuzz run --dev $$target -- -max_total_time=60 || exit 1; done
 
 shell: programs ## Open a shell with kubectl in a cluster
 	$(CLUSTER) shell

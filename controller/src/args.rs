@@ -83,13 +83,18 @@ pub enum Command {
         #[command(flatten)]
         limits: Box<LimitArgs>,
     },
-    /// Print the audit trail of a remediation as a table.
+    /// Print the audit trail of a remediation as a table, or verify an audit file.
     Audit {
         /// Source of the audit trail: an audit file or the URL of Data Storage.
         source: String,
         /// Correlation id: name of the RemediationRequest, else of the WorkflowExecution.
-        #[arg(long)]
-        correlation_id: String,
+        #[arg(long, required_unless_present = "verify")]
+        correlation_id: Option<String>,
+        /// Check that no line of the audit file, or of the renamed ones beside it, was changed,
+        /// removed or added, and print the hash of the last line: compare it with the one that the
+        /// controller has logged.
+        #[arg(long, conflicts_with = "correlation_id")]
+        verify: bool,
         /// PEM file with the certificate authority of Data Storage (default: the system's).
         #[arg(long, env = "WFE_DATA_STORAGE_CA")]
         data_storage_ca: Option<PathBuf>,

@@ -13,7 +13,7 @@ use crate::args::RunArgs;
 use crate::connection;
 use crate::metrics::Metrics;
 use crate::reconcile::Schema;
-use crate::watches::{self, WatchAges};
+use crate::watches::{self, WatchAges, crd_rules};
 
 /// Readiness condition, named in the response of `/readyz` while it does not hold.
 pub const CACHES_SYNCED: &str = "caches-synced";
@@ -41,6 +41,7 @@ impl Base {
         let readiness = Readiness::of(&[
             CACHES_SYNCED,
             Schema::CRD_UP_TO_DATE,
+            crd_rules::CRD_HAS_RULES,
             connection::ACCEPTED,
             connection::CLOCK_IN_SYNC,
             watches::WATCHES_ALIVE,

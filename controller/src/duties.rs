@@ -61,25 +61,26 @@ impl Duties {
     }
 
     /// Keeps the caches warm until this process leads, then carries out the duties until `stop`.
-    /// `synced` ends when all caches are synced.
+    /// `synced` ends when all caches are synced, or with the reason not to begin.
     pub async fn run(
         &self,
         mut triggers: Triggers,
-        synced: impl Future<Output = ()>,
+        synced: impl Future<Output = Result<()>>,
         elector: &mut Option<Elector>,
         publisher: &mut Publisher,
     ) -> Result<()> {
         let led = async {
-            synced.await;
+            synced.await?;
             match elector {
                 Some(elector) => elector.acquire().await,
                 None => drop(self.metrics.leader.set(1)),
             }
+            anyhow::Ok(())
         };
         // The caches are filled only while the triggers are polled. What changes before this process
         // leads is decided on when it does.
         tokio::select! {
-            () = led => {}
+            led = led => led?,
             () = (&mut triggers).for_each(async |_| ()) => {}
         }
         if self.stop.is_cancelled() {

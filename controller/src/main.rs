@@ -52,6 +52,7 @@ async fn execute(args: Args) -> anyhow::Result<()> {
     if let Some(Command::Audit {
         source,
         correlation_id,
+        verify: _,
         data_storage_ca,
         data_storage_token_file,
         data_storage_plain_http: plain_http,
@@ -59,7 +60,11 @@ async fn execute(args: Args) -> anyhow::Result<()> {
     {
         let (ca, token) = (data_storage_ca, data_storage_token_file);
         let source = Source::of(&source, ca, token, plain_http);
-        return trail::print(source, &correlation_id, &mut std::io::stdout()).await;
+        let out = &mut std::io::stdout();
+        return match correlation_id {
+            Some(correlation_id) => trail::print(source, &correlation_id, out).await,
+            None => trail::verify(&source, out),
+        };
     }
     let process = &args.run.process;
     let _telemetry = telemetry::init("wfe-controller", process.log_format, &process.log_filter)?;

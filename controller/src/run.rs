@@ -27,7 +27,7 @@ use crate::recorder::Recorder;
 use crate::slots::Slots;
 use crate::view::View;
 use crate::vitals;
-use crate::watches::{self, StartTimes, Trigger};
+use crate::watches::{self, StartTimes, Trigger, crd_rules};
 
 /// Data Storage closes a connection after this time and commits nothing afterwards.
 const SERVER_DEADLINE: Duration = Duration::from_secs(30);
@@ -98,13 +98,16 @@ pub async fn run(args: RunArgs) -> Result<()> {
     let duties = Duties::new(&base, shared, requeue, args.concurrency);
     let synced = async {
         if caches.synced().await.is_ok() && executors.synced().await.is_ok() {
+            caches.refuse_older_shape()?;
             readiness.set(base::CACHES_SYNCED, true);
             tracing::info!("caches synced");
         }
+        anyhow::Ok(())
     };
     tokio::select! {
         ended = duties.run(triggers.boxed(), synced, &mut elector, &mut publisher) => ended?,
         () = vitals::beat(&readiness, &base.watch_ages) => {}
+        () = crd_rules::watch(&base.client, &readiness) => {}
     }
     if let Some(mut elector) = elector {
         elector.release().await;

@@ -7,6 +7,7 @@
 
 mod ages;
 mod caches;
+pub mod crd_rules;
 mod index;
 mod owner_labels;
 mod prune;

@@ -23,6 +23,6 @@ mod registry;
 mod sandbox;
 pub mod wait;
 
-pub use access::Cluster;
+pub use access::{Cluster, WEBHOOK_CLIENT};
 pub use namespace::TestNamespace;
 pub use registry::{Image, Registry};

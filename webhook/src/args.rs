@@ -16,6 +16,18 @@ pub struct Args {
     /// Directory with tls.crt and tls.key; both files are reloaded when their content changes.
     #[arg(long, env = "WFE_CERT_DIR", default_value = "/etc/wfe-webhook/tls")]
     pub cert_dir: PathBuf,
+    /// PEM file with the certificate authority of the API server's certificate for webhooks; clients
+    /// without one are not answered. Reloaded when its content changes. Default: any client is answered.
+    #[arg(long, env = "WFE_CLIENT_CA")]
+    pub client_ca: Option<PathBuf>,
+    /// Name in that certificate, as common name or DNS name; repeatable, default any.
+    #[arg(
+        long,
+        env = "WFE_CLIENT_NAME",
+        value_delimiter = ',',
+        requires = "client_ca"
+    )]
+    pub client_name: Vec<String>,
     /// Namespace that a controller watches for WorkflowExecutions; repeatable, default all.
     #[arg(long, env = "WFE_WATCH_NAMESPACE", value_delimiter = ',')]
     pub watch_namespace: Vec<String>,

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use rustls::ServerConfig;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -19,6 +20,8 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
+
+use crate::clients::KnownClients;
 
 /// Short, so that a renewed certificate is served before the previous certificate expires; reading
 /// two small files is cheap.
@@ -121,27 +124,55 @@ impl ServingCertificate {
         let validity = parsed.validity();
         Ok(validity.not_before.timestamp()..validity.not_after.timestamp())
     }
+}
 
+/// TLS 1.2 and 1.3; each handshake uses the current certificate, and the current authority of clients.
+pub fn tls(
+    certificate: Arc<ServingCertificate>,
+    known_clients: Option<Arc<KnownClients>>,
+) -> ServerConfig {
+    let builder = ServerConfig::builder();
+    let builder = match known_clients {
+        Some(known) => builder.with_client_cert_verifier(known),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(certificate);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config
+}
+
+/// What is reloaded when its files change.
+pub struct Reload {
+    /// The serving certificate.
+    pub certificate: Arc<ServingCertificate>,
+    /// The authority of clients.
+    pub known_clients: Option<Arc<KnownClients>>,
+}
+
+impl Reload {
     /// Polls the files until `stop` is cancelled; calls `observe` after each poll.
-    pub async fn reload_on_change(
-        self: Arc<Self>,
-        stop: CancellationToken,
-        observe: impl Fn(&Self),
-    ) {
+    pub async fn on_change(self, stop: CancellationToken, observe: impl Fn(&ServingCertificate)) {
         loop {
-            match self.refresh() {
-                Ok(true) => tracing::info!("serving certificate reloaded"),
-                Ok(false) => {}
-                Err(error) => {
-                    let cause = std::error::Error::source(&error).map(ToString::to_string);
-                    tracing::error!(%error, cause, "serving certificate reload failed, keeping the previous certificate");
-                }
+            report("serving certificate", self.certificate.refresh());
+            if let Some(known) = &self.known_clients {
+                report("client authority", known.refresh());
             }
-            observe(&self);
+            observe(&self.certificate);
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(POLL_INTERVAL) => {}
             }
+        }
+    }
+}
+
+fn report<E: std::error::Error>(what: &str, refreshed: Result<bool, E>) {
+    match refreshed {
+        Ok(true) => tracing::info!("{what} reloaded"),
+        Ok(false) => {}
+        Err(error) => {
+            let cause = error.source().map(ToString::to_string);
+            tracing::error!(%error, cause, "{what} reload failed, keeping the previous one");
         }
     }
 }

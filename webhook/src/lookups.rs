@@ -1,9 +1,10 @@
 //! Reads Secrets, ConfigMaps and ServiceAccounts of the execution namespace for reviews.
 //!
 //! Concurrent reviews share one read of the same object, and a positive answer is cached for a few
-//! seconds. A negative answer is not cached, so that a retry succeeds as soon as the missing object
-//! is created.
+//! seconds. A negative answer is cached for a second, so that reviews cannot cause a read each, and a
+//! retry succeeds soon after the missing object is created. The number of reads at a time is limited.
 
+use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use moka::future::Cache;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use wfe_model::dependencies::{Dependency, DependencyProblem, RUNNER_LABEL, ServiceAccountAnswer};
 use wfe_peers::client::WATCH_SECONDS;
@@ -26,6 +28,10 @@ const READ_DEADLINE: Duration = Duration::from_millis(1_500);
 /// How long a positive answer is cached. A stale answer is harmless: the controller reads the
 /// dependencies again before it creates the Job or PipelineRun.
 const ANSWER_TTL: Duration = Duration::from_secs(3);
+/// How long a negative answer is cached.
+const PROBLEM_TTL: Duration = Duration::from_secs(1);
+/// Reads at a time.
+const MAX_READS: usize = 64;
 /// Bounds the memory of the cache.
 const MAX_CACHED_ANSWERS: u64 = 10_000;
 
@@ -37,6 +43,10 @@ pub struct Lookups {
     namespace: String,
     /// Dependencies that exist and have data.
     ready_dependencies: Cache<Dependency, ()>,
+    /// Dependencies that are not ready, and ServiceAccounts that may not run workflows.
+    problems: Cache<Dependency, DependencyProblem>,
+    account_refusals: Cache<String, ServiceAccountAnswer>,
+    reads: Semaphore,
     /// The watched ServiceAccounts: those with the label `RUNNER_LABEL`.
     accounts: Store<Account>,
     /// Whether the ServiceAccount watch has delivered an event since its last failure.
@@ -82,10 +92,10 @@ impl Lookups {
         Self {
             reader: DependencyReader::new(client, namespace, READ_DEADLINE),
             namespace: namespace.to_owned(),
-            ready_dependencies: Cache::builder()
-                .time_to_live(ANSWER_TTL)
-                .max_capacity(MAX_CACHED_ANSWERS)
-                .build(),
+            ready_dependencies: cache(ANSWER_TTL),
+            problems: cache(PROBLEM_TTL),
+            account_refusals: cache(PROBLEM_TTL),
+            reads: Semaphore::new(MAX_READS),
             accounts,
             watch_healthy,
         }
@@ -96,10 +106,18 @@ impl Lookups {
         &self,
         dependency: &Dependency,
     ) -> Result<Option<DependencyProblem>, Arc<ReadError>> {
+        if let Some(problem) = self.problems.get(dependency).await {
+            return Ok(Some(problem));
+        }
         let read = Box::pin(async {
+            let _turn = self.reads.acquire().await;
             match self.reader.look(dependency).await {
                 Ok(None) => Ok(()),
-                Ok(Some(problem)) => Err(NotReady::Problem(problem)),
+                Ok(Some(problem)) => {
+                    let (key, known) = (dependency.clone(), problem.clone());
+                    self.problems.insert(key, known).await;
+                    Err(NotReady::Problem(problem))
+                }
                 Err(error) => Err(NotReady::ReadFailed(Arc::new(error))),
             }
         });
@@ -124,9 +142,26 @@ impl Lookups {
         let is_watched = || self.accounts.get(&key).is_some();
         let answer = if self.watch_healthy.load(Ordering::Relaxed) && is_watched() {
             ServiceAccountAnswer::Allowed
+        } else if let Some(refused) = self.account_refusals.get(name).await {
+            refused
         } else {
-            Box::pin(self.reader.service_account(name)).await?
+            let _turn = self.reads.acquire().await;
+            let read = Box::pin(self.reader.service_account(name)).await?;
+            if read != ServiceAccountAnswer::Allowed {
+                let refused = read.clone();
+                self.account_refusals.insert(name.to_owned(), refused).await;
+            }
+            read
         };
         Ok(answer.refusal(name, &self.namespace))
     }
+}
+
+fn cache<K, V>(lifetime: Duration) -> Cache<K, V>
+where
+    K: Clone + Eq + Hash + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    let bounded = Cache::builder().max_capacity(MAX_CACHED_ANSWERS);
+    bounded.time_to_live(lifetime).build()
 }

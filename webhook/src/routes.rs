@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tracing::Instrument;
 use wfe_model::text::cut;
+use wfe_process::server::ConnectionHandle;
 
 use crate::cancellation;
 use crate::clearance;
@@ -29,7 +30,6 @@ use crate::metrics::Metrics;
 use crate::mutate::Mutator;
 use crate::refusal::Refusal;
 use crate::review::{Request, ReviewError, Verdict};
-use crate::server::ConnectionHandle;
 use crate::validate::Validator;
 
 /// Below the `timeoutSeconds: 3` of the webhook configuration, so that a slow review is denied with
@@ -41,13 +41,16 @@ const LOOKUP_MARGIN: Duration = Duration::from_millis(300);
 const MAX_NAME: usize = 253;
 /// etcd accepts objects of 1.5 MiB; a review contains two, the new and the stored object.
 const MAX_BODY: usize = 3 << 20;
-/// Memory for all concurrent reviews.
-const MEMORY_BUDGET_KIB: usize = 16 << 10;
+/// Memory for all concurrent reviews: the first [`SMALL_KIB`] of each.
+const MEMORY_BUDGET_KIB: usize = 8 << 10;
+/// Memory for what large reviews take beyond that: one of the largest at a time. Clients that send large
+/// bodies and stall keep others from sending large ones, but leave the room for small ones.
+const LARGE_BUDGET_KIB: usize = 12 << 10;
 /// Memory of a parsed review as a multiple of its body size.
 const BODY_OVERHEAD_FACTOR: usize = 4;
-/// Reservation of a small review; bounds the number of concurrent reviews to
-/// `MEMORY_BUDGET_KIB / MIN_RESERVATION_KIB`.
-const MIN_RESERVATION_KIB: usize = 64;
+/// Reservation of a small review, of a body of up to 16 KiB; bounds the number of concurrent reviews to
+/// `MEMORY_BUDGET_KIB / SMALL_KIB`. One connection has at most 32 requests at a time, a quarter of that.
+const SMALL_KIB: usize = 64;
 /// How long a review waits for memory before it is rejected with 429.
 const ADMISSION_WAIT: Duration = Duration::from_millis(500);
 /// The API server sends a body at once; a slow body comes from another client.
@@ -111,6 +114,8 @@ pub struct ReviewService {
     metrics: Metrics,
     /// One permit per KiB.
     memory_budget: Semaphore,
+    /// One permit per KiB.
+    large_budget: Semaphore,
 }
 
 impl ReviewService {
@@ -121,6 +126,7 @@ impl ReviewService {
             validator,
             metrics,
             memory_budget: Semaphore::new(MEMORY_BUDGET_KIB),
+            large_budget: Semaphore::new(LARGE_BUDGET_KIB),
         }
     }
 
@@ -164,7 +170,7 @@ impl ReviewService {
     ) -> Response {
         let started = Instant::now();
         let response = async {
-            let (_reservation, body) = self.read_body(body).await?;
+            let (_reserved, body) = self.read_body(body).await?;
             let _busy = connection.map(|Extension(connection)| connection.mark_busy());
             let request = Request::read(&body, operation.operation_and_resource())?;
             let deadline = started + DEADLINE;
@@ -194,12 +200,16 @@ impl ReviewService {
 
     /// Reads the body within its deadline and reserves memory for the received bytes. The announced
     /// `Content-Length` reserves nothing, so that slow clients cannot use up the budget.
-    async fn read_body(&self, mut body: Body) -> Result<(SemaphorePermit<'_>, Vec<u8>), HttpError> {
+    async fn read_body(&self, mut body: Body) -> Result<(Reserved<'_>, Vec<u8>), HttpError> {
         if body.size_hint().lower() > MAX_BODY as u64 {
             return Err(too_large());
         }
         let reading = async {
-            let (mut reservation, mut bytes) = (self.reserve(1).await?, Vec::new());
+            let mut reserved = Reserved {
+                small: self.reserve(1).await?,
+                large: none_of(&self.large_budget)?,
+            };
+            let mut bytes = Vec::new();
             while let Some(frame) = body.frame().await {
                 let frame = frame.map_err(HttpError::bad_request)?;
                 let data = frame.data_ref().map_or(&[][..], |data| data);
@@ -207,16 +217,18 @@ impl ReviewService {
                     return Err(too_large());
                 }
                 bytes.extend_from_slice(data);
-                // Without waiting: reviews that each hold a part of the budget would deadlock.
                 let needed = (BODY_OVERHEAD_FACTOR * bytes.len()) >> 10;
-                let more = needed.saturating_sub(reservation.num_permits());
-                let more = u32::try_from(more).unwrap_or(u32::MAX);
-                let more = self.memory_budget.try_acquire_many(more);
-                reservation.merge(more.map_err(|_| too_many_reviews())?);
+                grow(
+                    &mut reserved.small,
+                    &self.memory_budget,
+                    needed.min(SMALL_KIB),
+                )?;
+                let needed = needed.saturating_sub(SMALL_KIB);
+                grow(&mut reserved.large, &self.large_budget, needed)?;
             }
-            let more = MIN_RESERVATION_KIB.saturating_sub(reservation.num_permits());
-            reservation.merge(self.reserve(more).await?);
-            Ok((reservation, bytes))
+            let more = SMALL_KIB.saturating_sub(reserved.small.num_permits());
+            reserved.small.merge(self.reserve(more).await?);
+            Ok((reserved, bytes))
         };
         let timed_out = |_| HttpError {
             code: StatusCode::REQUEST_TIMEOUT,
@@ -277,6 +289,30 @@ impl ReviewService {
         .instrument(span)
         .await
     }
+}
+
+/// Memory that is reserved for a review.
+struct Reserved<'a> {
+    small: SemaphorePermit<'a>,
+    large: SemaphorePermit<'a>,
+}
+
+fn none_of(budget: &Semaphore) -> Result<SemaphorePermit<'_>, HttpError> {
+    budget.try_acquire_many(0).map_err(|_| too_many_reviews())
+}
+
+/// Makes a reservation at least this large. Does not wait: reviews that each hold a part of the budget
+/// would deadlock.
+fn grow<'a>(
+    held: &mut SemaphorePermit<'a>,
+    budget: &'a Semaphore,
+    kib: usize,
+) -> Result<(), HttpError> {
+    let more = kib.saturating_sub(held.num_permits());
+    let more = u32::try_from(more).unwrap_or(u32::MAX);
+    let more = budget.try_acquire_many(more);
+    held.merge(more.map_err(|_| too_many_reviews())?);
+    Ok(())
 }
 
 /// The HTTP response to a request that is not reviewed. The API server repeats a request after a

@@ -11,16 +11,17 @@ use wfe_peers::catalog::{Catalog, DirectoryCatalog};
 use wfe_peers::client;
 use wfe_peers::discovery::ServedKinds;
 use wfe_process::endpoints::Readiness;
+use wfe_process::server::{self, Limits};
 use wfe_process::shutdown;
 
 use crate::args::Args;
-use crate::certificate::ServingCertificate;
+use crate::certificate::{self, Reload, ServingCertificate};
+use crate::clients::KnownClients;
 use crate::lookups::Lookups;
 use crate::metrics::Metrics;
 use crate::mutate::Mutator;
 use crate::routes::ReviewService;
 use crate::scope::Scope;
-use crate::server::{self, Limits};
 use crate::validate::Validator;
 
 /// Readiness checks, named in the response of `/readyz` while they fail.
@@ -32,6 +33,9 @@ pub async fn run(args: Args) -> Result<()> {
     let stop = shutdown::on_signal()?;
     let serving_ended = CancellationToken::new();
     let certificate = ServingCertificate::load(&args.cert_dir).context("--cert-dir")?;
+    let known_clients = args.client_ca.as_deref();
+    let known_clients = known_clients.map(|path| KnownClients::load(path, args.client_name));
+    let known_clients = known_clients.transpose().context("--client-ca")?;
     let client = client::connect().await?;
     client::check_apart(&client, &args.execution.execution_namespace)?;
     let mut registry = Registry::default();
@@ -81,11 +85,16 @@ pub async fn run(args: Args) -> Result<()> {
             observe_certificate(certificate, &metrics, &readiness);
         }
     };
-    tokio::spawn(certificate.clone().reload_on_change(stop.clone(), observe));
+    let reload = Reload {
+        certificate: certificate.clone(),
+        known_clients: known_clients.clone(),
+    };
+    tokio::spawn(reload.on_change(stop.clone(), observe));
     tracing::info!(address = %args.listen, "serving admission reviews");
     let routes = ReviewService::new(mutator, validator, metrics).routes();
     let limits = Limits::default();
-    server::serve(listener, server::tls(certificate), routes, limits, stop).await;
+    let tls = certificate::tls(certificate, known_clients);
+    server::serve(listener, Some(tls), routes, limits, stop).await;
     serving_ended.cancel();
     tracing::info!("shutdown complete");
     Ok(())

@@ -16,7 +16,7 @@ use wfe_model::workflow_execution::{
 
 use crate::condition::{ConditionType, Reason};
 use crate::line::cancelled_by;
-use crate::status::{holds, stored};
+use crate::status::{cleared_at, holds, stored};
 
 const ACTOR: &str = "workflowexecution-controller";
 
@@ -37,7 +37,7 @@ pub fn timestamps(wfe: &WorkflowExecution) -> Vec<(EventType, Timestamp)> {
     let began = stored(wfe, ConditionType::ExecutionRunning)
         .filter(|it| it.status == TriState::True.as_str());
     let completed = status.completion_time.as_ref().map(|time| time.0);
-    let cleared = status.block_clearance.as_ref().map(|it| it.cleared_at.0);
+    let cleared = cleared_at(wfe);
     [
         (EventType::SelectionCompleted, selected),
         (
@@ -114,7 +114,7 @@ fn event(
             event_type,
             workflow_name: name.clone(),
             clear_reason: clearance.clear_reason.clone(),
-            cleared_at: clearance.cleared_at.0,
+            cleared_at: cleared_at(wfe).unwrap_or(second),
             previous_state: "Blocked".to_owned(),
             new_state: "Running".to_owned(),
         })

@@ -37,6 +37,10 @@ pub fn decide(observed: &Observed) -> Step {
             Step::Do(Effect::AddFinalizer)
         };
     }
+    // Before its event is sent, and before it counts.
+    if let Some(step) = finished::notice_clearance(observed) {
+        return step;
+    }
     // The outbox delivers in the background: only the removal of the finalizer waits for delivery.
     if !observed.audit.queued && !observed.audit.waiting.is_empty() {
         return Step::Do(Effect::Audit);

@@ -300,7 +300,7 @@ pub fn controller_of<'a>(object: &'a impl ResourceExt, kind: &str) -> Option<&'a
 /// Result of a create.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Created {
-    /// The created execution.
+    /// The execution exists: created now, or by an earlier attempt.
     Ours(Box<Execution>),
     /// Another object has the name.
     NameTaken,

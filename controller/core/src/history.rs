@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use wfe_model::workflow_execution::{Phase, WorkflowExecution};
 
-use crate::status::after;
+use crate::status::{self, after};
 
 /// An ended WorkflowExecution that counts for the next one; its JSON is the lock's record.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -122,7 +122,7 @@ impl Entry {
             cleared: cleared.is_some(),
             completion_time: status.completion_time.as_ref()?.0,
             consecutive_failures: u32::try_from(failures).unwrap_or(0),
-            cleared_at: cleared.map(|it| it.cleared_at.0),
+            cleared_at: status::cleared_at(wfe),
         })
     }
 

@@ -9,6 +9,7 @@
 //! [`lock`], [`history`] and [`failure`] have the rules, [`status`] builds a status, [`condition`]
 //! names its conditions, [`audit`] derives audit events from a stored status.
 
+pub mod adoption;
 pub mod audit;
 pub mod clearing;
 pub mod condition;

@@ -334,20 +334,11 @@ impl Protocol {
                 pass.taken
             }
             Request::Create => {
-                let found = state.real.jobs[own];
-                let created = match found {
-                    None => self.create_arrives(state, own),
-                    // What an earlier attempt has created is deleted; the pass creates it anew.
-                    Some(job) if job.progress == Progress::Suspended => {
-                        state.real.jobs[own] = None;
-                        true
-                    }
-                    Some(_) => false,
-                };
-                pass.created = state.real.jobs[own].filter(|_| created).map(|it| it.uid);
+                self.create_arrives(state, own);
+                pass.created = state.real.jobs[own].map(|it| it.uid);
                 // The response contains the object, which replaces the cached one.
                 state.controllers[number].cache.jobs[own] = state.real.jobs[own];
-                created
+                true
             }
             Request::Start(uid) => {
                 self.start_arrives(state, own, uid);
@@ -399,9 +390,9 @@ impl Protocol {
     }
 
     /// The API server commits a create; all creates of a request have the same name.
-    fn create_arrives(&self, state: &mut State, request: usize) -> bool {
+    fn create_arrives(&self, state: &mut State, request: usize) {
         if state.real.jobs[request].is_some() {
-            return false;
+            return;
         }
         state.created[request] += 1;
         state.real.jobs[request] = Some(Job {
@@ -411,7 +402,6 @@ impl Protocol {
         if !self.guards.creates_suspended {
             self.start_arrives(state, request, state.created[request]);
         }
-        true
     }
 
     /// The API server commits a start.

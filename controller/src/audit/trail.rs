@@ -13,7 +13,7 @@ use jiff::tz::TimeZone;
 use url::Url;
 use wfe_model::audit::EventType;
 use wfe_model::text::cut;
-use wfe_peers::audit::{HttpSink, HttpSinkOptions, TrailEvent, read_file};
+use wfe_peers::audit::{self, HttpSink, HttpSinkOptions, TrailEvent, Verified, read_file};
 use wfe_peers::token::BearerToken;
 
 /// Maximum number of characters in a cell; the stored events have the full text. A message ends with
@@ -66,6 +66,21 @@ pub async fn print(source: Source, correlation_id: &str, out: &mut impl Write) -
     }
     sort(&mut events);
     writeln!(out, "{}", table(&events).trim_fmt())?;
+    Ok(())
+}
+
+/// Verifies the chain of an audit file and prints its end.
+pub fn verify(source: &Source, out: &mut impl Write) -> Result<()> {
+    let Source::File(path) = source else {
+        bail!("--verify takes an audit file: Data Storage has no chain");
+    };
+    let verified = audit::verify(path).context("the audit trail is broken")?;
+    let Verified { lines, files, last } = verified;
+    let last = last.map_or_else(|| "none".to_owned(), |it| it.to_string());
+    writeln!(
+        out,
+        "unbroken: {lines} events in {files} file(s); hash of the last line: {last}"
+    )?;
     Ok(())
 }
 

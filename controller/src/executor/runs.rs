@@ -8,7 +8,8 @@ use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
 use kube::api::{
-    DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
+    DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions,
+    PropagationPolicy,
 };
 use kube::core::{Request, Status};
 use kube::runtime::reflector::ObjectRef;
@@ -18,6 +19,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use wfe_core::adoption;
 use wfe_core::execution::{Execution, Refusal, Source};
 use wfe_core::names::{STARTED, TARGET_HASH, TargetHash};
 use wfe_core::pod::QUOTA;
@@ -38,7 +40,7 @@ pub(super) struct Runs<K: Resource<DynamicType = ()> + Clone + 'static> {
 
 /// Result of a create.
 pub(super) enum Posted<K> {
-    /// The created object.
+    /// The object, created now or by an earlier attempt for the same WorkflowExecution.
     Ours(Box<K>),
     /// Another object has the name.
     NameTaken,
@@ -98,9 +100,9 @@ where
         self.cache.synced().await
     }
 
-    /// Creates an object. Only what this create returned is ours: an object with its name that is held,
-    /// of an earlier attempt or made by somebody else to be taken for it, has run nothing, and is
-    /// deleted first.
+    /// Creates an object, or [adopts](wfe_core::adoption) the one that an earlier attempt has created.
+    /// Another object with its name that is held and has our label has run nothing, and is deleted
+    /// first.
     ///
     /// `T` has all fields of the kind, `K` those that this program reads.
     pub(super) async fn create<T>(
@@ -114,8 +116,8 @@ where
         let unanswered = Unanswered::of("create the execution");
         let mut posted = self.post(object).await;
         if is_conflict(&posted) {
-            if !self.delete_held(object, read).await? {
-                return Ok(Posted::NameTaken);
+            if let Some(found) = self.take_over(object, read).await? {
+                return Ok(found);
             }
             posted = self.post(object).await;
         }
@@ -141,32 +143,88 @@ where
     }
 
     async fn post(&self, object: &impl Serialize) -> kube::Result<K> {
+        self.post_as(object, &PostParams::default()).await
+    }
+
+    async fn post_as<A: DeserializeOwned>(
+        &self,
+        object: &impl Serialize,
+        parameters: &PostParams,
+    ) -> kube::Result<A> {
         let body = serde_json::to_vec(object).map_err(kube::Error::SerdeError)?;
         let request = Request::new(self.api.resource_url());
-        let request = request.create(&PostParams::default(), body);
+        let request = request.create(parameters, body);
         let request = request.map_err(kube::Error::BuildRequest)?;
         self.api.clone().into_client().request(request).await
     }
 
-    /// Deletes the object that has the name of `object`. Returns `false` if it is no held one for the
-    /// same WorkflowExecution.
-    async fn delete_held(
+    /// Adopts the object that has the name of `object`, or deletes it if it has run nothing: then the
+    /// create can be repeated.
+    async fn take_over<T>(
         &self,
-        object: &impl ResourceExt,
+        object: &T,
         read: impl Fn(&K) -> Execution,
-    ) -> Result<bool, Unanswered> {
+    ) -> Result<Option<Posted<K>>, Unanswered>
+    where
+        T: Resource<DynamicType = ()> + Serialize,
+    {
         let Some(found) = self.get(&object.name_any()).await? else {
-            return Ok(true);
+            return Ok(None);
         };
         let is_ours = OwnerLabels::of(&found).uid == OwnerLabels::of(object).uid;
         let execution = read(&found);
         if !is_ours || !execution.held && !execution.ending {
-            return Ok(false);
+            return Ok(Some(Posted::NameTaken));
+        }
+        if !execution.ending && self.is_as_planned(object, &found).await? {
+            self.record_write(found.clone());
+            return Ok(Some(Posted::Ours(Box::new(found))));
         }
         // Unless it was started in the meantime.
         let version = found.resource_version();
         self.delete_at(&execution.reference, version).await?;
-        Ok(true)
+        Ok(None)
+    }
+
+    /// Whether the object `found`, as it is stored in that version, is `object`.
+    async fn is_as_planned<T>(&self, object: &T, found: &K) -> Result<bool, Unanswered>
+    where
+        T: Resource<DynamicType = ()> + Serialize,
+    {
+        let unanswered = Unanswered::of("compare the execution");
+        let request = Request::new(self.api.resource_url());
+        let request = request.get(&object.name_any(), &GetParams::default());
+        let request = request.map_err(kube::Error::BuildRequest);
+        let client = self.api.clone().into_client();
+        let stored: Value = client
+            .request(request.map_err(&unanswered)?)
+            .await
+            .map_err(&unanswered)?;
+        let version = stored.pointer("/metadata/resourceVersion");
+        if version.and_then(Value::as_str) != found.resource_version().as_deref() {
+            return Err(Unanswered::just_deleted());
+        }
+        let planned = json!(object);
+        let mut probe = planned.clone();
+        if let Some(metadata) = probe
+            .pointer_mut("/metadata")
+            .and_then(Value::as_object_mut)
+        {
+            metadata.remove("name");
+            metadata.insert("generateName".to_owned(), json!("wfe-dry-run-"));
+        }
+        let dry_run = PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        };
+        match self.post_as::<Value>(&probe, &dry_run).await {
+            Ok(defaulted) => Ok(adoption::is_as_planned(&planned, &stored, &defaulted)),
+            // What refuses the dry run will refuse the create, and says why.
+            Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 404 | 422) => {
+                Ok(false)
+            }
+            Err(error) => Err(unanswered(error)),
+        }
     }
 
     /// Finds out why a create was refused with 403: missing RBAC permission, quota or another

@@ -9,6 +9,7 @@ use kube::ResourceExt;
 use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::store::WriterDropped;
 use kube::runtime::reflector::{ObjectRef, Store};
+use thiserror::Error;
 use tokio::sync::Notify;
 use wfe_core::names::{PAUSED, TargetHash, Uid, lock_name};
 use wfe_core::observed::{Gate, Unread};
@@ -18,6 +19,19 @@ use super::index::Key;
 use super::reflect::Cache;
 use super::start_times::StartTimes;
 use super::unreadable::Unreadable;
+
+/// Names in a message.
+const SHOWN_NAMES: usize = 5;
+
+/// Why the controller does not begin.
+#[derive(Debug, Error)]
+#[error(
+    "{count} WorkflowExecutions of an older CRD have not ended, as {names}: let the program that runs them finish, or delete them, then start this controller"
+)]
+pub struct OlderShape {
+    count: usize,
+    names: String,
+}
 
 /// The caches that do not belong to one engine.
 #[derive(Clone)]
@@ -41,6 +55,26 @@ impl Caches {
         self.workflow_executions.synced().await?;
         self.leases.synced().await?;
         self.namespaces.synced().await
+    }
+
+    /// Fails while executions of the older CRD of the same name are alive, which has no engine: another
+    /// program runs them.
+    pub fn refuse_older_shape(&self) -> Result<(), OlderShape> {
+        let unfinished = self.unfinished().into_iter();
+        let older = unfinished.filter(|it| it.spec.execution_engine.is_empty());
+        let mut older: Vec<_> = older
+            .map(|it| format!("{}/{}", it.namespace().unwrap_or_default(), it.name_any()))
+            .collect();
+        older.sort();
+        if older.is_empty() {
+            return Ok(());
+        }
+        let count = older.len();
+        older.truncate(SHOWN_NAMES);
+        Err(OlderShape {
+            count,
+            names: older.join(", "),
+        })
     }
 
     /// Waits until a WorkflowExecution that is gone may have left an execution or a held lock.

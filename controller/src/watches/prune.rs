@@ -11,10 +11,20 @@ use wfe_core::audit;
 use wfe_core::condition::ConditionType;
 use wfe_core::names::PAUSED;
 
-/// Keeps of an ended WorkflowExecution only what is still read of it. Its audit events are made of the
-/// rest: it stays until they are delivered, and after a failure until the block is cleared.
+/// Those that the controller reads: a cancellation, and that an audit trail is given up.
+const OUR_ANNOTATIONS: &str = "kubernaut.ai/";
+
+/// Keeps of the metadata, which can be a MiB, what is read; and of an ended WorkflowExecution only what is
+/// still read of it. Its audit events are made of the rest: it stays until they are delivered, and after
+/// a failure until the block is cleared.
 pub(super) fn workflow_execution(wfe: &mut WorkflowExecution) {
-    wfe.metadata.managed_fields = None;
+    let metadata = &mut wfe.metadata;
+    metadata.managed_fields = None;
+    metadata.labels = None;
+    metadata.owner_references = None;
+    if let Some(annotations) = &mut metadata.annotations {
+        annotations.retain(|name, _| name.starts_with(OUR_ANNOTATIONS));
+    }
     let settled = |kind| audit::is_settled(wfe, kind);
     let is_over = match wfe.phase() {
         Some(Phase::Succeeded | Phase::Skipped) => settled(ConditionType::AuditRecorded),
@@ -25,7 +35,6 @@ pub(super) fn workflow_execution(wfe: &mut WorkflowExecution) {
     };
     if is_over {
         wfe.metadata.annotations = None;
-        wfe.metadata.labels = None;
         wfe.spec.parameters = BTreeMap::new();
         wfe.spec.rationale = None;
     }
@@ -47,6 +56,7 @@ pub(super) fn lease(lease: &mut Lease) {
 
 #[cfg(test)]
 mod tests {
+    use kube::ResourceExt;
     use serde_json::{Value, json};
 
     use super::*;
@@ -59,7 +69,7 @@ mod tests {
         let conditions: Vec<Value> = conditions.iter().map(condition).collect();
         let mut wfe: WorkflowExecution = serde_json::from_value(json!({
             "apiVersion": "kubernaut.ai/v1alpha1", "kind": "WorkflowExecution",
-            "metadata": { "name": "a", "annotations": { "a": "1" }, "labels": { "b": "2" }, "finalizers": ["f"] },
+            "metadata": { "name": "a", "annotations": { "a": "1", "kubernaut.ai/cancel": "stop" }, "labels": { "b": "2" }, "finalizers": ["f"] },
             "spec": {
                 "executionEngine": "job", "targetResource": "prod/Deployment/web", "workflowRef": {},
                 "parameters": { "LIMIT": "1" }, "rationale": "because",
@@ -77,12 +87,12 @@ mod tests {
         let whole = |wfe: &WorkflowExecution| {
             let parts = [
                 wfe.metadata.annotations.is_some(),
-                wfe.metadata.labels.is_some(),
                 !wfe.spec.parameters.is_empty(),
                 wfe.spec.rationale.is_some(),
             ];
             assert!(parts.iter().all(|it| *it == parts[0]), "{wfe:?}");
-            assert!(wfe.metadata.finalizers.is_some());
+            assert!(wfe.metadata.finalizers.is_some() && wfe.metadata.labels.is_none());
+            assert!(!wfe.annotations().contains_key("a"));
             parts[0]
         };
         for (phase, conditions, is_whole) in [

@@ -50,6 +50,10 @@ pub fn owner_changes<K: ResourceExt + 'static>(
     changes.boxed()
 }
 
+/// WorkflowExecutions of a list that are read at a time: each can have more than a MiB before it is
+/// pruned.
+const PAGE_SIZE: u32 = 50;
+
 /// Starts the watches and returns the caches and the triggers. The watches make progress only while
 /// the triggers are polled.
 pub fn start(
@@ -65,7 +69,8 @@ pub fn start(
         _ => Api::all(client.clone()),
     };
     let selected: HashSet<_> = watch_namespaces.iter().cloned().collect();
-    let events = watcher(api, every()).default_backoff();
+    let config = every().page_size(PAGE_SIZE);
+    let events = watcher(api, config).default_backoff();
     let events = events.try_filter(move |event| future::ready(is_within(event, &selected)));
     let unreadable = Unreadable::default();
     let filter = unreadable.clone();

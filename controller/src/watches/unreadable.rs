@@ -63,8 +63,12 @@ impl<'de> Deserialize<'de> for Watched {
                     metadata: ObjectMeta::deserialize(metadata).map_err(de::Error::custom)?,
                     ..WorkflowExecution::default()
                 };
-                let target = value.pointer("/spec/targetResource");
-                let target = target.and_then(Value::as_str).unwrap_or_default();
+                let text = |path: &str| value.pointer(path).and_then(Value::as_str);
+                let target = text("/spec/targetResource").unwrap_or_default();
+                // Of the older CRD of the same name, and ended: it keeps no target.
+                let is_over = text("/spec/executionEngine").is_none()
+                    && text("/status/phase") == Some("Completed");
+                let target = if is_over { "" } else { target };
                 target.clone_into(&mut object.spec.target_resource);
                 Ok(Self {
                     object,

@@ -5,6 +5,7 @@
 //! leniently are added to `required`, and `nullable`, `default` and null enum values, which the
 //! derive emits for `Option` and `#[serde(default)]`, are removed.
 
+use std::collections::BTreeSet;
 use std::iter::once;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
@@ -12,6 +13,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     ValidationRule,
 };
 use kube::CustomResourceExt;
+use serde_json::{Value, json};
 use strum::VariantArray;
 
 use crate::engine::{Engine, ReferenceField};
@@ -104,5 +106,72 @@ fn remove_derive_artifacts(schema: &mut JSONSchemaProps) {
     }
     if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
         remove_derive_artifacts(values);
+    }
+}
+
+/// The rules of this version's schema that a served one does not have: an older release serves it, or
+/// somebody has changed it. Each as path and rule, as `.spec: self == oldSelf`.
+pub fn missing_rules(served: &CustomResourceDefinition) -> Vec<String> {
+    let (ours, served) = (rules(&workflow_execution()), rules(served));
+    ours.difference(&served).cloned().collect()
+}
+
+/// The rules of all versions of a CRD.
+fn rules(crd: &CustomResourceDefinition) -> BTreeSet<String> {
+    let mut rules = BTreeSet::new();
+    let schemas = crd.spec.versions.iter().filter_map(|it| it.schema.as_ref());
+    for schema in schemas {
+        let root = serde_json::to_value(&schema.open_api_v3_schema).unwrap_or_default();
+        collect_rules(&root, "", &mut rules);
+    }
+    rules
+}
+
+fn collect_rules(schema: &Value, path: &str, rules: &mut BTreeSet<String>) {
+    let list = |key: &str| schema.get(key).and_then(Value::as_array);
+    for rule in list("x-kubernetes-validations").into_iter().flatten() {
+        let rule = rule.get("rule").and_then(Value::as_str).unwrap_or_default();
+        rules.insert(format!("{path}: {rule}"));
+    }
+    for key in ["enum", "required"] {
+        rules.extend(list(key).map(|values| format!("{path}: {key} {}", json!(values))));
+    }
+    let properties = schema.get("properties").and_then(Value::as_object);
+    for (name, property) in properties.into_iter().flatten() {
+        collect_rules(property, &format!("{path}.{name}"), rules);
+    }
+    for of_many in ["items", "additionalProperties"] {
+        if let Some(values) = schema.get(of_many) {
+            collect_rules(values, &format!("{path}[]"), rules);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// BR-WE-014: a CRD of an older release, or one that somebody has changed.
+    #[test]
+    fn missing_rules_of_another_crd_are_named() {
+        let ours = workflow_execution();
+        assert_eq!(missing_rules(&ours), [] as [&str; 0]);
+        let mut changed = ours;
+        for schema in changed
+            .spec
+            .versions
+            .iter_mut()
+            .filter_map(|it| it.schema.as_mut())
+        {
+            let root = schema.open_api_v3_schema.as_mut().expect("a schema");
+            let spec = root.properties.as_mut().and_then(|it| it.get_mut("spec"));
+            let spec = spec.expect("a spec");
+            let rules = spec.x_kubernetes_validations.as_mut().expect("rules");
+            rules.retain(|it| it.rule != "self == oldSelf");
+            spec.required = None;
+        }
+        let missing = missing_rules(&changed);
+        let required = r#".spec: required ["executionEngine","workflowRef","targetResource"]"#;
+        assert_eq!(missing, [required, ".spec: self == oldSelf"]);
     }
 }

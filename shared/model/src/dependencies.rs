@@ -9,6 +9,14 @@ use crate::workflow::Dependencies;
 /// Label, with the value `true`, that a ServiceAccount must have to run workflows.
 pub const RUNNER_LABEL: &str = "kubernaut.ai/workflow-runner";
 
+/// Types of Secrets that no workflow gets: credentials of accounts and of nodes, and what Helm has
+/// installed, with the Secrets in it.
+pub const RESERVED_SECRET_TYPES: [&str; 3] = [
+    "kubernetes.io/service-account-token",
+    "bootstrap.kubernetes.io/token",
+    "helm.sh/release.v1",
+];
+
 /// Kind of a dependency.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum DependencyKind {
@@ -66,6 +74,18 @@ pub enum DependencyProblem {
         dependency: Dependency,
         /// The execution namespace.
         namespace: String,
+    },
+    /// The Secret has credentials of Kubernetes or of Helm, which no workflow gets.
+    #[error(
+        "required {dependency} in namespace {namespace} has the type {of_type}, which workflows do not get: use another Secret"
+    )]
+    Reserved {
+        /// The Secret.
+        dependency: Dependency,
+        /// The execution namespace.
+        namespace: String,
+        /// Its type.
+        of_type: String,
     },
     /// The object has no data.
     #[error("required {dependency} in namespace {namespace} has no data: add data to it")]

@@ -96,6 +96,9 @@ impl fmt::Display for WorkflowStatus {
     }
 }
 
+/// Most Secrets and ConfigMaps of a workflow: each is read for each request.
+pub const MAX_DEPENDENCIES: usize = 32;
+
 /// Objects that must exist and have data in the execution namespace before the workflow runs.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Dependencies {
@@ -230,6 +233,12 @@ pub enum Problem {
         path: String,
         /// The rejected value.
         found: String,
+    },
+    /// There are more dependencies than a workflow may have.
+    #[error("dependencies: {count} Secrets and ConfigMaps: must be at most {MAX_DEPENDENCIES}")]
+    TooManyDependencies {
+        /// Their number.
+        count: usize,
     },
     /// A Secret or ConfigMap is listed twice.
     #[error("{path}: duplicate value {name:?}: list it once")]

@@ -12,7 +12,8 @@ use kube::{Api, Client};
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use wfe_model::dependencies::{
-    Dependency, DependencyKind, DependencyProblem, RUNNER_LABEL, ServiceAccountAnswer, each,
+    Dependency, DependencyKind, DependencyProblem, RESERVED_SECRET_TYPES, RUNNER_LABEL,
+    ServiceAccountAnswer, each,
 };
 use wfe_model::workflow::Dependencies;
 
@@ -83,7 +84,7 @@ impl DependencyReader {
         Ok(problems.into_iter().flatten().collect())
     }
 
-    /// Whether one dependency is missing or empty.
+    /// Whether one dependency is missing or empty, or of a type that workflows do not get.
     pub async fn look(
         &self,
         dependency: &Dependency,
@@ -92,6 +93,16 @@ impl DependencyReader {
         let has_data = match dependency.kind {
             DependencyKind::Secret => {
                 let secret = self.read(what, get(&self.secrets, name)).await?;
+                let of_type = secret.as_ref().and_then(|it| it.type_.clone());
+                if let Some(of_type) =
+                    of_type.filter(|it| RESERVED_SECRET_TYPES.contains(&it.as_str()))
+                {
+                    return Ok(Some(DependencyProblem::Reserved {
+                        dependency: dependency.clone(),
+                        namespace: self.namespace.clone(),
+                        of_type,
+                    }));
+                }
                 secret.map(|it| it.data.is_some_and(|data| !data.is_empty()))
             }
             DependencyKind::ConfigMap => {
@@ -208,6 +219,10 @@ mod tests {
                 200,
                 json!({ "metadata": { "name": "binary" }, "binaryData": { "a": "YQ==" } }),
             ),
+            "token" => (
+                200,
+                json!({ "metadata": { "name": "token" }, "type": "kubernetes.io/service-account-token", "data": { "a": "YQ==" } }),
+            ),
             "hollow" => (200, json!({ "metadata": { "name": "hollow" }, "data": {} })),
             "closed" => status(403, "Forbidden"),
             "broken" => status(500, "InternalError"),
@@ -226,7 +241,7 @@ mod tests {
     #[tokio::test]
     async fn check_missing_and_empty_dependencies_reports_each() {
         let dependencies = Dependencies {
-            secrets: ["full", "hollow"].map(str::to_owned).to_vec(),
+            secrets: ["full", "hollow", "token"].map(str::to_owned).to_vec(),
             config_maps: ["binary", "absent", "hollow"].map(str::to_owned).to_vec(),
         };
         let problems = reader(cluster).check(&dependencies).await.expect("read");
@@ -235,6 +250,7 @@ mod tests {
             messages,
             [
                 "required Secret \"hollow\" in namespace run has no data: add data to it",
+                "required Secret \"token\" in namespace run has the type kubernetes.io/service-account-token, which workflows do not get: use another Secret",
                 "required ConfigMap \"absent\" not found in namespace run: create it",
                 "required ConfigMap \"hollow\" in namespace run has no data: add data to it",
             ]

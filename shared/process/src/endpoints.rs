@@ -18,6 +18,8 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::server::{self, Limits};
+
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// A main loop that has not run for this time is stuck.
@@ -166,8 +168,7 @@ pub fn metrics(registry: Registry) -> Router {
         .with_state(registry)
 }
 
-/// Binds `address` and serves `routes` in the background until `stop` is cancelled. If serving fails,
-/// `stop` is cancelled: nobody could see the state of the process any more.
+/// Binds `address` and serves `routes` in the background until `stop` is cancelled.
 pub async fn serve(
     address: SocketAddr,
     routes: Router,
@@ -176,14 +177,8 @@ pub async fn serve(
     let listener = TcpListener::bind(address)
         .await
         .map_err(|source| ListenError { address, source })?;
-    tokio::spawn(async move {
-        let serving = axum::serve(listener, routes);
-        let stopping = stop.clone().cancelled_owned();
-        if let Err(error) = serving.with_graceful_shutdown(stopping).await {
-            tracing::error!(%address, %error, "endpoint failed, shutting down");
-            stop.cancel();
-        }
-    });
+    let limits = Limits::of_endpoints();
+    tokio::spawn(server::serve(listener, None, routes, limits, stop));
     Ok(())
 }
 

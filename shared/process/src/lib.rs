@@ -1,6 +1,7 @@
-//! Shared by all binaries: logs, health and metrics endpoints, shutdown.
+//! Shared by all binaries: logs, the HTTP server, health and metrics endpoints, shutdown.
 
 pub mod endpoints;
+pub mod server;
 pub mod shutdown;
 pub mod telemetry;
 

@@ -11,8 +11,13 @@ use kube::{Api, Client, Config};
 use serde_json::{Value, json};
 
 use crate::cluster::home::{STATE_VARIABLE, State};
-use crate::cluster::pki::{self, Authority};
+use crate::cluster::pki::{self, Authority, Identity};
 use crate::cluster::registry::Registry;
+
+/// File beside the administrator's kubeconfig.
+pub(crate) const AUDIT_LOG: &str = "audit.log";
+/// Common name of the certificate that the API server shows to webhooks.
+pub const WEBHOOK_CLIENT: &str = "kube-apiserver-webhook-client";
 
 /// A running cluster, with an administrator's client.
 #[derive(Clone)]
@@ -51,6 +56,23 @@ impl Cluster {
 
     pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.state.kubeconfig.clone()
+    }
+
+    /// The authority of client certificates, also of the one with the name [`WEBHOOK_CLIENT`] that the
+    /// API server shows to webhooks.
+    pub fn client_authority(&self) -> &Path {
+        &self.state.ca_certificate
+    }
+
+    /// The API server's audit log, of a cluster with Tekton: what ServiceAccounts have requested.
+    pub fn audit_log(&self) -> PathBuf {
+        self.state.kubeconfig.with_file_name(AUDIT_LOG)
+    }
+
+    /// A certificate for `user` and its key, as PEM.
+    pub(crate) fn identity(&self, user: &str) -> Result<Identity> {
+        let authority = Authority::load(&self.state.ca_certificate, &self.state.ca_key)?;
+        authority.issue(user, None, &[])
     }
 
     /// A client with a certificate for `user` and, if given, `group`.

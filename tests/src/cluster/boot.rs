@@ -120,7 +120,7 @@ async fn boot(home: &Home, extent: Extent, init_pid: i32, serves: bool) -> Resul
     } else {
         sandbox::ip(&["addr", "add", NODE_ADDRESS, "dev", "lo"])?;
     }
-    control_plane::start_api_server(&mut boot)?;
+    control_plane::start_api_server(&mut boot, extent)?;
     let registry = if extent.has_node() {
         node::start_runtime(&mut boot)?;
         control_plane::start_controllers(&mut boot)?;

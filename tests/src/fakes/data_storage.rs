@@ -41,6 +41,8 @@ pub enum Fault {
     Slow(Duration),
     /// Batches and queries are answered with this status; nothing is stored.
     Answer(u16),
+    /// Batches of more bytes are answered with 413, as by a proxy; nothing is stored.
+    Limit(usize),
     /// The database is down: requests are answered with 500, and readiness fails.
     DatabaseDown,
     /// The batch is stored, the response is lost.

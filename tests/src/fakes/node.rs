@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, ResourceExt};
+use kube::{Api, Resource, ResourceExt};
 use serde_json::{Value, json};
 use tokio::task::AbortHandle;
 
@@ -187,6 +187,7 @@ async fn start(pods: &Api<Pod>, job: &Job) -> Result<Timestamp> {
         status: None,
     };
     pod.metadata.name = Some(name.clone());
+    pod.metadata.owner_references = job.controller_owner_ref(&()).map(|owner| vec![owner]);
     pods.create(&PostParams::default(), &pod).await?;
     let now = Timestamp::from_second(Timestamp::now().as_second())?;
     pod_status(

@@ -106,6 +106,11 @@ impl System {
         install::older_crd(self, field, probe).await
     }
 
+    /// Serves a CRD of the same name without any rule.
+    pub async fn serve_crd_without_rules(&self) -> Result<()> {
+        install::crd_without_rules(self).await
+    }
+
     /// Starts a controller that the caller owns and ends.
     pub async fn launch_controller(&self) -> Result<Program> {
         self.controller(0).await

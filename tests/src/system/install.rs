@@ -165,6 +165,41 @@ fn named(namespace: &str) -> Value {
     json!({ "matchLabels": { "kubernetes.io/metadata.name": namespace } })
 }
 
+/// Applies a CRD of the same name without any rule, as the field's older one.
+pub(super) async fn crd_without_rules(system: &System) -> Result<()> {
+    let mut crd: Value = read("crds/kubernaut.ai.yaml")?;
+    remove_rules(&mut crd);
+    let crd: CustomResourceDefinition = serde_json::from_value(crd)?;
+    apply(&Api::all(system.cluster.admin()), &crd).await?;
+    let api = system.namespace.api::<WorkflowExecution>();
+    let empty = json!({ "metadata": { "generateName": "probe-" }, "spec": { "targetResource": "", "workflowRef": {} } });
+    let empty: WorkflowExecution = serde_json::from_value(empty)?;
+    let accepted = async || Ok(api.create(&dry_run(), &empty).await.is_ok());
+    until_effective("a CRD without rules", accepted).await
+}
+
+fn remove_rules(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            // Keys of lists must be required.
+            let names_engine = |value: &Value| {
+                value
+                    .as_array()
+                    .is_some_and(|it| it.contains(&json!("executionEngine")))
+            };
+            let is_rule = |key: &str, value: &Value| match key {
+                "x-kubernetes-validations" | "enum" => value.is_array(),
+                "required" => names_engine(value),
+                _ => false,
+            };
+            fields.retain(|key, value| !is_rule(key, value));
+            fields.values_mut().for_each(remove_rules);
+        }
+        Value::Array(items) => items.iter_mut().for_each(remove_rules),
+        _ => {}
+    }
+}
+
 /// Applies the CRD of an older release, without `field` in the status schema and without rules for the
 /// whole spec, and waits until the
 /// API server prunes the field from the WorkflowExecution `probe`.
@@ -201,11 +236,14 @@ pub(super) async fn older_crd(system: &System, field: &str, probe: &str) -> Resu
     .await
 }
 
-/// Applies the chart's CRD and waits until it is established.
+/// Applies the chart's CRD and the roles for people, and waits until the CRD is established.
 pub(super) async fn crd(cluster: &Cluster) -> Result<()> {
     let crd: CustomResourceDefinition = read("crds/kubernaut.ai.yaml")?;
     let crds = Api::all(cluster.admin());
     apply(&crds, &crd).await?;
+    for role in read::<Vec<ClusterRole>>("files/roles.yaml")? {
+        apply(&Api::all(cluster.admin()), &role).await?;
+    }
     let established =
         |crd: &CustomResourceDefinition| is_crd_established().matches_object(Some(crd));
     wait::until(

@@ -47,6 +47,31 @@ impl System {
         self.cluster.user(name, None).await
     }
 
+    /// Binds a `ClusterRole` to a user in the namespace of the WorkflowExecutions, and waits until RBAC allows
+    /// `verb` on them.
+    pub async fn bind(&self, user: &str, role: &str, verb: &str) -> Result<()> {
+        let subject = json!({ "kind": "User", "name": user });
+        let mut object: RoleBinding =
+            serde_json::from_value(binding(role, "ClusterRole", &subject))?;
+        object.metadata.name = Some(user.to_owned());
+        apply(&self.namespace.api(), &object).await?;
+        let namespace = Some(self.namespace.name());
+        self.wait_until_allowed(user, verb, "", namespace, true)
+            .await
+    }
+
+    /// Whether RBAC allows a user `verb` on WorkflowExecutions, or on a subresource of them.
+    pub async fn is_allowed(&self, user: &str, verb: &str, subresource: &str) -> Result<bool> {
+        let reviews: Api<SubjectAccessReview> = Api::all(self.cluster.admin());
+        let access = json!({
+            "namespace": self.namespace.name(), "verb": verb, "group": "kubernaut.ai", "resource": "workflowexecutions", "subresource": subresource,
+        });
+        let review = json!({ "spec": { "user": user, "resourceAttributes": access } });
+        let review: SubjectAccessReview = serde_json::from_value(review)?;
+        let answer = reviews.create(&PostParams::default(), &review).await?;
+        Ok(answer.status.is_some_and(|it| it.allowed))
+    }
+
     /// A client of a ServiceAccount in the namespace `of`, with the operator Role in `namespace`.
     pub async fn operator_account(&self, of: &str, name: &str, namespace: &str) -> Result<Client> {
         let subject = json!({ "kind": "ServiceAccount", "name": name, "namespace": of });

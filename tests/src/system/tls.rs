@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, split};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+use crate::cluster::pki::Identity;
 
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -22,13 +24,25 @@ pub struct TlsClient {
 }
 
 impl TlsClient {
-    /// `authority` is the trusted CA certificate as PEM.
-    pub(super) fn new(address: String, authority: &str) -> Result<Self> {
+    /// `authority` is the trusted CA certificate as PEM, `identity` what the client shows.
+    pub(super) fn new(
+        address: String,
+        authority: &str,
+        identity: Option<&Identity>,
+    ) -> Result<Self> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(authority.as_bytes())?)?;
-        let config = ClientConfig::builder()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let builder = ClientConfig::builder().with_root_certificates(roots);
+        let config = match identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => {
+                let chain = vec![CertificateDer::from_pem_slice(
+                    identity.certificate.as_bytes(),
+                )?];
+                let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())?;
+                builder.with_client_auth_cert(chain, key)?
+            }
+        };
         let connector = TlsConnector::from(Arc::new(config));
         Ok(Self { connector, address })
     }

@@ -126,7 +126,19 @@ impl System {
     /// A client that trusts the CA of the serving certificate.
     pub fn webhook_client(&self) -> Result<TlsClient> {
         let authority = self.authority.as_ref().context("not started")?;
-        TlsClient::new(self.webhook_address(0), &authority.certificate)
+        TlsClient::new(self.webhook_address(0), &authority.certificate, None)
+    }
+
+    /// As [`webhook_client`](Self::webhook_client), with a certificate of the cluster's authority for
+    /// `user`, or, without one, of an authority that nobody knows.
+    pub fn webhook_client_of(&self, user: Option<&str>) -> Result<TlsClient> {
+        let identity = match user {
+            Some(user) => self.cluster.identity(user)?,
+            None => Authority::new()?.issue("unknown", None, &[])?,
+        };
+        let authority = self.authority.as_ref().context("not started")?;
+        let address = self.webhook_address(0);
+        TlsClient::new(address, &authority.certificate, Some(&identity))
     }
 
     /// The metrics of replica 0.

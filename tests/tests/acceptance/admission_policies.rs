@@ -479,3 +479,47 @@ async fn status_write_by_user_is_denied_for_every_patch_type() {
         );
     }
 }
+
+/// What each role for people allows, and what Kubernetes' own roles get of it.
+#[tokio::test]
+async fn roles_allow_what_their_names_say() {
+    let cluster = cluster().await;
+    let system = System::install(&cluster, "roles", &[])
+        .await
+        .expect("installed");
+    let verbs = [
+        ("list", ""),
+        ("create", ""),
+        ("cancel", ""),
+        ("patch", "status"),
+        ("abandon-audit", ""),
+        ("release", ""),
+    ];
+    for (role, allowed) in [
+        ("kubernaut-workflow-viewer", "+-----"),
+        ("kubernaut-workflow-requester", "++----"),
+        ("kubernaut-workflow-operator", "++++--"),
+        ("kubernaut-workflow-auditor", "+---+-"),
+        ("kubernaut-workflow-breaker", "+----+"),
+        ("view", "+-----"),
+        ("edit", "++----"),
+        ("admin", "++++--"),
+    ] {
+        let user = format!("{role}-of-{}", system.namespace.name());
+        // The last verb that the role has: aggregation takes a moment.
+        let last = allowed.rfind('+').and_then(|index| verbs.get(index));
+        let (verb, subresource) = last.expect("a verb");
+        let awaited = if subresource.is_empty() {
+            *verb
+        } else {
+            "cancel"
+        };
+        system.bind(&user, role, awaited).await.expect("bound");
+        let mut found = String::new();
+        for (verb, subresource) in verbs {
+            let allows = system.is_allowed(&user, verb, subresource).await;
+            found.push(if allows.expect("reviewed") { '+' } else { '-' });
+        }
+        assert_eq!(found, allowed, "{role}: {verbs:?}");
+    }
+}

@@ -10,7 +10,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use wfe_tests::system::{Script, System, dry_run};
+use wfe_tests::cluster::WEBHOOK_CLIENT;
+use wfe_tests::system::{Script, System, TlsClient, dry_run};
 
 use crate::schema_verdicts::{object, untyped};
 use crate::setup::{SECONDS_30, cluster};
@@ -197,4 +198,66 @@ async fn slow_and_malicious_clients_do_not_block_valid_reviews() {
         .wait_for_readiness(true, Duration::from_secs(5))
         .await
         .expect("ready");
+}
+
+/// BR-WE-001: with `--client-ca` only the API server is answered, also while others try.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_without_the_certificate_of_the_api_server_are_not_answered() {
+    let cluster = cluster().await;
+    let workflow = workflow();
+    let mut system = System::install(&cluster, "known", &[&workflow])
+        .await
+        .expect("installed");
+    let authority = cluster.client_authority().display();
+    system.webhook_flags = vec![
+        format!("--client-ca={authority}"),
+        format!("--client-name={WEBHOOK_CLIENT}"),
+    ];
+    system
+        .start_webhook()
+        .await
+        .expect("the API server is known");
+    let api = untyped(cluster.admin(), system.namespace.name());
+    let request = raw_review();
+    let answer = async |client: TlsClient| client.send(&request).await.ok().flatten();
+    let known = system.webhook_client_of(Some(WEBHOOK_CLIENT));
+    let known = answer(known.expect("a client")).await.expect("an answer");
+    assert!(known.starts_with("HTTP/1.1 200"), "{known}");
+    let other_name = system.webhook_client_of(Some("mallory"));
+    let other_authority = system.webhook_client_of(None).expect("a client");
+    for client in [
+        system.webhook_client().expect("a client"),
+        other_name.expect("a client"),
+        other_authority.clone(),
+    ] {
+        assert_eq!(answer(client).await, None);
+    }
+
+    // Forged reviews as fast as they can be sent, and connections that send nothing.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("as many files as are allowed");
+    let (done, forged) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let flood = join_all((0..64).map(async |_| {
+        while !done.load(Ordering::Relaxed) {
+            let _ = other_authority.send(&request).await;
+            forged.fetch_add(1, Ordering::Relaxed);
+        }
+    }));
+    let reviews = async {
+        let mut silent = Vec::new();
+        for _ in 0..50 {
+            for _ in 0..100 {
+                let address = system.webhook_address(0);
+                silent.push(TcpStream::connect(address).await.expect("connected"));
+            }
+            let reviewed = review(&api).await;
+            reviewed.unwrap_or_else(|text| panic!("{} connections: {text}", silent.len()));
+        }
+        done.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(flood, reviews);
+    println!("{forged:?} forged reviews beside 50 real ones");
+    let webhook = system.webhook.as_ref().expect("running");
+    let memory = webhook.peak_memory().expect("known");
+    assert!(memory < MAX_MEMORY, "{memory} bytes");
 }

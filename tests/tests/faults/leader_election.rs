@@ -27,7 +27,7 @@ fn holder(lease: &Lease) -> Option<&str> {
 
 /// Waits until another process than `before` holds the Lease; returns its identity.
 async fn next_leader(system: &System, before: Option<&str>, deadline: Duration) -> String {
-    let leases = system.execution.api::<Lease>();
+    let leases = system.programs.api::<Lease>();
     let other = |lease: &Lease| holder(lease).is_some_and(|it| Some(it) != before);
     let lease = wait::until(&leases, LEASE, "another process leads", deadline, other).await;
     holder(&lease.expect("a leader"))

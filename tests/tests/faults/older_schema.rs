@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::Api;
+use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use serde_json::json;
 use wfe_model::workflow_execution::WorkflowExecution;
-use wfe_tests::system::condition;
+use wfe_tests::system::{System, condition};
 use wfe_tests::{system, wait};
 
 use crate::scenario::{AuditTarget, Setup};
@@ -40,6 +41,9 @@ async fn older_crd_makes_controller_unready_until_newer_crd_is_served() {
         .wait_for_controller_readiness(false, SOON)
         .await
         .expect("not ready");
+    let report = setup.controller_readiness().await.expect("asked");
+    let says = "crd-has-rules (apply the CRD of this version; missing: .spec: ";
+    assert!(report.contains(says), "{report}");
     setup.proxy().arm(None);
     // What was checked at the create is what runs, also without the rule of the CRD.
     let other =
@@ -68,4 +72,48 @@ async fn older_crd_makes_controller_unready_until_newer_crd_is_served() {
     wait::until(&api, "late", "the execution has succeeded", SOON, succeeded)
         .await
         .expect("succeeded");
+}
+
+/// BR-WE-014: the field's older CRD has the same name; its executions have no engine.
+#[tokio::test(flavor = "multi_thread")]
+async fn controller_does_not_start_beside_living_executions_of_the_older_crd() {
+    let cluster = system::cluster().await;
+    let mut system = System::install(&cluster, "shape", &[])
+        .await
+        .expect("installed");
+    // The rules of this version would refuse them.
+    system.serve_crd_without_rules().await.expect("served");
+    let older = |name: &str| {
+        let older = json!({
+            "apiVersion": "kubernaut.ai/v1alpha1", "kind": "WorkflowExecution", "metadata": { "name": name },
+            "spec": { "targetResource": "prod/Deployment/web", "workflowRef": { "workflowId": "w", "version": "1" } },
+        });
+        serde_json::from_value::<DynamicObject>(older).expect("an object")
+    };
+    let kind = ApiResource::erase::<WorkflowExecution>(&());
+    let namespace = system.namespace.name();
+    let api: Api<DynamicObject> = Api::namespaced_with(cluster.admin(), namespace, &kind);
+    let controller = system.controller_client().await.expect("the controller");
+    let controller: Api<DynamicObject> = Api::namespaced_with(controller, namespace, &kind);
+    let create = PostParams::default();
+    for (name, phase) in [("runs", "Running"), ("is-over", "Completed")] {
+        api.create(&create, &older(name)).await.expect("stored");
+        let mut object = api.get(name).await.expect("found");
+        object.data["status"] = json!({ "phase": phase });
+        let written = controller.replace_status(name, &create, &object);
+        written.await.expect("stored");
+    }
+    system::install_crd(&cluster).await.expect("this version's");
+    let refused = system.launch_controller().await.err().expect("refused");
+    let says = format!("1 WorkflowExecutions of an older CRD have not ended, as {namespace}/runs");
+    assert!(format!("{refused:#}").contains(&says), "{refused:#}");
+    api.delete("runs", &DeleteParams::default())
+        .await
+        .expect("deleted");
+    system.start_controller().await.expect("started");
+    let metrics = system.controller_metrics().await.expect("metrics");
+    assert!(
+        metrics.contains("workflowexecution_unreadable"),
+        "{metrics}"
+    );
 }

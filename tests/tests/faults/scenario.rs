@@ -177,6 +177,15 @@ impl Setup {
         result
     }
 
+    /// What the controller says of its readiness.
+    pub async fn controller_readiness(&self) -> Result<String> {
+        let controller = self.controller.lock().take();
+        let controller = controller.context("no controller runs")?;
+        let report = controller.readiness().await;
+        *self.controller.lock() = Some(controller);
+        report
+    }
+
     /// Delivers the held create at this moment of the next run.
     pub fn deliver_at(&self, moment: Moment) {
         *self.moment.lock() = Some(moment);

@@ -8,8 +8,9 @@ use jiff::SignedDuration;
 use rstest::rstest;
 use tempfile::TempDir;
 use wfe_model::audit::{AuditEvent, EventType};
+use wfe_model::audit::{EventData, Outcome};
 use wfe_peers::audit::{
-    AuditSink, HttpSink, HttpSinkOptions, JsonlSink, NotRecorded, TrailEvent, read_file,
+    AuditSink, HttpSink, HttpSinkOptions, JsonlSink, NotRecorded, TrailEvent, read_file, verify,
 };
 use wfe_peers::token::BearerToken;
 use wfe_tests::fakes::data_storage::{Authorizer, DataStorage, Fault};
@@ -177,6 +178,97 @@ async fn unanswered_send_is_settled_after_server_deadline() {
         settled_after > DEADLINE / 2 && settled_after <= DEADLINE,
         "{settled_after:?}"
     );
+}
+
+/// BR-AUDIT-005: somebody who can write to the sink stores an event that is to come, in other words.
+#[tokio::test]
+async fn event_with_other_content_is_not_taken_for_the_recorded_one() {
+    let server = StorageServer::start().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = JsonlSink::open(&directory.path().join("audit.jsonl")).expect("opened");
+    let (http, real) = (server.sink(DEADLINE), failed("one"));
+    let sinks: [&dyn AuditSink; 2] = [&http, &file];
+    for sink in sinks {
+        let mut forged = real.clone();
+        let last = forged.last_mut().expect("an event");
+        last.event_outcome = Outcome::Success;
+        let EventData::Execution(data) = &mut forged[0].event_data else {
+            panic!("{forged:?}")
+        };
+        data.container_image = format!("r.io/other@sha256:{}", "0".repeat(64));
+        sink.record(&forged).await.expect("recorded");
+        let found = sink.recorded(&real).await.expect("queried");
+        assert_eq!(found, [false, true, true, false]);
+        sink.record(&real).await.expect("recorded");
+        assert_eq!(sink.recorded(&real).await.expect("queried"), [true; 4]);
+    }
+}
+
+/// BR-AUDIT-005: an event that is too large for a proxy is not lost.
+#[tokio::test]
+async fn event_that_is_too_large_is_stored_with_hashed_parameters() {
+    let server = StorageServer::start().await;
+    let sink = server.sink(DEADLINE);
+    let mut events = failed("one");
+    let EventData::Execution(data) = &mut events[0].event_data else {
+        panic!("{events:?}")
+    };
+    data.parameters
+        .insert("SCRIPT".to_owned(), "x".repeat(60_000));
+    server.storage.set_fault(Fault::Limit(50_000));
+    let error = sink.record(&events).await.expect_err("too large");
+    assert_eq!(
+        kind(&error),
+        "refused",
+        "{error}: the caller halves the batch"
+    );
+    sink.record(&events[1..]).await.expect("recorded");
+    sink.record(&events[..1]).await.expect("recorded");
+    assert_eq!(sink.recorded(&events).await.expect("queried"), [true; 4]);
+    let stored = server.storage.events().expect("read");
+    let hashed = stored
+        .iter()
+        .find_map(|it| it.event_data["parameters"]["SCRIPT"].as_str());
+    // sha256sum of 60,000 times x.
+    assert_eq!(
+        hashed,
+        Some("sha256:4a719560eed2a077730e5b00badc8242768967e045a74f3c6c6c2b5186759212")
+    );
+}
+
+/// BR-AUDIT-005: who changes, removes or adds a line is found.
+#[tokio::test]
+async fn changed_audit_file_fails_verification() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("audit.jsonl");
+    let sink = JsonlSink::open(&path).expect("opened");
+    sink.record(&failed("one")).await.expect("recorded");
+    drop(sink);
+    let sink = JsonlSink::open(&path).expect("opened again");
+    sink.record(&failed("two")).await.expect("recorded");
+    let verified = verify(&path).expect("unbroken");
+    assert_eq!((verified.lines, verified.files), (8, 1));
+    let text = std::fs::read_to_string(&path).expect("read");
+    let lines: Vec<_> = text.lines().collect();
+    let changed = lines[2].replace("prod", "test");
+    for (what, lines, says) in [
+        (
+            "changed",
+            [&lines[..2], &[&changed], &lines[3..]].concat(),
+            "line 4",
+        ),
+        ("removed", [&lines[..2], &lines[3..]].concat(), "line 3"),
+        ("added", [&lines[..3], &lines[2..]].concat(), "line 4"),
+        (
+            "moved",
+            [&lines[..2], &[lines[3], lines[2]], &lines[4..]].concat(),
+            "line 3",
+        ),
+    ] {
+        std::fs::write(&path, lines.join("\n") + "\n").expect("written");
+        let error = verify(&path).expect_err(what).to_string();
+        assert!(error.starts_with(says), "{what}: {error}");
+    }
 }
 
 /// BR-AUDIT-005

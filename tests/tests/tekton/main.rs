@@ -12,6 +12,7 @@
 mod executor_contract;
 mod fault_crash;
 mod lock_both_engines;
+mod permissions;
 mod pipeline_cancel;
 mod pipeline_failures;
 mod pipeline_lifecycle;

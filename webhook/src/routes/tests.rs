@@ -557,7 +557,7 @@ async fn handler_panic_is_a_denial_with_the_uid() {
 
 /// BR-WE-014
 #[tokio::test]
-async fn secret_lookup_is_shared_and_only_a_positive_answer_is_cached() {
+async fn secret_lookup_is_shared_and_a_positive_answer_is_cached_longer() {
     let server = FakeApiServer::default();
     let routes = server.routes(ImageDigest::Require, OnOutage::Allow);
     let reads = || server.secrets_read.load(Ordering::Relaxed);
@@ -566,12 +566,24 @@ async fn secret_lookup_is_shared_and_only_a_positive_answer_is_cached() {
     let answers = join_all((0..50).map(|_| send_review(&routes, VALIDATE, &object))).await;
     assert!(answers.iter().all(|it| it["allowed"] == false));
     assert_eq!(reads(), 1, "50 reviews share one read");
+    let again = send_review(&routes, VALIDATE, &object).await;
+    assert_eq!(
+        (&again["allowed"], reads()),
+        (&json!(false), 1),
+        "for a second"
+    );
     server.missing_secrets.lock().clear();
+    let created = async {
+        while send_review(&routes, VALIDATE, &object).await["allowed"] == false {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let heard = tokio::time::timeout(Duration::from_secs(10), created).await;
+    heard.expect("the missing Secret was created");
     for _ in 0..3 {
         assert_eq!(
-            send_review(&routes, VALIDATE, &valid_execution()).await["allowed"],
-            true,
-            "the missing Secret was created"
+            send_review(&routes, VALIDATE, &object).await["allowed"],
+            true
         );
     }
     assert_eq!(reads(), 2, "a positive answer is cached");
@@ -626,25 +638,38 @@ async fn slow_bodies_time_out_and_do_not_block_other_reviews() {
     );
 }
 
+/// Clients that send large bodies and stall take none of the room for small reviews.
+#[tokio::test(start_paused = true)]
+async fn small_review_beside_stalling_large_ones_is_answered() {
+    let routes = default_routes();
+    let stalling = [MAX_BODY; 3].map(|size| post(&routes, MUTATE, unfinished(size)));
+    let object = valid_execution();
+    let small = send_review(&routes, MUTATE, &object);
+    let (stalled, small) = tokio::join!(join_all(stalling), small);
+    assert_eq!(small["allowed"], true);
+    let statuses: Vec<_> = stalled.iter().map(|(status, _)| status.as_u16()).collect();
+    assert_eq!(statuses, [408, 429, 429], "one of the largest at a time");
+}
+
 #[tokio::test(start_paused = true)]
 async fn review_beyond_memory_budget_is_429_with_retry_after() {
     let routes = default_routes();
-    // The first two bodies leave 4 KiB of the budget.
-    let sizes = [
-        MAX_BODY,
-        MEMORY_BUDGET_KIB / BODY_OVERHEAD_FACTOR * 1_024 - MAX_BODY - 1_024,
-        MAX_BODY,
-    ];
-    let large = join_all(sizes.map(|size| post(&routes, MUTATE, unfinished(size))));
+    // Each takes the whole reservation of a small review, and nothing of that of large ones.
+    let size = SMALL_KIB / BODY_OVERHEAD_FACTOR * 1_024;
+    let all = vec![size; MEMORY_BUDGET_KIB / SMALL_KIB];
+    let stalling = join_all(
+        all.iter()
+            .map(|&size| post(&routes, MUTATE, unfinished(size))),
+    );
     let request =
         http::Request::post(MUTATE).body(Body::from(review(&valid_execution()).to_string()));
     let answer = routes.clone().oneshot(request.expect("a request"));
-    let (large, answer) = tokio::join!(large, answer);
+    let (stalled, answer) = tokio::join!(stalling, answer);
     let answer = answer.expect("an answer");
     assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(answer.headers()[header::RETRY_AFTER], "1");
-    let statuses: Vec<_> = large.iter().map(|(status, _)| status.as_u16()).collect();
-    assert_eq!(statuses, [408, 408, 429]);
+    let timed_out = |(status, _): &(StatusCode, _)| *status == StatusCode::REQUEST_TIMEOUT;
+    assert!(stalled.iter().all(timed_out));
     assert_eq!(
         send_review(&routes, MUTATE, &valid_execution()).await["allowed"],
         true,

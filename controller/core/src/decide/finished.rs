@@ -20,7 +20,7 @@ use crate::history::{Entry, Restriction};
 use crate::lock::Lock;
 use crate::names;
 use crate::observed::Observed;
-use crate::status::{Change, after, stored};
+use crate::status::{Change, after, cleared_at, is_cleared_in_future, stored};
 use crate::step::{Effect, Notice, Question, Step};
 
 /// A pod that is alive this long after the end is probably on a node that is lost.
@@ -130,6 +130,20 @@ fn cancel_active_execution(observed: &Observed) -> Option<Step> {
             Some(cancel(observed, &execution.reference))
         }
     }
+}
+
+/// Stores that a clearance is noticed now, whose own time is still to come.
+pub(super) fn notice_clearance(observed: &Observed) -> Option<Step> {
+    let message = "the time of the clearance is in the future: it counts from now";
+    is_cleared_in_future(&observed.wfe, observed.now).then(|| {
+        let change = Change::of(&observed.wfe, observed.now).condition(
+            ConditionType::ClearanceRecorded,
+            TriState::False,
+            Reason::AuditPending,
+            message,
+        );
+        Step::Do(store(change))
+    })
 }
 
 /// Stores in the conditions whether the audit events are delivered, and if not, why.
@@ -300,8 +314,7 @@ fn finalize(observed: &Observed) -> Step {
 }
 
 fn kept_until(observed: &Observed) -> Timestamp {
-    let status = observed.wfe.status.as_ref();
-    let cleared = status.and_then(|status| status.block_clearance.as_ref());
+    let cleared = cleared_at(&observed.wfe);
     let settings = &observed.settings;
     let ended = ended_at(observed).unwrap_or(observed.now);
     if observed.wfe.phase() != Some(Phase::Failed) {
@@ -309,9 +322,7 @@ fn kept_until(observed: &Observed) -> Timestamp {
     }
     // A failed execution is evidence: its log may be read until some time after the clearance.
     let at_most = after(ended, settings.retention_failed);
-    cleared.map_or(at_most, |it| {
-        at_most.min(after(it.cleared_at.0, settings.retention))
-    })
+    cleared.map_or(at_most, |at| at_most.min(after(at, settings.retention)))
 }
 
 fn ended_at(observed: &Observed) -> Option<Timestamp> {

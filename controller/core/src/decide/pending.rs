@@ -102,8 +102,8 @@ fn probe(observed: &Observed) -> Option<Step> {
     ))))
 }
 
-/// Stores the reference of the execution that this pass has created; fails if the create was refused.
-/// Nothing else is adopted: what an earlier attempt has created was never started.
+/// Stores the reference of the execution that the create of this pass has answered; fails if the create
+/// was refused. What the cache shows is not adopted: nothing is started before its uid is stored.
 pub(super) fn handle_create_result(observed: &Observed) -> Option<Step> {
     match &observed.answers.created {
         Some(Created::Ours(execution)) => {
@@ -276,7 +276,7 @@ fn check_dependencies(observed: &Observed, workflow: &Workflow) -> Option<Step> 
         Some(Answer::Known(problems)) if problems.is_empty() => return None,
         Some(Answer::Known(problems)) => problems,
     };
-    let missing = |it: &DependencyProblem| matches!(it, DependencyProblem::Missing { .. });
+    let missing = |it: &DependencyProblem| !matches!(it, DependencyProblem::Empty { .. });
     let reason = if problems.iter().any(missing) {
         Reason::DependencyMissing
     } else {

@@ -541,7 +541,7 @@ fn cancel_annotation_cancels_only_with_a_reason(#[case] value: &str, #[case] can
 
 /// BR-WE-003: the start timeout counts from the start, also of an object that was created long ago.
 #[test]
-fn held_execution_of_long_ago_starts_with_its_full_timeout() {
+fn held_execution_adopted_late_starts_with_its_full_timeout() {
     let created = Execution {
         held: true,
         created: Some(now() - Duration::from_mins(10)),
@@ -964,7 +964,7 @@ fn pending_with_held_execution_repeats_all_checks() {
     assert_eq!(
         name(&decide(&observed)),
         "create execution",
-        "the create replaces the held execution"
+        "the create adopts the held execution"
     );
     Arc::make_mut(&mut observed.wfe).metadata.deletion_timestamp = Some(time(now()));
     assert_eq!(name(&decide(&observed)), "ask Remains");
@@ -1216,6 +1216,38 @@ fn finished_with_clearance_that_lock_lacks_records_it() {
     let status = Arc::make_mut(&mut observed.wfe).status.as_mut();
     status.expect("a status").conditions.push(recorded);
     assert_eq!(name(&decide(&observed)), "record outcome");
+}
+
+/// BR-WE-013: a clearance that was written in the year 9998, or before the end, while no webhook ran.
+#[rstest]
+#[case("9998-12-31T00:00:00Z", true)]
+#[case("1970-01-01T00:00:00Z", false)]
+fn clearance_at_impossible_time_counts_from_when_it_was_noticed(
+    #[case] written: &str,
+    #[case] future: bool,
+) {
+    let mut observed = finished("Failed");
+    let status = Arc::make_mut(&mut observed.wfe).status.as_mut();
+    status.expect("a status").block_clearance = Some(BlockClearance {
+        cleared_by: "eve".to_owned(),
+        cleared_by_uid: None,
+        cleared_at: time(written.parse().expect("a time")),
+        clear_reason: "looked at it".to_owned(),
+        clear_method: ClearMethod::KubernetesAdmissionWebhook,
+    });
+    let ended = observed.wfe.status.as_ref();
+    let ended = ended
+        .and_then(|it| it.completion_time.clone())
+        .expect("a time")
+        .0;
+    observed.audit.waiting = EventType::BlockCleared.into();
+    if future {
+        observed.wfe = Arc::new(stores(&observed));
+    }
+    assert_eq!(name(&decide(&observed)), "deliver audit events");
+    let sent = audit::events(&observed.wfe, EventType::BlockCleared.into());
+    let at = sent[0].event_timestamp.as_second();
+    assert_eq!(at, if future { now() } else { ended }.as_second());
 }
 
 /// An ended WorkflowExecution is deleted when nothing needs it any more.

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Dependencies, Problem, QUANTITY, Resources, TargetKind, Workflow, WorkflowStatus};
+use super::{
+    Dependencies, MAX_DEPENDENCIES, Problem, QUANTITY, Resources, TargetKind, Workflow,
+    WorkflowStatus,
+};
 use crate::engine::Engine;
 use crate::image::ImageReference;
 use crate::parameters::declaration::ParameterDeclaration;
@@ -163,6 +166,10 @@ impl Document {
             self.dependencies.config_maps,
             &mut problems,
         );
+        let count = secrets.len() + config_maps.len();
+        if count > MAX_DEPENDENCIES {
+            problems.push(Problem::TooManyDependencies { count });
+        }
         let parameters = Parameters::compile(self.parameters).map_err(|errors| {
             problems.extend(
                 errors

@@ -370,7 +370,7 @@ pub struct BlockClearance {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cleared_by_uid: Option<String>,
     /// When the block was cleared, in whole seconds.
-    #[x_kube(validation = Rule::new("timestamp(int(self)) == self").message("must be a time in whole seconds, for example 2026-01-31T12:00:00Z"))]
+    #[x_kube(validation = Rule::new("timestamp(int(self)) == self && self < timestamp('9999-01-01T00:00:00Z')").message("must be a time in whole seconds before the year 9999, for example 2026-01-31T12:00:00Z"))]
     pub cleared_at: Time,
     /// What was found and what was done, as written by the user.
     #[schemars(length(max = CLEAR_REASON_MAX))]

@@ -4,7 +4,7 @@
 //! duplicates, and it responds with 500 both if its database is down and if a string is longer than
 //! its column.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use url::Url;
 use wfe_model::audit::{AuditEvent, Identity};
 use wfe_model::text::cut;
 
+use super::content::{Content, hash_parameters};
 use super::sink::{AuditSink, NotRecorded, Unasked};
 use super::trail::{StoredIdentity, TrailEvent};
 use crate::token::BearerToken;
@@ -86,6 +87,13 @@ pub struct HttpSink {
     base: Url,
     token: Option<BearerToken>,
     deadline: Duration,
+}
+
+/// A definite answer to a batch.
+enum Sent {
+    Stored,
+    /// Larger than the server, or a proxy before it, accepts.
+    TooLarge(String),
 }
 
 /// Response to a query.
@@ -167,14 +175,28 @@ impl HttpSink {
         }
     }
 
-    async fn send(&self, events: &[AuditEvent]) -> Result<(), NotRecorded> {
-        let body: Vec<_> = events.iter().map(storable).collect();
+    /// Stores events. The parameters of a single event that is too large are hashed: its other fields
+    /// are of a size that every server accepts.
+    async fn store(&self, events: &[AuditEvent]) -> Result<(), NotRecorded> {
+        let mut body: Vec<_> = events.iter().map(storable).collect();
+        let mut sent = self.send(&body).await?;
+        if let (Sent::TooLarge(_), [event]) = (&sent, body.as_mut_slice()) {
+            hash_parameters(event);
+            sent = self.send(&body).await?;
+        }
+        match sent {
+            Sent::Stored => Ok(()),
+            Sent::TooLarge(why) => Err(NotRecorded::Refused(why)),
+        }
+    }
+
+    async fn send(&self, body: &[Value]) -> Result<Sent, NotRecorded> {
         let url = self.endpoint("api/v1/audit/events/batch");
         let request = self
             .client
             .post(url.map_err(NotRecorded::Unavailable)?)
             .timeout(self.deadline)
-            .json(&body);
+            .json(body);
         let request = self.authorized(request).await;
         let began = Instant::now();
         let settled_after = || self.deadline.saturating_sub(began.elapsed());
@@ -191,7 +213,10 @@ impl HttpSink {
         self.check_token(&response);
         let status = response.status();
         if status == StatusCode::CREATED {
-            return Ok(());
+            return Ok(Sent::Stored);
+        }
+        if status == StatusCode::PAYLOAD_TOO_LARGE {
+            return Ok(Sent::TooLarge(describe(response).await));
         }
         // Other content types are responses of a proxy or of another server.
         let from_data_storage = response
@@ -201,7 +226,6 @@ impl HttpSink {
         let why = describe(response).await;
         Err(match status {
             StatusCode::BAD_REQUEST if from_data_storage => NotRecorded::Refused(why),
-            StatusCode::PAYLOAD_TOO_LARGE => NotRecorded::Refused(why),
             // Either the database is down or the content of an event causes the error.
             StatusCode::INTERNAL_SERVER_ERROR if from_data_storage => match self.health().await {
                 Ok(()) => NotRecorded::Failed(why),
@@ -239,13 +263,22 @@ impl HttpSink {
                 ("until", until.to_string()),
             ]
         });
-        let requests = queries.map(|query| self.pages::<StoredIdentity>(query));
+        let requests = queries.map(|query| self.pages::<Value>(query));
         let requests: Vec<_> = requests.collect();
         let responses = futures::stream::iter(requests).buffer_unordered(MAX_CONCURRENT_QUERIES);
-        let stored: Vec<Vec<StoredIdentity>> = responses.try_collect().await?;
-        let stored = stored.into_iter().flatten().map(StoredIdentity::identity);
-        let stored: HashSet<_> = stored.map(to_microseconds).collect();
-        let is_stored = |event: &AuditEvent| stored.contains(&to_microseconds(event.identity()));
+        let pages: Vec<Vec<Value>> = responses.try_collect().await?;
+        let mut stored: HashMap<Identity, Vec<Value>> = HashMap::new();
+        for event in pages.into_iter().flatten() {
+            let identity = StoredIdentity::deserialize(&event);
+            let identity = identity.map_err(|error| Unasked(error.to_string()))?;
+            let same = stored.entry(to_microseconds(identity.identity()));
+            same.or_default().push(event);
+        }
+        let is_stored = |event: &AuditEvent| {
+            let same = stored.get(&to_microseconds(event.identity()));
+            let content = Content::read(&storable(event));
+            same.is_some_and(|same| same.iter().any(|it| content.is(it)))
+        };
         Ok(events.iter().map(is_stored).collect())
     }
 
@@ -370,7 +403,7 @@ fn remove_nul(value: &mut Value) {
 
 impl AuditSink for HttpSink {
     fn record<'a>(&'a self, events: &'a [AuditEvent]) -> BoxFuture<'a, Result<(), NotRecorded>> {
-        self.send(events).boxed()
+        self.store(events).boxed()
     }
 
     fn recorded<'a>(

@@ -1,11 +1,11 @@
-//! Audit sink that appends events to a file, one JSON object per line. One process at a time can
-//! open the file for writing.
+//! Audit sink that appends events to a file, one JSON object per line, [chained](super::chain). One
+//! process at a time can open the file for writing.
 //!
 //! A file that would exceed its maximum size is renamed to `<file>.<number>`, with the number after
 //! the highest one in use, and a new file is created. Files are never deleted: that is left to the
 //! operator.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
@@ -19,6 +19,8 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use wfe_model::audit::{AuditEvent, Identity};
 
+use super::chain::{self, Fingerprint, Verifier};
+use super::content::Content;
 use super::sink::{AuditSink, NotRecorded, Unasked};
 use super::trail::{StoredIdentity, TrailEvent};
 
@@ -31,8 +33,9 @@ const MAX_CLOCK_SKEW: Duration = Duration::from_hours(1);
 enum Output {
     /// A file, which can be searched for stored events.
     File(TrailFile),
-    /// Standard output. Its readers must recognize repeated events by their ids.
-    Stdout(io::Stdout),
+    /// Standard output, and the hash of the last line. Its readers must recognize repeated events by
+    /// their ids.
+    Stdout(io::Stdout, Fingerprint),
 }
 
 /// An open file and the length of its complete lines.
@@ -40,6 +43,8 @@ struct TrailFile {
     path: PathBuf,
     file: File,
     length: u64,
+    /// Hash of the last complete line, also of one in a renamed file.
+    last: Fingerprint,
     max_bytes: u64,
     /// Whether a write has failed and may have left a partial line after `length`.
     has_partial_write: bool,
@@ -57,7 +62,7 @@ impl JsonlSink {
 
     fn with_limit(path: &Path, max_bytes: u64) -> io::Result<Self> {
         let output = if path == Path::new("-") {
-            Output::Stdout(io::stdout())
+            Output::Stdout(io::stdout(), Fingerprint::default())
         } else {
             Output::File(TrailFile::open(path, max_bytes)?)
         };
@@ -100,27 +105,33 @@ impl TrailFile {
             tracing::warn!(path = %path.display(), "removed an incomplete last line");
             file.set_len(length)?;
         }
+        let last = last_line(path)?;
+        let last = last.map(|line| Fingerprint::of(&line)).unwrap_or_default();
+        tracing::info!(path = %path.display(), last = %last, "audit file opened, last line hashed");
         Ok(Self {
             path: path.to_owned(),
             file,
             length,
+            last,
             max_bytes,
             has_partial_write: false,
         })
     }
 
-    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+    fn append(&mut self, events: &[AuditEvent]) -> io::Result<()> {
         self.repair()?;
+        let (lines, last) = chain::lines(events, self.last)?;
         if self.length > 0 && self.length + lines.len() as u64 > self.max_bytes {
             self.rotate()?;
         }
         let written = self
             .file
-            .write_all(lines)
+            .write_all(&lines)
             .and_then(|()| self.file.sync_data());
         match written {
             Ok(()) => {
                 self.length += lines.len() as u64;
+                self.last = last;
                 Ok(())
             }
             Err(error) => {
@@ -160,9 +171,9 @@ impl TrailFile {
 
     /// Searches for `wanted`, from the newest file to the oldest. Stops when all are found, or at a
     /// file that was last written before the oldest of them.
-    fn find(&self, wanted: &HashSet<Identity>) -> io::Result<HashSet<Identity>> {
+    fn find(&self, wanted: &HashMap<Identity, Content>) -> io::Result<HashSet<Identity>> {
         let mut found = HashSet::new();
-        let oldest = wanted.iter().map(|it| it.timestamp).min();
+        let oldest = wanted.keys().map(|it| it.timestamp).min();
         for (file, length) in files(&self.path)? {
             let last_written = Timestamp::try_from(file.metadata()?.modified()?);
             let too_old = |oldest: Timestamp| {
@@ -176,12 +187,19 @@ impl TrailFile {
                 break;
             }
             for line in BufReader::new(file.take(length)).split(b'\n') {
-                match read_line(&line?) {
-                    Ok(identity) if wanted.contains(&identity) => drop(found.insert(identity)),
-                    Ok(_) => {}
+                let line = line?;
+                let stored = match read_line(&line) {
+                    Ok(stored) => stored,
                     Err(error) => {
                         tracing::warn!(path = %self.path.display(), %error, "skipped an invalid line");
+                        continue;
                     }
+                };
+                let Some(content) = wanted.get(&stored) else {
+                    continue;
+                };
+                if content.is(&serde_json::from_slice(&line).unwrap_or_default()) {
+                    found.insert(stored);
                 }
             }
         }
@@ -192,18 +210,70 @@ impl TrailFile {
 /// The current and the renamed files, from the newest to the oldest, each with the length of its
 /// complete lines.
 fn files(path: &Path) -> io::Result<Vec<(File, u64)>> {
-    let numbers = numbers(path)?;
-    let older = numbers.into_iter().rev().map(|it| rotated_path(path, it));
     let open = |path: PathBuf| {
         let mut file = File::open(path)?;
         let length = whole_lines(&mut file)?;
         file.rewind()?;
         Ok((file, length))
     };
-    std::iter::once(path.to_owned())
-        .chain(older)
-        .map(open)
-        .collect()
+    names(path)?.into_iter().rev().map(open).collect()
+}
+
+/// An unbroken chain.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Verified {
+    /// Number of lines.
+    pub lines: usize,
+    /// Number of files.
+    pub files: usize,
+    /// Hash of the last line; `None` if there is none.
+    pub last: Option<Fingerprint>,
+}
+
+/// Verifies that the lines in `path` and in the renamed files are one chain. The error names the first
+/// line that is not.
+pub fn verify(path: &Path) -> io::Result<Verified> {
+    let (mut verifier, mut lines) = (Verifier::default(), 0);
+    let files = names(path)?;
+    for name in &files {
+        let mut number = 0;
+        for line in BufReader::new(File::open(name)?).split(b'\n') {
+            number += 1;
+            let is_chained = verifier.next(&line?);
+            is_chained.map_err(|why| {
+                let message = format!("line {number} of {} {why}", name.display());
+                io::Error::new(io::ErrorKind::InvalidData, message)
+            })?;
+        }
+        lines += number;
+    }
+    Ok(Verified {
+        lines,
+        files: files.len(),
+        last: verifier.last(),
+    })
+}
+
+/// Names of the renamed files and of the current one, from the oldest to the newest.
+fn names(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let numbers = numbers(path)?.into_iter();
+    let renamed = numbers.map(|number| rotated_path(path, number));
+    Ok(renamed.chain([path.to_owned()]).collect())
+}
+
+/// The last complete line, also if it is in a renamed file.
+fn last_line(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    for (mut file, length) in files(path)? {
+        let Some(end) = length.checked_sub(1) else {
+            continue;
+        };
+        let start = line_start(&mut file, end)?;
+        let mut line = Vec::new();
+        file.seek(SeekFrom::Start(start))?;
+        file.take(end - start).read_to_end(&mut line)?;
+        return Ok(Some(line));
+    }
+    Ok(None)
 }
 
 /// All events of a correlation id in `path` and in the renamed files, from the oldest to the
@@ -257,8 +327,14 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 
 /// Length of the file up to and including its last line feed.
 fn whole_lines(file: &mut File) -> io::Result<u64> {
+    let length = file.metadata()?.len();
+    line_start(file, length)
+}
+
+/// Where the line begins that ends at `end`.
+fn line_start(file: &mut File, end: u64) -> io::Result<u64> {
     const BLOCK_BYTES: u64 = 1 << 16;
-    let mut end = file.metadata()?.len();
+    let mut end = end;
     let mut block = Vec::new();
     while end > 0 {
         let start = end.saturating_sub(BLOCK_BYTES);
@@ -308,16 +384,13 @@ fn not_an_event(error: impl std::fmt::Display) -> io::Error {
 impl AuditSink for JsonlSink {
     fn record<'a>(&'a self, events: &'a [AuditEvent]) -> BoxFuture<'a, Result<(), NotRecorded>> {
         async move {
-            let mut lines = Vec::new();
-            for event in events {
-                serde_json::to_writer(&mut lines, event)
-                    .map_err(|error| NotRecorded::Refused(error.to_string()))?;
-                lines.push(b'\n');
-            }
+            let events = events.to_vec();
             let write = move |output: &mut Output| match output {
-                Output::File(trail) => trail.append(&lines),
-                Output::Stdout(stdout) => {
+                Output::File(trail) => trail.append(&events),
+                Output::Stdout(stdout, last) => {
+                    let (lines, hash) = chain::lines(&events, *last)?;
                     stdout.write_all(&lines)?;
+                    *last = hash;
                     stdout.flush()
                 }
             };
@@ -332,10 +405,11 @@ impl AuditSink for JsonlSink {
         events: &'a [AuditEvent],
     ) -> BoxFuture<'a, Result<Vec<bool>, Unasked>> {
         async move {
-            let wanted: HashSet<_> = events.iter().map(AuditEvent::identity).collect();
+            let content = |event: &AuditEvent| (event.identity(), Content::of(event));
+            let wanted: HashMap<_, _> = events.iter().map(content).collect();
             let find = move |output: &mut Output| match output {
                 Output::File(trail) => trail.find(&wanted),
-                Output::Stdout(_) => Ok(HashSet::new()),
+                Output::Stdout(..) => Ok(HashSet::new()),
             };
             let failed = |error| Unasked(format!("read the audit file: {error}"));
             let found = self.with(find).await.map_err(failed)?;

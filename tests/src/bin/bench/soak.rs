@@ -126,7 +126,7 @@ async fn kill_leaders(system: &System, end: Instant) -> Result<(Vec<Sample>, Vec
 
 /// The process id in the identity of the leader whose Lease is valid.
 async fn leader(system: &System) -> Result<u32> {
-    let leases = system.execution.api::<Lease>();
+    let leases = system.programs.api::<Lease>();
     let identity = |lease: &Lease| {
         let holder = lease.spec.as_ref()?.holder_identity.clone()?;
         holder.split('_').nth(1)?.parse::<u32>().ok()

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use base64::prelude::{BASE64_STANDARD as STANDARD, Engine as _};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::{Api, Client};
+use serde_json::{Value, json};
 
 use super::{Boot, NODE_ADDRESS, SERVICE_NETWORK};
-use crate::cluster::access;
+use crate::cluster::access::{self, AUDIT_LOG, WEBHOOK_CLIENT};
+use crate::cluster::args::Extent;
 
 const ETCD: &str = "http://127.0.0.1:2379";
 const ETCD_PEER: &str = "http://127.0.0.1:2380";
@@ -16,7 +19,7 @@ const SERVICE_ADDRESS: &str = "10.96.0.1";
 const DEADLINE: Duration = Duration::from_secs(90);
 
 /// Writes the identities of API server and administrator, then starts etcd and the API server.
-pub(super) fn start_api_server(boot: &mut Boot) -> Result<()> {
+pub(super) fn start_api_server(boot: &mut Boot, extent: Extent) -> Result<()> {
     boot.write("ca.crt", &boot.authority.certificate)?;
     boot.write("ca.key", &boot.authority.key())?;
     let service_accounts = rcgen::KeyPair::generate()?;
@@ -33,6 +36,7 @@ pub(super) fn start_api_server(boot: &mut Boot) -> Result<()> {
     ];
     boot.identity("apiserver", "kube-apiserver", None, &names)?;
     boot.identity("admin", "admin", Some("system:masters"), &[])?;
+    let admission = identity_for_webhooks(boot)?;
 
     let data = format!("--data-dir={}", boot.text("etcd"));
     boot.processes.start(
@@ -49,7 +53,7 @@ pub(super) fn start_api_server(boot: &mut Boot) -> Result<()> {
             &format!("--initial-cluster=default={ETCD_PEER}"),
         ],
     )?;
-    let flags = [
+    let mut flags = vec![
         format!("--etcd-servers={ETCD}"),
         format!("--bind-address={NODE_ADDRESS}"),
         "--secure-port=6443".to_owned(),
@@ -72,9 +76,63 @@ pub(super) fn start_api_server(boot: &mut Boot) -> Result<()> {
         "--authorization-mode=Node,RBAC".to_owned(),
         "--enable-admission-plugins=NodeRestriction,OwnerReferencesPermissionEnforcement"
             .to_owned(),
+        format!("--admission-control-config-file={admission}"),
         "--allow-privileged=true".to_owned(),
     ];
+    // One suite asks what the programs have requested.
+    if extent == Extent::Tekton {
+        boot.write("audit-policy.json", &audit_policy().to_string())?;
+        flags.push(format!(
+            "--audit-policy-file={}",
+            boot.text("audit-policy.json")
+        ));
+        flags.push(format!("--audit-log-path={}", boot.text(AUDIT_LOG)));
+    }
     boot.processes.start_and_restart("kube-apiserver", flags)
+}
+
+/// Requests of ServiceAccounts, those of the cluster's own components apart.
+fn audit_policy() -> Value {
+    let own = [
+        "kube-system",
+        "tekton-pipelines",
+        "tekton-pipelines-resolvers",
+    ];
+    let own = own.map(|namespace| format!("system:serviceaccounts:{namespace}"));
+    json!({
+        "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
+        "rules": [
+            { "level": "None", "userGroups": own },
+            { "level": "Metadata", "userGroups": ["system:serviceaccounts"] },
+            { "level": "None" },
+        ],
+    })
+}
+
+/// Gives the API server a client certificate for the webhooks that it calls; returns the path of the
+/// configuration.
+fn identity_for_webhooks(boot: &Boot) -> Result<String> {
+    let identity = boot.authority.issue(WEBHOOK_CLIENT, None, &[])?;
+    let user = json!({
+        "client-certificate-data": STANDARD.encode(&identity.certificate),
+        "client-key-data": STANDARD.encode(&identity.key),
+    });
+    let kubeconfig =
+        json!({ "apiVersion": "v1", "kind": "Config", "users": [{ "name": "*", "user": user }] });
+    boot.write("webhook-client.conf", &kubeconfig.to_string())?;
+    let plugin = |name: &str| {
+        let configuration = json!({
+            "apiVersion": "apiserver.config.k8s.io/v1", "kind": "WebhookAdmissionConfiguration",
+            "kubeConfigFile": boot.text("webhook-client.conf"),
+        });
+        json!({ "name": name, "configuration": configuration })
+    };
+    let plugins = ["ValidatingAdmissionWebhook", "MutatingAdmissionWebhook"].map(plugin);
+    let configuration = json!({
+        "apiVersion": "apiserver.config.k8s.io/v1", "kind": "AdmissionConfiguration", "plugins": plugins,
+    });
+    boot.write("admission.json", &configuration.to_string())?;
+    Ok(boot.text("admission.json"))
 }
 
 /// Waits until the API server is ready; returns the administrator's client.

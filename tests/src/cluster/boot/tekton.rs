@@ -11,6 +11,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use kube::runtime::wait::Condition;
 use kube::runtime::wait::conditions::is_deployment_completed;
 use kube::{Api, Client};
+use serde_json::json;
 use tokio::process::Command;
 
 use super::Boot;
@@ -41,6 +42,9 @@ const DEPLOYMENTS: [(&str, &str); 3] = [
     ),
 ];
 const DEADLINE: Duration = Duration::from_mins(2);
+const PROBE_INTERVAL: Duration = Duration::from_millis(500);
+/// User name of Tekton's controller.
+const CONTROLLER: &str = "system:serviceaccount:tekton-pipelines:tekton-pipelines-controller";
 
 /// Pushes the images, and writes the manifests that name them; returns their directory.
 pub(super) fn prepare(boot: &Boot, registry: &Registry, built: &Path) -> Result<PathBuf> {
@@ -105,7 +109,46 @@ pub(super) async fn install(boot: &Boot, client: &Client, manifests: &Path) -> R
         let ready = |it: &Deployment| is_deployment_completed().matches_object(Some(it));
         wait::until(&api, name, "all pods are ready", DEADLINE, ready).await?;
     }
+    let known = tokio::time::timeout(DEADLINE, task_runs_may_own_pods(boot)).await;
+    known.context("the API server does not know the kind TaskRun as an owner of pods")?
+}
+
+/// Waits until the admission plugin for owner references knows the kind `TaskRun`: until then it refuses
+/// their pods. It reads the kinds again some seconds after they were installed.
+async fn task_runs_may_own_pods(boot: &Boot) -> Result<()> {
+    let owner = json!({
+        "apiVersion": "tekton.dev/v1", "kind": "TaskRun", "name": "probe", "uid": "0", "controller": true, "blockOwnerDeletion": true,
+    });
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": "probe", "namespace": "default", "ownerReferences": [owner] },
+        "spec": { "containers": [{ "name": "a", "image": "a" }] },
+    });
+    let file = boot.path("owned-pod.json");
+    fs::write(&file, pod.to_string())?;
+    while !is_accepted(boot, &file).await? {
+        tokio::time::sleep(PROBE_INTERVAL).await;
+    }
     Ok(())
+}
+
+/// Whether the API server would create an object for Tekton's controller.
+async fn is_accepted(boot: &Boot, file: &Path) -> Result<bool> {
+    let output = Command::new("kubectl")
+        .args(["create", "--dry-run=server", "--as", CONTROLLER, "-f"])
+        .arg(file)
+        .env("PATH", boot.processes.path())
+        .env("KUBECONFIG", boot.path("admin.conf"))
+        .output()
+        .await
+        .context("start kubectl")?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success() || text.contains("cannot find RESTMapping"),
+        "step tekton: kubectl create: {}",
+        text.trim()
+    );
+    Ok(output.status.success())
 }
 
 async fn kubectl_apply(boot: &Boot, path: &Path) -> Result<()> {

@@ -68,7 +68,8 @@ async fn batch(State(inner): Shared, headers: HeaderMap, body: String) -> Respon
         faults.take()
     };
     match fault {
-        None => inner.store(&events),
+        Some(Fault::Limit(bytes)) if body.len() > bytes => answered(413),
+        None | Some(Fault::Limit(_)) => inner.store(&events),
         Some(Fault::Slow(delay)) => {
             tokio::time::sleep(delay).await;
             inner.store(&events)

@@ -1,4 +1,4 @@
-//! Registry of the open connections, from which the longest idle one is evicted.
+//! Registry of the open connections, from which an idle one is evicted.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ struct Connection {
     evicted: CancellationToken,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
 enum Stage {
     Handshake,
     /// The handshake is done, no request has arrived.
@@ -63,12 +63,13 @@ impl Connections {
         }
     }
 
-    /// Evicts the connection that has been idle longest; does nothing if all are busy.
-    pub(super) fn evict_longest_idle(&self) {
+    /// Evicts the connection that has got least far, of these the one that has been idle longest; does
+    /// nothing if all are busy.
+    pub(super) fn evict_idle(&self) {
         let open = self.lock();
         let connections = open.by_number.values();
         let idle = connections.filter(|it| it.busy == 0 && !it.evicted.is_cancelled());
-        if let Some(longest) = idle.min_by_key(|it| it.changed) {
+        if let Some(longest) = idle.min_by_key(|it| (it.stage, it.changed)) {
             longest.evicted.cancel();
         }
     }
@@ -168,7 +169,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn evict_longest_idle_goes_by_idle_time_and_spares_busy_connections() {
+    async fn evict_idle_goes_by_stage_and_idle_time_and_spares_busy_connections() {
         let second = std::time::Duration::from_secs(1);
         let connections = Connections::default();
         let mut entries = Vec::new();
@@ -176,20 +177,20 @@ mod tests {
             entries.push(Arc::new(connections.open()));
             tokio::time::advance(second).await;
         }
-        let [busy, half_open, used, newest] = entries.as_slice() else {
+        let [busy, used, half_open, newest] = entries.as_slice() else {
             unreachable!("four entries");
         };
         let guard = ConnectionHandle(busy.clone()).mark_busy();
         used.mark_used();
         for next in [half_open, newest, used] {
             assert!(!next.evicted.is_cancelled());
-            connections.evict_longest_idle();
+            connections.evict_idle();
             assert!(next.evicted.is_cancelled());
         }
-        connections.evict_longest_idle();
+        connections.evict_idle();
         assert!(!busy.evicted.is_cancelled());
         drop(guard);
-        connections.evict_longest_idle();
+        connections.evict_idle();
         assert!(busy.evicted.is_cancelled());
     }
 }

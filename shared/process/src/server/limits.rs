@@ -21,6 +21,20 @@ pub struct Limits {
     pub drain: Duration,
 }
 
+impl Limits {
+    /// For the endpoints of health and metrics, which the kubelet and few others ask: no request is
+    /// lost when the process ends.
+    pub fn of_endpoints() -> Self {
+        Self {
+            connections: 64,
+            first_request: Duration::from_secs(5),
+            lame_duck: Duration::ZERO,
+            drain: Duration::from_secs(1),
+            ..Self::default()
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

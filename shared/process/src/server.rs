@@ -1,9 +1,11 @@
-//! The TLS server: accepts connections and serves HTTP/1.1 and HTTP/2 on them, with bounds that
-//! hold against hostile clients.
+//! The server, with or without TLS: accepts connections and serves HTTP/1.1 and HTTP/2 on them, with
+//! bounds that hold against hostile clients.
 //!
 //! Each handshake runs in the task of its connection. The number of connections is limited: at the
-//! limit, a new connection evicts the one that has been idle longest, so that half-open, slow and
-//! idle connections cannot lock out the API server. During shutdown, requests are still served
+//! limit, a new connection evicts another: one that has not sent a request before one that has, and
+//! then the one that has been idle longest, so that half-open, slow and idle connections cannot lock
+//! out the API server. The number of handshakes at a time is limited, too, so that clients without a
+//! valid certificate do not take all of the CPU. During shutdown, requests are still served
 //! while clients are asked to reconnect (`Connection: close`, GOAWAY).
 
 mod connections;
@@ -22,6 +24,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
@@ -31,13 +34,15 @@ use tower::ServiceExt;
 pub use self::connections::ConnectionHandle;
 use self::connections::{Connections, Entry};
 pub use self::limits::Limits;
-use crate::certificate::ServingCertificate;
 
 /// Delay after a failed accept (no file descriptors left), so that the loop does not spin.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 /// Evicted connections that may finish their graceful shutdown although their slot is taken again;
 /// further ones are dropped at once, which bounds the file descriptors under attack.
 const MAX_GRACEFUL_EVICTIONS: usize = 32;
+/// Handshakes at a time. Each takes a part of a millisecond of CPU, once the client has answered; a
+/// client that does not answer is evicted.
+const MAX_HANDSHAKES: usize = 64;
 /// Bytes of all headers of a request.
 const MAX_HEADERS: u32 = 16 << 10;
 /// Concurrent requests on one HTTP/2 connection.
@@ -50,18 +55,11 @@ const EVICTION_RETRY_DELAY: Duration = Duration::from_millis(20);
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// TLS 1.2 and 1.3; each handshake uses the current certificate.
-pub fn tls(certificate: Arc<ServingCertificate>) -> ServerConfig {
-    let mut config = ServerConfig::builder()
-        .with_no_client_auth()
-        .with_cert_resolver(certificate);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    config
-}
-
 /// State shared by all connections.
 struct Server {
-    acceptor: TlsAcceptor,
+    /// `None`: connections are served without TLS.
+    acceptor: Option<TlsAcceptor>,
+    handshakes: Semaphore,
     http: Builder<TokioExecutor>,
     routes: Router,
     limits: Limits,
@@ -76,13 +74,14 @@ struct Server {
 /// `limits.drain` for open requests.
 pub async fn serve(
     listener: TcpListener,
-    tls: ServerConfig,
+    tls: Option<ServerConfig>,
     routes: Router,
     limits: Limits,
     shutting_down: CancellationToken,
 ) {
     let server = Arc::new(Server {
-        acceptor: TlsAcceptor::from(Arc::new(tls)),
+        acceptor: tls.map(|tls| TlsAcceptor::from(Arc::new(tls))),
+        handshakes: Semaphore::new(MAX_HANDSHAKES),
         http: http(limits),
         routes,
         limits,
@@ -149,13 +148,13 @@ async fn accept(listener: &TcpListener, server: &Arc<Server>, slots: &Arc<Semaph
     }
 }
 
-/// Takes a connection slot; evicts the longest idle connection if there is none. When all
+/// Takes a connection slot; evicts an idle connection if there is none. When all
 /// connections are busy, new ones wait in the kernel's accept queue: busy ones become idle within
 /// the deadline of their reviews.
 async fn take_slot(slots: &Arc<Semaphore>, connections: &Connections) -> OwnedSemaphorePermit {
     loop {
         if slots.available_permits() == 0 {
-            connections.evict_longest_idle();
+            connections.evict_idle();
         }
         let acquired = tokio::time::timeout(EVICTION_RETRY_DELAY, slots.clone().acquire_owned());
         if let Ok(Ok(slot)) = acquired.await {
@@ -192,7 +191,14 @@ impl Server {
         entry: Arc<Entry>,
         slot: OwnedSemaphorePermit,
     ) {
-        let handshake = self.acceptor.accept(stream);
+        let Some(acceptor) = &self.acceptor else {
+            entry.handshake_done();
+            return self.clone().serve_stream(stream, false, entry, slot).await;
+        };
+        let handshake = async {
+            let _turn = self.handshakes.acquire().await;
+            acceptor.accept(stream).await
+        };
         let stream = tokio::select! {
             stream = tokio::time::timeout(self.limits.handshake, handshake) => match stream {
                 Ok(Ok(stream)) => stream,
@@ -204,6 +210,18 @@ impl Server {
         };
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2".as_slice());
         entry.handshake_done();
+        self.clone()
+            .serve_stream(stream, is_http2, entry, slot)
+            .await;
+    }
+
+    async fn serve_stream(
+        self: Arc<Self>,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        is_http2: bool,
+        entry: Arc<Entry>,
+        slot: OwnedSemaphorePermit,
+    ) {
         let service = {
             let (server, entry) = (self.clone(), entry.clone());
             service_fn(move |request| server.clone().serve_request(entry.clone(), request))

@@ -5,11 +5,9 @@ use axum::routing::get;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper::client::conn::http2;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -31,19 +29,20 @@ struct TestServer {
     /// Signals that a request to `/wait` has arrived.
     arrived: Arc<Notify>,
     serving: JoinHandle<()>,
-    _files: TempDir,
 }
 
 async fn start(limits: Limits) -> TestServer {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let files = tempfile::tempdir().expect("a directory");
     let made = rcgen::generate_simple_self_signed([HOST.to_owned()]).expect("a certificate");
-    let write = |name: &str, pem: String| std::fs::write(files.path().join(name), pem);
-    write("tls.crt", made.cert.pem()).expect("written");
-    write("tls.key", made.signing_key.serialize_pem()).expect("written");
+    let certificate = made.cert.der().clone();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
     let mut roots = RootCertStore::empty();
-    let root = CertificateDer::from_pem_slice(made.cert.pem().as_bytes()).expect("PEM");
-    roots.add(root).expect("a root");
+    roots.add(certificate.clone()).expect("a root");
+    let mut tls = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .expect("a configuration");
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
 
     let (release, arrived) = <(Arc<Notify>, Arc<Notify>)>::default();
     let wait = {
@@ -61,8 +60,13 @@ async fn start(limits: Limits) -> TestServer {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = listener.local_addr().expect("an address");
     let shutting_down = CancellationToken::new();
-    let tls = tls(ServingCertificate::load(files.path()).expect("loaded"));
-    let serving = tokio::spawn(serve(listener, tls, routes, limits, shutting_down.clone()));
+    let serving = tokio::spawn(serve(
+        listener,
+        Some(tls),
+        routes,
+        limits,
+        shutting_down.clone(),
+    ));
     TestServer {
         address,
         roots: Arc::new(roots),
@@ -70,7 +74,6 @@ async fn start(limits: Limits) -> TestServer {
         release,
         arrived,
         serving,
-        _files: files,
     }
 }
 
