@@ -168,15 +168,17 @@ where
     where
         T: Resource<DynamicType = ()> + Serialize,
     {
-        let Some(found) = self.get(&object.name_any()).await? else {
+        let Some(stored) = self.get_as::<Value>(&object.name_any()).await? else {
             return Ok(None);
         };
+        let unread = |error| Unanswered::of("read the execution")(kube::Error::SerdeError(error));
+        let found = K::deserialize(&stored).map_err(unread)?;
         let is_ours = OwnerLabels::of(&found).uid == OwnerLabels::of(object).uid;
         let execution = read(&found);
         if !is_ours || !execution.held && !execution.ending {
             return Ok(Some(Posted::NameTaken));
         }
-        if !execution.ending && self.is_as_planned(object, &found).await? {
+        if !execution.ending && self.is_as_planned(object, &stored).await? {
             self.record_write(found.clone());
             return Ok(Some(Posted::Ours(Box::new(found))));
         }
@@ -186,24 +188,12 @@ where
         Ok(None)
     }
 
-    /// Whether the object `found`, as it is stored in that version, is `object`.
-    async fn is_as_planned<T>(&self, object: &T, found: &K) -> Result<bool, Unanswered>
+    /// Whether `stored` is `object`.
+    async fn is_as_planned<T>(&self, object: &T, stored: &Value) -> Result<bool, Unanswered>
     where
         T: Resource<DynamicType = ()> + Serialize,
     {
         let unanswered = Unanswered::of("compare the execution");
-        let request = Request::new(self.api.resource_url());
-        let request = request.get(&object.name_any(), &GetParams::default());
-        let request = request.map_err(kube::Error::BuildRequest);
-        let client = self.api.clone().into_client();
-        let stored: Value = client
-            .request(request.map_err(&unanswered)?)
-            .await
-            .map_err(&unanswered)?;
-        let version = stored.pointer("/metadata/resourceVersion");
-        if version.and_then(Value::as_str) != found.resource_version().as_deref() {
-            return Err(Unanswered::just_deleted());
-        }
         let planned = json!(object);
         let mut probe = planned.clone();
         if let Some(metadata) = probe
@@ -218,7 +208,7 @@ where
             ..PostParams::default()
         };
         match self.post_as::<Value>(&probe, &dry_run).await {
-            Ok(defaulted) => Ok(adoption::is_as_planned(&planned, &stored, &defaulted)),
+            Ok(defaulted) => Ok(adoption::is_as_planned(&planned, stored, &defaulted)),
             // What refuses the dry run will refuse the create, and says why.
             Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 404 | 422) => {
                 Ok(false)
@@ -265,7 +255,15 @@ where
 
     /// Reads an object from the API server. Fails if the kind is not served.
     pub(super) async fn get(&self, name: &str) -> Result<Option<K>, Unanswered> {
-        match self.api.get(name).await {
+        self.get_as(name).await
+    }
+
+    async fn get_as<A: DeserializeOwned>(&self, name: &str) -> Result<Option<A>, Unanswered> {
+        let request = Request::new(self.api.resource_url());
+        let request = request.get(name, &GetParams::default());
+        let request = request.map_err(kube::Error::BuildRequest);
+        let request = request.map_err(Unanswered::of("read the execution"))?;
+        match self.api.clone().into_client().request(request).await {
             Ok(found) => Ok(Some(found)),
             // A 404 without the object's name means that the kind is not served.
             Err(kube::Error::Api(status))

@@ -172,10 +172,15 @@ pub(super) async fn crd_without_rules(system: &System) -> Result<()> {
     let crd: CustomResourceDefinition = serde_json::from_value(crd)?;
     apply(&Api::all(system.cluster.admin()), &crd).await?;
     let api = system.namespace.api::<WorkflowExecution>();
-    let empty = json!({ "metadata": { "generateName": "probe-" }, "spec": { "targetResource": "", "workflowRef": {} } });
+    let empty = json!({ "metadata": { "generateName": "probe-" }, "spec": { "targetResource": "prod/Deployment/web", "workflowRef": { "workflowId": "w", "version": "1" } } });
     let empty: WorkflowExecution = serde_json::from_value(empty)?;
-    let accepted = async || Ok(api.create(&dry_run(), &empty).await.is_ok());
-    until_effective("a CRD without rules", accepted).await
+    let mut refusal = None;
+    let accepted = async || {
+        refusal = api.create(&dry_run(), &empty).await.err();
+        Ok(refusal.is_none())
+    };
+    let effective = until_effective("a CRD without rules", accepted).await;
+    effective.with_context(|| format!("{refusal:?}"))
 }
 
 fn remove_rules(schema: &mut Value) {
