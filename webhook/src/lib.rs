@@ -20,4 +20,5 @@ pub mod review;
 pub mod routes;
 pub mod run;
 pub mod scope;
+pub mod targets;
 pub mod validate;

@@ -106,6 +106,9 @@ impl Lookups {
         &self,
         dependency: &Dependency,
     ) -> Result<Option<DependencyProblem>, Arc<ReadError>> {
+        if self.ready_dependencies.contains_key(dependency) {
+            return Ok(None);
+        }
         if let Some(problem) = self.problems.get(dependency).await {
             return Ok(Some(problem));
         }
@@ -157,7 +160,8 @@ impl Lookups {
     }
 }
 
-fn cache<K, V>(lifetime: Duration) -> Cache<K, V>
+/// A cache of answers that are used for `lifetime`.
+pub(crate) fn cache<K, V>(lifetime: Duration) -> Cache<K, V>
 where
     K: Clone + Eq + Hash + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,

@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::mutate::Mutator;
 use crate::routes::ReviewService;
 use crate::scope::Scope;
+use crate::targets::Targets;
 use crate::validate::Validator;
 
 /// Readiness checks, named in the response of `/readyz` while they fail.
@@ -52,9 +53,11 @@ pub async fn run(args: Args) -> Result<()> {
         image_digest: args.image_digest,
         scope: scope.clone(),
     };
+    let kinds = ServedKinds::new(&client);
     let validator = Validator {
         catalog,
-        kinds: ServedKinds::new(&client),
+        targets: Targets::new(kinds.clone()),
+        kinds,
         lookups: Lookups::start(
             &client,
             &args.execution.execution_namespace,

@@ -23,6 +23,7 @@ use crate::lookups::Lookups;
 use crate::refusal::Refusal;
 use crate::review::{Request, Verdict};
 use crate::scope::Scope;
+use crate::targets::Targets;
 
 /// Reviews CREATE requests.
 pub struct Validator {
@@ -30,6 +31,8 @@ pub struct Validator {
     pub catalog: Arc<dyn Catalog>,
     /// The kinds that the API server serves.
     pub kinds: ServedKinds,
+    /// Whether targets exist.
+    pub targets: Targets,
     /// Reads in the execution namespace.
     pub lookups: Lookups,
     /// ServiceAccount of a spec without `executionConfig.serviceAccountName`.
@@ -94,7 +97,7 @@ impl Validator {
             self.workflow_and_account(&checked, deadline),
             within(deadline, self.kinds.concerning(&checked.target)),
             within(deadline, self.kinds.lacks(engine)),
-            tokio::time::timeout_at(deadline, self.kinds.is_missing(&checked.target)),
+            tokio::time::timeout_at(deadline, self.targets.is_missing(&checked.target)),
         );
         if let Ok(Some(true)) = missing {
             // No reason for a denial: it may be created before the workflow runs.

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use crate::sources::workspace;
 
 /// Short paths that the documents use, and what they stand for.
-const SHORT: [(&str, &str); 7] = [
+const SHORT: [(&str, &str); 8] = [
     ("model/", "shared/model/src/"),
     ("peers/", "shared/peers/src/"),
+    ("process/", "shared/process/src/"),
     ("core/", "controller/core/src/"),
     ("controller/", "controller/src/"),
     ("webhook/", "webhook/src/"),

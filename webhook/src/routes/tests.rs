@@ -25,6 +25,7 @@ use super::*;
 use crate::args::{ImageDigest, OnOutage};
 use crate::lookups::Lookups;
 use crate::scope::Scope;
+use crate::targets::Targets;
 
 const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
@@ -149,9 +150,11 @@ impl FakeApiServer {
             image_digest,
             scope: scope.clone(),
         };
+        let kinds = ServedKinds::new(&client);
         let validator = Validator {
             catalog: Arc::new(FakeCatalog),
-            kinds: ServedKinds::new(&client),
+            targets: Targets::new(kinds.clone()),
+            kinds,
             lookups: Lookups::start(&client, "run", CancellationToken::new()),
             default_service_account: "runner".to_owned(),
             on_outage,
