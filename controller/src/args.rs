@@ -91,10 +91,13 @@ pub enum Command {
         #[arg(long, required_unless_present = "verify")]
         correlation_id: Option<String>,
         /// Check that no line of the audit file, or of the renamed ones beside it, was changed,
-        /// removed or added, and print the hash of the last line: compare it with the one that the
-        /// controller has logged.
+        /// removed or added, and print the hash of the last line.
         #[arg(long, conflicts_with = "correlation_id")]
         verify: bool,
+        /// Hash that a line must have, as the controller has logged it: then none was removed before
+        /// or with that line.
+        #[arg(long, requires = "verify")]
+        expect: Option<String>,
         /// PEM file with the certificate authority of Data Storage (default: the system's).
         #[arg(long, env = "WFE_DATA_STORAGE_CA")]
         data_storage_ca: Option<PathBuf>,

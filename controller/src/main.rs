@@ -53,6 +53,7 @@ async fn execute(args: Args) -> anyhow::Result<()> {
         source,
         correlation_id,
         verify: _,
+        expect,
         data_storage_ca,
         data_storage_token_file,
         data_storage_plain_http: plain_http,
@@ -63,7 +64,7 @@ async fn execute(args: Args) -> anyhow::Result<()> {
         let out = &mut std::io::stdout();
         return match correlation_id {
             Some(correlation_id) => trail::print(source, &correlation_id, out).await,
-            None => trail::verify(&source, out),
+            None => trail::verify(&source, expect.as_deref(), out),
         };
     }
     let process = &args.run.process;

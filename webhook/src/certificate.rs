@@ -16,6 +16,7 @@ use rustls::ServerConfig;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::NoServerSessionStorage;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use thiserror::Error;
@@ -132,11 +133,17 @@ pub fn tls(
     known_clients: Option<Arc<KnownClients>>,
 ) -> ServerConfig {
     let builder = ServerConfig::builder();
+    let verifies = known_clients.is_some();
     let builder = match known_clients {
         Some(known) => builder.with_client_cert_verifier(known),
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_cert_resolver(certificate);
+    if verifies {
+        // A resumed session would not be verified again.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config
 }

@@ -289,12 +289,29 @@ pub fn is_of(object: &impl ResourceExt, source: &Uid) -> bool {
     uid.is_some_and(|uid| uid == source.as_str())
 }
 
-/// Uid of the object of `kind` that controls `object`: labels can be set by anybody who may create
-/// the object, and an owner that does not exist makes the garbage collector delete it.
+/// Uid of the object of `kind` that controls `object`.
 pub fn controller_of<'a>(object: &'a impl ResourceExt, kind: &str) -> Option<&'a str> {
     let mut owners = object.owner_references().iter();
     let controller = owners.find(|it| it.controller == Some(true) && it.kind == kind)?;
     Some(&controller.uid)
+}
+
+/// What makes the pods of an engine.
+#[derive(Clone, Copy, Debug)]
+pub struct PodMaker {
+    /// Kind of the controller of a pod.
+    pub kind: &'static str,
+    /// Label that it gives its pods. A pod keeps the label when it loses its controller, as after
+    /// `kubectl delete --cascade=orphan`.
+    pub label: &'static str,
+}
+
+impl PodMaker {
+    /// Whether `pod` is a pod of this kind of controller, or was one. Other pods with our labels were made
+    /// by hand.
+    pub fn made(self, pod: &impl ResourceExt) -> bool {
+        controller_of(pod, self.kind).is_some() || pod.labels().contains_key(self.label)
+    }
 }
 
 /// Result of a create.

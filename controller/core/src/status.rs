@@ -123,6 +123,9 @@ pub fn holds(wfe: &WorkflowExecution, kind: ConditionType) -> bool {
     stored(wfe, kind).is_some_and(|it| it.status == TriState::True.as_str())
 }
 
+/// A clearance by a clock that is ahead by less is not in the future.
+const CLOCK_SKEW: Duration = Duration::from_mins(1);
+
 /// When the block of `wfe` was cleared. While no webhook runs, a user may write any time: the clearance
 /// counts from the end at the earliest, and at the latest from when the controller noticed it, see
 /// [`is_cleared_in_future`].
@@ -130,13 +133,13 @@ pub fn cleared_at(wfe: &WorkflowExecution) -> Option<Timestamp> {
     let status = wfe.status.as_ref()?;
     let written = status.block_clearance.as_ref()?.cleared_at.0;
     let noticed = stored(wfe, ConditionType::ClearanceRecorded);
-    let noticed = noticed.map_or(written, |it| it.last_transition_time.0);
+    let noticed = noticed.map(|it| it.last_transition_time.0);
+    let noticed = noticed.filter(|it| written > after(*it, CLOCK_SKEW));
     let ended = status.completion_time.as_ref().map_or(written, |it| it.0);
-    Some(written.min(noticed).max(ended))
+    Some(noticed.unwrap_or(written).max(ended))
 }
 
-/// Whether the stored clearance has a time that is still to come, beyond a difference of clocks.
+/// Whether the stored clearance has a time that is still to come.
 pub fn is_cleared_in_future(wfe: &WorkflowExecution, now: Timestamp) -> bool {
-    const CLOCK_SKEW: Duration = Duration::from_mins(1);
     cleared_at(wfe).is_some_and(|at| at > after(now, CLOCK_SKEW))
 }

@@ -69,18 +69,29 @@ pub async fn print(source: Source, correlation_id: &str, out: &mut impl Write) -
     Ok(())
 }
 
-/// Verifies the chain of an audit file and prints its end.
-pub fn verify(source: &Source, out: &mut impl Write) -> Result<()> {
+/// Verifies the chain of an audit file and prints its end; one line must have the hash `expected`.
+pub fn verify(source: &Source, expected: Option<&str>, out: &mut impl Write) -> Result<()> {
     let Source::File(path) = source else {
         bail!("--verify takes an audit file: Data Storage has no chain");
     };
-    let verified = audit::verify(path).context("the audit trail is broken")?;
-    let Verified { lines, files, last } = verified;
+    let verified = audit::verify(path, expected).context("the audit trail is broken")?;
+    let Verified {
+        lines,
+        files,
+        unchained,
+        last,
+    } = verified;
     let last = last.map_or_else(|| "none".to_owned(), |it| it.to_string());
     writeln!(
         out,
         "unbroken: {lines} events in {files} file(s); hash of the last line: {last}"
     )?;
+    if unchained > 0 {
+        writeln!(
+            out,
+            "not chained, by an older version: the first {unchained}"
+        )?;
+    }
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use kube::{Api, Client};
 use serde_json::json;
 use wfe_core::execution::{Alive, Created, Execution, Remains, Source, Waiting, is_of};
 use wfe_core::job::build::build;
-use wfe_core::job::read::{POD_OWNER, began, read};
+use wfe_core::job::read::{POD_MAKER, began, read};
 use wfe_core::names::{TargetHash, Uid};
 use wfe_core::plan::Plan;
 use wfe_core::seen::Job;
@@ -41,7 +41,7 @@ impl JobExecutor {
             client,
             namespace,
             Engine::Job,
-            POD_OWNER,
+            POD_MAKER,
             began,
             start_times,
         );

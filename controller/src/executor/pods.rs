@@ -13,7 +13,7 @@ use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
-use wfe_core::execution::{Alive, Waiting, controller_of, is_alive};
+use wfe_core::execution::{Alive, PodMaker, Waiting, controller_of, is_alive};
 use wfe_core::names::{TARGET_HASH, TargetHash, Uid, WORKFLOW_EXECUTION_UID};
 use wfe_core::pod::{prune, startup_diagnosis};
 use wfe_core::seen::Pod;
@@ -34,7 +34,7 @@ pub(super) struct Pods {
     events: Api<Event>,
     diagnoses: Diagnoses,
     cache: Cache<Pod>,
-    owner: &'static str,
+    maker: PodMaker,
 }
 
 /// Diagnoses of slow starts, by uid of the pod, or of the execution if it has no pod.
@@ -84,25 +84,27 @@ impl Diagnosis {
 }
 
 impl Pods {
-    /// Watches the pods that an object of kind `owner` controls: others have our labels by mistake, or
-    /// to deceive. `began` returns when the workflow's first container of a pod started, which is
-    /// recorded in `start_times`.
+    /// Watches the pods of `maker`. Other pods are ignored: any client can set labels. `began` returns when
+    /// the workflow's first container of a pod started, which is recorded in `start_times`.
     pub(super) fn start(
         client: &Client,
         namespace: &str,
         engine: Engine,
-        owner: &'static str,
+        maker: PodMaker,
         began: fn(&Pod) -> Option<Timestamp>,
         start_times: &StartTimes,
     ) -> (Self, Changes) {
         let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
         let events = watcher(api.clone(), pods_of(engine)).default_backoff();
         let start_times = start_times.clone();
-        let keys = move |pod: &Pod| match controller_of(pod, owner) {
-            Some(_) => OwnerLabels::keys(pod),
-            None => Vec::new(),
+        let keys = move |pod: &Pod| {
+            if maker.made(pod) {
+                OwnerLabels::keys(pod)
+            } else {
+                Vec::new()
+            }
         };
-        let began = move |pod: &Pod| controller_of(pod, owner).and_then(|_| began(pod));
+        let began = move |pod: &Pod| controller_of(pod, maker.kind).and_then(|_| began(pod));
         let (cache, changes) = reflect(events, prune, keys, move |event| {
             record_start(&start_times, began, event);
         });
@@ -111,7 +113,7 @@ impl Pods {
             events: Api::namespaced(client.clone(), namespace),
             diagnoses: Diagnoses::default(),
             cache,
-            owner,
+            maker,
         };
         (pods, owner_changes(changes))
     }
@@ -163,9 +165,8 @@ impl Pods {
             .list(&ListParams::default().labels(&selector))
             .await;
         let listed = listed.map_err(Unanswered::of("list the pods"))?;
-        let owned = listed.items.into_iter();
-        let owned = owned.filter(|pod| controller_of(pod, self.owner).is_some());
-        Ok(owned.map(Arc::new).collect())
+        let made = listed.items.into_iter().filter(|pod| self.maker.made(pod));
+        Ok(made.map(Arc::new).collect())
     }
 
     /// Reads the Events of an execution's pod, or of the execution if it has no pod, and derives why

@@ -115,7 +115,8 @@ where
     {
         let unanswered = Unanswered::of("create the execution");
         let mut posted = self.post(object).await;
-        if is_conflict(&posted) {
+        let replaces = is_conflict(&posted);
+        if replaces {
             if let Some(found) = self.take_over(object, read).await? {
                 return Ok(found);
             }
@@ -128,6 +129,10 @@ where
             }
             Err(kube::Error::Api(status)) => match status.code {
                 409 => Err(Unanswered::just_deleted()),
+                // The quota may still count the deleted one.
+                403 if replaces && status.message.contains(QUOTA) => {
+                    Err(Unanswered::just_deleted())
+                }
                 403 => Ok(Posted::Refused {
                     refusal: self.refusal(&status.message).await?,
                     message: status.message,
@@ -209,7 +214,7 @@ where
         };
         match self.post_as::<Value>(&probe, &dry_run).await {
             Ok(defaulted) => Ok(adoption::is_as_planned(&planned, stored, &defaulted)),
-            // What refuses the dry run will refuse the create, and says why.
+            // It cannot be compared: the create says what is refused.
             Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 404 | 422) => {
                 Ok(false)
             }

@@ -21,7 +21,7 @@ use wfe_core::tekton::build::{build, resolution_request};
 use wfe_core::tekton::objects::{CANCELLED, PIPELINE_RUN, PipelineRun, ResolutionRequest, TaskRun};
 use wfe_core::tekton::pipeline::{Resolved, answer, misfit};
 use wfe_core::tekton::prune;
-use wfe_core::tekton::read::{POD_OWNER, began, has_ended, read};
+use wfe_core::tekton::read::{POD_MAKER, began, has_ended, read};
 use wfe_model::engine::Engine;
 use wfe_model::workflow_execution::ExecutionRef;
 
@@ -61,7 +61,7 @@ impl TektonExecutor {
             client,
             namespace,
             Engine::Tekton,
-            POD_OWNER,
+            POD_MAKER,
             began,
             start_times,
         );

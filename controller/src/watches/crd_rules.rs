@@ -4,7 +4,7 @@
 use futures::StreamExt;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::watcher;
+use kube::runtime::watcher::{Event, watcher};
 use kube::{Api, Client};
 use wfe_model::crd;
 use wfe_model::text::cut;
@@ -23,12 +23,18 @@ const MAX_TEXT: usize = 500;
 pub async fn watch(client: &Client, readiness: &Readiness) {
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     let only = every().fields(&format!("metadata.name={CRD}"));
-    let mut shown = std::pin::pin!(watcher(api, only).default_backoff().applied_objects());
-    while let Some(event) = shown.next().await {
+    let mut events = std::pin::pin!(watcher(api, only).default_backoff());
+    while let Some(event) = events.next().await {
         let crd = match event {
-            Ok(crd) => crd,
+            Ok(Event::InitApply(crd) | Event::Apply(crd)) => crd,
+            Ok(Event::Delete(_)) => {
+                readiness.unset(CRD_HAS_RULES, "the CRD was deleted");
+                continue;
+            }
+            Ok(Event::Init | Event::InitDone) => continue,
             Err(error) => {
                 tracing::warn!(%error, "watch of the CRD failed, retrying");
+                readiness.unset(CRD_HAS_RULES, &format!("the CRD cannot be read: {error}"));
                 continue;
             }
         };

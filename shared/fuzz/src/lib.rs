@@ -170,7 +170,7 @@ pub fn audit(bytes: &[u8]) {
     let path = directory.path().join("audit.jsonl");
     std::fs::write(&path, bytes).expect("written");
     let _ = wfe_peers::audit::read_file(&path, "rr-1");
-    if let Err(error) = wfe_peers::audit::verify(&path) {
+    if let Err(error) = wfe_peers::audit::verify(&path, None) {
         assert!(error.to_string().starts_with("line "), "{error}");
     }
 }

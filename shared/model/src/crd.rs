@@ -9,11 +9,11 @@ use std::collections::BTreeSet;
 use std::iter::once;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
-    ValidationRule,
+    CustomResourceDefinition, CustomResourceDefinitionVersion, JSONSchemaProps,
+    JSONSchemaPropsOrArray, JSONSchemaPropsOrBool, ValidationRule,
 };
 use kube::CustomResourceExt;
-use serde_json::{Value, json};
+use serde_json::Value;
 use strum::VariantArray;
 
 use crate::engine::{Engine, ReferenceField};
@@ -112,20 +112,37 @@ fn remove_derive_artifacts(schema: &mut JSONSchemaProps) {
 /// The rules of this version's schema that a served one does not have: an older release serves it, or
 /// somebody has changed it. Each as path and rule, as `.spec: self == oldSelf`.
 pub fn missing_rules(served: &CustomResourceDefinition) -> Vec<String> {
-    let (ours, served) = (rules(&workflow_execution()), rules(served));
-    ours.difference(&served).cloned().collect()
+    let ours = workflow_execution();
+    let ours: BTreeSet<_> = ours.spec.versions.iter().flat_map(rules).collect();
+    let versions = served.spec.versions.iter().filter(|it| it.served);
+    let missing = versions.flat_map(|it| ours.difference(&rules(it)).cloned().collect::<Vec<_>>());
+    missing.collect()
 }
 
-/// The rules of all versions of a CRD.
-fn rules(crd: &CustomResourceDefinition) -> BTreeSet<String> {
+/// The rules of a version.
+fn rules(version: &CustomResourceDefinitionVersion) -> BTreeSet<String> {
     let mut rules = BTreeSet::new();
-    let schemas = crd.spec.versions.iter().filter_map(|it| it.schema.as_ref());
-    for schema in schemas {
+    if let Some(schema) = &version.schema {
         let root = serde_json::to_value(&schema.open_api_v3_schema).unwrap_or_default();
         collect_rules(&root, "", &mut rules);
     }
     rules
 }
+
+/// Keys of a schema that bound a value.
+const BOUNDS: [&str; 11] = [
+    "enum",
+    "required",
+    "format",
+    "pattern",
+    "minimum",
+    "maximum",
+    "minLength",
+    "maxLength",
+    "minItems",
+    "maxItems",
+    "maxProperties",
+];
 
 fn collect_rules(schema: &Value, path: &str, rules: &mut BTreeSet<String>) {
     let list = |key: &str| schema.get(key).and_then(Value::as_array);
@@ -133,8 +150,10 @@ fn collect_rules(schema: &Value, path: &str, rules: &mut BTreeSet<String>) {
         let rule = rule.get("rule").and_then(Value::as_str).unwrap_or_default();
         rules.insert(format!("{path}: {rule}"));
     }
-    for key in ["enum", "required"] {
-        rules.extend(list(key).map(|values| format!("{path}: {key} {}", json!(values))));
+    for key in BOUNDS {
+        // A field can have one of these names; then it has a schema.
+        let bound = schema.get(key).filter(|it| !it.is_object());
+        rules.extend(bound.map(|bound| format!("{path}: {key} {bound}")));
     }
     let properties = schema.get("properties").and_then(Value::as_object);
     for (name, property) in properties.into_iter().flatten() {

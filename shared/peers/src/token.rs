@@ -11,8 +11,8 @@ use kube::{Api, Client};
 use parking_lot::Mutex;
 use wfe_model::text::in_full;
 
-/// Lifetime that is asked for, in seconds; the API server may grant another.
-const LIFETIME: i64 = 3600;
+/// Lifetime that is asked for; the API server may grant another.
+const LIFETIME_SECONDS: i64 = 3600;
 /// A token is replaced when this share of its lifetime is over.
 const USED_SHARE: f64 = 0.8;
 
@@ -83,7 +83,7 @@ impl AccountToken {
     async fn request(&self) -> Result<Issued, String> {
         let request = TokenRequest {
             spec: TokenRequestSpec {
-                expiration_seconds: Some(LIFETIME),
+                expiration_seconds: Some(LIFETIME_SECONDS),
                 ..TokenRequestSpec::default()
             },
             ..TokenRequest::default()
@@ -96,9 +96,11 @@ impl AccountToken {
         let answer = answer.await;
         let failed = |why: &str| format!("request a token of ServiceAccount {name}: {why}");
         let answer = answer.map_err(|error| failed(&in_full(&error)))?;
-        let granted = answer.spec.expiration_seconds.unwrap_or(LIFETIME);
+        let granted = answer.spec.expiration_seconds.unwrap_or(LIFETIME_SECONDS);
         let lifetime = Duration::from_secs(u64::try_from(granted).unwrap_or_default());
-        let status = answer.status.ok_or_else(|| failed("the answer has none"))?;
+        let status = answer
+            .status
+            .ok_or_else(|| failed("the response has no status"))?;
         Ok(Issued {
             token: status.token,
             replace_at: asked + lifetime.mul_f64(USED_SHARE),

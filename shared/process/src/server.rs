@@ -4,8 +4,7 @@
 //! Each handshake runs in the task of its connection. The number of connections is limited: at the
 //! limit, a new connection evicts another: one that has not sent a request before one that has, and
 //! then the one that has been idle longest, so that half-open, slow and idle connections cannot lock
-//! out the API server. The number of handshakes at a time is limited, too, so that clients without a
-//! valid certificate do not take all of the CPU. During shutdown, requests are still served
+//! out the API server. During shutdown, requests are still served
 //! while clients are asked to reconnect (`Connection: close`, GOAWAY).
 
 mod connections;
@@ -40,9 +39,6 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 /// Evicted connections that may finish their graceful shutdown although their slot is taken again;
 /// further ones are dropped at once, which bounds the file descriptors under attack.
 const MAX_GRACEFUL_EVICTIONS: usize = 32;
-/// Handshakes at a time. Each takes a part of a millisecond of CPU, once the client has answered; a
-/// client that does not answer is evicted.
-const MAX_HANDSHAKES: usize = 64;
 /// Bytes of all headers of a request.
 const MAX_HEADERS: u32 = 16 << 10;
 /// Concurrent requests on one HTTP/2 connection.
@@ -59,7 +55,6 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 struct Server {
     /// `None`: connections are served without TLS.
     acceptor: Option<TlsAcceptor>,
-    handshakes: Semaphore,
     http: Builder<TokioExecutor>,
     routes: Router,
     limits: Limits,
@@ -81,7 +76,6 @@ pub async fn serve(
 ) {
     let server = Arc::new(Server {
         acceptor: tls.map(|tls| TlsAcceptor::from(Arc::new(tls))),
-        handshakes: Semaphore::new(MAX_HANDSHAKES),
         http: http(limits),
         routes,
         limits,
@@ -195,10 +189,7 @@ impl Server {
             entry.handshake_done();
             return self.clone().serve_stream(stream, false, entry, slot).await;
         };
-        let handshake = async {
-            let _turn = self.handshakes.acquire().await;
-            acceptor.accept(stream).await
-        };
+        let handshake = acceptor.accept(stream);
         let stream = tokio::select! {
             stream = tokio::time::timeout(self.limits.handshake, handshake) => match stream {
                 Ok(Ok(stream)) => stream,

@@ -48,6 +48,15 @@ fn forged_job(wfe: &WorkflowExecution, image: &str, suspend: bool) -> Job {
     serde_json::from_value(job).expect("a Job")
 }
 
+/// A Job that has nothing to do with an execution.
+fn own_job(image: &str) -> Job {
+    let job = json!({
+        "metadata": { "name": "their-own" },
+        "spec": { "suspend": true, "template": { "spec": pod_spec(image) } },
+    });
+    serde_json::from_value(job).expect("a Job")
+}
+
 /// A pod with the labels of the execution of `wfe` that never starts.
 fn forged_pod(wfe: &WorkflowExecution, image: &str) -> Pod {
     let mut spec = pod_spec(image);
@@ -95,6 +104,25 @@ async fn objects_by_hand_are_not_taken_for_the_execution() {
         .await;
     let refused = refused.expect_err("a policy");
     assert!(refused.to_string().contains(says), "{refused}");
+    // The Job controller takes a pod with this label for one of the Job's, and counts its success.
+    let job = jobs.create(&create, &own_job(&succeeds.image)).await;
+    let job = job.expect("their own");
+    for change in [
+        json!({ "labels": { "batch.kubernetes.io/controller-uid": job.uid() } }),
+        json!({ "ownerReferences": [{
+            "apiVersion": "batch/v1", "kind": "Job", "name": job.name_any(), "uid": job.uid(), "controller": true,
+        }] }),
+    ] {
+        let mut pod = json!(forged_pod(busy, &succeeds.image));
+        pod["metadata"] = change;
+        pod["metadata"]["generateName"] = json!("forged-");
+        let pod = serde_json::from_value(pod).expect("a pod");
+        let refused = pods.create(&create, &pod).await.expect_err("a policy");
+        assert!(
+            refused.to_string().contains("'workflowexecution-labels"),
+            "{refused}"
+        );
+    }
     let mut by_template = forged_job(held, &succeeds.image, true);
     by_template.metadata.labels = None;
     let template = &mut by_template.spec.get_or_insert_default().template;

@@ -2,10 +2,11 @@
 //! is gone.
 
 use k8s_openapi::api::batch::v1::Job;
-use kube::api::{DeleteParams, PostParams};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, PostParams, PropagationPolicy};
 use serde_json::json;
 use wfe_model::workflow_execution::{FailureReason, Phase, WorkflowExecution};
-use wfe_tests::system::{Overlap, Script, System, condition};
+use wfe_tests::system::{Overlap, Script, System, condition, until_effective};
 use wfe_tests::wait;
 
 use crate::setup::{SECONDS_30, cluster};
@@ -124,6 +125,37 @@ async fn next_execution_after_manual_job_delete_starts_when_pod_has_ended() {
             let name = jobs[0].metadata.name.clone().expect("a name");
             let api = system.execution.api::<Job>();
             api.delete(&name, &DeleteParams::background())
+                .await
+                .expect("deleted");
+        },
+    )
+    .await;
+}
+
+/// BR-WE-009: a pod that has lost its Job runs on.
+#[tokio::test]
+async fn next_execution_after_orphaning_delete_starts_when_pod_has_ended() {
+    second_starts_after_pod_ends(
+        "pod-orphan",
+        FailureReason::ExecutionDeleted,
+        async |system| {
+            let jobs = system.jobs().await.expect("listed");
+            let name = jobs[0].metadata.name.clone().expect("a name");
+            let api = system.execution.api::<Job>();
+            let orphan = DeleteParams {
+                propagation_policy: Some(PropagationPolicy::Orphan),
+                ..DeleteParams::default()
+            };
+            api.delete(&name, &orphan).await.expect("deleted");
+            let gone = async || Ok(api.get_opt(&name).await?.is_none());
+            until_effective("the deletion of the Job", gone)
+                .await
+                .expect("gone");
+            let pods = system.live_pods().await.expect("listed");
+            assert!(pods[0].metadata.owner_references.is_none());
+            let pod = pods[0].metadata.name.clone().expect("a name");
+            let api = system.execution.api::<Pod>();
+            api.delete(&pod, &DeleteParams::default())
                 .await
                 .expect("deleted");
         },

@@ -246,7 +246,10 @@ async fn changed_audit_file_fails_verification() {
     drop(sink);
     let sink = JsonlSink::open(&path).expect("opened again");
     sink.record(&failed("two")).await.expect("recorded");
-    let verified = verify(&path).expect("unbroken");
+    drop(sink);
+    let verified = verify(&path, None).expect("unbroken");
+    let last = verified.last.expect("a line").to_string();
+    verify(&path, Some(&last)).expect("found");
     assert_eq!((verified.lines, verified.files), (8, 1));
     let text = std::fs::read_to_string(&path).expect("read");
     let lines: Vec<_> = text.lines().collect();
@@ -266,9 +269,27 @@ async fn changed_audit_file_fails_verification() {
         ),
     ] {
         std::fs::write(&path, lines.join("\n") + "\n").expect("written");
-        let error = verify(&path).expect_err(what).to_string();
+        let error = verify(&path, None).expect_err(what).to_string();
         assert!(error.starts_with(says), "{what}: {error}");
     }
+    std::fs::write(&path, lines[..7].join("\n") + "\n").expect("written");
+    verify(&path, None).expect("unbroken");
+    let error = verify(&path, Some(&last)).expect_err("removed from the end");
+    assert!(
+        error.to_string().contains("no line has the hash"),
+        "{error}"
+    );
+    let older = lines[0]
+        .split_once(",\"prev\"")
+        .expect("chained")
+        .0
+        .to_owned()
+        + "}";
+    std::fs::write(&path, older + "\n").expect("written");
+    let sink = JsonlSink::open(&path).expect("opened");
+    sink.record(&failed("three")).await.expect("recorded");
+    let verified = verify(&path, None).expect("unbroken");
+    assert_eq!((verified.lines, verified.unchained), (5, 1));
 }
 
 /// BR-AUDIT-005

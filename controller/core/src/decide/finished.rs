@@ -191,7 +191,12 @@ fn with_delivery_condition(observed: &Observed, change: Change, kind: ConditionT
         return change.condition(kind, TriState::False, Reason::AuditEventRejected, &message);
     }
     let message = "every audit event was delivered";
-    change.condition(kind, TriState::True, Reason::AuditSucceeded, message)
+    let reason = Reason::AuditSucceeded;
+    match cleared_at(&observed.wfe).filter(|_| kind == ConditionType::ClearanceRecorded) {
+        // Its transition time says since when a clearance counts that was in the future.
+        Some(since) => change.condition_since(kind, TriState::True, reason, message, since),
+        None => change.condition(kind, TriState::True, reason, message),
+    }
 }
 
 /// Frees the lock when nothing of the execution is alive. An ended execution in the cache proves

@@ -1248,6 +1248,16 @@ fn clearance_at_impossible_time_counts_from_when_it_was_noticed(
     let sent = audit::events(&observed.wfe, EventType::BlockCleared.into());
     let at = sent[0].event_timestamp.as_second();
     assert_eq!(at, if future { now() } else { ended }.as_second());
+    let counts = crate::status::cleared_at(&observed.wfe);
+    observed.audit.waiting = EnumSet::empty();
+    observed.now = now() + Duration::from_hours(3);
+    let delivered = stores(&observed);
+    assert!(holds(&delivered, ConditionType::ClearanceRecorded));
+    assert_eq!(
+        crate::status::cleared_at(&delivered),
+        counts,
+        "also after its delivery"
+    );
 }
 
 /// An ended WorkflowExecution is deleted when nothing needs it any more.

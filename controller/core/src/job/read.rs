@@ -9,13 +9,18 @@ use wfe_model::duration;
 use wfe_model::workflow_execution::ExecutionRef;
 
 use super::build::CONTAINER;
-use crate::execution::{Cause, Execution, Facts, Progress, Tasks, Waiting, controller_of};
+use crate::execution::{
+    Cause, Execution, Facts, PodMaker, Progress, Tasks, Waiting, controller_of,
+};
 use crate::names::{IMAGE, KUEUE_QUEUE, STARTED, WORKFLOW_EXECUTION_UID};
 use crate::pod::{self, container_statuses, ended, newest, trouble, waiting_for};
 use crate::seen::{Job, Pod};
 
-/// Kind of the owners of this engine's pods.
-pub const POD_OWNER: &str = "Job";
+/// What makes the pods of this engine.
+pub const POD_MAKER: PodMaker = PodMaker {
+    kind: "Job",
+    label: "batch.kubernetes.io/job-name",
+};
 
 fn ours(container: &str) -> bool {
     container == CONTAINER
@@ -42,7 +47,7 @@ pub fn read(job: &Job, pods: &[Arc<Pod>]) -> Execution {
     let uid = metadata.uid.as_deref();
     let own = pods
         .iter()
-        .filter(|it| controller_of(it.as_ref(), POD_OWNER) == uid);
+        .filter(|it| controller_of(it.as_ref(), POD_MAKER.kind) == uid);
     let pod = newest(own);
     let status = pod.and_then(|pod| container_statuses(pod, ours).next());
     let trouble = pod.and_then(|pod| trouble(pod, ours));

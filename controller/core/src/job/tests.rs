@@ -8,7 +8,7 @@ use wfe_model::engine::Engine;
 use wfe_model::workflow_execution::FailureReason;
 
 use super::build::build;
-use super::read::{POD_OWNER, read};
+use super::read::{POD_MAKER, read};
 use crate::execution::{Cause, Execution, Progress, controller_of};
 use crate::failure::classify;
 use crate::plan::fixture::{HEX, plan};
@@ -160,7 +160,7 @@ fn disrupted(reason: &str, started: bool) -> Execution {
     status.conditions.get_or_insert_default().push(condition);
     pod::prune(&mut pod);
     let mut job: Job = fixture("job-fail3");
-    job.metadata.uid = controller_of(&pod, POD_OWNER).map(ToOwned::to_owned);
+    job.metadata.uid = controller_of(&pod, POD_MAKER.kind).map(ToOwned::to_owned);
     read(&job, &[Arc::new(pod)])
 }
 

@@ -14,8 +14,8 @@ use super::objects::{
     succeeded,
 };
 use crate::execution::{
-    Cause, ContainerEnd, Execution, Facts, FailedTask, Progress, Tasks, Waiting, controller_of,
-    is_alive,
+    Cause, ContainerEnd, Execution, Facts, FailedTask, PodMaker, Progress, Tasks, Waiting,
+    controller_of, is_alive,
 };
 use crate::names::{IMAGE, STARTED, WORKFLOW_EXECUTION_UID};
 use crate::pod::{self, container_end, newest, trouble, waiting_for};
@@ -31,10 +31,13 @@ const MAX_SUMMARY: usize = 4096;
 /// Reason of a PipelineRun that ended because a client cancelled it.
 const CANCELLED: &str = "Cancelled";
 
-/// Kind of the owners of this engine's pods.
-pub const POD_OWNER: &str = "TaskRun";
-/// Kind of the owners of those.
-const TASK_RUN_OWNER: &str = "PipelineRun";
+/// What makes the pods of this engine.
+pub const POD_MAKER: PodMaker = PodMaker {
+    kind: "TaskRun",
+    label: "tekton.dev/taskRun",
+};
+/// Kind of the controllers of TaskRuns.
+const TASK_RUN_CONTROLLER: &str = "PipelineRun";
 
 fn ours(container: &str) -> bool {
     container.starts_with(STEP_PREFIX)
@@ -100,11 +103,11 @@ fn own(
 ) -> (Vec<Arc<TaskRun>>, Vec<Arc<Pod>>) {
     let uid = run.metadata.uid.as_deref();
     let task_runs = task_runs.iter();
-    let task_runs = task_runs.filter(|it| controller_of(it.as_ref(), TASK_RUN_OWNER) == uid);
+    let task_runs = task_runs.filter(|it| controller_of(it.as_ref(), TASK_RUN_CONTROLLER) == uid);
     let task_runs: Vec<_> = task_runs.cloned().collect();
     let uids: HashSet<_> = task_runs.iter().filter_map(|it| it.uid()).collect();
     let is_own = |pod: &&Arc<Pod>| {
-        controller_of(pod.as_ref(), POD_OWNER).is_some_and(|owner| uids.contains(owner))
+        controller_of(pod.as_ref(), POD_MAKER.kind).is_some_and(|owner| uids.contains(owner))
     };
     (task_runs, pods.iter().filter(is_own).cloned().collect())
 }

@@ -1,8 +1,8 @@
 //! Lines of an audit file that are chained by their hashes: each has, as `prev`, the SHA-256 of the line
 //! before, so that a line that was changed, removed or added is found.
 //!
-//! Whoever can write the file can also write a new chain: keep the hash of the last line elsewhere. The
-//! controller logs it when it opens a file.
+//! Whoever can write the file can also write a new chain, or remove the last lines: keep the hash of a last
+//! line elsewhere. The controller logs it when it opens and closes a file.
 
 use std::fmt;
 
@@ -57,24 +57,59 @@ pub(super) fn lines(
 }
 
 /// A chain that is being verified.
-#[derive(Debug, Default)]
-pub(super) struct Verifier {
+#[derive(Debug)]
+pub(super) struct Verifier<'a> {
     last: Option<Fingerprint>,
+    /// Lines before the first one with `prev`.
+    unchained: usize,
+    is_chained: bool,
+    /// A hash that a line must have.
+    expected: Option<&'a str>,
 }
 
-impl Verifier {
+impl<'a> Verifier<'a> {
+    pub(super) fn new(expected: Option<&'a str>) -> Self {
+        Self {
+            last: None,
+            unchained: 0,
+            is_chained: false,
+            expected,
+        }
+    }
+
     /// Verifies the next line. Lines before the first one may have been archived.
     pub(super) fn next(&mut self, line: &[u8]) -> Result<(), String> {
         let read: Result<Link, _> = serde_json::from_slice(line);
         let read = read.map_err(|error| format!("is not an audit event: {error}"))?;
-        let prev = read.prev.ok_or("has no prev: an older version wrote it")?;
-        let before = self.last.replace(Fingerprint::of(line));
+        let hash = Fingerprint::of(line);
+        let before = self.last.replace(hash);
+        if self.expected.is_some_and(|it| it == hash.to_string()) {
+            self.expected = None;
+        }
+        let Some(prev) = read.prev else {
+            if self.is_chained {
+                return Err("has no prev".to_owned());
+            }
+            self.unchained += 1;
+            return Ok(());
+        };
+        self.is_chained = true;
         match before {
             Some(before) if prev != before.to_string() => Err(format!(
                 "has prev {prev}, but the line before has the hash {before}: that line was changed, or lines between them were removed or added"
             )),
             _ => Ok(()),
         }
+    }
+
+    /// The expected hash, if no line had it.
+    pub(super) fn missing(&self) -> Option<&str> {
+        self.expected
+    }
+
+    /// Number of lines that an older version wrote.
+    pub(super) fn unchained(&self) -> usize {
+        self.unchained
     }
 
     /// The hash of the last line.

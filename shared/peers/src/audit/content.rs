@@ -3,11 +3,11 @@
 //! come, so that it would be taken for delivered.
 
 use serde_json::{Map, Value, json};
-use wfe_model::audit::AuditEvent;
+use wfe_model::audit::{AuditEvent, Identity};
 
 use super::chain::Fingerprint;
 
-/// What says that it is the same event: keys that every sink keeps as they were sent.
+/// Fields that are compared, to recognise a stored event: those that every sink keeps as they were sent.
 const FIELDS: [&str; 2] = ["event_outcome", "actor_id"];
 const DETAILS: [&str; 9] = [
     "workflow_id",
@@ -21,7 +21,7 @@ const DETAILS: [&str; 9] = [
     "parameters",
 ];
 
-/// What an event says.
+/// The fields of an event that are compared.
 #[derive(Debug)]
 pub(super) struct Content(Value);
 
@@ -41,18 +41,23 @@ impl Content {
     }
 
     /// Whether a stored event has this content, or has it with [hashed parameters](hash_parameters).
-    pub(super) fn is(&self, stored: &Value) -> bool {
+    pub(super) fn matches(&self, stored: &Value) -> bool {
         let Self(stored) = Self::read(stored);
         let mut hashed = self.0.clone();
         hash_values(hashed.get_mut("parameters"));
-        let same = stored == self.0 || stored == hashed;
-        if !same {
-            tracing::error!(
-                "the audit sink has an event with the type, the time and the object of one that is to be delivered, but it says something else"
-            );
-        }
-        same
+        stored == self.0 || stored == hashed
     }
+}
+
+/// Tells that the sink has another event in the place of one that is to be delivered.
+pub(super) fn report_other(event: &Identity) {
+    tracing::error!(
+        event_type = event.event_type,
+        namespace = event.namespace,
+        name = event.name,
+        at = %event.timestamp,
+        "the audit sink has an event of this type, object and time that says something else: sending ours, too"
+    );
 }
 
 fn pick(object: &Value, keys: &[&str]) -> Map<String, Value> {

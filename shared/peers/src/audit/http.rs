@@ -21,7 +21,7 @@ use url::Url;
 use wfe_model::audit::{AuditEvent, Identity};
 use wfe_model::text::cut;
 
-use super::content::{Content, hash_parameters};
+use super::content::{Content, hash_parameters, report_other};
 use super::sink::{AuditSink, NotRecorded, Unasked};
 use super::trail::{StoredIdentity, TrailEvent};
 use crate::token::BearerToken;
@@ -275,9 +275,15 @@ impl HttpSink {
             same.or_default().push(event);
         }
         let is_stored = |event: &AuditEvent| {
-            let same = stored.get(&to_microseconds(event.identity()));
+            let Some(same) = stored.get(&to_microseconds(event.identity())) else {
+                return false;
+            };
             let content = Content::read(&storable(event));
-            same.is_some_and(|same| same.iter().any(|it| content.is(it)))
+            let is_stored = same.iter().any(|it| content.matches(it));
+            if !is_stored {
+                report_other(&event.identity());
+            }
+            is_stored
         };
         Ok(events.iter().map(is_stored).collect())
     }

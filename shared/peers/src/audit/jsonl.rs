@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use wfe_model::audit::{AuditEvent, Identity};
 
 use super::chain::{self, Fingerprint, Verifier};
-use super::content::Content;
+use super::content::{Content, report_other};
 use super::sink::{AuditSink, NotRecorded, Unasked};
 use super::trail::{StoredIdentity, TrailEvent};
 
@@ -172,9 +172,12 @@ impl TrailFile {
     /// Searches for `wanted`, from the newest file to the oldest. Stops when all are found, or at a
     /// file that was last written before the oldest of them.
     fn find(&self, wanted: &HashMap<Identity, Content>) -> io::Result<HashSet<Identity>> {
-        let mut found = HashSet::new();
+        let (mut found, mut others) = (HashSet::new(), HashSet::new());
         let oldest = wanted.keys().map(|it| it.timestamp).min();
-        for (file, length) in files(&self.path)? {
+        for name in names(&self.path)?.iter().rev() {
+            let Some((file, length)) = open_lines(name)? else {
+                continue;
+            };
             let last_written = Timestamp::try_from(file.metadata()?.modified()?);
             let too_old = |oldest: Timestamp| {
                 last_written.as_ref().is_ok_and(|written| {
@@ -198,25 +201,35 @@ impl TrailFile {
                 let Some(content) = wanted.get(&stored) else {
                     continue;
                 };
-                if content.is(&serde_json::from_slice(&line).unwrap_or_default()) {
+                if content.matches(&serde_json::from_slice(&line).unwrap_or_default()) {
                     found.insert(stored);
+                } else {
+                    others.insert(stored);
                 }
             }
         }
+        others.difference(&found).for_each(report_other);
         Ok(found)
     }
 }
 
-/// The current and the renamed files, from the newest to the oldest, each with the length of its
-/// complete lines.
-fn files(path: &Path) -> io::Result<Vec<(File, u64)>> {
-    let open = |path: PathBuf| {
-        let mut file = File::open(path)?;
-        let length = whole_lines(&mut file)?;
-        file.rewind()?;
-        Ok((file, length))
+/// The hash of the last line is in the log when a file is opened and closed.
+impl Drop for TrailFile {
+    fn drop(&mut self) {
+        tracing::info!(path = %self.path.display(), last = %self.last, "audit file closed, last line hashed");
+    }
+}
+
+/// Opens a file, with the length of its complete lines; `None` if it does not exist, as the current one
+/// while it is renamed.
+fn open_lines(path: &Path) -> io::Result<Option<(File, u64)>> {
+    let mut file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
     };
-    names(path)?.into_iter().rev().map(open).collect()
+    let length = whole_lines(&mut file)?;
+    file.rewind()?;
+    Ok(Some((file, length)))
 }
 
 /// An unbroken chain.
@@ -226,18 +239,23 @@ pub struct Verified {
     pub lines: usize,
     /// Number of files.
     pub files: usize,
+    /// Number of lines at the beginning that an older version wrote, without `prev`.
+    pub unchained: usize,
     /// Hash of the last line; `None` if there is none.
     pub last: Option<Fingerprint>,
 }
 
-/// Verifies that the lines in `path` and in the renamed files are one chain. The error names the first
-/// line that is not.
-pub fn verify(path: &Path) -> io::Result<Verified> {
-    let (mut verifier, mut lines) = (Verifier::default(), 0);
-    let files = names(path)?;
-    for name in &files {
+/// Verifies that the complete lines in `path` and in the renamed files are one chain, and that one of them
+/// has the hash `expected`. The error names the first line that breaks the chain.
+pub fn verify(path: &Path, expected: Option<&str>) -> io::Result<Verified> {
+    let (mut verifier, mut lines, mut files) = (Verifier::new(expected), 0, 0);
+    for name in names(path)? {
+        let Some((file, length)) = open_lines(&name)? else {
+            continue;
+        };
+        files += 1;
         let mut number = 0;
-        for line in BufReader::new(File::open(name)?).split(b'\n') {
+        for line in BufReader::new(file.take(length)).split(b'\n') {
             number += 1;
             let is_chained = verifier.next(&line?);
             is_chained.map_err(|why| {
@@ -247,9 +265,19 @@ pub fn verify(path: &Path) -> io::Result<Verified> {
         }
         lines += number;
     }
+    if files == 0 {
+        return Err(io::Error::from(io::ErrorKind::NotFound));
+    }
+    if let Some(expected) = verifier.missing() {
+        let message = format!(
+            "no line has the hash {expected}: lines were removed from the end, or it is another trail"
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+    }
     Ok(Verified {
         lines,
-        files: files.len(),
+        files,
+        unchained: verifier.unchained(),
         last: verifier.last(),
     })
 }
@@ -263,7 +291,10 @@ fn names(path: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// The last complete line, also if it is in a renamed file.
 fn last_line(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    for (mut file, length) in files(path)? {
+    for name in names(path)?.iter().rev() {
+        let Some((mut file, length)) = open_lines(name)? else {
+            continue;
+        };
         let Some(end) = length.checked_sub(1) else {
             continue;
         };
@@ -280,7 +311,10 @@ fn last_line(path: &Path) -> io::Result<Option<Vec<u8>>> {
 /// newest.
 pub fn read_file(path: &Path, correlation_id: &str) -> io::Result<Vec<TrailEvent>> {
     let mut events = Vec::new();
-    for (file, length) in files(path)?.into_iter().rev() {
+    for name in names(path)? {
+        let Some((file, length)) = open_lines(&name)? else {
+            continue;
+        };
         for line in BufReader::new(file.take(length)).split(b'\n') {
             match serde_json::from_slice::<TrailEvent>(&line?) {
                 Ok(event) if event.correlation_id == correlation_id => events.push(event),

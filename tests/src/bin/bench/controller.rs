@@ -24,7 +24,7 @@ use wfe_tests::fakes::node::{Ending, FakeNode};
 use wfe_tests::fakes::proxy::Weather;
 use wfe_tests::system::{Program, Script, System, install_crd};
 
-use super::process::machine;
+use super::process::{machine, mebibytes, memory};
 use super::report::table;
 use observer::{Observer, Times};
 use usage::Usage;
@@ -36,6 +36,7 @@ const ENDED: usize = 10_000;
 const RUNNING: usize = 1_000;
 const PENDING: usize = 10_000;
 const WAITING: usize = 500;
+const LARGEST: usize = 1_000;
 /// Requests that the load has open at the same time.
 const CONCURRENCY: usize = 32;
 /// Time in which nothing changes.
@@ -55,6 +56,8 @@ pub enum Part {
     OneTarget,
     /// An API server that takes longer.
     SlowApiServer,
+    /// Requests of the largest size that the policies let in.
+    Largest,
 }
 
 /// Measures and prints one part or everything.
@@ -80,6 +83,7 @@ pub async fn measure(only: Option<Part>) -> Result<()> {
             Part::CatalogOutage => bench.catalog_outage().await?,
             Part::OneTarget => bench.one_target().await?,
             Part::SlowApiServer => bench.slow_api_server().await?,
+            Part::Largest => bench.largest().await?,
         }
     }
     Ok(())
@@ -285,6 +289,46 @@ impl Bench {
             DELAY.as_millis(),
             times.starts_per_second(),
             times.notice(0.99)
+        );
+        end(controller).await
+    }
+
+    /// Requests with as many annotations and parameters as may be.
+    async fn largest(&self) -> Result<()> {
+        let parameters = (0..8).map(|index| format!("- {{name: P{index}, type: string}}\n"));
+        let more = format!("parameters:\n{}", parameters.collect::<String>());
+        let workflow = Script::of("largest", self.workflow.image.clone(), &more);
+        let mut system = System::install(&self.cluster, "bench-largest", &[&workflow]).await?;
+        let flags = ["--log-filter=info", "--cooldown=0s"];
+        system.controller_flags.extend(flags.map(str::to_owned));
+        let controller = system.launch_controller().await?;
+        let _node = FakeNode::start(&system.execution, |_| Ending::Success);
+        let values = (0..8).map(|index| (format!("P{index}"), json!("x".repeat(8_192))));
+        let spec = json!({ "parameters": values.collect::<serde_json::Map<_, _>>() });
+        let names: Vec<_> = (0..LARGEST)
+            .map(|index| format!("largest-{index}"))
+            .collect();
+        let api = system.namespace.api::<WorkflowExecution>();
+        let (began, bytes) = (Instant::now(), Mutex::new(0));
+        let create = async |name: &String| {
+            let mut request = workflow.request(name, &spec);
+            request.finalizers_mut().push(FINALIZER.to_owned());
+            let annotations = (0..64).map(|index| (format!("a-{index}"), "y".repeat(16_000)));
+            request.annotations_mut().extend(annotations);
+            *bytes.lock() = serde_json::to_vec(&request)?.len();
+            api.create(&PostParams::default(), &request).await?;
+            anyhow::Ok(())
+        };
+        let mut observer = Observer::start(&system);
+        let creating = stream::iter(names.iter().map(&create)).map(anyhow::Ok);
+        let creating = creating.try_for_each_concurrent(4, |it| it);
+        try_join(creating, observer.until_ended(&names)).await?;
+        println!(
+            "{LARGEST} of {} KiB: all have ended after {:.0} s, memory {:.1} MiB, at its peak {:.1} MiB\n",
+            bytes.into_inner() >> 10,
+            began.elapsed().as_secs_f64(),
+            mebibytes(memory(controller.pid()?)?),
+            mebibytes(controller.peak_memory()?)
         );
         end(controller).await
     }

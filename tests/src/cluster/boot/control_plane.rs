@@ -46,6 +46,8 @@ pub(super) fn start_api_server(boot: &mut Boot, extent: Extent) -> Result<()> {
             // Durability is not needed: the data is lost with the cluster.
             "--unsafe-no-fsync",
             "--log-level=warn",
+            // Thousands of large objects, each written several times.
+            "--quota-backend-bytes=8589934592",
             &format!("--listen-client-urls={ETCD}"),
             &format!("--advertise-client-urls={ETCD}"),
             &format!("--listen-peer-urls={ETCD_PEER}"),
