@@ -398,7 +398,7 @@ fn check_parameters(spec: &WorkflowExecutionSpec, report: &mut impl FnMut(Violat
         for (name, value) in values.filter(|(_, value)| value.contains("$(")) {
             report(Violation::Parameter(ParameterViolation::Substitution {
                 engine,
-                name: name.clone(),
+                name: shortened(name),
                 value: shortened(value),
             }));
         }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::declaration::{DeclarationError, ParameterDeclaration, text_of};
 use super::kind::ParameterType;
 use super::violation::{PARAMETER_NAME, ParameterViolation, TARGET_PARAMETERS, is_reserved};
+use crate::text::shortened;
 
 /// Maximum size of a compiled pattern in bytes: matching takes time proportional to it, and a value may
 /// have [`MAX_VALUE_LENGTH`](super::MAX_VALUE_LENGTH) characters.
@@ -82,7 +83,7 @@ impl Parameters {
             let Some(declaration) = self.declaration(name) else {
                 let declared = self.declarations.iter().map(|it| it.name.clone()).collect();
                 violations.push(ParameterViolation::Undeclared {
-                    name: name.clone(),
+                    name: shortened(name),
                     declared,
                 });
                 continue;

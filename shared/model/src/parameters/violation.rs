@@ -8,6 +8,7 @@ use thiserror::Error;
 use super::kind::ParameterType;
 use crate::engine::Engine;
 use crate::pattern::pattern;
+use crate::text::shortened;
 
 pattern!(
     /// Name of a parameter, which becomes the name of an environment variable.
@@ -276,10 +277,12 @@ fn advice_for_unknown(declared: &[String]) -> String {
 pub fn check_names_and_sizes(given: &BTreeMap<String, String>) -> Vec<ParameterViolation> {
     let mut violations = Vec::new();
     for (name, value) in given {
-        let name = name.clone();
-        if !PARAMETER_NAME.accepts(&name) {
+        let (is_valid, is_reserved) = (PARAMETER_NAME.accepts(name), is_reserved(name));
+        // A name can be as long as a request.
+        let name = shortened(name);
+        if !is_valid {
             violations.push(ParameterViolation::Name { name: name.clone() });
-        } else if is_reserved(&name) {
+        } else if is_reserved {
             violations.push(ParameterViolation::Reserved { name: name.clone() });
         }
         let length = value.chars().count();

@@ -361,3 +361,17 @@ proptest::proptest! {
         }
     }
 }
+
+/// BR-WE-001: a name as long as a request is no line of the log that is as long.
+#[test]
+fn names_in_messages_are_cut() {
+    let name = "n".repeat(1 << 20);
+    let mut long = job();
+    long.parameters.insert(name, "\0".repeat(9_000));
+    let violations = check(&long).expect_err("invalid");
+    assert_eq!(violations.len(), 3);
+    let lengths = violations
+        .iter()
+        .map(|it| it.to_string().len() + it.field().len());
+    assert!(lengths.sum::<usize>() < 5_000);
+}
