@@ -85,7 +85,10 @@ bench-engines: programs ## Measure both engines side by side (ends a cluster tha
 	$(CLUSTER) --tekton run -- target/release/wfe-bench engines
 
 fuzz: ## Fuzz what is read from outside, each for a minute (needs a nightly toolchain and cargo-fuzz)
-	for target in $$(ls fuzz/corpus); do cargo +nightly fuzz run --dev $$target -- -max_total_time=60 || exit 1; done
+	set -e; for target in $$(ls fuzz/corpus); do \
+	  mkdir -p fuzz/target/found/$$target; \
+	  cargo +nightly fuzz run --dev $$target fuzz/target/found/$$target fuzz/corpus/$$target -- -max_total_time=60; \
+	done
 
 shell: programs ## Open a shell with kubectl in a cluster
 	$(CLUSTER) shell
