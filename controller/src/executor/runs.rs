@@ -180,7 +180,7 @@ where
         let found = K::deserialize(&stored).map_err(unread)?;
         let is_ours = OwnerLabels::of(&found).uid == OwnerLabels::of(object).uid;
         let execution = read(&found);
-        if !is_ours || !execution.held && !execution.ending {
+        if !is_ours || !execution.held {
             return Ok(Some(Posted::NameTaken));
         }
         if !execution.ending && self.is_as_planned(object, &stored).await? {
