@@ -313,7 +313,7 @@ impl Bench {
         let create = async |name: &String| {
             let mut request = workflow.request(name, &spec);
             request.finalizers_mut().push(FINALIZER.to_owned());
-            let annotations = (0..64).map(|index| (format!("a-{index}"), "y".repeat(16_000)));
+            let annotations = (0..16).map(|index| (format!("a-{index}"), "y".repeat(16_000)));
             request.annotations_mut().extend(annotations);
             *bytes.lock() = serde_json::to_vec(&request)?.len();
             api.create(&PostParams::default(), &request).await?;
@@ -328,7 +328,7 @@ impl Bench {
             bytes.into_inner() >> 10,
             began.elapsed().as_secs_f64(),
             mebibytes(memory(controller.pid()?)?),
-            mebibytes(controller.peak_memory()?)
+            mebibytes(controller.peak_memory()? >> 10)
         );
         end(controller).await
     }
