@@ -2,16 +2,18 @@
 //! Somebody who may create objects in the execution namespace can make one by hand, with the labels of
 //! the execution but another image or command.
 
+use std::collections::BTreeMap;
+
 use kube::core::ObjectMeta;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::names::STARTED;
+use crate::names::{JOB_NAME, STARTED};
 
-/// Labels that the Job controller gives the pods of a Job.
+/// Labels that Kubernetes gives the pods of a Job.
 const POD_LABELS: [&str; 4] = [
     "batch.kubernetes.io/controller-uid",
-    "batch.kubernetes.io/job-name",
+    JOB_NAME,
     "controller-uid",
     "job-name",
 ];
@@ -35,7 +37,7 @@ pub fn is_as_planned(planned: &Value, found: &Value, defaulted: &Value) -> bool 
         && spec(found) == spec(defaulted)
 }
 
-type Texts = std::collections::BTreeMap<String, String>;
+type Texts = BTreeMap<String, String>;
 
 fn pairs(texts: Option<&Texts>) -> impl Iterator<Item = (&str, &str)> {
     let texts = texts.into_iter().flatten();

@@ -114,7 +114,7 @@ fn event(
             event_type,
             workflow_name: name.clone(),
             clear_reason: clearance.clear_reason.clone(),
-            cleared_at: cleared_at(wfe).unwrap_or(second),
+            cleared_at: second,
             previous_state: "Blocked".to_owned(),
             new_state: "Running".to_owned(),
         })

@@ -180,7 +180,7 @@ impl History {
     }
 
     /// The execution that blocks the target: the last one that ran, if it failed and is not
-    /// cleared. A record alone is no proof that an older block was lifted.
+    /// cleared. A record alone lifts no older block.
     pub fn block(&self) -> Option<&Entry> {
         let ran = self.entries.iter().filter(|entry| entry.ran());
         let mut last = ran.filter(|entry| entry.blocks() || self.is_object(entry));

@@ -22,6 +22,8 @@ pub const SOURCE_NAMESPACE: &str = "kubernaut.ai/source-namespace";
 pub const TARGET_RESOURCE: &str = "kubernaut.ai/target-resource";
 /// Annotation: the image or bundle with the digest that runs.
 pub const IMAGE: &str = "kubernaut.ai/image";
+/// Label that Kubernetes gives the pods of a Job.
+pub const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 /// Annotation of an execution that the controller has started. A suspended execution without this
 /// annotation has never run.
 pub const STARTED: &str = "kubernaut.ai/started";

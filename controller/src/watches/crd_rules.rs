@@ -1,5 +1,5 @@
-//! Whether the served CRD of WorkflowExecutions has the rules of this version, by a watch: a CRD that was
-//! rolled back, or changed by somebody, lets requests in that this version would not expect.
+//! Whether the served CRD of WorkflowExecutions has the rules of this version, by a watch: a CRD of
+//! an older release, or one that another client has changed, lets in requests that break the rules.
 
 use futures::StreamExt;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;

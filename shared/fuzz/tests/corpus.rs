@@ -1,4 +1,4 @@
-//! The bodies, with the corpus and with random variations of it.
+//! Runs each body with its corpus and with random variations of the corpus.
 
 #![allow(
     clippy::expect_used,

@@ -109,8 +109,8 @@ fn remove_derive_artifacts(schema: &mut JSONSchemaProps) {
     }
 }
 
-/// The rules of this version's schema that a served one does not have: an older release serves it, or
-/// somebody has changed it. Each as path and rule, as `.spec: self == oldSelf`.
+/// The rules of this version's schema that a served one does not have: the CRD is of
+/// an older release, or another client has changed it. Each as path and rule, as `.spec: self == oldSelf`.
 pub fn missing_rules(served: &CustomResourceDefinition) -> Vec<String> {
     let ours = workflow_execution();
     let ours: BTreeSet<_> = ours.spec.versions.iter().flat_map(rules).collect();
@@ -170,7 +170,7 @@ fn collect_rules(schema: &Value, path: &str, rules: &mut BTreeSet<String>) {
 mod tests {
     use super::*;
 
-    /// BR-WE-014: a CRD of an older release, or one that somebody has changed.
+    /// BR-WE-014: a CRD of an older release, or one that another client has changed.
     #[test]
     fn missing_rules_of_another_crd_are_named() {
         let ours = workflow_execution();

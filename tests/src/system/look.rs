@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{SelfSubjectReview, UserInfo};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
@@ -35,6 +35,24 @@ impl System {
             |wfe: &WorkflowExecution| condition(wfe, "AuditRecorded").starts_with("True");
         let what = "the execution has ended and is audited";
         wait::until(&self.namespace.api(), name, what, deadline, acknowledged).await
+    }
+
+    /// Creates a Secret in the execution namespace.
+    pub async fn add_secret(&self, name: &str, data: Value) -> Result<()> {
+        let secret = json!({ "metadata": { "name": name }, "stringData": data });
+        let secret: Secret = serde_json::from_value(secret)?;
+        let api = self.execution.api();
+        api.create(&PostParams::default(), &secret).await?;
+        Ok(())
+    }
+
+    /// Creates a ConfigMap in the execution namespace.
+    pub async fn add_config_map(&self, name: &str, data: Value) -> Result<()> {
+        let map = json!({ "metadata": { "name": name }, "data": data });
+        let map: ConfigMap = serde_json::from_value(map)?;
+        let api = self.execution.api();
+        api.create(&PostParams::default(), &map).await?;
+        Ok(())
     }
 
     /// Creates a WorkflowExecution of `workflow`, with `spec` merged into its spec.

@@ -62,14 +62,8 @@ impl System {
 
     /// Whether RBAC allows a user `verb` on WorkflowExecutions, or on a subresource of them.
     pub async fn is_allowed(&self, user: &str, verb: &str, subresource: &str) -> Result<bool> {
-        let reviews: Api<SubjectAccessReview> = Api::all(self.cluster.admin());
-        let access = json!({
-            "namespace": self.namespace.name(), "verb": verb, "group": "kubernaut.ai", "resource": "workflowexecutions", "subresource": subresource,
-        });
-        let review = json!({ "spec": { "user": user, "resourceAttributes": access } });
-        let review: SubjectAccessReview = serde_json::from_value(review)?;
-        let answer = reviews.create(&PostParams::default(), &review).await?;
-        Ok(answer.status.is_some_and(|it| it.allowed))
+        let access = on_executions(verb, subresource, Some(self.namespace.name()));
+        self.has_access(user, &access).await
     }
 
     /// A client of a ServiceAccount in the namespace `of`, with the operator Role in `namespace`.
@@ -135,9 +129,7 @@ impl System {
         namespace: Option<&str>,
         allowed: bool,
     ) -> Result<()> {
-        let access = json!({
-            "namespace": namespace, "verb": verb, "group": "kubernaut.ai", "resource": "workflowexecutions", "subresource": subresource,
-        });
+        let access = on_executions(verb, subresource, namespace);
         self.wait_until_access(user, access, allowed).await
     }
 
@@ -148,15 +140,27 @@ impl System {
         access: Value,
         allowed: bool,
     ) -> Result<()> {
-        let reviews: Api<SubjectAccessReview> = Api::all(self.cluster.admin());
-        let review = json!({ "spec": { "user": user, "resourceAttributes": access } });
-        let review: SubjectAccessReview = serde_json::from_value(review)?;
         until_effective("a user's RBAC", async || {
-            let answer = reviews.create(&PostParams::default(), &review).await?;
-            Ok(answer.status.is_some_and(|it| it.allowed == allowed))
+            Ok(self.has_access(user, &access).await? == allowed)
         })
         .await
     }
+
+    /// Whether RBAC allows a user an access, by its resource attributes.
+    async fn has_access(&self, user: &str, access: &Value) -> Result<bool> {
+        let reviews: Api<SubjectAccessReview> = Api::all(self.cluster.admin());
+        let review = json!({ "spec": { "user": user, "resourceAttributes": access } });
+        let review: SubjectAccessReview = serde_json::from_value(review)?;
+        let answer = reviews.create(&PostParams::default(), &review).await?;
+        Ok(answer.status.is_some_and(|it| it.allowed))
+    }
+}
+
+/// Resource attributes of an access to WorkflowExecutions, or to a subresource of them.
+fn on_executions(verb: &str, subresource: &str, namespace: Option<&str>) -> Value {
+    json!({
+        "namespace": namespace, "verb": verb, "group": "kubernaut.ai", "resource": "workflowexecutions", "subresource": subresource,
+    })
 }
 
 fn binding(name: &str, kind: &str, subject: &Value) -> Value {

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use serde_json::json;
@@ -24,24 +24,11 @@ async fn workflow_runs_with_dependencies_and_parameters_and_is_audited() {
         .await
         .expect("started");
     let create = PostParams::default();
-    let secret: Secret = serde_json::from_value(
-        json!({ "metadata": { "name": "registry" }, "stringData": { "token": "s3cret\n" } }),
-    )
-    .expect("a Secret");
+    let data = json!({ "token": "s3cret\n" });
+    system.add_secret("registry", data).await.expect("created");
+    let data = json!({ "max": "512Mi\n" });
     system
-        .execution
-        .api()
-        .create(&create, &secret)
-        .await
-        .expect("created");
-    let map: ConfigMap = serde_json::from_value(
-        json!({ "metadata": { "name": "limits" }, "data": { "max": "512Mi\n" } }),
-    )
-    .expect("a ConfigMap");
-    system
-        .execution
-        .api()
-        .create(&create, &map)
+        .add_config_map("limits", data)
         .await
         .expect("created");
 

@@ -4,9 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::api::rbac::v1::PolicyRule;
-use kube::api::PostParams;
 use serde_json::{Value, json};
 use wfe_tests::system::{Script, System, Task, condition, pipeline};
 
@@ -135,21 +133,11 @@ async fn granted_permissions_are_used_or_listed() {
     let mut system = System::install(&cluster, "rights", &workflows)
         .await
         .expect("installed");
-    let create = PostParams::default();
-    let secret = json!({ "metadata": { "name": "token" }, "stringData": { "a": "b" } });
-    let secret: Secret = serde_json::from_value(secret).expect("a Secret");
+    let data = json!({ "a": "b" });
+    system.add_secret("token", data).await.expect("created");
+    let data = json!({ "a": "b" });
     system
-        .execution
-        .api()
-        .create(&create, &secret)
-        .await
-        .expect("created");
-    let map = json!({ "metadata": { "name": "limits" }, "data": { "a": "b" } });
-    let map: ConfigMap = serde_json::from_value(map).expect("a ConfigMap");
-    system
-        .execution
-        .api()
-        .create(&create, &map)
+        .add_config_map("limits", data)
         .await
         .expect("created");
     system.start_data_storage().await.expect("started");

@@ -1,8 +1,8 @@
 //! BR-WE-014: the life of a workflow that runs as a pipeline, from admission to audit.
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use kube::api::{ListParams, LogParams, PostParams};
+use kube::api::{ListParams, LogParams};
 use serde_json::json;
 use wfe_model::audit::{EventData, EventType};
 use wfe_tests::system::{Script, System, Task, condition, pipeline, types};
@@ -48,16 +48,13 @@ async fn pipeline_runs_with_dependencies_and_parameters_and_is_audited() {
     let system = System::start(&cluster, "tkn-life", &[&workflow])
         .await
         .expect("started");
-    let create = PostParams::default();
-    let secret =
-        json!({ "metadata": { "name": "registry" }, "stringData": { "token": "s3cret\n" } });
-    let secret: Secret = serde_json::from_value(secret).expect("a Secret");
-    let secrets = system.execution.api();
-    secrets.create(&create, &secret).await.expect("created");
-    let map = json!({ "metadata": { "name": "limits" }, "data": { "max": "512Mi\n" } });
-    let map: ConfigMap = serde_json::from_value(map).expect("a ConfigMap");
-    let maps = system.execution.api();
-    maps.create(&create, &map).await.expect("created");
+    let data = json!({ "token": "s3cret\n" });
+    system.add_secret("registry", data).await.expect("created");
+    let data = json!({ "max": "512Mi\n" });
+    system
+        .add_config_map("limits", data)
+        .await
+        .expect("created");
 
     let spec = json!({
         "parameters": { "TEXT": "$HOME \"quoted\"" },

@@ -12,14 +12,14 @@ use super::build::CONTAINER;
 use crate::execution::{
     Cause, Execution, Facts, PodMaker, Progress, Tasks, Waiting, controller_of,
 };
-use crate::names::{IMAGE, KUEUE_QUEUE, STARTED, WORKFLOW_EXECUTION_UID};
+use crate::names::{IMAGE, JOB_NAME, KUEUE_QUEUE, STARTED, WORKFLOW_EXECUTION_UID};
 use crate::pod::{self, container_statuses, ended, newest, trouble, waiting_for};
 use crate::seen::{Job, Pod};
 
 /// What makes the pods of this engine.
 pub const POD_MAKER: PodMaker = PodMaker {
     kind: "Job",
-    label: "batch.kubernetes.io/job-name",
+    label: JOB_NAME,
 };
 
 fn ours(container: &str) -> bool {

@@ -136,7 +136,7 @@ fn read_fixture(name: &str, pod: Option<&str>) -> Execution {
     read(&fixture(&format!("job-{name}")), &pods)
 }
 
-/// BR-WE-013: an exit code that somebody else's pod reports.
+/// BR-WE-013: the exit code of a pod that the Job does not control.
 #[test]
 fn pod_of_another_owner_is_not_read() {
     let mut pod: Pod = fixture("pod-fail3");

@@ -174,10 +174,8 @@ impl TrailFile {
     fn find(&self, wanted: &HashMap<Identity, Content>) -> io::Result<HashSet<Identity>> {
         let (mut found, mut others) = (HashSet::new(), HashSet::new());
         let oldest = wanted.keys().map(|it| it.timestamp).min();
-        for name in names(&self.path)?.iter().rev() {
-            let Some((file, length)) = open_lines(name)? else {
-                continue;
-            };
+        for opened in files(&self.path)?.rev() {
+            let (_, file, length) = opened?;
             let last_written = Timestamp::try_from(file.metadata()?.modified()?);
             let too_old = |oldest: Timestamp| {
                 last_written.as_ref().is_ok_and(|written| {
@@ -220,6 +218,18 @@ impl Drop for TrailFile {
     }
 }
 
+/// The renamed files and the current one, from the oldest to the newest, each opened when it is reached:
+/// its name, the file, and the length of its complete lines.
+fn files(path: &Path) -> io::Result<impl DoubleEndedIterator<Item = io::Result<Opened>>> {
+    let open = |name: PathBuf| {
+        let opened = open_lines(&name).transpose()?;
+        Some(opened.map(|(file, length)| (name, file, length)))
+    };
+    Ok(names(path)?.into_iter().filter_map(open))
+}
+
+type Opened = (PathBuf, File, u64);
+
 /// Opens a file, with the length of its complete lines; `None` if it does not exist, as the current one
 /// while it is renamed.
 fn open_lines(path: &Path) -> io::Result<Option<(File, u64)>> {
@@ -249,10 +259,8 @@ pub struct Verified {
 /// has the hash `expected`. The error names the first line that breaks the chain.
 pub fn verify(path: &Path, expected: Option<&str>) -> io::Result<Verified> {
     let (mut verifier, mut lines, mut files) = (Verifier::new(expected), 0, 0);
-    for name in names(path)? {
-        let Some((file, length)) = open_lines(&name)? else {
-            continue;
-        };
+    for opened in self::files(path)? {
+        let (name, file, length) = opened?;
         files += 1;
         let mut number = 0;
         for line in BufReader::new(file.take(length)).split(b'\n') {
@@ -291,10 +299,8 @@ fn names(path: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// The last complete line, also if it is in a renamed file.
 fn last_line(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    for name in names(path)?.iter().rev() {
-        let Some((mut file, length)) = open_lines(name)? else {
-            continue;
-        };
+    for opened in files(path)?.rev() {
+        let (_, mut file, length) = opened?;
         let Some(end) = length.checked_sub(1) else {
             continue;
         };
@@ -311,10 +317,8 @@ fn last_line(path: &Path) -> io::Result<Option<Vec<u8>>> {
 /// newest.
 pub fn read_file(path: &Path, correlation_id: &str) -> io::Result<Vec<TrailEvent>> {
     let mut events = Vec::new();
-    for name in names(path)? {
-        let Some((file, length)) = open_lines(&name)? else {
-            continue;
-        };
+    for opened in files(path)? {
+        let (_, file, length) = opened?;
         for line in BufReader::new(file.take(length)).split(b'\n') {
             match serde_json::from_slice::<TrailEvent>(&line?) {
                 Ok(event) if event.correlation_id == correlation_id => events.push(event),

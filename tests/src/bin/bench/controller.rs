@@ -96,7 +96,11 @@ struct Bench {
 
 impl Bench {
     async fn system(&self, prefix: &str) -> Result<System> {
-        let mut system = System::install(&self.cluster, prefix, &[&self.workflow]).await?;
+        self.system_with(prefix, &self.workflow).await
+    }
+
+    async fn system_with(&self, prefix: &str, workflow: &Script) -> Result<System> {
+        let mut system = System::install(&self.cluster, prefix, &[workflow]).await?;
         // The default log level: tests run the controller with debug.
         let flags = ["--log-filter=info", "--cooldown=0s"];
         system.controller_flags.extend(flags.map(str::to_owned));
@@ -298,9 +302,7 @@ impl Bench {
         let parameters = (0..8).map(|index| format!("- {{name: P{index}, type: string}}\n"));
         let more = format!("parameters:\n{}", parameters.collect::<String>());
         let workflow = Script::of("largest", self.workflow.image.clone(), &more);
-        let mut system = System::install(&self.cluster, "bench-largest", &[&workflow]).await?;
-        let flags = ["--log-filter=info", "--cooldown=0s"];
-        system.controller_flags.extend(flags.map(str::to_owned));
+        let system = self.system_with("bench-largest", &workflow).await?;
         let controller = system.launch_controller().await?;
         let _node = FakeNode::start(&system.execution, |_| Ending::Success);
         let values = (0..8).map(|index| (format!("P{index}"), json!("x".repeat(8_192))));

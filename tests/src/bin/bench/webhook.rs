@@ -5,8 +5,6 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use futures::future::try_join_all;
 use hdrhistogram::Histogram;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::PostParams;
 use serde_json::json;
 use tokio::time::Instant;
 use wfe_model::workflow_execution::WorkflowExecution;
@@ -75,16 +73,10 @@ pub async fn measure() -> Result<()> {
     install_crd(&cluster).await?;
     let workflow = workflow();
     let mut system = System::install(&cluster, "bench", &[&workflow]).await?;
-    let create = PostParams::default();
     for name in ["token", "registry"] {
-        let secret: Secret = serde_json::from_value(
-            json!({ "metadata": { "name": name }, "stringData": { "a": "b" } }),
-        )?;
-        system.execution.api().create(&create, &secret).await?;
+        system.add_secret(name, json!({ "a": "b" })).await?;
     }
-    let map: ConfigMap =
-        serde_json::from_value(json!({ "metadata": { "name": "limits" }, "data": { "a": "b" } }))?;
-    system.execution.api().create(&create, &map).await?;
+    system.add_config_map("limits", json!({ "a": "b" })).await?;
     println!(
         "wfe-webhook on {}, load from one process beside it\n",
         machine()?
