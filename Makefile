@@ -42,7 +42,7 @@ deny: ## Check licences, bans and sources of all dependencies (needs cargo-deny)
 
 generate: ## Write what is generated from the code: the CRDs in the chart, docs/messages.md, docs/metrics.md, answers in docs/operations.md
 	cargo build -p wfe-controller
-	target/debug/wfe-controller crds > charts/workflow-execution/crds/kubernaut.ai.yaml
+	target/debug/wfe-controller crds > charts/workflow-execution/files/crds.yaml
 	WFE_WRITE_ANSWERS=1 cargo test --quiet -p wfe-core --lib operations_guide
 	WFE_WRITE_DOCUMENTS=1 cargo test --quiet -p wfe-tests --test harness document_is_what_the_sources_say
 

@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand};
 use jiff::SignedDuration;
 use url::Url;
+use wfe_core::certificates::Lifetimes;
 use wfe_model::duration::ExecutionTimeout;
 use wfe_model::workflow::{QUANTITY, Resources};
 use wfe_peers::client::Pace;
@@ -191,9 +192,64 @@ pub struct RunArgs {
     /// Namespace of that Lease (default: the controller's own).
     #[arg(long, env = "WFE_LEASE_NAMESPACE")]
     pub lease_namespace: Option<String>,
+    /// The webhook's certificate.
+    #[command(flatten)]
+    pub certificates: CertificateArgs,
     /// Logging, health and metrics flags.
     #[command(flatten)]
     pub process: ProcessArgs,
+}
+
+/// The webhook's certificate, where the controller makes it.
+#[derive(ClapArgs, Clone, Debug)]
+pub struct CertificateArgs {
+    /// Secret in the controller's own namespace in which the leader keeps the webhook's certificate
+    /// and the authority that signs it (default: another program makes the certificate). It must
+    /// exist.
+    #[arg(long, env = "WFE_CERTIFICATE_SECRET")]
+    pub certificate_secret: Option<String>,
+    /// Service of the webhook, in the controller's own namespace, for which that certificate is.
+    #[arg(long, env = "WFE_CERTIFICATE_SERVICE", default_value = "wfe-webhook")]
+    pub certificate_service: String,
+    /// Name of the MutatingWebhookConfiguration and the ValidatingWebhookConfiguration that get the
+    /// authority.
+    #[arg(long, env = "WFE_WEBHOOK_CONFIGURATION", default_value = "wfe-webhook")]
+    pub webhook_configuration: String,
+    /// Lifetime of that certificate.
+    #[arg(long, env = "WFE_CERTIFICATE_DURATION", default_value = "8760h", value_parser = positive)]
+    pub certificate_duration: Duration,
+    /// It is renewed this long before it ends.
+    #[arg(long, env = "WFE_CERTIFICATE_RENEW_BEFORE", default_value = "720h", value_parser = positive)]
+    pub certificate_renew_before: Duration,
+    /// Lifetime of the authority, which is renewed before a certificate would outlive it.
+    #[arg(long, env = "WFE_AUTHORITY_DURATION", default_value = "87600h", value_parser = positive)]
+    pub authority_duration: Duration,
+}
+
+impl CertificateArgs {
+    /// The lifetimes of certificate and authority.
+    pub fn lifetimes(&self) -> Lifetimes {
+        let signed = |it: Duration| SignedDuration::try_from(it).unwrap_or(SignedDuration::MAX);
+        Lifetimes {
+            certificate: signed(self.certificate_duration),
+            renew_before: signed(self.certificate_renew_before),
+            authority: signed(self.authority_duration),
+        }
+    }
+
+    /// Checks what clap cannot.
+    pub fn check(&self) -> Result<()> {
+        let (duration, renew_before) = (self.certificate_duration, self.certificate_renew_before);
+        ensure!(
+            renew_before < duration,
+            "--certificate-renew-before: must be shorter than --certificate-duration"
+        );
+        ensure!(
+            self.authority_duration >= 2 * (duration + renew_before),
+            "--authority-duration: must be at least twice --certificate-duration and --certificate-renew-before together"
+        );
+        Ok(())
+    }
 }
 
 /// Times and limits of executions.

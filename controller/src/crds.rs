@@ -11,7 +11,7 @@ mod tests {
     fn chart_crds_equal_the_generated_ones() {
         let path = concat!(
             env!("CARGO_MANIFEST_DIR"),
-            "/../charts/workflow-execution/crds/kubernaut.ai.yaml"
+            "/../charts/workflow-execution/files/crds.yaml"
         );
         let in_chart = std::fs::read_to_string(path).expect("the chart has the CRDs");
         assert_eq!(

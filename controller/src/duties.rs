@@ -1,5 +1,5 @@
 //! What the leader does, and when: standby keeps the caches warm, the leader reconciles, sweeps,
-//! delivers the audit trail and publishes Events, until it is stopped or loses the Lease.
+//! delivers the audit trail, publishes Events and renews the webhook's certificate, until it is stopped or loses the Lease.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use wfe_model::workflow_execution::WorkflowExecution;
 
 use crate::audit::outbox::Outbox;
 use crate::base::Base;
+use crate::certificates::Certificates;
 use crate::election::{Elector, NotLeading};
 use crate::metrics::Metrics;
 use crate::reconcile::{Lane, Reconciler, Shared, reconcile, retry};
@@ -38,6 +39,7 @@ pub struct Duties {
     view: Arc<View>,
     metrics: Metrics,
     concurrency: u16,
+    certificates: Option<Certificates>,
 }
 
 impl Duties {
@@ -47,6 +49,7 @@ impl Duties {
         shared: Shared,
         wake: Sender<ObjectRef<WorkflowExecution>>,
         concurrency: u16,
+        certificates: Option<Certificates>,
     ) -> Self {
         Self {
             stop: base.stop.clone(),
@@ -57,6 +60,7 @@ impl Duties {
             metrics: base.metrics.clone(),
             reconciler: Arc::new(Reconciler::new(&base.client, shared, wake)),
             concurrency,
+            certificates,
         }
     }
 
@@ -137,9 +141,15 @@ impl Duties {
             )
         };
         let ended = CancellationToken::new();
+        let certificates = async {
+            if let Some(certificates) = &self.certificates {
+                self.stop.run_until_cancelled(certificates.run()).await;
+            }
+        };
         let acting = async {
             tokio::join!(
                 passes,
+                certificates,
                 self.stop.run_until_cancelled(self.sweep.run()),
                 self.outbox.run(self.view.as_ref())
             );

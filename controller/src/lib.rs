@@ -8,6 +8,7 @@
 pub mod args;
 pub mod audit;
 mod base;
+mod certificates;
 pub mod clear_target;
 pub mod connection;
 pub mod crds;

@@ -18,6 +18,7 @@ use wfe_peers::token::{AccountToken, BearerToken};
 use crate::args::{LimitArgs, RunArgs};
 use crate::audit::outbox::{BATCH, Outbox};
 use crate::base::{self, Base};
+use crate::certificates::Certificates;
 use crate::duties::Duties;
 use crate::election::{Elector, Leadership};
 use crate::executor::Executors;
@@ -35,6 +36,7 @@ const SERVER_DEADLINE: Duration = Duration::from_secs(30);
 /// Reconciles WorkflowExecutions until SIGTERM or SIGINT.
 pub async fn run(args: RunArgs) -> Result<()> {
     args.limits.check()?;
+    args.certificates.check()?;
     let (base, mut registry) = Base::connect(&args).await?;
     let sink = sink(&args, &base)?;
     let catalog = catalog(&args.execution.catalog_dir, &base)?;
@@ -95,7 +97,8 @@ pub async fn run(args: RunArgs) -> Result<()> {
         metrics: base.metrics.clone(),
         schema: Schema::new(readiness.clone()),
     };
-    let duties = Duties::new(&base, shared, requeue, args.concurrency);
+    let certificates = Certificates::new(&base.client, &args.certificates);
+    let duties = Duties::new(&base, shared, requeue, args.concurrency, certificates);
     let synced = async {
         if caches.synced().await.is_ok() && executors.synced().await.is_ok() {
             caches.refuse_older_shape()?;

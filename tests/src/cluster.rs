@@ -15,6 +15,7 @@ mod boot;
 mod bundle;
 pub mod commands;
 mod home;
+mod images;
 mod namespace;
 mod packages;
 pub mod pki;

@@ -7,10 +7,12 @@
 //! [`observed`] is the input of a decision, [`decide`] makes it, [`step`] is its output.
 //! [`execution`] is the engine-neutral view of a Job or PipelineRun, [`job`] reads and builds Jobs.
 //! [`lock`], [`history`] and [`failure`] have the rules, [`status`] builds a status, [`condition`]
-//! names its conditions, [`audit`] derives audit events from a stored status.
+//! names its conditions, [`audit`] derives audit events from a stored status. [`certificates`] decides when the
+//! webhook's certificate is renewed.
 
 pub mod adoption;
 pub mod audit;
+pub mod certificates;
 pub mod clearing;
 pub mod condition;
 pub mod decide;

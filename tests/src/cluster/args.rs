@@ -5,6 +5,8 @@ use std::ffi::OsString;
 use clap::{Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
+use super::images::Profile;
+
 /// Runs a real Kubernetes cluster on this machine, for tests and experiments.
 ///
 /// The cluster runs in Linux namespaces of its own and leaves nothing behind when it ends. Binaries
@@ -79,6 +81,27 @@ pub enum Command {
     },
     /// Install packages and build binaries, without starting a cluster.
     Build,
+    /// Build the images of both programs and push them to a registry.
+    ///
+    /// With docker or buildah where one of them runs, else from binaries that are built here.
+    Images {
+        /// `host:port`, or a host with a path, of the registry.
+        registry: String,
+        /// Tag of the images.
+        #[arg(long, default_value = env!("CARGO_PKG_VERSION"))]
+        tag: String,
+        /// How the programs are compiled.
+        #[arg(long, value_enum, default_value_t = Profile::Release)]
+        profile: Profile,
+    },
+    /// Run a command with Helm and the other tools for the chart, without starting a cluster.
+    ///
+    /// Their directories are put on the PATH. They are built once, like the cluster's binaries.
+    Tools {
+        /// The command and its arguments, after `--`.
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
     /// (internal) Boot a cluster and run it until a signal: the background process of `up`.
     #[command(hide = true)]
     Serve,

@@ -1,4 +1,5 @@
-//! Builds Kubernetes, etcd, containerd, crane and Tekton from the Go modules pinned in `modules/`.
+//! Builds Kubernetes, etcd, containerd, crane, Tekton, Helm and cert-manager from the Go modules pinned in
+//! `modules/`.
 //!
 //! A build is cached under a hash of its module files and flags, so that each version is built once
 //! and a changed version never uses an old binary.
@@ -32,20 +33,23 @@ fn go(source: &Path) -> Command {
     go
 }
 
-/// Copies the directory `config` of a Go module.
-fn copy_config(source: &Path, module: &str, output: &Path) -> Result<()> {
+/// Copies a directory of a Go module.
+fn copy_directory(source: &Path, (module, directory): (&str, &str), output: &Path) -> Result<()> {
+    let downloaded = go(source).args(["mod", "download", module]).status();
+    let downloaded = downloaded.context("start go")?;
+    ensure!(downloaded.success(), "go mod download {module} failed");
     let listed = go(source)
         .args(["list", "-m", "-f", "{{.Dir}}", module])
         .output()
         .context("start go")?;
-    let directory = String::from_utf8(listed.stdout)?;
+    let root = String::from_utf8(listed.stdout)?;
     let copied = Command::new("cp")
         .args(["-r", "--no-preserve=mode"])
-        .arg(Path::new(directory.trim()).join("config"))
+        .arg(Path::new(root.trim()).join(directory))
         .arg(output)
         .status()
         .context("start cp")?;
-    ensure!(copied.success(), "copy config of {module}: cp failed");
+    ensure!(copied.success(), "copy {directory} of {module}: cp failed");
     Ok(())
 }
 
@@ -61,8 +65,10 @@ struct Module {
     version: Option<(&'static str, &'static str)>,
     /// The smallest cluster that needs it.
     extent: Extent,
-    /// A module of which the directory `config` is kept beside the binaries.
-    config_of: Option<&'static str>,
+    /// A module and the directory of it that is kept beside the binaries.
+    files: Option<(&'static str, &'static str)>,
+    /// A program of our own, instead of those that `go.mod` names as tools.
+    main: Option<&'static str>,
 }
 
 macro_rules! module {
@@ -77,18 +83,35 @@ macro_rules! module {
 }
 
 const MODULES: [Module; 4] = [
-    module!("etcd", rename: Some("etcd"), tags: "", version: None, extent: Extent::ApiServer, config_of: None),
-    module!("kubernetes", rename: None, tags: "", extent: Extent::ApiServer, config_of: None,
+    module!("etcd", rename: Some("etcd"), tags: "", version: None, extent: Extent::ApiServer, files: None, main: None),
+    module!("kubernetes", rename: None, tags: "", extent: Extent::ApiServer, files: None, main: None,
         version: Some(("k8s.io/kubernetes", "k8s.io/component-base/version.gitVersion"))),
-    module!("containerd", rename: None, extent: Extent::Node, config_of: None,
+    module!("containerd", rename: None, extent: Extent::Node, files: None, main: None,
         tags: "no_btrfs no_devmapper no_zfs no_aufs no_dynamic_plugins",
         version: Some(("github.com/containerd/containerd/v2", "github.com/containerd/containerd/v2/version.Version"))),
-    module!("crane", rename: None, tags: "", version: None, extent: Extent::Node, config_of: None),
+    CRANE,
 ];
+
+const CRANE: Module = module!("crane", rename: None, tags: "", version: None, extent: Extent::Node, files: None, main: None);
 
 /// Runs in pods: its binaries become images.
 const TEKTON: Module = module!("tekton", rename: None, tags: "", version: None, extent: Extent::Tekton,
-    config_of: Some("github.com/tektoncd/pipeline"));
+    files: Some(("github.com/tektoncd/pipeline", "config")), main: None);
+
+/// What the tests of the chart need.
+const TOOLS: [Module; 5] = [
+    module!("helm", rename: None, tags: "", version: Some(("helm.sh/helm/v4", "helm.sh/helm/v4/internal/version.version")),
+        extent: Extent::ApiServer, files: None, main: None),
+    module!("helm-unittest", rename: None, tags: "", version: None, extent: Extent::ApiServer, files: None, main: None),
+    // Documentation and schema of the values.
+    module!("helm-docs", rename: None, tags: "", version: None, extent: Extent::ApiServer, files: None, main: None),
+    // Upstream's programs are modules of their own that the module proxy does not have.
+    module!("cert-manager", rename: Some("cert-manager"), tags: "", version: None, extent: Extent::ApiServer,
+        files: Some(("github.com/cert-manager/cert-manager", "deploy/crds")), main: Some(include_str!("modules/cert-manager/main.go"))),
+    // Only its CRDs.
+    module!("prometheus-operator", rename: None, tags: "", version: None, extent: Extent::ApiServer,
+        files: Some(("github.com/prometheus-operator/prometheus-operator", "example/prometheus-operator-crd")), main: None),
+];
 
 /// Directories with what was built.
 pub(crate) struct Built {
@@ -110,6 +133,16 @@ pub(crate) fn build(home: &Home, extent: Extent) -> Result<Built> {
     Ok(Built { path, tekton })
 }
 
+/// Builds crane if it is missing; returns its directory.
+pub(crate) fn build_crane(home: &Home) -> Result<PathBuf> {
+    CRANE.build(home)
+}
+
+/// Builds what is missing of the tools for the chart; returns their directories.
+pub(crate) fn build_tools(home: &Home) -> Result<Vec<PathBuf>> {
+    TOOLS.iter().map(|module| module.build(home)).collect()
+}
+
 impl Module {
     fn build(&self, home: &Home) -> Result<PathBuf> {
         let done = home.bin().join(format!("{}-{}", self.name, self.key()));
@@ -124,13 +157,15 @@ impl Module {
         fs::create_dir_all(&output)?;
         fs::write(source.join("go.mod"), self.go_mod)?;
         fs::write(source.join("go.sum"), self.go_sum)?;
-        self.compile(
-            &source,
-            &output,
-            &home.log().join(format!("build-{}.log", self.name)),
-        )?;
-        if let Some(module) = self.config_of {
-            copy_config(&source, module, &output)?;
+        if let Some(main) = self.main {
+            fs::write(source.join("main.go"), main)?;
+        }
+        if self.main.is_some() || self.go_mod.contains("\ntool ") {
+            let log = home.log().join(format!("build-{}.log", self.name));
+            self.compile(&source, &output, &log)?;
+        }
+        if let Some(files) = self.files {
+            copy_directory(&source, files, &output)?;
         }
         fs::rename(&output, &done)
             // A concurrent build may have finished first.
@@ -150,6 +185,8 @@ impl Module {
             COMPILER_FLAGS,
             &self.ldflags(),
             self.rename.unwrap_or_default(),
+            self.main.unwrap_or_default(),
+            self.files.map_or("", |(_, directory)| directory),
         ] {
             hash.update(part);
             hash.update([0]);
@@ -211,7 +248,7 @@ impl Module {
                 "-o",
             ])
             .arg(&target)
-            .arg("tool")
+            .arg(if self.main.is_some() { "." } else { "tool" })
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

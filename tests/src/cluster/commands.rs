@@ -2,16 +2,17 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::cluster::args::{Args, Command, Extent};
 use crate::cluster::home::{Home, State};
-use crate::cluster::{binaries, boot, packages, sandbox};
+use crate::cluster::{binaries, boot, images, packages, sandbox};
 
 /// A boot takes 10 s on an idle machine with two cores.
 const UP_DEADLINE: Duration = Duration::from_mins(3);
@@ -35,6 +36,18 @@ pub fn execute(args: Args) -> Result<ExitCode> {
             cluster.prepare()?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Images {
+            registry,
+            tag,
+            profile,
+        } => {
+            let registry = images::registry(&registry, &binaries::build_crane(&cluster.home)?)?;
+            for image in images::build_and_push(&registry, &tag, profile)? {
+                println!("{image}");
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Tools { command } => cluster.run_with_tools(&command),
         Command::Serve => cluster.boot_and_wait(&[]),
         Command::Inside {
             supervisor,
@@ -148,6 +161,18 @@ impl Supervisor {
         }
         self.prepare()?;
         self.boot_and_wait(&[vec!["--".into()], command].concat())
+    }
+
+    fn run_with_tools(&self, command: &[OsString]) -> Result<ExitCode> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let tools = binaries::build_tools(&self.home)?;
+        let path = std::env::join_paths(tools.into_iter().chain(std::env::split_paths(&path)))?;
+        let (program, arguments) = command.split_first().context("no command")?;
+        let command = std::process::Command::new(program)
+            .args(arguments)
+            .env("PATH", path)
+            .exec();
+        Err(command).with_context(|| format!("start {}", program.display()))
     }
 
     /// Boots a cluster and waits until it ends.

@@ -41,6 +41,8 @@ pub struct Image {
     files: Vec<(PathBuf, Content)>,
     entrypoint: Vec<String>,
     base: Option<String>,
+    user: Option<String>,
+    labels: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -88,6 +90,21 @@ impl Image {
     #[must_use]
     pub fn entrypoint(mut self, words: &[&str]) -> Self {
         self.entrypoint = words.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
+    /// Sets the user.
+    #[must_use]
+    pub fn user(mut self, user: &str) -> Self {
+        self.user = Some(user.to_owned());
+        self
+    }
+
+    /// Adds a label of the OCI specification, without its prefix.
+    #[must_use]
+    pub fn label(mut self, name: &str, value: &str) -> Self {
+        self.labels
+            .push(format!("org.opencontainers.image.{name}={value}"));
         self
     }
 
@@ -230,7 +247,19 @@ impl Registry {
         if !image.entrypoint.is_empty() {
             mutate.extend(["--entrypoint", &entrypoint]);
         }
+        if let Some(user) = &image.user {
+            mutate.extend(["--user", user]);
+        }
+        for label in &image.labels {
+            mutate.extend(["--label", label]);
+        }
         self.crane(&mutate.into_iter().map(Into::into).collect::<Vec<_>>())?;
+        self.digest(name)
+    }
+
+    /// The reference by digest of an image that was pushed as `name`.
+    pub(crate) fn digest(&self, name: &str) -> Result<String> {
+        let target = format!("{}/{name}", self.address);
         let digest = self.crane(&["digest".into(), target.clone().into()])?;
         let (name, _tag) = target
             .rsplit_once(':')

@@ -167,7 +167,7 @@ fn named(namespace: &str) -> Value {
 
 /// Applies a CRD of the same name without any rule, as the field's older one.
 pub(super) async fn crd_without_rules(system: &System) -> Result<()> {
-    let mut crd: Value = read("crds/kubernaut.ai.yaml")?;
+    let mut crd: Value = read("files/crds.yaml")?;
     remove_rules(&mut crd);
     let crd: CustomResourceDefinition = serde_json::from_value(crd)?;
     apply(&Api::all(system.cluster.admin()), &crd).await?;
@@ -209,7 +209,7 @@ fn remove_rules(schema: &mut Value) {
 /// whole spec, and waits until the
 /// API server prunes the field from the WorkflowExecution `probe`.
 pub(super) async fn older_crd(system: &System, field: &str, probe: &str) -> Result<()> {
-    let mut crd: Value = read("crds/kubernaut.ai.yaml")?;
+    let mut crd: Value = read("files/crds.yaml")?;
     let pointer = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties";
     let properties = crd.pointer_mut(pointer).and_then(Value::as_object_mut);
     properties
@@ -243,7 +243,7 @@ pub(super) async fn older_crd(system: &System, field: &str, probe: &str) -> Resu
 
 /// Applies the chart's CRD and the roles for people, and waits until the CRD is established.
 pub(super) async fn crd(cluster: &Cluster) -> Result<()> {
-    let crd: CustomResourceDefinition = read("crds/kubernaut.ai.yaml")?;
+    let crd: CustomResourceDefinition = read("files/crds.yaml")?;
     let crds = Api::all(cluster.admin());
     apply(&crds, &crd).await?;
     for role in read::<Vec<ClusterRole>>("files/roles.yaml")? {

@@ -176,6 +176,8 @@ fn kubelet(boot: &Boot) -> serde_json::Value {
         "imageGCHighThresholdPercent": 100,
         "evictionHard": { "memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%" },
         "maxPods": 200,
+        // Secrets and ConfigMaps in pods change within seconds, not minutes.
+        "syncFrequency": "5s",
         "makeIPTablesUtilChains": false,
     })
 }

@@ -1,0 +1,243 @@
+//! When the webhook's certificate, and the authority that signs it, are made and renewed, so that the
+//! API server trusts what is served at any time.
+//!
+//! A new authority is published beside the older one first. Certificates are signed with it when API
+//! servers have had time to hear of it.
+
+use jiff::{SignedDuration, Timestamp};
+
+/// Lifetimes. The authority's is at least twice the sum of the others.
+#[derive(Clone, Copy, Debug)]
+pub struct Lifetimes {
+    /// Of a certificate.
+    pub certificate: SignedDuration,
+    /// A certificate is renewed this long before it ends.
+    pub renew_before: SignedDuration,
+    /// Of an authority.
+    pub authority: SignedDuration,
+}
+
+impl Lifetimes {
+    /// Time for which a new authority is published before it signs a certificate that is in use.
+    fn published_first(&self) -> SignedDuration {
+        self.renew_before / 2
+    }
+
+    /// An authority that ends within this time is replaced: it does not outlive what it signs.
+    fn authority_renew_before(&self) -> SignedDuration {
+        self.certificate + self.renew_before
+    }
+}
+
+/// Validity of a certificate.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Validity {
+    /// When it was made.
+    pub made: Timestamp,
+    /// When it ends.
+    pub ends: Timestamp,
+}
+
+/// The certificate that the webhook serves.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Serving {
+    /// When it ends.
+    pub ends: Timestamp,
+    /// Who has signed it.
+    pub signer: Signer,
+}
+
+/// Who has signed a certificate.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Signer {
+    /// The authority whose key is stored.
+    Current,
+    /// An older authority that is still published.
+    Older,
+}
+
+/// What is stored.
+#[derive(Clone, Copy, Debug)]
+pub struct Stored {
+    /// The authority whose key is stored; none if there is none that can be read.
+    pub authority: Option<Validity>,
+    /// The serving certificate; none if there is none for the webhook's name that a published
+    /// authority has signed.
+    pub serving: Option<Serving>,
+    /// Whether every webhook of both configurations has all published authorities.
+    pub published: bool,
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Step {
+    /// Make an authority, and keep those that have not ended for verification.
+    MakeAuthority,
+    /// Write the authorities into the webhook configurations.
+    Publish,
+    /// Sign a new serving certificate.
+    Sign,
+    /// Nothing, until this time or a change.
+    Wait(Timestamp),
+}
+
+/// Decides on the next step.
+pub fn next(now: Timestamp, lifetimes: &Lifetimes, stored: &Stored) -> Step {
+    let Some(authority) = stored.authority else {
+        return Step::MakeAuthority;
+    };
+    let authority_due = authority.ends - lifetimes.authority_renew_before();
+    if authority_due <= now {
+        return Step::MakeAuthority;
+    }
+    if !stored.published {
+        return Step::Publish;
+    }
+    let due = match stored.serving {
+        None => return Step::Sign,
+        Some(serving) => {
+            let renewal = serving.ends - lifetimes.renew_before;
+            match serving.signer {
+                Signer::Current => renewal,
+                Signer::Older => renewal.max(authority.made + lifetimes.published_first()),
+            }
+        }
+    };
+    if due <= now {
+        return Step::Sign;
+    }
+    Step::Wait(due.min(authority_due))
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    const LIFETIMES: Lifetimes = Lifetimes {
+        certificate: SignedDuration::from_hours(100),
+        renew_before: SignedDuration::from_hours(20),
+        authority: SignedDuration::from_hours(1000),
+    };
+
+    fn at(hours: i64) -> Timestamp {
+        Timestamp::UNIX_EPOCH + SignedDuration::from_hours(hours)
+    }
+
+    fn authority(made: i64) -> Option<Validity> {
+        let (made, ends) = (at(made), at(made + 1000));
+        Some(Validity { made, ends })
+    }
+
+    fn serving(ends: i64, signer: Signer) -> Option<Serving> {
+        let ends = at(ends);
+        Some(Serving { ends, signer })
+    }
+
+    /// BR-WE-001: the webhook always serves a certificate that the API server trusts.
+    #[rstest]
+    #[case::nothing_stored(0, None, None, false, Step::MakeAuthority)]
+    #[case::authority_is_published_first(0, authority(0), None, false, Step::Publish)]
+    #[case::then_it_signs(0, authority(0), None, true, Step::Sign)]
+    #[case::valid(
+        1,
+        authority(0),
+        serving(100, Signer::Current),
+        true,
+        Step::Wait(at(80))
+    )]
+    #[case::due(80, authority(0), serving(100, Signer::Current), true, Step::Sign)]
+    #[case::configuration_was_replaced(
+        1,
+        authority(0),
+        serving(100, Signer::Current),
+        false,
+        Step::Publish
+    )]
+    #[case::authority_would_not_outlive_a_certificate(
+        880,
+        authority(0),
+        serving(960, Signer::Current),
+        true,
+        Step::MakeAuthority
+    )]
+    #[case::new_authority_is_not_known_yet(
+        881,
+        authority(880),
+        serving(900, Signer::Older),
+        true,
+        Step::Wait(at(890))
+    )]
+    #[case::new_authority_signs_when_due(
+        900,
+        authority(880),
+        serving(960, Signer::Older),
+        true,
+        Step::Wait(at(940))
+    )]
+    #[case::new_authority_is_known(
+        890,
+        authority(880),
+        serving(900, Signer::Older),
+        true,
+        Step::Sign
+    )]
+    fn next_for_stored_takes_the_step(
+        #[case] now: i64,
+        #[case] authority: Option<Validity>,
+        #[case] serving: Option<Serving>,
+        #[case] published: bool,
+        #[case] expected: Step,
+    ) {
+        let stored = Stored {
+            authority,
+            serving,
+            published,
+        };
+        assert_eq!(next(at(now), &LIFETIMES, &stored), expected);
+    }
+
+    /// BR-WE-001: whatever the steps in between, what is served was signed by a published authority that
+    /// has not ended, and a new authority is published for a while before its certificate is served.
+    #[test]
+    fn next_over_three_authorities_always_serves_what_is_trusted() {
+        let mut now = at(0);
+        let mut authorities: Vec<Validity> = Vec::new();
+        let mut served: Option<(usize, Timestamp)> = None;
+        let mut published = 0;
+        while authorities.len() < 4 {
+            let stored = Stored {
+                authority: authorities.last().copied(),
+                serving: served.map(|(by, ends)| Serving {
+                    ends,
+                    signer: if by + 1 == authorities.len() {
+                        Signer::Current
+                    } else {
+                        Signer::Older
+                    },
+                }),
+                published: published == authorities.len(),
+            };
+            match next(now, &LIFETIMES, &stored) {
+                Step::MakeAuthority => authorities.push(Validity {
+                    made: now,
+                    ends: now + LIFETIMES.authority,
+                }),
+                Step::Publish => published = authorities.len(),
+                Step::Sign => {
+                    let by = authorities.len() - 1;
+                    let known = now.duration_since(authorities[by].made);
+                    assert!(served.is_none() || known >= LIFETIMES.published_first());
+                    served = Some((by, now + LIFETIMES.certificate));
+                }
+                Step::Wait(until) => {
+                    assert!(until > now, "time passes");
+                    let (by, ends) = served.expect("a certificate");
+                    assert!(until < ends && ends <= authorities[by].ends);
+                    now = until;
+                }
+            }
+        }
+    }
+}
