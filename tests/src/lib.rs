@@ -1,6 +1,7 @@
 //! What the suites run on: a real Kubernetes ([`cluster`]), wfe installed in it ([`system`]), and fakes of
 //! what cannot be had for real in a test ([`fakes`]).
 
+pub mod chart;
 pub mod cluster;
 pub mod fakes;
 pub mod system;

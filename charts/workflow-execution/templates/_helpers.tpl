@@ -70,7 +70,8 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "wfe.serviceAccountNam
 {{- if eq .Values.certificates.mode "provided" -}}
 {{- required "certificates.provided.secretName: name the Secret with tls.crt and tls.key" .Values.certificates.provided.secretName -}}
 {{- else -}}
-{{- include "wfe.fullname" . }}-webhook-tls
+{{- /* One Secret for each mode: its type cannot change. */ -}}
+{{- include "wfe.fullname" . }}-webhook-{{ eq .Values.certificates.mode "certManager" | ternary "cert-manager" "tls" }}
 {{- end -}}
 {{- end -}}
 

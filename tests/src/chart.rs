@@ -1,0 +1,67 @@
+//! Helm and kubectl, for the cluster of `KUBECONFIG`.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tokio::process::Command;
+
+/// The release and its namespace.
+pub const RELEASE: &str = "workflow-execution";
+/// Namespace of the programs.
+pub const PROGRAMS: &str = "kubernaut-system";
+/// Namespace of the executions.
+pub const EXECUTIONS: &str = "kubernaut-workflows";
+
+/// The chart's directory.
+pub fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/workflow-execution")
+}
+
+/// Runs helm; returns its output.
+pub async fn helm(arguments: &[&str]) -> Result<String> {
+    run("helm", arguments).await
+}
+
+/// Runs kubectl; returns its output.
+pub async fn kubectl(arguments: &[&str]) -> Result<String> {
+    run("kubectl", arguments).await
+}
+
+/// Runs a program; an error has its output.
+pub async fn run(program: &str, arguments: &[&str]) -> Result<String> {
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .with_context(|| format!("start {program}: is it on the PATH?"))?;
+    let (stdout, stderr) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    ensure!(
+        output.status.success(),
+        "{program} {}: {}{}",
+        arguments.join(" "),
+        stdout,
+        stderr
+    );
+    Ok(stdout.into_owned())
+}
+
+/// Installs or upgrades the release with `values`, and waits until all pods are ready.
+pub async fn install(chart: &Path, values: &Value, more: &[&str]) -> Result<String> {
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), values.to_string())?;
+    let (chart, values) = (chart.to_string_lossy(), file.path().to_string_lossy());
+    let arguments = [
+        &["upgrade", "--install", RELEASE, &chart],
+        &["--namespace", PROGRAMS, "--values", &values][..],
+        &["--wait", "--timeout", "2m"],
+        more,
+    ];
+    helm(&arguments.concat()).await
+}

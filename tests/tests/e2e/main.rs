@@ -1,0 +1,7 @@
+//! The chart, installed by Helm on the real node: both programs as pods behind their Service. One story, told in
+//! order; `--nocapture` shows what takes how long.
+
+mod certificates;
+mod load;
+mod node;
+mod story;
