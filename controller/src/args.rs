@@ -211,8 +211,7 @@ pub struct CertificateArgs {
     /// Service of the webhook, in the controller's own namespace, for which that certificate is.
     #[arg(long, env = "WFE_CERTIFICATE_SERVICE", default_value = "wfe-webhook")]
     pub certificate_service: String,
-    /// Name of the MutatingWebhookConfiguration and the ValidatingWebhookConfiguration that get the
-    /// authority.
+    /// Name of the webhook configurations, one mutating and one validating, that get the authority.
     #[arg(long, env = "WFE_WEBHOOK_CONFIGURATION", default_value = "wfe-webhook")]
     pub webhook_configuration: String,
     /// Lifetime of that certificate.

@@ -19,6 +19,32 @@ pub fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/workflow-execution")
 }
 
+/// Names of the sets of values in the chart's directory `ci`.
+///
+/// # Panics
+/// If there is no such directory.
+#[expect(clippy::expect_used, reason = "the one way to fail a test")]
+pub fn value_sets() -> Vec<String> {
+    let files = std::fs::read_dir(directory().join("ci")).expect("sets of values");
+    let names = files
+        .flatten()
+        .filter_map(|it| it.file_name().into_string().ok());
+    let mut sets: Vec<_> = names
+        .filter_map(|it| it.strip_suffix("-values.yaml").map(ToOwned::to_owned))
+        .collect();
+    sets.sort();
+    sets
+}
+
+/// A directory that came with a tool on the PATH.
+pub fn tool_directory(name: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|it| it.join(name))
+        .find(|it| it.is_dir())
+        .with_context(|| format!("no {name} beside the tools: run it by `wfe-cluster tools`"))
+}
+
 /// Runs helm; returns its output.
 pub async fn helm(arguments: &[&str]) -> Result<String> {
     run("helm", arguments).await

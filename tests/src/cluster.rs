@@ -20,6 +20,7 @@ mod namespace;
 mod packages;
 pub mod pki;
 mod processes;
+mod promtool;
 mod registry;
 mod sandbox;
 pub mod wait;

@@ -125,61 +125,67 @@ mod tests {
         Timestamp::UNIX_EPOCH + SignedDuration::from_hours(hours)
     }
 
-    fn authority(made: i64) -> Option<Validity> {
+    fn authority(made: i64) -> Validity {
         let (made, ends) = (at(made), at(made + 1000));
-        Some(Validity { made, ends })
+        Validity { made, ends }
     }
 
-    fn serving(ends: i64, signer: Signer) -> Option<Serving> {
+    fn serving(ends: i64, signer: Signer) -> Serving {
         let ends = at(ends);
-        Some(Serving { ends, signer })
+        Serving { ends, signer }
     }
 
     /// BR-WE-001: the webhook always serves a certificate that the API server trusts.
     #[rstest]
     #[case::nothing_stored(0, None, None, false, Step::MakeAuthority)]
-    #[case::authority_is_published_first(0, authority(0), None, false, Step::Publish)]
-    #[case::then_it_signs(0, authority(0), None, true, Step::Sign)]
+    #[case::authority_is_published_first(0, Some(authority(0)), None, false, Step::Publish)]
+    #[case::then_it_signs(0, Some(authority(0)), None, true, Step::Sign)]
     #[case::valid(
         1,
-        authority(0),
-        serving(100, Signer::Current),
+        Some(authority(0)),
+        Some(serving(100, Signer::Current)),
         true,
         Step::Wait(at(80))
     )]
-    #[case::due(80, authority(0), serving(100, Signer::Current), true, Step::Sign)]
+    #[case::due(
+        80,
+        Some(authority(0)),
+        Some(serving(100, Signer::Current)),
+        true,
+        Step::Sign
+    )]
     #[case::configuration_was_replaced(
         1,
-        authority(0),
-        serving(100, Signer::Current),
+        Some(authority(0)),
+        Some(serving(100, Signer::Current)),
         false,
         Step::Publish
     )]
     #[case::authority_would_not_outlive_a_certificate(
         880,
-        authority(0),
-        serving(960, Signer::Current),
+        Some(authority(0)),
+        Some(serving(960, Signer::Current)),
         true,
         Step::MakeAuthority
     )]
     #[case::new_authority_is_not_known_yet(
         881,
-        authority(880),
-        serving(900, Signer::Older),
+        Some(authority(880)),
+        Some(serving(900, Signer::Older)),
         true,
         Step::Wait(at(890))
     )]
     #[case::new_authority_signs_when_due(
         900,
-        authority(880),
-        serving(960, Signer::Older),
+        Some(authority(880)),
+        Some(serving(960, Signer::Older)),
         true,
         Step::Wait(at(940))
     )]
     #[case::new_authority_is_known(
         890,
-        authority(880),
-        serving(900, Signer::Older),
+        Some(authority(880)),
+        Some(serving(900, Signer::Older)),
         true,
         Step::Sign
     )]

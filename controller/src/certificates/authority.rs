@@ -76,8 +76,8 @@ impl Content {
         let pems = parse(&self.certificate);
         let serving = certificate(pems.first()?)?;
         let names = serving.subject_alternative_name().ok()??;
-        let named = |it: &GeneralName<'_>| *it == GeneralName::DNSName(name);
-        if !names.value.general_names.iter().any(named) {
+        let is_host = |it: &GeneralName<'_>| *it == GeneralName::DNSName(name);
+        if !names.value.general_names.iter().any(is_host) {
             return None;
         }
         let has_signed = |authority: &Pem| {

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use crate::cluster::args::{Args, Command, Extent};
 use crate::cluster::home::{Home, State};
-use crate::cluster::{binaries, boot, images, packages, sandbox};
+use crate::cluster::{binaries, boot, images, packages, promtool, sandbox};
 
 /// A boot takes 10 s on an idle machine with two cores.
 const UP_DEADLINE: Duration = Duration::from_mins(3);
@@ -165,7 +165,8 @@ impl Supervisor {
 
     fn run_with_tools(&self, command: &[OsString]) -> Result<ExitCode> {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let tools = binaries::build_tools(&self.home)?;
+        let mut tools = binaries::build_tools(&self.home)?;
+        tools.push(promtool::extract(&self.home)?);
         let path = std::env::join_paths(tools.into_iter().chain(std::env::split_paths(&path)))?;
         let (program, arguments) = command.split_first().context("no command")?;
         let command = std::process::Command::new(program)

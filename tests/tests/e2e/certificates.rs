@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::Api;
 use kube::api::ListParams;
 use serde_json::json;
-use wfe_tests::chart::{PROGRAMS, RELEASE, kubectl, run};
+use wfe_tests::chart::{PROGRAMS, RELEASE, kubectl, run, tool_directory};
 use wfe_tests::wait;
 
 use crate::load::Load;
@@ -220,7 +220,7 @@ struct CertManager(Vec<Child>);
 impl CertManager {
     async fn start(story: &Story) -> Self {
         let program = run("which", &["cert-manager"]).await.expect("cert-manager");
-        let crds = Path::new(program.trim()).with_file_name("crds");
+        let crds = tool_directory("crds").expect("CRDs");
         kubectl(&["apply", "--server-side", "-f", &crds.to_string_lossy()])
             .await
             .expect("CRDs");

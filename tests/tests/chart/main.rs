@@ -1,0 +1,45 @@
+//! The chart without a cluster: what it renders, and that its documents say what it does.
+
+mod documents;
+mod monitoring;
+mod values;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use wfe_tests::chart;
+
+/// Runs a tool in the chart's directory; returns whether it succeeded, and its output.
+fn tool(program: &str, arguments: &[&str]) -> (bool, String) {
+    let output = Command::new(program)
+        .args(arguments)
+        .current_dir(chart::directory())
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}: run `make chart`"));
+    let text = [output.stdout, output.stderr].concat();
+    (
+        output.status.success(),
+        String::from_utf8(text).expect("text"),
+    )
+}
+
+/// Renders the chart with a file of `ci/` and more flags.
+fn template(values: &str, more: &[&str]) -> String {
+    let file = format!("ci/{values}-values.yaml");
+    let arguments = [
+        "template",
+        chart::RELEASE,
+        ".",
+        "-n",
+        chart::PROGRAMS,
+        "-f",
+        &file,
+    ];
+    let (success, text) = tool("helm", &[&arguments[..], more].concat());
+    assert!(success, "{values}: {text}");
+    text
+}
+
+fn workspace() -> PathBuf {
+    chart::directory().join("../..")
+}

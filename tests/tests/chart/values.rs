@@ -1,0 +1,131 @@
+//! Values: each set in `ci/` renders, unknown ones are refused, and every flag has one.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use wfe_tests::chart::value_sets;
+
+use crate::{template, tool};
+
+/// Flags that no value sets, and why.
+const NO_VALUE: [(&str, &str); 8] = [
+    (
+        "--data-storage-token-file",
+        "the ServiceAccount's token is better",
+    ),
+    ("--leader-elect", "one replica leads as well"),
+    ("--lease-namespace", "the release's"),
+    ("--metrics-addr", "the Services name the port"),
+    ("--health-addr", "the probes name the port"),
+    ("--cert-dir", "where the Secret is mounted"),
+    ("--help", ""),
+    ("--version", ""),
+];
+
+/// Every set of values renders and is free of lint.
+#[test]
+fn each_value_set_is_rendered_and_without_lint() {
+    let sets = value_sets();
+    assert!(sets.len() >= 20, "{sets:?}");
+    for set in sets {
+        template(&set, &[]);
+        let file = format!("ci/{set}-values.yaml");
+        let (success, text) = tool("helm", &["lint", ".", "--strict", "-f", &file]);
+        assert!(success, "{set}: {text}");
+    }
+}
+
+/// A value that the chart does not have, or one of another type, is an error that names it.
+#[test]
+fn value_that_is_unknown_or_wrong_is_refused_with_its_name() {
+    for (value, says) in [
+        ("webhook.replicas=3", "'replicas' not allowed"),
+        ("controler.replicaCount=3", "'controler' not allowed"),
+        ("webhook.failurePolicy=Sometimes", "webhook/failurePolicy"),
+        ("controller.cooldown=five", "controller/cooldown"),
+        ("webhook.image.digest=latest", "webhook/image/digest"),
+        (
+            "global.imageRegistry=",
+            "set the registry that has the images",
+        ),
+        (
+            "executionNamespace.name=kubernaut-system",
+            "must not be the release's namespace",
+        ),
+    ] {
+        let arguments = [
+            "template",
+            "x",
+            ".",
+            "-n",
+            "kubernaut-system",
+            "-f",
+            "ci/default-values.yaml",
+            "--set",
+            value,
+        ];
+        let (success, text) = tool("helm", &arguments);
+        assert!(!success && text.contains(says), "{value}: {text}");
+    }
+}
+
+/// The chart's own unit tests.
+#[test]
+fn unit_tests_of_the_chart_pass() {
+    let (success, text) = tool("helm-unittest", &["."]);
+    assert!(success, "{text}");
+}
+
+/// Each flag of the programs is set by a value, and the chart's defaults are the programs'.
+#[test]
+fn flag_of_a_program_has_a_value_with_the_same_default() {
+    let all: String = value_sets().iter().map(|set| template(set, &[])).collect();
+    let rendered = template("default", &[]);
+    for program in ["wfe-controller", "wfe-webhook"] {
+        let help = help(program);
+        let mut flags = BTreeSet::new();
+        let mut flag = "";
+        for line in help.lines().map(str::trim) {
+            if let Some(found) = line.split_whitespace().find(|it| it.starts_with("--")) {
+                if line.starts_with('-') {
+                    flag = found.split(['=', '[']).next().unwrap_or(found);
+                    flags.insert(flag);
+                }
+            } else if let Some(default) = line.strip_prefix("[default: ") {
+                let default = default.trim_end_matches(']');
+                let set = format!("- {flag}={default}\n");
+                let other = OTHER_DEFAULT.contains(&flag);
+                assert!(
+                    other || !rendered.contains(&format!("- {flag}=")) || rendered.contains(&set),
+                    "{program} {flag}: the chart has another default than {default}"
+                );
+            }
+        }
+        assert!(flags.len() > 10, "{help}");
+        let missing: Vec<_> = flags
+            .into_iter()
+            .filter(|flag| !all.contains(&format!("- {flag}")))
+            .filter(|flag| NO_VALUE.iter().all(|(name, _)| name != flag))
+            .collect();
+        assert_eq!(missing, [""; 0], "flags of {program} without a value");
+    }
+}
+
+/// Flags whose default is made from the release, or is another one in a pod.
+const OTHER_DEFAULT: [&str; 5] = [
+    "--audit-file",
+    "--lease-name",
+    "--certificate-service",
+    "--webhook-configuration",
+    "--default-resources",
+];
+
+fn help(program: &str) -> String {
+    let test = std::env::current_exe().expect("a path");
+    let built = test.ancestors().nth(2).map(Path::to_path_buf);
+    let program = built.expect("the build directory").join(program);
+    let output = Command::new(&program).arg("--help").output();
+    let output = output.unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+    String::from_utf8(output.stdout).expect("text")
+}
