@@ -1,6 +1,6 @@
 # One target per step; `.ci/run` calls the same ones.
 .DEFAULT_GOAL := help
-.PHONY: help demo programs build lint deny generate test unit peers acceptance harness faults test-tekton bench-webhook bench-controller bench-engines soak fuzz shell up down
+.PHONY: help demo images programs build lint deny generate test unit peers acceptance harness chart e2e faults test-tekton bench-webhook bench-controller bench-engines soak fuzz shell up down
 
 CLUSTER := target/debug/wfe-cluster
 # Each is checked alone, too: features of the workspace cannot hide what a crate lacks.
@@ -10,10 +10,21 @@ MACHETE := target/tools/bin/cargo-machete
 help: ## List the targets
 	@grep -hE '^[a-z][a-z -]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-30s %s\n", $$1, $$2 }'
 
-demo: programs ## See the main job on a new cluster, ending one that is up (KEEP=1 leaves it running, TEKTON=1 adds a pipeline)
+ifeq ($(origin KUBECONFIG),command line)
+demo: programs
+	@test -n "$(REGISTRY)" || { echo "REGISTRY: name the registry that your cluster pulls from, for example make demo KUBECONFIG=... REGISTRY=registry.example:5000"; exit 2; }
+	$(CLUSTER) images $(REGISTRY)
+	KUBECONFIG=$(abspath $(KUBECONFIG)) $(CLUSTER) tools -- target/debug/wfe-demo --registry $(REGISTRY) $(if $(KEEP),--keep) $(if $(TEKTON),--tekton)
+else
+demo: programs ## See the main job on a new cluster, ending one that is up (KEEP=1 leaves it running, TEKTON=1 adds a pipeline; KUBECONFIG=... REGISTRY=...: on yours)
 	$(CLUSTER) down
 	$(if $(KEEP),$(CLUSTER) $(if $(TEKTON),--tekton) up)
 	$(CLUSTER) $(if $(TEKTON),--tekton) run -- target/debug/wfe-demo $(if $(KEEP),--keep) $(if $(TEKTON),--tekton)
+endif
+
+images: programs ## Build both images and push them: REGISTRY=host:port, TAG=
+	@test -n "$(REGISTRY)" || { echo "REGISTRY: name the registry, for example make images REGISTRY=registry.example:5000"; exit 2; }
+	$(CLUSTER) images $(REGISTRY) $(if $(TAG),--tag $(TAG))
 
 test: unit peers acceptance harness ## Run every test (the first time builds a Kubernetes: about 10 minutes)
 
@@ -40,11 +51,11 @@ $(MACHETE):
 deny: ## Check licences, bans and sources of all dependencies (needs cargo-deny)
 	cargo deny check bans licenses sources
 
-generate: ## Write what is generated from the code: the CRDs in the chart, docs/messages.md, docs/metrics.md, answers in docs/operations.md
-	cargo build -p wfe-controller
+generate: programs ## Write what is generated: the CRDs, schema and README of the chart, certs/, docs/messages.md, docs/metrics.md, docs/flags.md, answers in docs/operations.md
 	target/debug/wfe-controller crds > charts/workflow-execution/files/crds.yaml
 	WFE_WRITE_ANSWERS=1 cargo test --quiet -p wfe-core --lib operations_guide
 	WFE_WRITE_DOCUMENTS=1 cargo test --quiet -p wfe-tests --test harness document_is_what_the_sources_say
+	WFE_WRITE_DOCUMENTS=1 $(CLUSTER) tools -- cargo test --quiet -p wfe-tests --test chart documents
 
 unit: build ## Run the tests that need no cluster
 	cargo test --workspace --lib --bins
@@ -64,6 +75,17 @@ harness: build ## Kill clusters at every moment and look at what they leave (end
 faults: build ## Lose requests, answers and watches in every moment of a run, and crash
 	$(CLUSTER) down
 	$(CLUSTER) run --api-only -- cargo test --offline --workspace --test faults -- --nocapture --test-threads=1
+
+chart: build ## Run the tests of the chart that need no cluster (the first time builds Helm)
+	$(CLUSTER) tools -- cargo test --offline -p wfe-tests --test chart
+
+# Static binaries, for images.
+STATIC := RUSTFLAGS="-C target-feature=+crt-static" cargo build --target $(shell uname -m)-unknown-linux-gnu
+
+e2e: build ## Run the chart on a cluster: install, upgrade, rotate certificates, uninstall (ends one that is up)
+	$(CLUSTER) down
+	$(STATIC) -p wfe-controller -p wfe-webhook
+	$(CLUSTER) tools -- $(CLUSTER) run -- cargo test --offline -p wfe-tests --test e2e -- --nocapture
 
 test-tekton: build ## Run the tests of engine tekton on a cluster with Tekton (ends one that is up; the first time builds Tekton)
 	$(CLUSTER) down

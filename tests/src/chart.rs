@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::process::Command;
+
+use crate::system::until_effective;
 
 /// The release and its namespace.
 pub const RELEASE: &str = "workflow-execution";
@@ -78,7 +80,8 @@ pub async fn run(program: &str, arguments: &[&str]) -> Result<String> {
     Ok(stdout.into_owned())
 }
 
-/// Installs or upgrades the release with `values`, and waits until all pods are ready.
+/// Installs or upgrades the release with `values`, and waits until all pods are ready and the API server
+/// reaches the webhook: kube-proxy hears of ready pods a moment later.
 pub async fn install(chart: &Path, values: &Value, more: &[&str]) -> Result<String> {
     let file = tempfile::NamedTempFile::new()?;
     std::fs::write(file.path(), values.to_string())?;
@@ -89,5 +92,14 @@ pub async fn install(chart: &Path, values: &Value, more: &[&str]) -> Result<Stri
         &["--wait", "--timeout", "2m"],
         more,
     ];
-    helm(&arguments.concat()).await
+    let installed = helm(&arguments.concat()).await?;
+    let invalid = json!({ "apiVersion": "kubernaut.ai/v1alpha1", "kind": "WorkflowExecution", "metadata": { "name": "probe", "namespace": "default" }, "spec": {} });
+    std::fs::write(file.path(), invalid.to_string())?;
+    let path = file.path().to_string_lossy();
+    until_effective("the webhook's Service", async || {
+        let refused = kubectl(&["create", "--dry-run=server", "-f", &path]).await;
+        Ok(refused.is_err_and(|error| !error.to_string().contains("failed calling webhook")))
+    })
+    .await?;
+    Ok(installed)
 }

@@ -132,10 +132,7 @@ impl Cluster {
             .registry
             .as_deref()
             .context("this cluster has no node (--api-only)")?;
-        Ok(Registry::at(
-            address,
-            std::env::var_os("PATH").unwrap_or_default(),
-        ))
+        Ok(Registry::at(address))
     }
 }
 

@@ -166,6 +166,7 @@ impl Supervisor {
     fn run_with_tools(&self, command: &[OsString]) -> Result<ExitCode> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let mut tools = binaries::build_tools(&self.home)?;
+        tools.push(binaries::build_crane(&self.home)?);
         tools.push(promtool::extract(&self.home)?);
         let path = std::env::join_paths(tools.into_iter().chain(std::env::split_paths(&path)))?;
         let (program, arguments) = command.split_first().context("no command")?;

@@ -155,5 +155,5 @@ pub(crate) fn registry(address: &str, crane: &Path) -> Result<Registry> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = std::iter::once(crane.to_owned()).chain(std::env::split_paths(&path));
     let path: OsString = std::env::join_paths(path)?;
-    Ok(Registry::at(address, path))
+    Ok(Registry::with_path(address, path))
 }

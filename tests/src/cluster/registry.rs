@@ -180,10 +180,16 @@ impl Registry {
         processes
             .wait_until("registry answers", "crane", DEADLINE, probe)
             .await?;
-        Ok(Self::at(&address, processes.path()))
+        Ok(Self::with_path(&address, processes.path()))
     }
 
-    pub(crate) fn at(address: &str, path: OsString) -> Self {
+    /// A registry at `host:port`, reached with crane from the `PATH`.
+    pub fn at(address: &str) -> Self {
+        Self::with_path(address, std::env::var_os("PATH").unwrap_or_default())
+    }
+
+    /// As [`at`](Self::at), with crane from `path`.
+    pub(crate) fn with_path(address: &str, path: OsString) -> Self {
         Self {
             address: address.to_owned(),
             path,
@@ -196,7 +202,7 @@ impl Registry {
     }
 
     /// Pushes the images that every cluster has: `busybox:1`, and `pause:1` for pod sandboxes.
-    pub(crate) fn push_base_images(&self) -> Result<()> {
+    pub fn push_base_images(&self) -> Result<()> {
         let applets = Command::new(BUSYBOX)
             .arg("--list")
             .output()

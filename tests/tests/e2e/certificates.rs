@@ -13,6 +13,7 @@ use wfe_tests::wait;
 
 use crate::load::Load;
 use crate::story::Story;
+use crate::value_sets;
 
 const RENEWED_WITHIN: Duration = Duration::from_mins(3);
 const PORT: u16 = 9443;
@@ -56,7 +57,6 @@ pub async fn cert_manager(story: &mut Story) {
         .await;
     let name = format!("{RELEASE}-webhook-cert-manager");
     all_serve(story, &name).await;
-    answered(story).await;
     let load = Load::start(&story.client, &story.quick, "cert-manager", false);
     let first = secret(story, &name).await;
     // As `cmctl renew` does.
@@ -81,6 +81,7 @@ pub async fn cert_manager(story: &mut Story) {
     let (reviews, _) = load.end().await;
     println!("          {reviews} reviews were answered meanwhile");
     story.done("certificates.mode certManager: issued, injected, renewed");
+    value_sets::are_accepted(story).await;
     drop(processes);
 }
 
@@ -94,7 +95,6 @@ pub async fn provided(story: &mut Story) {
     let take_over = ["--force-conflicts"];
     let values = provided(first.authority());
     story.upgrade_with(values, &take_over).await;
-    answered(story).await;
     let load = Load::start(&story.client, &story.quick, "provided", false);
     story
         .upgrade(provided(first.authority() + &second.authority()))
@@ -107,7 +107,6 @@ pub async fn provided(story: &mut Story) {
     story
         .upgrade(json!({ "certificates": { "mode": "generated" } }))
         .await;
-    answered(story).await;
     story.done(
         "certificates.mode provided: another authority and certificate, and back to generated",
     );
@@ -168,20 +167,6 @@ async fn all_serve(story: &Story, name: &str) {
     })
     .await
     .expect("served");
-}
-
-/// Waits until reviews are answered: after a change of the mode, that of the old pods is not trusted.
-async fn answered(story: &Story) {
-    let api = Api::namespaced(story.client.clone(), crate::load::REQUESTS);
-    let probe = story.quick.request("probe", &json!({}));
-    wfe_tests::system::until_effective("the new certificate", async || {
-        Ok(api
-            .create(&wfe_tests::system::dry_run(), &probe)
-            .await
-            .is_ok())
-    })
-    .await
-    .expect("answered");
 }
 
 /// A set that `certs/make.sh` has made.

@@ -2,6 +2,8 @@
 //! order; `--nocapture` shows what takes how long.
 
 mod certificates;
+mod demo;
 mod load;
 mod node;
 mod story;
+mod value_sets;

@@ -13,9 +13,9 @@ use wfe_tests::chart::{self, PROGRAMS, RELEASE, helm, kubectl, run};
 use wfe_tests::system::Script;
 use wfe_tests::{Cluster, Image, wait};
 
-use crate::certificates;
 use crate::load::{Load, REQUESTS, all_ran_once};
 use crate::node;
+use crate::{certificates, demo};
 
 const HAPPENS_WITHIN: Duration = Duration::from_mins(1);
 
@@ -111,6 +111,8 @@ async fn chart_through_its_life_loses_doubles_and_refuses_nothing() {
     let mut story = begin().await;
     images_run(&story).await;
     story.done("each image runs and names its version");
+    demo::in_another_cluster(&mut story).await;
+    create_namespaces(&story).await;
 
     install_previous(&mut story).await;
     story.done("helm install of the previous version, ready");
@@ -169,15 +171,6 @@ async fn begin() -> Story {
             .await
             .expect("tagged");
     }
-    for namespace in [PROGRAMS, REQUESTS] {
-        let object = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace, "labels": { "pod-security.kubernetes.io/enforce": "restricted" } } });
-        let api = Api::all(cluster.admin());
-        let object: k8s_openapi::api::core::v1::Namespace =
-            serde_json::from_value(object).expect("a Namespace");
-        api.create(&PostParams::default(), &object)
-            .await
-            .expect("created");
-    }
     let kubectl = run("which", &["kubectl"]).await.expect("kubectl");
     let remediation = Image::from("busybox:1")
         .file("bin/kubectl", kubectl.trim())
@@ -231,11 +224,24 @@ async fn begin() -> Story {
     story
 }
 
+/// Both enforce PodSecurity `restricted`, as the execution namespace does.
+async fn create_namespaces(story: &Story) {
+    for namespace in [PROGRAMS, REQUESTS] {
+        let object = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace, "labels": { "pod-security.kubernetes.io/enforce": "restricted" } } });
+        let api = Api::all(story.client.clone());
+        let object: k8s_openapi::api::core::v1::Namespace =
+            serde_json::from_value(object).expect("a Namespace");
+        api.create(&PostParams::default(), &object)
+            .await
+            .expect("created");
+    }
+}
+
 /// Each image as a pod, under PodSecurity `restricted`, and without anything but its binary.
 async fn images_run(story: &Story) {
-    let api: Api<Pod> = Api::namespaced(story.client.clone(), PROGRAMS);
+    let api: Api<Pod> = Api::namespaced(story.client.clone(), "default");
     let registry = story.cluster.registry().expect("a registry");
-    let accounts: Api<ServiceAccount> = Api::namespaced(story.client.clone(), PROGRAMS);
+    let accounts: Api<ServiceAccount> = Api::namespaced(story.client.clone(), "default");
     let exists = wait::until(&accounts, "default", "it exists", HAPPENS_WITHIN, |_| true);
     exists.await.expect("the default ServiceAccount");
     for program in ["wfe-controller", "wfe-webhook"] {
@@ -386,6 +392,15 @@ async fn drain(story: &Story) {
         .await;
     let refused = refused.expect_err("refused").to_string();
     assert!(refused.contains("failed calling webhook"), "{refused}");
+    let delete = [
+        "-n",
+        REQUESTS,
+        "delete",
+        "wfe",
+        "last-webhook",
+        "--dry-run=server",
+    ];
+    kubectl(&delete).await.expect("deleting works");
     kubectl(&["uncordon", &node]).await.expect("uncordoned");
     for component in ["controller", "webhook"] {
         let deployment = format!("deployment/{RELEASE}-{component}");

@@ -2,20 +2,19 @@
 //! same request is skipped during cooldown, and a failed execution blocks its target until cleared.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use kube::Api;
 use tempfile::TempDir;
 use wfe_model::workflow_execution::{Phase, SkipReason, WorkflowExecution};
-use wfe_tests::system::System;
-use wfe_tests::{Cluster, Image};
+use wfe_tests::chart::EXECUTIONS;
+use wfe_tests::{Image, Registry, wait};
 
+use crate::installation::{Installation, NAMESPACE, Place};
 use crate::tell::{chapter, follow, kubectl, kubectl_ok, say};
 
-const NAMESPACE: &str = "prod";
-const EXECUTION_NAMESPACE: &str = "kubernaut-workflows";
-/// Namespace of the programs.
-const PROGRAM_NAMESPACE: &str = "kubernaut-system";
+const DEADLINE: Duration = Duration::from_mins(2);
 
 /// The files in `examples/`, with placeholders replaced by references of the pushed images.
 struct Examples {
@@ -49,63 +48,44 @@ impl Examples {
     }
 }
 
-pub(crate) async fn run(keep: bool, tekton: bool) -> Result<()> {
-    let cluster = Cluster::connect().await;
+pub(crate) async fn run(keep: bool, tekton: bool, registry: Option<&str>) -> Result<()> {
+    let place = Place::find(registry).await?;
     let mut examples = Examples {
         directory: tempfile::tempdir()?,
-        images: push_images(&cluster)?.into(),
+        images: push_images(&place.registry()?)?.into(),
     };
     let mut workflows = vec!["oom-increase-memory"];
     if tekton {
-        let bundle = push_bundle(&cluster, &examples)?;
+        let bundle = push_bundle(&place.registry()?, &examples)?;
         examples.images.push(("${BUNDLE}", bundle));
         workflows.push("canary-release");
     }
-    let mut system = start(&cluster, &examples, &workflows).await?;
-    let api: Api<WorkflowExecution> = Api::namespaced(cluster.admin(), NAMESPACE);
+    let installation = start(&place, &examples, &workflows).await?;
+    let api: Api<WorkflowExecution> = Api::namespaced(place.client(), NAMESPACE);
     let cluster_file = examples.copy("cluster.yaml")?;
     run_quietly(&["apply", "-f", &cluster_file]).await?;
 
     deny_invalid_requests(&examples).await?;
     repair_deployment(&examples, &api).await?;
-    skip_during_cooldown(&examples, &system).await?;
-    fail_and_block(&examples, &api, &system).await?;
+    skip_during_cooldown(&examples, &api).await?;
+    fail_and_block(&examples, &api).await?;
     clear_block().await?;
     chapter("6. The audit trail of each remediation");
-    show_audit_trail(&system).await?;
+    for correlation_id in ["rr-my-app-oom", "rr-my-worker-oom"] {
+        installation.show_audit(correlation_id).await?;
+    }
     if tekton {
         release_canary(&examples, &api).await?;
     }
     if keep {
-        let audit = system.audit_file();
-        system.detach();
         chapter("Everything is still running");
-        say("make shell                                    a shell with kubectl in the cluster");
-        say("kubectl -n prod get wfe -o wide               the WorkflowExecutions");
-        say("kubectl -n prod describe wfe/raise-memory     one of them");
-        say(&format!("{}     the audit trail", audit.display()));
-        say("make down                                     ends the cluster");
+        installation.keep();
+        return Ok(());
     }
-    Ok(())
+    installation.remove().await
 }
 
-/// Prints the audit trail with `wfe-controller audit`.
-async fn show_audit_trail(system: &System) -> Result<()> {
-    let file = system.audit_file().display().to_string();
-    for correlation_id in ["rr-my-app-oom", "rr-my-worker-oom"] {
-        let arguments = ["audit", &file, "--correlation-id", correlation_id];
-        let (success, text) = system.controller_command(&arguments).await?;
-        ensure!(success, "{text}");
-        say(&format!(
-            "\n\x1b[2m$ wfe-controller audit audit.jsonl --correlation-id {correlation_id}\x1b[0m"
-        ));
-        say(text.trim_end());
-    }
-    Ok(())
-}
-
-fn push_images(cluster: &Cluster) -> Result<[(&'static str, String); 2]> {
-    let registry = cluster.registry()?;
+fn push_images(registry: &Registry) -> Result<[(&'static str, String); 2]> {
     let kubectl = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
         .map(|directory| directory.join("kubectl"))
         .find(|path| path.is_file())
@@ -126,18 +106,21 @@ fn push_images(cluster: &Cluster) -> Result<[(&'static str, String); 2]> {
 }
 
 /// Pushes the pipeline of the canary release as a bundle; returns its reference by digest.
-fn push_bundle(cluster: &Cluster, examples: &Examples) -> Result<String> {
+fn push_bundle(registry: &Registry, examples: &Examples) -> Result<String> {
     let pipeline = examples.text("pipelines/canary-release.yaml")?;
     let pipeline = serde_saphyr::from_str(&pipeline)?;
-    cluster
-        .registry()?
-        .push_bundle("pipelines/canary-release:1.0.0", &[pipeline])
+    registry.push_bundle("pipelines/canary-release:1.0.0", &[pipeline])
 }
 
-async fn start(cluster: &Cluster, examples: &Examples, workflows: &[&str]) -> Result<System> {
-    say(
-        "wfe on a real cluster: CRD, RBAC, webhooks and policies from the chart, both programs with",
-    );
+async fn start(place: &Place, examples: &Examples, workflows: &[&str]) -> Result<Installation> {
+    say(match place {
+        Place::TestCluster(_) => {
+            "wfe on a real cluster: CRD, RBAC, webhooks and policies from the chart, both programs with"
+        }
+        Place::Elsewhere { .. } => {
+            "wfe in your cluster, installed from the chart by Helm, both programs as pods with"
+        }
+    });
     say(&format!(
         "their own ServiceAccounts; the catalog, examples/workflows, has {}",
         workflows.join(" and ")
@@ -146,11 +129,7 @@ async fn start(cluster: &Cluster, examples: &Examples, workflows: &[&str]) -> Re
     for name in workflows {
         files.push((*name, examples.text(&format!("workflows/{name}.yaml"))?));
     }
-    let namespaces = [NAMESPACE, EXECUTION_NAMESPACE, PROGRAM_NAMESPACE];
-    let mut system = System::install_in(cluster, namespaces, &files).await?;
-    system.start_webhook().await?;
-    system.start_controller().await?;
-    Ok(system)
+    place.install(&files).await
 }
 
 async fn run_quietly(arguments: &[&str]) -> Result<()> {
@@ -223,8 +202,8 @@ async fn repair_deployment(examples: &Examples, api: &Api<WorkflowExecution>) ->
     );
     let job = format!("job/{}", status.execution_ref.context("no Job")?.name);
     kubectl_ok(
-        &format!("-n {EXECUTION_NAMESPACE} logs {job}"),
-        &["-n", EXECUTION_NAMESPACE, "logs", &job],
+        &format!("-n {EXECUTIONS} logs {job}"),
+        &["-n", EXECUTIONS, "logs", &job],
     )
     .await?;
     show_memory_limit().await
@@ -233,7 +212,7 @@ async fn repair_deployment(examples: &Examples, api: &Api<WorkflowExecution>) ->
 /// Creates a request that is skipped, and prints why.
 async fn show_skipped(
     examples: &Examples,
-    system: &System,
+    api: &Api<WorkflowExecution>,
     file: &str,
     name: &str,
     reason: SkipReason,
@@ -245,7 +224,8 @@ async fn show_skipped(
         &["create", "-f", &copy],
     )
     .await?;
-    let wfe = system.ended(name).await?;
+    let ended = |it: &WorkflowExecution| it.phase().is_some_and(Phase::is_final);
+    let wfe = wait::until(api, name, "it has ended", DEADLINE, ended).await?;
     let details = wfe
         .status
         .and_then(|status| status.skip_details)
@@ -267,17 +247,13 @@ async fn show_skipped(
     .map(drop)
 }
 
-async fn skip_during_cooldown(examples: &Examples, system: &System) -> Result<()> {
+async fn skip_during_cooldown(examples: &Examples, api: &Api<WorkflowExecution>) -> Result<()> {
     chapter("3. The same request again is skipped: the target is in cooldown");
     let (file, name) = ("too-soon.yaml", "raise-memory-again");
-    show_skipped(examples, system, file, name, SkipReason::RecentlyRemediated).await
+    show_skipped(examples, api, file, name, SkipReason::RecentlyRemediated).await
 }
 
-async fn fail_and_block(
-    examples: &Examples,
-    api: &Api<WorkflowExecution>,
-    system: &System,
-) -> Result<()> {
+async fn fail_and_block(examples: &Examples, api: &Api<WorkflowExecution>) -> Result<()> {
     chapter("4. A failed execution reports why, and blocks its target until the block is cleared");
     let copy = examples.copy("requests/fails.yaml")?;
     kubectl_ok(
@@ -300,7 +276,7 @@ async fn fail_and_block(
     let (file, name) = ("blocked.yaml", "after-the-failure");
     show_skipped(
         examples,
-        system,
+        api,
         file,
         name,
         SkipReason::PreviousExecutionFailed,
