@@ -22,9 +22,9 @@ demo: programs ## See the main job on a new cluster, ending one that is up (KEEP
 	$(CLUSTER) $(if $(TEKTON),--tekton) run -- target/debug/wfe-demo $(if $(KEEP),--keep) $(if $(TEKTON),--tekton)
 endif
 
-images: programs ## Build both images and push them: REGISTRY=host:port, TAG=
+images: programs ## Build both images and push them: REGISTRY=host:port, TAG=, PROFILE=dev builds quickly
 	@test -n "$(REGISTRY)" || { echo "REGISTRY: name the registry, for example make images REGISTRY=registry.example:5000"; exit 2; }
-	$(CLUSTER) images $(REGISTRY) $(if $(TAG),--tag $(TAG))
+	$(CLUSTER) images $(REGISTRY) $(if $(TAG),--tag $(TAG)) $(if $(PROFILE),--profile $(PROFILE))
 
 test: unit peers acceptance harness ## Run every test (the first time builds a Kubernetes: about 10 minutes)
 

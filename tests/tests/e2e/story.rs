@@ -10,12 +10,12 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use wfe_model::workflow_execution::{Phase, WorkflowExecution};
 use wfe_tests::chart::{self, PROGRAMS, RELEASE, helm, kubectl, run};
-use wfe_tests::system::Script;
+use wfe_tests::system::{Script, condition};
 use wfe_tests::{Cluster, Image, wait};
 
 use crate::load::{Load, REQUESTS, all_ran_once};
 use crate::node;
-use crate::{certificates, demo};
+use crate::{argo_cd, certificates, demo, install_document};
 
 const HAPPENS_WITHIN: Duration = Duration::from_mins(1);
 
@@ -69,12 +69,20 @@ impl Story {
         Api::namespaced(self.client.clone(), REQUESTS)
     }
 
-    async fn create(&self, wfe: &WorkflowExecution) -> Result<WorkflowExecution, kube::Error> {
+    pub async fn create(&self, wfe: &WorkflowExecution) -> Result<WorkflowExecution, kube::Error> {
         let api = self.executions();
         api.create(&PostParams::default(), wfe).await
     }
 
-    async fn until(&self, name: &str, phase: Phase) -> WorkflowExecution {
+    /// Waits until it waits for its target.
+    pub async fn until_blocked(&self, name: &str) -> WorkflowExecution {
+        let blocked = |it: &WorkflowExecution| condition(it, "Blocked").starts_with("True");
+        let api = self.executions();
+        let waits = wait::until(&api, name, "it is blocked", HAPPENS_WITHIN, blocked).await;
+        waits.expect("blocked")
+    }
+
+    pub async fn until(&self, name: &str, phase: Phase) -> WorkflowExecution {
         let api = self.executions();
         let what = format!("it is {phase:?}");
         let reached = |it: &WorkflowExecution| it.phase() == Some(phase);
@@ -112,6 +120,7 @@ async fn chart_through_its_life_loses_doubles_and_refuses_nothing() {
     images_run(&story).await;
     story.done("each image runs and names its version");
     demo::in_another_cluster(&mut story).await;
+    install_document::is_followed(&mut story).await;
     create_namespaces(&story).await;
 
     install_previous(&mut story).await;
@@ -122,6 +131,7 @@ async fn chart_through_its_life_loses_doubles_and_refuses_nothing() {
     story.done("helm test");
     remediate(&story).await;
     story.done("bad requests are refused, a good one repairs its target");
+    argo_cd::knows_each_phase(&mut story).await;
     node::print_memory("at rest");
 
     let load = Load::start(&story.client, &story.quick, "upgrade", true);
@@ -211,6 +221,8 @@ async fn begin() -> Story {
     for file in [
         "cluster",
         "requests/good",
+        "requests/fails",
+        "requests/blocked",
         "requests/bad-engine",
         "requests/bad-image",
         "requests/bad-target",

@@ -1,9 +1,7 @@
 //! Each set of values of the chart's `ci/` is accepted by a real API server, field by field, with every
 //! optional object.
 
-use wfe_tests::chart::{
-    PROGRAMS, directory, helm, kubectl, run, tool_directory, value_sets,
-};
+use wfe_tests::chart::{PROGRAMS, directory, helm, kubectl, run, tool_directory, value_sets};
 
 use crate::story::Story;
 
@@ -33,7 +31,16 @@ pub async fn are_accepted(story: &mut Story) {
         let values = directory().join(format!("ci/{set}-values.yaml"));
         let (chart, values) = (directory(), values.to_string_lossy().into_owned());
         let chart = chart.to_string_lossy();
-        let template = ["template", "try", &chart, "-n", PROGRAMS, "-f", &values, "--skip-tests"];
+        let template = [
+            "template",
+            "try",
+            &chart,
+            "-n",
+            PROGRAMS,
+            "-f",
+            &values,
+            "--skip-tests",
+        ];
         let rendered = helm(&template).await.expect("rendered");
         let file = story.path(&format!("{set}.yaml"));
         std::fs::write(&file, rendered).expect("written");
