@@ -1,12 +1,14 @@
 //! Documents that are written from the chart: schema, README and the plain manifests of `certs/`. With
 //! `WFE_WRITE_DOCUMENTS` they are written instead of compared.
 
+use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
 
+use serde_json::Value;
 use wfe_tests::chart;
 
-use crate::{template, tool, workspace};
+use crate::{help, template, tool, workspace};
 
 fn compare(path: &PathBuf, text: &str) {
     if std::env::var_os("WFE_WRITE_DOCUMENTS").is_some() {
@@ -74,5 +76,66 @@ fn plain_manifests_are_what_the_chart_renders() {
             &workspace().join("certs").join(file),
             &(title + &objects.collect::<String>()),
         );
+    }
+}
+
+#[test]
+fn flags_document_is_what_the_programs_print() {
+    let mut text =
+        "# Flags\n\nAs the programs print them. Written by `make generate`.\n".to_owned();
+    for program in ["wfe-controller", "wfe-webhook"] {
+        let help = help(program);
+        let _ = write!(
+            text,
+            "\n## {program}\n\n```text\n{}\n```\n",
+            help.trim_end()
+        );
+    }
+    let lines = text.lines().map(str::trim_end);
+    let text = lines.fold(String::new(), |text, line| text + line + "\n");
+    compare(&workspace().join("docs/flags.md"), &text);
+}
+
+#[test]
+fn resource_document_is_what_the_crd_says() {
+    let crd = fs::read_to_string(chart::directory().join("files/crds.yaml")).expect("the CRD");
+    let crd: Value = serde_saphyr::from_str(&crd).expect("the CRD");
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    let mut text = "# WorkflowExecution\n\n`kubernaut.ai/v1alpha1`, as the CRD describes it. **Bold**: required. Written by `make generate`.\n".to_owned();
+    for part in ["spec", "status"] {
+        let _ = write!(
+            text,
+            "\n## {part}\n\n| field | type | meaning |\n| --- | --- | --- |\n"
+        );
+        fields(&schema["properties"][part], part, &mut text);
+    }
+    compare(&workspace().join("docs/resource.md"), &text);
+}
+
+/// A row for each field, and for those in it.
+fn fields(schema: &Value, path: &str, text: &mut String) {
+    let required = schema["required"].as_array();
+    let properties = schema["properties"].as_object();
+    for (name, field) in properties.into_iter().flatten() {
+        let is_required = required.is_some_and(|it| it.iter().any(|it| it == name));
+        let mark = if is_required { "**" } else { "" };
+        let path = format!("{path}.{name}");
+        let mut kind = field["type"].as_str().unwrap_or("any").to_owned();
+        let mut inner = (field, path.clone());
+        if kind == "array" {
+            kind = format!(
+                "list of {}",
+                field["items"]["type"].as_str().unwrap_or("any")
+            );
+            inner = (&field["items"], format!("{path}[]"));
+        }
+        if let Some(values) = field["enum"].as_array() {
+            let values: Vec<_> = values.iter().filter_map(Value::as_str).collect();
+            kind = values.join(", ");
+        }
+        let meaning = field["description"].as_str().unwrap_or_default();
+        let meaning = meaning.replace('\n', " ").replace('|', "\\|");
+        let _ = writeln!(text, "| {mark}`{path}`{mark} | {kind} | {meaning} |");
+        fields(inner.0, &inner.1, text);
     }
 }

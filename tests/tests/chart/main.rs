@@ -4,7 +4,7 @@ mod documents;
 mod monitoring;
 mod values;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use wfe_tests::chart;
@@ -42,4 +42,14 @@ fn template(values: &str, more: &[&str]) -> String {
 
 fn workspace() -> PathBuf {
     chart::directory().join("../..")
+}
+
+/// What a program prints for `--help`.
+fn help(program: &str) -> String {
+    let test = std::env::current_exe().expect("a path");
+    let built = test.ancestors().nth(2).map(Path::to_path_buf);
+    let program = built.expect("the build directory").join(program);
+    let output = Command::new(&program).arg("--help").output();
+    let output = output.unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+    String::from_utf8(output.stdout).expect("text")
 }

@@ -1,12 +1,10 @@
 //! Values: each set in `ci/` renders, unknown ones are refused, and every flag has one.
 
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::process::Command;
 
 use wfe_tests::chart::value_sets;
 
-use crate::{template, tool};
+use crate::{help, template, tool};
 
 /// Flags that no value sets, and why.
 const NO_VALUE: [(&str, &str); 8] = [
@@ -120,12 +118,3 @@ const OTHER_DEFAULT: [&str; 5] = [
     "--webhook-configuration",
     "--default-resources",
 ];
-
-fn help(program: &str) -> String {
-    let test = std::env::current_exe().expect("a path");
-    let built = test.ancestors().nth(2).map(Path::to_path_buf);
-    let program = built.expect("the build directory").join(program);
-    let output = Command::new(&program).arg("--help").output();
-    let output = output.unwrap_or_else(|error| panic!("{}: {error}", program.display()));
-    String::from_utf8(output.stdout).expect("text")
-}

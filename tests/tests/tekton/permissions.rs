@@ -20,6 +20,8 @@ const FILES: [(&str, &[&str]); 2] = [
             "controller-expiry-rules.yaml",
             "leader-election-rules.yaml",
             "data-storage-token-rules.yaml",
+            "certificate-rules.yaml",
+            "certificate-cluster-rules.yaml",
         ],
     ),
     ("wfe-webhook", &["webhook-rules.yaml"]),
