@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::fmt::Debug;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -34,6 +34,10 @@ use crate::watches::every;
 
 /// A wait is cut to this, so that a clock that was set is noticed.
 const LONGEST_WAIT: Duration = Duration::from_hours(1);
+/// Other writers may change the same objects again and again.
+const SHORTEST_WAIT: Duration = Duration::from_secs(1);
+/// Steps from nothing to a published authority and a certificate.
+const MAX_STEPS: usize = 4;
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 const LONGEST_DELAY: Duration = Duration::from_mins(1);
 
@@ -95,6 +99,7 @@ impl Certificates {
                     delays.next().unwrap_or(LONGEST_DELAY)
                 }
             };
+            tokio::time::sleep(SHORTEST_WAIT).await;
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 Some(()) = changes.next() => {}
@@ -104,7 +109,7 @@ impl Certificates {
 
     /// Takes steps until there is none to take; returns for how long.
     async fn pass(&self) -> Result<Duration> {
-        loop {
+        for _ in 0..MAX_STEPS {
             let secret = self.secrets.get(&self.secret);
             let secret = secret.await.context("read the Secret")?;
             let content = Content::read(secret.data.as_ref());
@@ -143,6 +148,7 @@ impl Certificates {
             written.await.context("write the Secret")?;
             tracing::info!(?step, secret = self.secret, "certificate renewed");
         }
+        bail!("another program changes the Secret or the webhook configurations, too")
     }
 
     /// The configurations with a webhook that has another `bundle`, and the names of their webhooks. One

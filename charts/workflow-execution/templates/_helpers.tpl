@@ -10,8 +10,8 @@
 
 {{/* Labels of every object. */}}
 {{- define "wfe.labels" -}}
-app.kubernetes.io/part-of: {{ default .Chart.Name .Values.nameOverride }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/part-of: {{ default .Chart.Name .Values.nameOverride | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
@@ -22,8 +22,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{/* The metadata of an object of one program: (list . "controller"), with a suffix of its name as third element. */}}
 {{- define "wfe.metadata" -}}
-{{- $root := index . 0 }}{{ $component := index . 1 -}}
 name: {{ include "wfe.name" . }}
+{{ include "wfe.componentLabels" . }}
+{{- end -}}
+
+{{- define "wfe.componentLabels" -}}
+{{- $root := index . 0 }}{{ $component := index . 1 -}}
 labels:
   {{- include "wfe.selector" (list $root $component) | nindent 2 }}
   {{- include "wfe.labels" $root | nindent 2 }}
@@ -43,7 +47,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 
 {{- define "wfe.matchLabels" -}}
 {{ include "wfe.selector" . }}
-app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
+app.kubernetes.io/instance: {{ (index . 0).Release.Name | quote }}
 {{- end -}}
 
 {{- define "wfe.serviceAccountName" -}}
@@ -88,6 +92,8 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "wfe.serviceAccountNam
 {{- range $root.Values.watchNamespaces }}
 - --watch-namespace={{ . }}
 {{- end }}
+- --health-addr={{ $root.Values.listenAddress }}:8081
+- --metrics-addr={{ $root.Values.listenAddress }}:9090
 - --log-format={{ $values.logFormat }}
 - --log-filter={{ $values.logFilter }}
 {{- end -}}
@@ -102,7 +108,7 @@ imagePullSecrets:
 {{- end }}
 securityContext:
   {{- toYaml $values.podSecurityContext | nindent 2 }}
-terminationGracePeriodSeconds: {{ $values.terminationGracePeriodSeconds }}
+terminationGracePeriodSeconds: {{ int64 $values.terminationGracePeriodSeconds }}
 affinity:
   {{- if $values.affinity }}
   {{- toYaml $values.affinity | nindent 2 }}

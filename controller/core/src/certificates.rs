@@ -18,9 +18,11 @@ pub struct Lifetimes {
 }
 
 impl Lifetimes {
-    /// Time for which a new authority is published before it signs a certificate that is in use.
-    fn published_first(&self) -> SignedDuration {
-        self.renew_before / 2
+    /// When a new authority has been published for long enough to replace a certificate that is in use. Well
+    /// before that one ends, also if it was made with shorter lifetimes.
+    fn known(&self, authority: &Validity, serving: &Serving) -> Timestamp {
+        let left = serving.ends.duration_since(authority.made);
+        authority.made + (self.renew_before / 2).min(left / 2)
     }
 
     /// An authority that ends within this time is replaced: it does not outlive what it signs.
@@ -99,7 +101,7 @@ pub fn next(now: Timestamp, lifetimes: &Lifetimes, stored: &Stored) -> Step {
             let renewal = serving.ends - lifetimes.renew_before;
             match serving.signer {
                 Signer::Current => renewal,
-                Signer::Older => renewal.max(authority.made + lifetimes.published_first()),
+                Signer::Older => renewal.max(lifetimes.known(&authority, &serving)),
             }
         }
     };
@@ -189,6 +191,20 @@ mod tests {
         true,
         Step::Sign
     )]
+    #[case::soon_ending_certificate_of_shorter_lifetimes(
+        882,
+        Some(authority(880)),
+        Some(serving(884, Signer::Older)),
+        true,
+        Step::Sign
+    )]
+    #[case::ended_certificate_is_replaced_at_once(
+        880,
+        Some(authority(880)),
+        Some(serving(879, Signer::Older)),
+        true,
+        Step::Sign
+    )]
     fn next_for_stored_takes_the_step(
         #[case] now: i64,
         #[case] authority: Option<Validity>,
@@ -234,7 +250,7 @@ mod tests {
                 Step::Sign => {
                     let by = authorities.len() - 1;
                     let known = now.duration_since(authorities[by].made);
-                    assert!(served.is_none() || known >= LIFETIMES.published_first());
+                    assert!(served.is_none() || known >= LIFETIMES.renew_before / 2);
                     served = Some((by, now + LIFETIMES.certificate));
                 }
                 Step::Wait(until) => {

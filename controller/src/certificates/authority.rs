@@ -9,7 +9,7 @@ use k8s_openapi::ByteString;
 use pem::{EncodeConfig, LineEnding, Pem};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    KeyUsagePurpose, PublicKeyData,
 };
 use time::OffsetDateTime;
 use wfe_core::certificates::{Lifetimes, Serving, Signer, Validity};
@@ -63,21 +63,23 @@ impl Content {
             .collect()
     }
 
-    /// The current authority; none if its certificate or key cannot be read.
+    /// The current authority; none if its certificate or key cannot be read, or if they do not belong
+    /// together.
     pub fn authority(&self) -> Option<Validity> {
-        KeyPair::from_pem(&self.key).ok()?;
         let pems = parse(&self.authorities);
-        validity(&certificate(pems.first()?)?)
+        let authority = certificate(pems.first()?)?;
+        validity(&authority).filter(|_| belongs(&self.key, &authority))
     }
 
-    /// The serving certificate; none if it is not for `name`, or if no authority here has signed it.
+    /// The serving certificate; none if it is not for `name`, if its key is another one, or if no authority
+    /// here has signed it.
     pub fn serving(&self, name: &str) -> Option<Serving> {
-        KeyPair::from_pem(&self.certificate_key).ok()?;
         let pems = parse(&self.certificate);
         let serving = certificate(pems.first()?)?;
         let names = serving.subject_alternative_name().ok()??;
         let is_host = |it: &GeneralName<'_>| *it == GeneralName::DNSName(name);
-        if !names.value.general_names.iter().any(is_host) {
+        let is_named = names.value.general_names.iter().any(is_host);
+        if !is_named || !belongs(&self.certificate_key, &serving) {
             return None;
         }
         let has_signed = |authority: &Pem| {
@@ -158,6 +160,12 @@ fn parse(text: &str) -> Vec<Pem> {
     pem::parse_many(text).unwrap_or_default()
 }
 
+/// Whether the private key is that of the certificate.
+fn belongs(key: &str, certificate: &X509Certificate<'_>) -> bool {
+    let key = KeyPair::from_pem(key);
+    key.is_ok_and(|it| it.subject_public_key_info() == certificate.public_key().raw)
+}
+
 fn certificate(pem: &Pem) -> Option<X509Certificate<'_>> {
     Some(parse_x509_certificate(pem.contents()).ok()?.1)
 }
@@ -209,6 +217,17 @@ mod tests {
         let third = second.clone().with_new_certificate(NAME, &LIFETIMES, now);
         let serving = third.expect("a certificate").serving(NAME);
         assert_eq!(serving.expect("signed").signer, Signer::Current);
+
+        let mixed = Content {
+            key: first.key.clone(),
+            ..second.clone()
+        };
+        assert_eq!(mixed.authority(), None, "the key of another authority");
+        let mixed = Content {
+            certificate_key: first.key.clone(),
+            ..first.clone()
+        };
+        assert_eq!(mixed.serving(NAME), None, "the key of another certificate");
 
         let later = now + LIFETIMES.authority;
         let fourth = second.with_new_authority(NAME, &LIFETIMES, later);

@@ -44,11 +44,16 @@ fn workspace() -> PathBuf {
     chart::directory().join("../..")
 }
 
+/// Path of a program of this build.
+fn built(program: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a path");
+    let directory = test.ancestors().nth(2).map(Path::to_path_buf);
+    directory.expect("the build directory").join(program)
+}
+
 /// What a program prints for `--help`.
 fn help(program: &str) -> String {
-    let test = std::env::current_exe().expect("a path");
-    let built = test.ancestors().nth(2).map(Path::to_path_buf);
-    let program = built.expect("the build directory").join(program);
+    let program = built(program);
     let output = Command::new(&program).arg("--help").output();
     let output = output.unwrap_or_else(|error| panic!("{}: {error}", program.display()));
     String::from_utf8(output.stdout).expect("text")

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use std::process::Command;
+
+use serde_json::Value;
 use wfe_tests::chart::value_sets;
 
-use crate::{help, template, tool};
+use crate::{built, help, template, tool};
 
 /// Flags that no value sets, and why.
 const NO_VALUE: [(&str, &str); 8] = [
@@ -103,10 +106,39 @@ fn flag_of_a_program_has_a_value_with_the_same_default() {
         assert!(flags.len() > 10, "{help}");
         let missing: Vec<_> = flags
             .into_iter()
-            .filter(|flag| !all.contains(&format!("- {flag}")))
+            .filter(|flag| {
+                !["=", "\n"]
+                    .iter()
+                    .any(|end| all.contains(&format!("- {flag}{end}")))
+            })
             .filter(|flag| NO_VALUE.iter().all(|(name, _)| name != flag))
             .collect();
         assert_eq!(missing, [""; 0], "flags of {program} without a value");
+    }
+}
+
+/// A program accepts the flags that each set of values gives it: what is wrong with one is told before
+/// anything is connected.
+#[test]
+fn flags_of_each_value_set_are_accepted() {
+    for set in value_sets() {
+        for program in ["controller", "webhook"] {
+            let file = format!("templates/{program}/deployment.yaml");
+            let rendered = template(&set, &["-s", &file]);
+            let deployment: Value = serde_saphyr::from_str(&rendered).expect("a Deployment");
+            let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+            let flags = container["args"].as_array().expect("flags").iter();
+            let flags = flags.map(|it| it.as_str().expect("text"));
+            let output = Command::new(built(&format!("wfe-{program}")))
+                .args(flags)
+                .env("KUBECONFIG", "/nonexistent")
+                .output()
+                .expect("started");
+            let text = [output.stdout, output.stderr].concat();
+            let text = String::from_utf8_lossy(&text);
+            let connects = text.contains("/nonexistent") || text.contains("/etc/wfe-webhook/tls");
+            assert!(connects, "{set}: {text}");
+        }
     }
 }
 

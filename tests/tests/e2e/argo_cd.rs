@@ -24,7 +24,7 @@ pub async fn knows_each_phase(story: &mut Story) {
     story.create(&runs).await.expect("admitted");
     let runs = story.until("runs", Phase::Running).await;
     assert_eq!(verdict(&runs), ["Progressing", "Running"]);
-    let waits = json!({ "targetResource": "prod/Deployment/one", "whenBlocked": "Wait" });
+    let waits = json!({ "targetResource": "prod/Deployment/one", "executionConfig": { "whenBlocked": "Wait" } });
     let waits = story.quick.request("waits", &waits);
     story.create(&waits).await.expect("admitted");
     let waits = story.until_blocked("waits").await;

@@ -196,7 +196,13 @@ async fn begin() -> Story {
             .replace("${APP_IMAGE}", &app)
     };
     let quick = Script::push(&cluster, "quick", "true", "");
-    let slow = Script::push(&cluster, "slow", "sleep 20", "");
+    // It uses its account at its end, too.
+    let image = Image::from("busybox:1")
+        .file("bin/kubectl", kubectl.trim())
+        .text("run.sh", "sleep 20 && kubectl auth whoami")
+        .entrypoint(&["/bin/sh", "/run.sh"]);
+    let image = registry.push("workflows/slow:1", &image).expect("pushed");
+    let slow = Script::of("slow", image, "");
     let workflow = complete(example("workflows/oom-increase-memory.yaml"));
     let workflow: Value = serde_saphyr::from_str(&workflow).expect("a workflow");
     let request = complete(example("requests/good.yaml"));

@@ -97,8 +97,14 @@ impl Place {
             // One file, to be read at the end.
             "controller": { "replicaCount": 1, "audit": { "file": AUDIT_FILE, "volume": { "emptyDir": {} } } },
         });
-        chart::install(&chart::directory(), &values, &[]).await?;
-        Ok(Installation::Chart(client))
+        let installed = chart::install(&chart::directory(), &values, &[]).await;
+        let installation = Installation::Chart(client);
+        if let Err(error) = installed {
+            // As far as it got.
+            let _ = installation.remove().await;
+            return Err(error);
+        }
+        Ok(installation)
     }
 }
 
@@ -154,7 +160,7 @@ impl Installation {
                 let logs = format!("kubectl -n {PROGRAMS} logs deploy/{RELEASE}-controller");
                 (
                     logs,
-                    format!("helm -n {PROGRAMS} uninstall {RELEASE}     removes it"),
+                    "docs/install.md, Uninstall                    removes everything".to_owned(),
                 )
             }
         };

@@ -61,28 +61,39 @@ pub(crate) async fn run(keep: bool, tekton: bool, registry: Option<&str>) -> Res
         workflows.push("canary-release");
     }
     let installation = start(&place, &examples, &workflows).await?;
+    let told = tell(&place, &installation, &examples, tekton).await;
+    if keep {
+        chapter("Everything is still running");
+        installation.keep();
+        return told;
+    }
+    let removed = installation.remove().await;
+    told.and(removed)
+}
+
+async fn tell(
+    place: &Place,
+    installation: &Installation,
+    examples: &Examples,
+    tekton: bool,
+) -> Result<()> {
     let api: Api<WorkflowExecution> = Api::namespaced(place.client(), NAMESPACE);
     let cluster_file = examples.copy("cluster.yaml")?;
     run_quietly(&["apply", "-f", &cluster_file]).await?;
 
-    deny_invalid_requests(&examples).await?;
-    repair_deployment(&examples, &api).await?;
-    skip_during_cooldown(&examples, &api).await?;
-    fail_and_block(&examples, &api).await?;
+    deny_invalid_requests(examples).await?;
+    repair_deployment(examples, &api).await?;
+    skip_during_cooldown(examples, &api).await?;
+    fail_and_block(examples, &api).await?;
     clear_block().await?;
     chapter("6. The audit trail of each remediation");
     for correlation_id in ["rr-my-app-oom", "rr-my-worker-oom"] {
         installation.show_audit(correlation_id).await?;
     }
     if tekton {
-        release_canary(&examples, &api).await?;
+        release_canary(examples, &api).await?;
     }
-    if keep {
-        chapter("Everything is still running");
-        installation.keep();
-        return Ok(());
-    }
-    installation.remove().await
+    Ok(())
 }
 
 fn push_images(registry: &Registry) -> Result<[(&'static str, String); 2]> {
