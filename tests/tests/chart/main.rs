@@ -1,5 +1,14 @@
 //! The chart without a cluster: what it renders, and that its documents say what it does.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::large_futures,
+    clippy::panic,
+    clippy::too_many_lines,
+    reason = "tests are long scenarios; tests and their helpers fail by panicking"
+)]
+
 mod documents;
 mod monitoring;
 mod values;

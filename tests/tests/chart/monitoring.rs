@@ -67,12 +67,16 @@ fn alert_is_valid_names_metrics_that_exist_and_is_explained() {
 fn alert_fires_when_it_must() {
     let directory = tempfile::tempdir().expect("a directory");
     fs::write(directory.path().join("rules.yaml"), rules().to_string()).expect("written");
-    let test = directory.path().join("test.yaml");
-    fs::copy(chart::directory().join("tests/alerts.promtool.yaml"), &test).expect("copied");
-    let (success, text) = tool("promtool", &["test", "rules", &test.to_string_lossy()]);
+    let input = directory.path().join("test.yaml");
+    fs::copy(
+        chart::directory().join("tests/alerts.promtool.yaml"),
+        &input,
+    )
+    .expect("copied");
+    let (success, text) = tool("promtool", &["test", "rules", &input.to_string_lossy()]);
     assert!(success, "{text}");
     // Each alert is tried.
-    let tests = fs::read_to_string(test).expect("read");
+    let tests = fs::read_to_string(input).expect("read");
     for alert in alerts() {
         let name = alert["alert"].as_str().expect("a name");
         assert!(

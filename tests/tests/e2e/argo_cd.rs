@@ -37,7 +37,7 @@ pub async fn knows_each_phase(story: &mut Story) {
             "fails",
             "over-the-ceiling",
             Phase::Failed,
-            "4096Mi is over the ceiling",
+            "failed with exit code 3",
         ),
         (
             "blocked",

@@ -39,8 +39,7 @@ pub async fn generated(story: &mut Story) {
     let fifth = changed(story, &name, "ca.crt", &fourth).await;
     changed(story, &name, "tls.crt", &fifth).await;
     all_serve(story, &name).await;
-    let (reviews, _) = load.end().await;
-    println!("          {reviews} reviews were answered meanwhile");
+    load.end().await;
     let long = json!({ "duration": "8760h", "renewBefore": "720h", "authorityDuration": "87600h" });
     story
         .upgrade(json!({ "certificates": { "generated": long } }))
@@ -78,8 +77,7 @@ pub async fn cert_manager(story: &mut Story) {
     kubectl(&patch).await.expect("renewal is due");
     changed(story, &name, "tls.crt", &first).await;
     all_serve(story, &name).await;
-    let (reviews, _) = load.end().await;
-    println!("          {reviews} reviews were answered meanwhile");
+    load.end().await;
     story.done("certificates.mode certManager: issued, injected, renewed");
     value_sets::are_accepted(story).await;
     drop(processes);
@@ -102,8 +100,7 @@ pub async fn provided(story: &mut Story) {
     store(&second, name).await;
     all_serve(story, name).await;
     story.upgrade(provided(second.authority())).await;
-    let (reviews, _) = load.end().await;
-    println!("          {reviews} reviews were answered meanwhile");
+    load.end().await;
     story
         .upgrade(json!({ "certificates": { "mode": "generated" } }))
         .await;
@@ -155,10 +152,10 @@ async fn all_serve(story: &Story, name: &str) {
             let Some(address) = pod.status.and_then(|it| it.pod_ip) else {
                 return Ok(false);
             };
-            let serves = format!(
+            let command = format!(
                 "timeout 2 openssl s_client -connect {address}:{PORT} </dev/null 2>/dev/null | openssl x509"
             );
-            let served = run("sh", &["-c", &serves]).await.unwrap_or_default();
+            let served = run("sh", &["-c", &command]).await.unwrap_or_default();
             if !stored.contains(served.trim()) || served.is_empty() {
                 return Ok(false);
             }

@@ -2,7 +2,7 @@
 //! WorkflowExecutions.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::batch::v1::Job;
 use kube::api::{ListParams, PostParams};
@@ -24,7 +24,7 @@ const ENDED_WITHIN: Duration = Duration::from_mins(2);
 /// Load that runs until [`end`](Self::end).
 pub struct Load {
     stop: CancellationToken,
-    reviews: JoinHandle<(usize, Vec<String>)>,
+    reviews: JoinHandle<(usize, Duration, Vec<String>)>,
     executions: JoinHandle<(Vec<String>, Vec<String>)>,
 }
 
@@ -49,10 +49,10 @@ impl Load {
     }
 
     /// Ends the load; every review must have been answered, and every WorkflowExecution admitted.
-    /// Returns how many reviews there were, and the names of the WorkflowExecutions.
-    pub async fn end(self) -> (usize, Vec<String>) {
+    /// Prints how many reviews there were, and returns the names of the WorkflowExecutions.
+    pub async fn end(self) -> Vec<String> {
         self.stop.cancel();
-        let (reviews, failed) = self.reviews.await.expect("the reviews");
+        let (reviews, slowest, failed) = self.reviews.await.expect("the reviews");
         assert_eq!(
             failed,
             [""; 0],
@@ -61,7 +61,12 @@ impl Load {
         );
         let (created, refused) = self.executions.await.expect("the requests");
         assert_eq!(refused, [""; 0], "WorkflowExecutions were refused");
-        (reviews, created)
+        println!(
+            "          {reviews} reviews were answered, the slowest after {:.1} s; {} WorkflowExecutions were admitted",
+            slowest.as_secs_f32(),
+            created.len()
+        );
+        created
     }
 }
 
@@ -69,27 +74,29 @@ async fn review(
     api: Api<WorkflowExecution>,
     probe: WorkflowExecution,
     stop: CancellationToken,
-) -> (usize, Vec<String>) {
-    let (mut sent, mut failed) = (0, Vec::new());
+) -> (usize, Duration, Vec<String>) {
+    let (mut sent, mut slowest, mut failed) = (0, Duration::ZERO, Vec::new());
     let mut due = tokio::time::interval(REVIEW_INTERVAL);
     while stop.run_until_cancelled(due.tick()).await.is_some() {
         sent += 1;
+        let started = Instant::now();
         if let Err(error) = api.create(&dry_run(), &probe).await {
             failed.push(error.to_string());
         }
+        slowest = slowest.max(started.elapsed());
     }
-    (sent, failed)
+    (sent, slowest, failed)
 }
 
 async fn execute(
     api: Api<WorkflowExecution>,
     mut requests: impl Iterator<Item = WorkflowExecution>,
     stop: CancellationToken,
-    creates: bool,
+    is_on: bool,
 ) -> (Vec<String>, Vec<String>) {
     let (mut created, mut refused) = (Vec::new(), Vec::new());
     let mut due = tokio::time::interval(EXECUTION_INTERVAL);
-    while creates && stop.run_until_cancelled(due.tick()).await.is_some() {
+    while is_on && stop.run_until_cancelled(due.tick()).await.is_some() {
         let request = requests.next().expect("they never end");
         match api.create(&PostParams::default(), &request).await {
             Ok(wfe) => created.push(wfe.name_any()),
