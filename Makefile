@@ -82,7 +82,7 @@ chart: build ## Run the tests of the chart that need no cluster (the first time 
 # Static binaries, for images.
 STATIC := RUSTFLAGS="-C target-feature=+crt-static" cargo build --target $(shell uname -m)-unknown-linux-gnu
 
-e2e: build ## Run the chart on a cluster: install, upgrade, rotate certificates, uninstall (ends one that is up)
+e2e: build programs ## Run the chart on a cluster: install, upgrade, rotate certificates, uninstall (ends one that is up)
 	$(CLUSTER) down
 	$(STATIC) -p wfe-controller -p wfe-webhook
 	$(CLUSTER) tools -- $(CLUSTER) run -- cargo test --offline -p wfe-tests --test e2e -- --nocapture

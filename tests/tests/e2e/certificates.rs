@@ -93,6 +93,7 @@ pub async fn provided(story: &mut Story) {
     let take_over = ["--force-conflicts"];
     let values = provided(first.authority());
     story.upgrade_with(values, &take_over).await;
+    all_serve(story, name).await;
     let load = Load::start(&story.client, &story.quick, "provided", false);
     story
         .upgrade(provided(first.authority() + &second.authority()))
@@ -139,7 +140,7 @@ async fn forget(name: &str, key: &str) {
     kubectl(&patch).await.expect("removed");
 }
 
-/// Waits until each replica of the webhook serves the certificate of the Secret.
+/// Waits until each replica of the webhook serves the certificate of the Secret, and none is being replaced.
 async fn all_serve(story: &Story, name: &str) {
     let pods: Api<Pod> = Api::namespaced(story.client.clone(), PROGRAMS);
     let webhooks = ListParams::default().labels("app.kubernetes.io/name=wfe-webhook");
@@ -147,8 +148,11 @@ async fn all_serve(story: &Story, name: &str) {
         let stored = secret(story, name).await;
         let stored = stored.data.and_then(|it| it.get("tls.crt").cloned());
         let stored = String::from_utf8(stored.expect("a certificate").0)?;
-        let pods = pods.list(&webhooks).await?.into_iter();
-        for pod in pods.filter(|it| it.metadata.deletion_timestamp.is_none()) {
+        for pod in pods.list(&webhooks).await? {
+            // One that is being replaced still answers.
+            if pod.metadata.deletion_timestamp.is_some() {
+                return Ok(false);
+            }
             let Some(address) = pod.status.and_then(|it| it.pod_ip) else {
                 return Ok(false);
             };
