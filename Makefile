@@ -1,11 +1,12 @@
 # One target per step; `.ci/run` calls the same ones.
 .DEFAULT_GOAL := help
-.PHONY: help demo images programs build lint deny generate test unit peers acceptance harness chart e2e faults test-tekton bench-webhook bench-controller bench-engines soak fuzz shell up down
+.PHONY: help demo images sbom programs build lint deny generate test unit peers acceptance harness chart e2e faults test-tekton bench-webhook bench-controller bench-engines soak fuzz shell up down
 
 CLUSTER := target/debug/wfe-cluster
 # Each is checked alone, too: features of the workspace cannot hide what a crate lacks.
 CRATES := wfe-model wfe-core wfe-peers wfe-process wfe-controller wfe-webhook
 MACHETE := target/tools/bin/cargo-machete
+SBOM := target/tools/bin/cargo-sbom
 
 help: ## List the targets
 	@grep -hE '^[a-z][a-z -]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-30s %s\n", $$1, $$2 }'
@@ -47,6 +48,14 @@ lint: $(MACHETE) ## Check format, lints, documentation, dependencies and module 
 # Finds unused dependencies.
 $(MACHETE):
 	cargo install --quiet --locked --version 0.9.2 --root target/tools cargo-machete
+
+# Lists the crates in a program.
+$(SBOM):
+	cargo install --quiet --locked --version 0.10.0 --root target/tools cargo-sbom
+
+sbom: $(SBOM) ## Write the SPDX software bill of materials of each image to target/sbom
+	mkdir -p target/sbom
+	set -e; for program in wfe-controller wfe-webhook; do $(SBOM) --cargo-package $$program > target/sbom/$$program.spdx.json; done
 
 deny: ## Check licences, bans and sources of all dependencies (needs cargo-deny)
 	cargo deny check bans licenses sources
