@@ -46,7 +46,16 @@ fn schema_is_what_the_values_say() {
 
 #[test]
 fn readme_is_what_the_values_say() {
-    let (success, text) = tool("helm-docs", &["--chart-search-root", ".", "--dry-run"]);
+    let (success, text) = tool(
+        "helm-docs",
+        &[
+            "--chart-search-root",
+            ".",
+            "--dry-run",
+            "--log-level",
+            "warn",
+        ],
+    );
     assert!(success, "{text}");
     let start = text.find("# workflow-execution").expect("a title");
     let readme = format!("{}\n", text[start..].trim_end());
