@@ -4,9 +4,14 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::PostParams;
+use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
+use crate::cluster::Image;
+use crate::folder::workspace;
 use crate::system::until_effective;
 
 /// The release and its namespace.
@@ -18,7 +23,26 @@ pub const EXECUTIONS: &str = "kubernaut-workflows";
 
 /// The chart's directory.
 pub fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/workflow-execution")
+    workspace().join("charts/workflow-execution")
+}
+
+/// Creates a namespace that enforces PodSecurity `restricted`.
+pub async fn create_namespace(client: &Client, name: &str) -> Result<()> {
+    let labels = json!({ "pod-security.kubernetes.io/enforce": "restricted" });
+    let namespace = json!({ "metadata": { "name": name, "labels": labels } });
+    let namespace: Namespace = serde_json::from_value(namespace)?;
+    let api = Api::all(client.clone());
+    api.create(&PostParams::default(), &namespace).await?;
+    Ok(())
+}
+
+/// An image that runs a shell script with kubectl.
+pub fn kubectl_image(script: impl Into<String>) -> Result<Image> {
+    let kubectl = on_path("kubectl").context("kubectl is not on the PATH")?;
+    Ok(Image::from("busybox:1")
+        .file("bin/kubectl", kubectl)
+        .text("run.sh", script)
+        .entrypoint(&["/bin/sh", "/run.sh"]))
 }
 
 /// Names of the sets of values in the chart's directory `ci`.
@@ -40,11 +64,16 @@ pub fn value_sets() -> Vec<String> {
 
 /// A directory that came with a tool on the PATH.
 pub fn tool_directory(name: &str) -> Result<PathBuf> {
+    on_path(name)
+        .with_context(|| format!("no {name} beside the tools: run it by `wfe-cluster tools`"))
+}
+
+/// The first file or directory of this name in a directory of the PATH.
+fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .map(|it| it.join(name))
-        .find(|it| it.is_dir())
-        .with_context(|| format!("no {name} beside the tools: run it by `wfe-cluster tools`"))
+        .find(|it| it.exists())
 }
 
 /// Runs helm; returns its output.

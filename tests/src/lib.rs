@@ -4,6 +4,8 @@
 pub mod chart;
 pub mod cluster;
 pub mod fakes;
+mod folder;
 pub mod system;
 
 pub use cluster::{Cluster, Image, Registry, TestNamespace, wait};
+pub use folder::workspace;

@@ -19,7 +19,7 @@ pub use self::install::until_effective;
 pub use self::look::{condition, dry_run, job_has_ended, message, pod_is_alive, types};
 pub use self::overlap::Overlap;
 pub use self::pipeline::{Task, pipeline};
-pub use self::program::{Program, memory_kib};
+pub use self::program::{Program, memory_kib, path_of};
 pub use self::script::Script;
 pub use self::service::Service;
 pub use self::state::System;

@@ -2,7 +2,7 @@
 //! API server trusts what is served at any time.
 //!
 //! A new authority is published beside the older one first. Certificates are signed with it when API
-//! servers have had time to hear of it.
+//! servers know it.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -45,11 +45,11 @@ pub struct Validity {
 pub struct Serving {
     /// When it ends.
     pub ends: Timestamp,
-    /// Who has signed it.
+    /// The authority that signed it.
     pub signer: Signer,
 }
 
-/// Who has signed a certificate.
+/// The authority that signed a certificate.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Signer {
     /// The authority whose key is stored.

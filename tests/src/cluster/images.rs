@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 use super::registry::{Image, Registry};
+use crate::folder::workspace;
 
 /// The programs; the image is `kubernaut/NAME`.
 pub const PROGRAMS: [&str; 2] = ["wfe-controller", "wfe-webhook"];
@@ -79,7 +80,7 @@ fn builder() -> Option<&'static str> {
 
 fn build_with(builder: &str, program: &str, image: &str) -> Result<()> {
     let file = format!("Dockerfile.{}", program.trim_start_matches("wfe-"));
-    let revision = revision();
+    let revision = format!("REVISION={}", revision());
     let version = concat!("VERSION=", env!("CARGO_PKG_VERSION"));
     let run = |arguments: &[&str]| {
         let status = Command::new(builder)
@@ -131,10 +132,10 @@ fn image(program: &str, binary: &Path) -> Image {
         .label("title", program)
         .label("licenses", "Apache-2.0")
         .label("version", env!("CARGO_PKG_VERSION"))
-        .label("revision", revision().trim_start_matches("REVISION="))
+        .label("revision", &revision())
 }
 
-/// `REVISION=` and the commit.
+/// The commit.
 fn revision() -> String {
     let git = Command::new("git")
         .args(["rev-parse", "HEAD"])
@@ -142,12 +143,7 @@ fn revision() -> String {
         .output();
     let commit = git.ok().filter(|it| it.status.success());
     let commit = commit.and_then(|it| String::from_utf8(it.stdout).ok());
-    let commit = commit.unwrap_or_else(|| "unknown".to_owned());
-    format!("REVISION={}", commit.trim())
-}
-
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    commit.map_or_else(|| "unknown".to_owned(), |it| it.trim().to_owned())
 }
 
 /// The registry at `address`, reached with crane from the PATH.

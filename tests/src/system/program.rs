@@ -249,8 +249,8 @@ pub(super) async fn get(address: &str, path: &str) -> Result<String> {
     Ok(answer)
 }
 
-/// Cargo puts tests into `deps`, a folder below the one with the binaries.
-fn path_of(name: &str) -> Result<PathBuf> {
+/// Path of a binary of this build. Cargo puts tests into `deps`, a folder below the one with the binaries.
+pub fn path_of(name: &str) -> Result<PathBuf> {
     let test = std::env::current_exe()?;
     let directory = test.parent().context("no folder")?;
     let directory = if directory.ends_with("deps") {

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 use wfe_tests::chart;
+use wfe_tests::workspace;
 
-use crate::{help, template, tool, workspace};
+use crate::{help, template, tool};
 
 fn compare(path: &PathBuf, text: &str) {
     if std::env::var_os("WFE_WRITE_DOCUMENTS").is_some() {

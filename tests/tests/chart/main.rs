@@ -13,10 +13,10 @@ mod documents;
 mod monitoring;
 mod values;
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use wfe_tests::chart;
+use wfe_tests::system::path_of;
 
 /// Runs a tool in the chart's directory; returns whether it succeeded, and its output.
 fn tool(program: &str, arguments: &[&str]) -> (bool, String) {
@@ -49,20 +49,9 @@ fn template(values: &str, more: &[&str]) -> String {
     text
 }
 
-fn workspace() -> PathBuf {
-    chart::directory().join("../..")
-}
-
-/// Path of a program of this build.
-fn built(program: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("a path");
-    let directory = test.ancestors().nth(2).map(Path::to_path_buf);
-    directory.expect("the build directory").join(program)
-}
-
 /// What a program prints for `--help`.
 fn help(program: &str) -> String {
-    let program = built(program);
+    let program = path_of(program).expect("a path");
     let output = Command::new(&program).arg("--help").output();
     let output = output.unwrap_or_else(|error| panic!("{}: {error}", program.display()));
     String::from_utf8(output.stdout).expect("text")

@@ -5,8 +5,9 @@ use std::fs;
 
 use serde_json::Value;
 use wfe_tests::chart;
+use wfe_tests::workspace;
 
-use crate::{template, tool, workspace};
+use crate::{template, tool};
 
 fn document(name: &str) -> String {
     fs::read_to_string(workspace().join("docs").join(name)).expect("a document")

@@ -6,8 +6,9 @@ use std::process::Command;
 
 use serde_json::Value;
 use wfe_tests::chart::value_sets;
+use wfe_tests::system::path_of;
 
-use crate::{built, help, template, tool};
+use crate::{help, template, tool};
 
 /// Flags that no value sets, and why.
 const NO_VALUE: [(&str, &str); 8] = [
@@ -129,7 +130,7 @@ fn flags_of_each_value_set_are_accepted() {
             let container = &deployment["spec"]["template"]["spec"]["containers"][0];
             let flags = container["args"].as_array().expect("flags").iter();
             let flags = flags.map(|it| it.as_str().expect("text"));
-            let output = Command::new(built(&format!("wfe-{program}")))
+            let output = Command::new(path_of(&format!("wfe-{program}")).expect("a path"))
                 .args(flags)
                 .env("KUBECONFIG", "/nonexistent")
                 .output()

@@ -1,6 +1,5 @@
 //! The webhook's certificate in each mode: it is renewed, and no review fails.
 
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use kube::api::ListParams;
 use serde_json::json;
 use wfe_tests::chart::{PROGRAMS, RELEASE, kubectl, run, tool_directory};
 use wfe_tests::wait;
+use wfe_tests::workspace;
 
 use crate::load::Load;
 use crate::story::Story;
@@ -180,7 +180,7 @@ impl Made {
 }
 
 async fn made(story: &Story, name: &str) -> Made {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../certs/make.sh");
+    let script = workspace().join("certs/make.sh");
     let directory = story.path(name);
     let service = format!("{RELEASE}-webhook");
     let arguments = [&*directory.to_string_lossy(), &service, PROGRAMS];
@@ -252,7 +252,7 @@ impl CertManager {
         };
         let objects = json!({ "apiVersion": "v1", "kind": "List", "items": [
             configuration("ValidatingWebhookConfiguration", "*/*", "validate"),
-            // It fills in who has requested a certificate.
+            // It fills in the requesting user of a certificate.
             configuration("MutatingWebhookConfiguration", "certificaterequests", "mutate"),
         ] });
         let file = story.path("cert-manager.json");

@@ -1,12 +1,12 @@
 //! `docs/install.md`, word by word: its commands are run as they stand.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 use tokio::process::Command;
-use wfe_tests::chart::{EXECUTIONS, PROGRAMS, directory};
+use wfe_tests::chart::{EXECUTIONS, PROGRAMS};
+use wfe_tests::workspace;
 use wfe_tests::{Image, wait};
 
 use crate::load::REQUESTS;
@@ -45,10 +45,6 @@ pub async fn is_followed(story: &mut Story) {
             .expect("gone");
     }
     story.done("docs/install.md, word by word: install, a first workflow, uninstall");
-}
-
-fn workspace() -> PathBuf {
-    directory().join("../..")
 }
 
 /// The commands of a section.

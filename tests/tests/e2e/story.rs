@@ -1,7 +1,7 @@
 //! The story: install, try, upgrade and roll back under load, rotate certificates, drain the node, uninstall,
 //! install again.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
@@ -9,8 +9,9 @@ use kube::api::{LogParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use wfe_model::workflow_execution::{Phase, WorkflowExecution};
-use wfe_tests::chart::{self, PROGRAMS, RELEASE, helm, kubectl, run};
-use wfe_tests::system::{Script, condition};
+use wfe_tests::chart::{self, PROGRAMS, RELEASE, helm, kubectl, kubectl_image, run};
+use wfe_tests::system::{Script, condition, path_of};
+use wfe_tests::workspace;
 use wfe_tests::{Cluster, Image, wait};
 
 use crate::load::{Load, REQUESTS, all_ran_once};
@@ -96,9 +97,7 @@ fn merge(into: &mut Value, values: Value) {
 }
 
 fn example(file: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../examples")
-        .join(file);
+    let path = workspace().join("examples").join(file);
     std::fs::read_to_string(path).expect("an example")
 }
 
@@ -110,11 +109,12 @@ fn catalog(script: &Script) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn chart_through_its_life_loses_doubles_and_refuses_nothing() {
     let mut story = begin().await;
-    images_run(&story).await;
-    story.done("each image runs and names its version");
+    story.done("images pushed");
     demo::in_another_cluster(&mut story).await;
     install_document::is_followed(&mut story).await;
     create_namespaces(&story).await;
+    images_run(&story).await;
+    story.done("each image runs and names its version");
 
     install_previous(&mut story).await;
     story.done("helm install of the previous version, ready");
@@ -170,11 +170,7 @@ async fn begin() -> Story {
             .await
             .expect("tagged");
     }
-    let kubectl = run("which", &["kubectl"]).await.expect("kubectl");
-    let remediation = Image::from("busybox:1")
-        .file("bin/kubectl", kubectl.trim())
-        .text("run.sh", example("image/run.sh"))
-        .entrypoint(&["/bin/sh", "/run.sh"]);
+    let remediation = kubectl_image(example("image/run.sh")).expect("kubectl");
     let remediation = registry.push("workflows/oom-increase-memory:1.0.0", &remediation);
     let remediation = remediation.expect("pushed");
     let app = registry
@@ -186,10 +182,7 @@ async fn begin() -> Story {
     };
     let quick = Script::push(&cluster, "quick", "true", "");
     // It uses its account at its end, too.
-    let image = Image::from("busybox:1")
-        .file("bin/kubectl", kubectl.trim())
-        .text("run.sh", "sleep 20 && kubectl auth whoami")
-        .entrypoint(&["/bin/sh", "/run.sh"]);
+    let image = kubectl_image("sleep 20 && kubectl auth whoami").expect("kubectl");
     let image = registry.push("workflows/slow:1", &image).expect("pushed");
     let slow = Script::of("slow", image, "");
     let workflow = complete(example("workflows/oom-increase-memory.yaml"));
@@ -234,22 +227,17 @@ async fn begin() -> Story {
 
 /// Both enforce PodSecurity `restricted`, as the execution namespace does.
 async fn create_namespaces(story: &Story) {
-    for namespace in [PROGRAMS, REQUESTS] {
-        let object = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace, "labels": { "pod-security.kubernetes.io/enforce": "restricted" } } });
-        let api = Api::all(story.client.clone());
-        let object: k8s_openapi::api::core::v1::Namespace =
-            serde_json::from_value(object).expect("a Namespace");
-        api.create(&PostParams::default(), &object)
-            .await
-            .expect("created");
+    for name in [PROGRAMS, REQUESTS] {
+        let created = chart::create_namespace(&story.client, name).await;
+        created.expect("created");
     }
 }
 
 /// Each image as a pod, under PodSecurity `restricted`, and without anything but its binary.
 async fn images_run(story: &Story) {
-    let api: Api<Pod> = Api::namespaced(story.client.clone(), "default");
+    let api: Api<Pod> = Api::namespaced(story.client.clone(), PROGRAMS);
     let registry = story.cluster.registry().expect("a registry");
-    let accounts: Api<ServiceAccount> = Api::namespaced(story.client.clone(), "default");
+    let accounts: Api<ServiceAccount> = Api::namespaced(story.client.clone(), PROGRAMS);
     let exists = wait::until(&accounts, "default", "it exists", HAPPENS_WITHIN, |_| true);
     exists.await.expect("the default ServiceAccount");
     for program in ["wfe-controller", "wfe-webhook"] {
@@ -339,9 +327,8 @@ async fn remediate(story: &Story) {
 
 /// Path of the program on this machine, for its subcommands.
 fn controller() -> String {
-    let test = std::env::current_exe().expect("a path");
-    let built = test.ancestors().nth(2).expect("the build directory");
-    built.join("wfe-controller").to_string_lossy().into_owned()
+    let path = path_of("wfe-controller").expect("a path");
+    path.to_string_lossy().into_owned()
 }
 
 /// `kubectl rollout restart`.
@@ -350,15 +337,14 @@ async fn restart(component: &str) {
     kubectl(&["-n", PROGRAMS, "rollout", "restart", &deployment])
         .await
         .expect("restarted");
-    let status = [
-        "-n",
-        PROGRAMS,
-        "rollout",
-        "status",
-        &deployment,
-        "--timeout",
-        "2m",
-    ];
+    rolled_out(component).await;
+}
+
+/// Waits until all pods are those of the last rollout, and ready.
+async fn rolled_out(component: &str) {
+    let deployment = format!("deployment/{RELEASE}-{component}");
+    let status = ["rollout", "status", &deployment, "--timeout", "2m"];
+    let status = [&["-n", PROGRAMS], &status[..]].concat();
     kubectl(&status).await.expect("rolled out");
 }
 
@@ -418,17 +404,7 @@ async fn drain(story: &Story) {
     kubectl(&delete).await.expect("deleting works");
     kubectl(&["uncordon", &node]).await.expect("uncordoned");
     for component in ["controller", "webhook"] {
-        let deployment = format!("deployment/{RELEASE}-{component}");
-        let status = [
-            "-n",
-            PROGRAMS,
-            "rollout",
-            "status",
-            &deployment,
-            "--timeout",
-            "2m",
-        ];
-        kubectl(&status).await.expect("ready");
+        rolled_out(component).await;
     }
     let after = story.quick.request("after-the-drain", &json!({}));
     story.create(&after).await.expect("admitted");

@@ -362,7 +362,7 @@ proptest::proptest! {
     }
 }
 
-/// BR-WE-001: a name as long as a request is no line of the log that is as long.
+/// BR-WE-001: a very long name is cut in the log.
 #[test]
 fn names_in_messages_are_cut() {
     let name = "n".repeat(1 << 20);

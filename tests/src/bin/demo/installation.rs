@@ -1,16 +1,14 @@
 //! Where the demo runs: with both programs as processes in the test cluster, or with the chart in the
 //! cluster of `KUBECONFIG`.
 
-use std::path::Path;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{DeleteParams, PostParams};
+use kube::api::DeleteParams;
 use kube::{Api, Client};
 use serde_json::{Map, Value, json};
 use wfe_tests::chart::{self, EXECUTIONS, PROGRAMS, RELEASE, helm};
-use wfe_tests::system::System;
+use wfe_tests::system::{System, path_of};
 use wfe_tests::{Cluster, Registry};
 
 use crate::tell::say;
@@ -80,11 +78,7 @@ impl Place {
             Self::Elsewhere { client, registry } => (client.clone(), registry.address()),
         };
         for name in [NAMESPACE, PROGRAMS] {
-            let labels = json!({ "pod-security.kubernetes.io/enforce": "restricted" });
-            let namespace = json!({ "metadata": { "name": name, "labels": labels } });
-            let namespace: Namespace = serde_json::from_value(namespace)?;
-            let api = Api::all(client.clone());
-            api.create(&PostParams::default(), &namespace).await?;
+            chart::create_namespace(&client, name).await?;
         }
         let mut catalog = Map::new();
         for (name, text) in workflows {
@@ -176,10 +170,10 @@ impl Installation {
             return Ok(());
         };
         helm(&["uninstall", RELEASE, "-n", PROGRAMS, "--wait"]).await?;
-        let program = std::env::current_exe()?;
-        let controller = program.parent().map(|it| it.join("wfe-controller"));
-        let controller = controller.context("no directory")?;
-        release(&controller).await?;
+        // Without their finalizers, their namespace can be deleted.
+        let controller = path_of("wfe-controller")?;
+        let release = ["release", "--namespace", NAMESPACE];
+        chart::run(&controller.to_string_lossy(), &release).await?;
         let delete = DeleteParams::default();
         for name in [NAMESPACE, EXECUTIONS, PROGRAMS] {
             let namespaces: Api<Namespace> = Api::all(client.clone());
@@ -189,11 +183,4 @@ impl Installation {
         crds.delete(CRD, &delete).await?;
         Ok(())
     }
-}
-
-/// Frees the WorkflowExecutions, so that their namespace can be deleted.
-async fn release(controller: &Path) -> Result<()> {
-    let controller = controller.to_string_lossy();
-    chart::run(&controller, &["release", "--namespace", NAMESPACE]).await?;
-    Ok(())
 }

@@ -1,14 +1,15 @@
 //! The chapters of the demo: invalid requests are denied, a valid request repairs a Deployment, the
 //! same request is skipped during cooldown, and a failed execution blocks its target until cleared.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use kube::Api;
 use tempfile::TempDir;
 use wfe_model::workflow_execution::{Phase, SkipReason, WorkflowExecution};
-use wfe_tests::chart::EXECUTIONS;
+use wfe_tests::chart::{EXECUTIONS, kubectl_image};
+use wfe_tests::workspace;
 use wfe_tests::{Image, Registry, wait};
 
 use crate::installation::{Installation, NAMESPACE, Place};
@@ -24,9 +25,7 @@ struct Examples {
 
 impl Examples {
     fn source(file: &str) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../examples")
-            .join(file)
+        workspace().join("examples").join(file)
     }
 
     /// Text of an example, with the image references.
@@ -97,15 +96,8 @@ async fn tell(
 }
 
 fn push_images(registry: &Registry) -> Result<[(&'static str, String); 2]> {
-    let kubectl = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
-        .map(|directory| directory.join("kubectl"))
-        .find(|path| path.is_file())
-        .context("kubectl is not on the PATH")?;
     let script = std::fs::read_to_string(Examples::source("image/run.sh"))?;
-    let remediation = Image::from("busybox:1")
-        .file("bin/kubectl", kubectl)
-        .text("run.sh", script)
-        .entrypoint(&["/bin/sh", "/run.sh"]);
+    let remediation = kubectl_image(script)?;
     let app = Image::from("busybox:1");
     Ok([
         (
