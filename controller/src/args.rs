@@ -6,11 +6,11 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand};
 use jiff::SignedDuration;
-use url::Url;
 use wfe_core::certificates::Lifetimes;
 use wfe_model::duration::ExecutionTimeout;
 use wfe_model::workflow::{QUANTITY, Resources};
 use wfe_peers::client::Pace;
+use wfe_peers::flags::{CatalogArgs, DataStorageArgs};
 use wfe_process::{ExecutionArgs, ProcessArgs};
 
 use crate::slots::MaxRunning;
@@ -117,6 +117,9 @@ pub struct RunArgs {
     /// What is executed, and where.
     #[command(flatten)]
     pub execution: ExecutionArgs,
+    /// Where the workflow catalog is.
+    #[command(flatten)]
+    pub catalog: CatalogArgs,
     /// Namespace that is watched for WorkflowExecutions (default: all); repeatable, or several
     /// separated by commas.
     #[arg(long, env = "WFE_WATCH_NAMESPACE", value_delimiter = ',')]
@@ -131,28 +134,10 @@ pub struct RunArgs {
         conflicts_with = "data_storage_url"
     )]
     pub audit_file: PathBuf,
-    /// URL of Data Storage; audit events are sent to it instead of the audit file.
-    #[arg(long, env = "WFE_DATA_STORAGE_URL")]
-    pub data_storage_url: Option<Url>,
-    /// PEM file with the certificate authority of Data Storage (default: the system's).
-    #[arg(long, env = "WFE_DATA_STORAGE_CA")]
-    pub data_storage_ca: Option<PathBuf>,
-    /// ServiceAccount in the controller's own namespace whose tokens Data Storage gets, by
-    /// `TokenRequest`: it needs no permission but the one that Data Storage checks.
-    #[arg(
-        long,
-        env = "WFE_DATA_STORAGE_SERVICE_ACCOUNT",
-        default_value = "wfe-data-storage-client"
-    )]
-    pub data_storage_service_account: String,
-    /// File with the bearer token for Data Storage, instead of tokens of that ServiceAccount; read for
-    /// each request, because the token rotates.
-    #[arg(long, env = "WFE_DATA_STORAGE_TOKEN_FILE")]
-    pub data_storage_token_file: Option<PathBuf>,
-    /// Send the token also to a --data-storage-url with http://.
-    #[arg(long, env = "WFE_DATA_STORAGE_PLAIN_HTTP")]
-    pub data_storage_plain_http: bool,
-    /// Deadline of a request to Data Storage, longer than Data Storage's own of 30s. After a start
+    /// Where Data Storage is.
+    #[command(flatten)]
+    pub data_storage: DataStorageArgs,
+    /// Deadline of a request with audit events to Data Storage, longer than Data Storage's own of 30s. After a start
     /// the events of an earlier process are asked for when its requests have passed this deadline.
     #[arg(long, env = "WFE_DATA_STORAGE_TIMEOUT", default_value = "35s", value_parser = positive)]
     pub data_storage_timeout: Duration,

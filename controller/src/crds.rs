@@ -1,8 +1,12 @@
 //! The CustomResourceDefinitions as YAML. A test compares the chart's copy with them.
 
+use wfe_model::crd;
+
 /// Serializes every definition.
 pub fn yaml() -> Result<String, serde_saphyr::ser::Error> {
-    serde_saphyr::to_string(&wfe_model::crd::workflow_execution())
+    let all = [crd::workflow_execution(), crd::remediation_workflow()];
+    let all = all.iter().map(serde_saphyr::to_string);
+    Ok(all.collect::<Result<Vec<_>, _>>()?.join("---\n"))
 }
 
 #[cfg(test)]

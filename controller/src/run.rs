@@ -1,6 +1,5 @@
 //! Builds the controller from its flags and runs it.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +9,10 @@ use futures::{StreamExt, stream};
 use wfe_core::election::Candidate;
 use wfe_core::history::Limits;
 use wfe_core::observed::Settings;
-use wfe_peers::audit::{AuditSink, HttpSink, HttpSinkOptions, JsonlSink};
-use wfe_peers::catalog::DirectoryCatalog;
+use wfe_peers::audit::{AuditSink, HttpSink, JsonlSink};
+use wfe_peers::catalog::Catalog;
 use wfe_peers::client::{self, OnExchange};
-use wfe_peers::token::{AccountToken, BearerToken};
+use wfe_peers::data_storage::DataStorage;
 
 use crate::args::{LimitArgs, RunArgs};
 use crate::audit::outbox::{BATCH, Outbox};
@@ -32,14 +31,18 @@ use crate::watches::{self, StartTimes, Trigger, crd_rules};
 
 /// Data Storage closes a connection after this time and commits nothing afterwards.
 const SERVER_DEADLINE: Duration = Duration::from_secs(30);
+/// Deadline of a request with which Data Storage is asked for a workflow.
+const LOOKUP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Reconciles WorkflowExecutions until SIGTERM or SIGINT.
 pub async fn run(args: RunArgs) -> Result<()> {
     args.limits.check()?;
     args.certificates.check()?;
     let (base, mut registry) = Base::connect(&args).await?;
-    let sink = sink(&args, &base)?;
-    let catalog = catalog(&args.execution.catalog_dir, &base)?;
+    let server = args.data_storage.connect(&base.client);
+    let server = server.context("--data-storage-url")?;
+    let sink = sink(&args, server.clone())?;
+    let catalog = catalog(&args, &base, server)?;
     let namespace = &args.execution.execution_namespace;
     let start_times = StartTimes::default();
     let (executors, changes) = Executors::start(&base.client, namespace, &start_times);
@@ -82,7 +85,7 @@ pub async fn run(args: RunArgs) -> Result<()> {
         slots: Arc::new(Slots::new(view.clone(), args.max_running())),
         view,
         executors: executors.clone(),
-        catalog: Arc::new(catalog),
+        catalog,
         outbox: Arc::new(outbox),
         notified: Arc::default(),
         failing: Arc::default(),
@@ -150,14 +153,22 @@ fn identity() -> String {
     format!("{host}_{}_{started:x}", std::process::id())
 }
 
-/// The catalog; the files that it sets aside are counted and noted.
-fn catalog(directory: &Path, base: &Base) -> Result<DirectoryCatalog> {
+/// The catalog; the entries that cannot be run are counted and noted.
+fn catalog(
+    args: &RunArgs,
+    base: &Base,
+    server: Option<Arc<DataStorage>>,
+) -> Result<Arc<dyn Catalog>> {
     let rejected = base.metrics.catalog_rejected_entries.clone();
     let readiness = base.readiness.clone();
-    let catalog = DirectoryCatalog::open(directory, move |errors| {
-        readiness.report_rejected_entries(&rejected, errors);
-    });
-    catalog.context("--catalog-dir")
+    let catalog = args.catalog.open(
+        &base.client,
+        server,
+        LOOKUP_DEADLINE,
+        base.stop.clone(),
+        move |errors| readiness.report_rejected_entries(&rejected, errors),
+    );
+    Ok(catalog?)
 }
 
 /// The settings that decisions depend on.
@@ -186,8 +197,8 @@ pub fn settings(
 }
 
 /// Data Storage if `--data-storage-url` is given, else the audit file.
-fn sink(args: &RunArgs, base: &Base) -> Result<Arc<dyn AuditSink>> {
-    let Some(url) = args.data_storage_url.clone() else {
+fn sink(args: &RunArgs, server: Option<Arc<DataStorage>>) -> Result<Arc<dyn AuditSink>> {
+    let Some(server) = server else {
         let sink = JsonlSink::open(&args.audit_file)
             .with_context(|| format!("--audit-file {}", args.audit_file.display()))?;
         return Ok(Arc::new(sink));
@@ -197,18 +208,5 @@ fn sink(args: &RunArgs, base: &Base) -> Result<Arc<dyn AuditSink>> {
             "--data-storage-timeout is not longer than Data Storage's own deadline of 30s: after a crash an audit event may be stored twice"
         );
     }
-    let token = if let Some(path) = &args.data_storage_token_file {
-        BearerToken::File(path.clone())
-    } else {
-        let account = AccountToken::new(&base.client, &args.data_storage_service_account);
-        BearerToken::Account(Box::new(account))
-    };
-    let sink = HttpSink::new(HttpSinkOptions {
-        url,
-        ca: args.data_storage_ca.clone(),
-        token: Some(token),
-        plain_http: args.data_storage_plain_http,
-        deadline: args.data_storage_timeout,
-    });
-    Ok(Arc::new(sink.context("--data-storage-url")?))
+    Ok(Arc::new(HttpSink::new(server, args.data_storage_timeout)))
 }

@@ -1,6 +1,7 @@
 //! Installs wfe in a cluster from the chart's files. Controller and webhook run as processes on the
 //! host instead of pods, with the tokens of their own ServiceAccounts and no other permissions.
 
+mod catalog;
 mod control;
 mod install;
 mod look;
@@ -14,6 +15,7 @@ mod state;
 mod tls;
 mod webhook;
 
+pub use self::catalog::CatalogSource;
 pub use self::control::{cluster, install_crd};
 pub use self::install::until_effective;
 pub use self::look::{condition, dry_run, job_has_ended, message, pod_is_alive, types};

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
+use wfe_peers::flags::{CatalogArgs, DataStorageArgs};
 use wfe_process::{ExecutionArgs, ProcessArgs};
 
 /// Admission webhook that validates WorkflowExecutions and completes them before they are stored.
@@ -34,6 +35,12 @@ pub struct Args {
     /// What is executed, and where.
     #[command(flatten)]
     pub execution: ExecutionArgs,
+    /// Where the workflow catalog is.
+    #[command(flatten)]
+    pub catalog: CatalogArgs,
+    /// Where Data Storage is.
+    #[command(flatten)]
+    pub data_storage: DataStorageArgs,
     /// Handling of an image without a digest: deny the request, or fill in the digest from the
     /// workflow catalog.
     #[arg(long, env = "WFE_IMAGE_DIGEST", value_enum, default_value_t = ImageDigest::Require)]

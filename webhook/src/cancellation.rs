@@ -89,7 +89,7 @@ mod tests {
             },
         });
         let review = review.to_string();
-        let request = Request::read(review.as_bytes(), "UPDATE workflowexecutions");
+        let request = Request::read(review.as_bytes(), &["UPDATE workflowexecutions"]);
         let verdict = stamp(&request.expect("a request"));
         match expected.as_str() {
             Some(says) => assert!(verdict.message().contains(says), "{}", verdict.message()),

@@ -74,7 +74,7 @@ mod tests {
             },
         });
         let review = review.to_string();
-        let request = Request::read(review.as_bytes(), "DELETE workflowexecutions");
+        let request = Request::read(review.as_bytes(), &["DELETE workflowexecutions"]);
         let verdict = warn(&request.expect("a request"));
         assert_eq!(verdict.refusals, []);
         verdict.warnings

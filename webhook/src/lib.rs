@@ -22,3 +22,4 @@ pub mod run;
 pub mod scope;
 pub mod targets;
 pub mod validate;
+pub mod workflow;

@@ -20,7 +20,7 @@ use crate::created::Created;
 use crate::refusal::Refusal;
 use crate::review::{Request, UserInfo, Verdict};
 use crate::scope::Scope;
-use crate::validate::within;
+use crate::validate::lookup;
 
 /// Reviews and completes CREATE requests.
 pub struct Mutator {
@@ -62,6 +62,7 @@ impl Mutator {
                 Violation::ReferenceInvalid { .. }
                     | Violation::ImageMismatch { .. }
                     | Violation::WorkflowNotFound { .. }
+                    | Violation::WorkflowInvalid { .. }
             )
         };
         let violations = violations
@@ -112,9 +113,9 @@ impl Mutator {
             return Ok(None);
         };
         let workflow_id = spec.workflow_ref.workflow_id.clone();
-        match within(deadline, self.catalog.lookup(&workflow_id)).await {
-            Ok(Some(workflow)) => rules::fill(spec, field, &workflow).map_err(Refusal::Spec),
-            Ok(None) => Err(Refusal::Spec(Violation::WorkflowNotFound { workflow_id })),
+        match lookup(deadline, &*self.catalog, &workflow_id).await {
+            Ok(Ok(workflow)) => rules::fill(spec, field, &workflow).map_err(Refusal::Spec),
+            Ok(Err(violation)) => Err(Refusal::Spec(violation)),
             // The controller executes the digest of the catalog entry.
             Err(_) if !field.needs_digest() => Ok(None),
             Err(why) => Err(Refusal::Unavailable {
@@ -138,13 +139,12 @@ impl Mutator {
         if workflow_id.is_empty() {
             return violations;
         }
-        match within(deadline, self.catalog.lookup(&workflow_id)).await {
-            Ok(Some(workflow)) => rules::validate(spec, Err(violations.clone()), &workflow)
+        match lookup(deadline, &*self.catalog, &workflow_id).await {
+            Ok(Ok(workflow)) => rules::validate(spec, Err(violations.clone()), &workflow)
                 .err()
                 .unwrap_or(violations),
-            Ok(None) => {
-                let workflow_id = wfe_model::text::shortened(&workflow_id);
-                violations.push(Violation::WorkflowNotFound { workflow_id });
+            Ok(Err(violation)) => {
+                violations.push(violation);
                 violations
             }
             Err(_) => violations,

@@ -6,6 +6,7 @@ use strum::IntoStaticStr;
 use thiserror::Error;
 use wfe_model::dependencies::DependencyProblem;
 use wfe_model::rules::Violation;
+use wfe_model::workflow::Problem;
 use wfe_model::workflow_execution::{CLEAR_REASON, CLEARANCE_IMMUTABLE, NOTHING_TO_CLEAR};
 
 /// A reason why a review is denied. The text says what was found, what is allowed, and what to do;
@@ -29,6 +30,15 @@ pub enum Refusal {
     /// The ServiceAccount is missing or lacks the label of workflow runners.
     #[error("{0}")]
     ServiceAccountNotAllowed(String),
+    /// An entry of the catalog is invalid.
+    #[error("{}", .0.path_and_message().1)]
+    Workflow(Problem),
+    /// The spec of a catalog entry is changed, but its version is not.
+    #[error("the spec was changed, but the version is still {version:?}: change it, too")]
+    VersionUnchanged {
+        /// The version.
+        version: String,
+    },
     /// No controller watches the namespace.
     #[error(
         "unsupported value {found:?}: no controller watches this namespace; supported values are {}",
@@ -111,6 +121,12 @@ impl Refusal {
             Self::Malformed { field, .. } | Self::Unavailable { field, .. } => field,
             Self::Dependency(_) => "spec.workflowRef.workflowId",
             Self::ServiceAccountNotAllowed(_) => "spec.executionConfig.serviceAccountName",
+            Self::Workflow(problem) => match problem.path_and_message().0.as_str() {
+                "" => "spec",
+                path if path.starts_with("metadata.") => return path.to_owned(),
+                path => return format!("spec.{path}"),
+            },
+            Self::VersionUnchanged { .. } => "spec.version",
             Self::NamespaceNotWatched { .. } => "metadata.namespace",
             Self::NothingToClear { .. } => "status.blockClearanceRequest",
             Self::ClearReason { .. } => "status.blockClearanceRequest.clearReason",
@@ -127,6 +143,8 @@ impl Refusal {
         match self {
             Self::Spec(_)
             | Self::Dependency(_)
+            | Self::Workflow(_)
+            | Self::VersionUnchanged { .. }
             | Self::Malformed { .. }
             | Self::ClearReason { .. }
             | Self::CancelReason => StatusCode::UNPROCESSABLE_ENTITY,

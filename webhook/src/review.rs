@@ -55,8 +55,8 @@ pub enum ReviewError {
         "unsupported request {found:?}: this path supports {expected:?}; correct the rules of the webhook configuration"
     )]
     UnexpectedRequest {
-        /// The operation and resource of this path.
-        expected: &'static str,
+        /// The operations and resources of this path.
+        expected: String,
         /// The operation and resource of the request.
         found: String,
     },
@@ -120,9 +120,9 @@ pub struct UserInfo {
 }
 
 impl<'a> Request<'a> {
-    /// Reads a request body. `expected` is the only operation and resource that is accepted, as
+    /// Reads a request body. `expected` are the only operations and resources that are accepted, as
     /// `CREATE workflowexecutions`.
-    pub fn read(body: &'a [u8], expected: &'static str) -> Result<Self, ReviewError> {
+    pub fn read(body: &'a [u8], expected: &[&str]) -> Result<Self, ReviewError> {
         let JsonObject(review) = serde_json::from_slice::<JsonObject<Review>>(body)?;
         if (review.api_version.as_str(), review.kind.as_str()) != (API_VERSION, KIND) {
             return Err(ReviewError::UnsupportedKind {
@@ -135,10 +135,11 @@ impl<'a> Request<'a> {
             return Err(ReviewError::InvalidUid);
         }
         let found = request.operation_and_resource();
-        if request.resource.0.group == GROUP && found == expected {
+        if request.resource.0.group == GROUP && expected.contains(&found.as_str()) {
             return Ok(request);
         }
         let found = shortened(&found);
+        let expected = expected.join(" and ");
         Err(ReviewError::UnexpectedRequest { expected, found })
     }
 
@@ -287,7 +288,7 @@ impl Verdict {
             response: Response {
                 uid: &request.uid,
                 allowed,
-                status: self.status(&request.name),
+                status: self.status(request),
                 patch_type: patch.as_ref().map(|_| "JSONPatch"),
                 patch: patch.map(|patch| STANDARD.encode(patch)),
                 warnings: &self.warnings,
@@ -295,7 +296,7 @@ impl Verdict {
         })
     }
 
-    fn status<'a>(&self, name: &'a str) -> Option<Status<'a>> {
+    fn status<'a>(&self, request: &'a Request<'_>) -> Option<Status<'a>> {
         // One code for all refusals: an invalid object before policy before a failed review.
         let code = self.refusals.iter().map(Refusal::code);
         let code = code.min_by_key(|code| match *code {
@@ -325,9 +326,12 @@ impl Verdict {
             reason,
             message: self.message(),
             details: Details {
-                name,
+                name: &request.name,
                 group: GROUP,
-                kind: "WorkflowExecution",
+                kind: match request.resource.0.resource.as_str() {
+                    "remediationworkflows" => "RemediationWorkflow",
+                    _ => "WorkflowExecution",
+                },
                 causes: causes.collect(),
                 retry_after_seconds: is_outage.then_some(RETRY_AFTER_SECONDS),
             },
@@ -356,7 +360,7 @@ mod tests {
             },
         });
         let review = review.to_string();
-        let request = Request::read(review.as_bytes(), "CREATE workflowexecutions");
+        let request = Request::read(review.as_bytes(), &["CREATE workflowexecutions"]);
         let answer = verdict
             .response(&request.expect("a request"))
             .expect("JSON");
@@ -496,7 +500,7 @@ mod tests {
         };
         let read = |body: &Value| {
             let body = body.to_string();
-            let request = Request::read(body.as_bytes(), "CREATE workflowexecutions");
+            let request = Request::read(body.as_bytes(), &["CREATE workflowexecutions"]);
             request.map(|it| it.uid).map_err(|error| error.to_string())
         };
         assert_eq!(read(&changed("dryRun", json!(true))), Ok("u1".to_owned()));

@@ -31,6 +31,7 @@ use crate::mutate::Mutator;
 use crate::refusal::Refusal;
 use crate::review::{Request, ReviewError, Verdict};
 use crate::validate::Validator;
+use crate::workflow;
 
 /// Below the `timeoutSeconds: 3` of the webhook configuration, so that a slow review is denied with
 /// a message instead of a timeout at the API server.
@@ -64,15 +65,17 @@ enum Operation {
     ClearBlock,
     StampCancel,
     WarnDelete,
+    ValidateWorkflow,
 }
 
 impl Operation {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Mutate,
         Self::Validate,
         Self::ClearBlock,
         Self::StampCancel,
         Self::WarnDelete,
+        Self::ValidateWorkflow,
     ];
 
     fn path(self) -> &'static str {
@@ -82,16 +85,20 @@ impl Operation {
             Self::ClearBlock => "/clear-block",
             Self::StampCancel => "/stamp-cancel",
             Self::WarnDelete => "/warn-delete",
+            Self::ValidateWorkflow => "/validate-remediationworkflow",
         }
     }
 
-    /// The operation and resource that the rules of the webhook configuration must select.
-    fn operation_and_resource(self) -> &'static str {
+    /// The operations and resources that the rules of the webhook configuration must select.
+    fn operations_and_resources(self) -> &'static [&'static str] {
         match self {
-            Self::Mutate | Self::Validate => "CREATE workflowexecutions",
-            Self::ClearBlock => "UPDATE workflowexecutions/status",
-            Self::StampCancel => "UPDATE workflowexecutions",
-            Self::WarnDelete => "DELETE workflowexecutions",
+            Self::Mutate | Self::Validate => &["CREATE workflowexecutions"],
+            Self::ClearBlock => &["UPDATE workflowexecutions/status"],
+            Self::StampCancel => &["UPDATE workflowexecutions"],
+            Self::WarnDelete => &["DELETE workflowexecutions"],
+            Self::ValidateWorkflow => {
+                &["CREATE remediationworkflows", "UPDATE remediationworkflows"]
+            }
         }
     }
 
@@ -103,6 +110,7 @@ impl Operation {
             Self::ClearBlock => "clear-block",
             Self::StampCancel => "stamp-cancel",
             Self::WarnDelete => "warn-delete",
+            Self::ValidateWorkflow => "validate-workflow",
         }
     }
 }
@@ -158,6 +166,7 @@ impl ReviewService {
             Operation::ClearBlock => clearance::clear(request, Timestamp::now()),
             Operation::StampCancel => cancellation::stamp(request),
             Operation::WarnDelete => deletion::warn(request),
+            Operation::ValidateWorkflow => workflow::review(request),
         }
     }
 
@@ -172,7 +181,7 @@ impl ReviewService {
         let response = async {
             let (_reserved, body) = self.read_body(body).await?;
             let _busy = connection.map(|Extension(connection)| connection.mark_busy());
-            let request = Request::read(&body, operation.operation_and_resource())?;
+            let request = Request::read(&body, operation.operations_and_resources())?;
             let deadline = started + DEADLINE;
             let verdict = self.review_within(operation, &request, deadline).await;
             self.metrics

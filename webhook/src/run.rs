@@ -1,13 +1,12 @@
 //! Builds the webhook from its arguments and runs it.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use wfe_peers::catalog::{Catalog, DirectoryCatalog};
 use wfe_peers::client;
 use wfe_peers::discovery::ServedKinds;
 use wfe_process::endpoints::Readiness;
@@ -29,6 +28,9 @@ use crate::validate::Validator;
 const CERTIFICATE_VALID: &str = "certificate-valid";
 const NOT_SHUTTING_DOWN: &str = "not-shutting-down";
 
+/// Deadline of a request to Data Storage, within that of a review.
+const LOOKUP_DEADLINE: Duration = Duration::from_secs(2);
+
 /// Serves admission reviews until SIGTERM or SIGINT.
 pub async fn run(args: Args) -> Result<()> {
     let stop = shutdown::on_signal()?;
@@ -43,10 +45,14 @@ pub async fn run(args: Args) -> Result<()> {
     let metrics = Metrics::new(&mut registry);
     let readiness = Readiness::of(&[CERTIFICATE_VALID, NOT_SHUTTING_DOWN]);
     let (rejected, noted) = (metrics.catalog_rejected_entries.clone(), readiness.clone());
-    let catalog = DirectoryCatalog::open(&args.execution.catalog_dir, move |errors| {
-        noted.report_rejected_entries(&rejected, errors);
-    });
-    let catalog: Arc<dyn Catalog> = Arc::new(catalog.context("--catalog-dir")?);
+    let server = args.data_storage.connect(&client);
+    let catalog = args.catalog.open(
+        &client,
+        server.context("--data-storage-url")?,
+        LOOKUP_DEADLINE,
+        serving_ended.clone(),
+        move |errors| noted.report_rejected_entries(&rejected, errors),
+    )?;
     let scope = Scope::of(args.watch_namespace);
     let mutator = Mutator {
         catalog: catalog.clone(),

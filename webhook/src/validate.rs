@@ -5,6 +5,7 @@
 use std::error::Error;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use futures::future::join_all;
 use tokio::time::Instant;
 use wfe_model::dependencies::{self, DependencyProblem};
@@ -13,7 +14,7 @@ use wfe_model::served::{self, ServedKind};
 use wfe_model::target::Target;
 use wfe_model::text::in_full;
 use wfe_model::workflow::Workflow;
-use wfe_peers::catalog::Catalog;
+use wfe_peers::catalog::{Catalog, LookupError};
 use wfe_peers::dependencies::ReadError;
 use wfe_peers::discovery::ServedKinds;
 
@@ -46,8 +47,8 @@ pub struct Validator {
 /// The problem of a dependency, or why the dependency could not be read.
 type DependencyResult = Result<Option<DependencyProblem>, String>;
 
-/// The catalog entry and its dependencies, or why the catalog could not be read.
-type WorkflowResult = Result<Option<(Arc<Workflow>, Vec<DependencyResult>)>, String>;
+/// The catalog entry and its dependencies; why it cannot be run; or why the catalog could not be read.
+type WorkflowResult = Result<Result<(Arc<Workflow>, Vec<DependencyResult>), Violation>, String>;
 
 /// Results of the checks.
 #[derive(Default)]
@@ -118,7 +119,7 @@ impl Validator {
         let target = checked.target.clone();
         let (mut found, mut valid) = (None, None);
         match workflow {
-            Some(Some((workflow, dependencies))) => {
+            Some(Ok((workflow, dependencies))) => {
                 found = Some(workflow.clone());
                 match rules::validate(&spec, Ok(checked), &workflow) {
                     Ok(it) => {
@@ -139,9 +140,7 @@ impl Validator {
                     findings.refuse(problem.flatten().map(Refusal::Dependency));
                 }
             }
-            Some(None) => findings.refuse([Refusal::Spec(Violation::WorkflowNotFound {
-                workflow_id: checked.workflow_id,
-            })]),
+            Some(Err(violation)) => findings.refuse([Refusal::Spec(violation)]),
             None => {}
         }
         if let Some(kinds) = kinds {
@@ -170,8 +169,8 @@ impl Validator {
         checked: &CheckedSpec,
         deadline: Instant,
     ) -> (WorkflowResult, Result<Option<String>, ReadError>) {
-        let found = within(deadline, self.catalog.lookup(&checked.workflow_id)).await;
-        let workflow = found.as_ref().ok().and_then(Option::as_ref);
+        let found = lookup(deadline, &*self.catalog, &checked.workflow_id).await;
+        let workflow = found.as_ref().ok().and_then(|it| it.as_ref().ok());
         let own = workflow.and_then(|it| it.service_account.as_ref());
         let account = own.or(checked.service_account.as_ref());
         let account = account.unwrap_or(&self.default_service_account);
@@ -237,6 +236,20 @@ fn misfits(
     let is_certain =
         |it: &Violation| workflow.is_some() || !matches!(it, Violation::TargetKindAmbiguous { .. });
     misfit.filter(is_certain).into_iter().collect()
+}
+
+/// The workflow, or why it cannot be run; the error says why the catalog could not be read.
+pub async fn lookup(
+    deadline: Instant,
+    catalog: &dyn Catalog,
+    workflow_id: &str,
+) -> Result<Result<Arc<Workflow>, Violation>, String> {
+    let found = catalog.lookup(workflow_id).map(|found| match found {
+        Ok(workflow) => Ok(Ok(workflow)),
+        Err(LookupError::Unusable(violation)) => Ok(Err(violation)),
+        Err(error @ LookupError::Unavailable(_)) => Err(error),
+    });
+    within(deadline, found).await
 }
 
 /// The result of `lookup`, or the text of its error, or of a missed `deadline`.

@@ -83,12 +83,58 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "wfe.serviceAccountNam
 {{- default (printf "%s-catalog" (include "wfe.fullname" .)) .Values.catalog.existingConfigMap -}}
 {{- end -}}
 
+{{- define "wfe.catalogNamespace" -}}
+{{- default .Release.Namespace .Values.catalog.namespace -}}
+{{- end -}}
+
+{{/* Flags for Data Storage. */}}
+{{- define "wfe.dataStorageArgs" -}}
+{{- with .Values.dataStorage -}}
+- --data-storage-url={{ .url }}
+- --data-storage-service-account={{ .serviceAccount.name }}
+{{- if .caConfigMap }}
+- --data-storage-ca=/etc/wfe/data-storage/{{ .caKey }}
+{{- end }}
+{{- if .plainHttp }}
+- --data-storage-plain-http
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Volume mounts of a program for the catalog and Data Storage: list of root and whether it talks to Data Storage. */}}
+{{- define "wfe.peerMounts" -}}
+{{- $root := index . 0 -}}
+{{- if eq $root.Values.catalog.source "configMap" }}
+- {name: catalog, mountPath: /etc/wfe/catalog, readOnly: true}
+{{- end }}
+{{- if and (index . 1) $root.Values.dataStorage.caConfigMap }}
+- {name: data-storage-ca, mountPath: /etc/wfe/data-storage, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{/* The volumes of these. */}}
+{{- define "wfe.peerVolumes" -}}
+{{- $root := index . 0 -}}
+{{- if eq $root.Values.catalog.source "configMap" }}
+- name: catalog
+  configMap: {name: {{ include "wfe.catalogConfigMap" $root }}}
+{{- end }}
+{{- if and (index . 1) $root.Values.dataStorage.caConfigMap }}
+- name: data-storage-ca
+  configMap: {name: {{ $root.Values.dataStorage.caConfigMap }}}
+{{- end }}
+{{- end -}}
+
 {{/* Flags of both programs. */}}
 {{- define "wfe.sharedArgs" -}}
 {{- $root := index . 0 }}{{ $values := get $root.Values (index . 1) -}}
 - --execution-namespace={{ $root.Values.executionNamespace.name }}
 - --default-service-account={{ $root.Values.runner.name }}
+{{- if eq $root.Values.catalog.source "configMap" }}
 - --catalog-dir=/etc/wfe/catalog
+{{- else if eq $root.Values.catalog.source "objects" }}
+- --catalog-namespace={{ include "wfe.catalogNamespace" $root }}
+{{- end }}
 {{- range $root.Values.watchNamespaces }}
 - --watch-namespace={{ . }}
 {{- end }}

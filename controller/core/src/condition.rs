@@ -45,6 +45,8 @@ pub enum Reason {
     // `WorkflowResolved`
     Resolved,
     WorkflowNotFound,
+    /// The catalog entry is invalid.
+    WorkflowInvalid,
     WorkflowNotActive,
     VersionMismatch,
     EngineMismatch,
@@ -174,7 +176,7 @@ mod tests {
         assert_eq!(types.join(" "), published);
         let reasons: Vec<_> = Reason::iter().map(Reason::as_str).collect();
         let published = "\
-            Resolved WorkflowNotFound WorkflowNotActive VersionMismatch EngineMismatch \
+            Resolved WorkflowNotFound WorkflowInvalid WorkflowNotActive VersionMismatch EngineMismatch \
             ImageMismatch ParametersInvalid TargetInvalid SpecInvalid CatalogUnavailable \
             DiscoveryUnavailable Ready NoneDeclared DependencyMissing DependencyEmpty \
             WorkspaceNotDeclared ReadFailed ExecutionCreated ExecutionCreationFailed \

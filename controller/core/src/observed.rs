@@ -236,12 +236,12 @@ pub enum Answer<T> {
 /// A validated request, or every rule that it violates.
 pub type Resolution = Result<Arc<ValidatedSpec>, Vec<Violation>>;
 
-/// Validates a request against its catalog entry; `None`: the catalog has no such workflow.
-pub fn resolve(spec: &WorkflowExecutionSpec, workflow: Option<&Arc<Workflow>>) -> Resolution {
-    let Some(workflow) = workflow else {
-        let workflow_id = spec.workflow_ref.workflow_id.clone();
-        return Err(vec![Violation::WorkflowNotFound { workflow_id }]);
-    };
+/// Validates a request against its catalog entry, or says why the catalog has none that can be run.
+pub fn resolve(
+    spec: &WorkflowExecutionSpec,
+    workflow: Result<&Arc<Workflow>, Violation>,
+) -> Resolution {
+    let workflow = workflow.map_err(|violation| vec![violation])?;
     rules::validate(spec, rules::check(spec), workflow).map(Arc::new)
 }
 

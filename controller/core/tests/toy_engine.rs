@@ -187,7 +187,7 @@ impl World {
                     "metadata: {{workflowId: w, version: '1'}}\nexecution: {{engine: job, bundle: 'r.io/w@sha256:{HEX}'}}\n"
                 );
                 let workflow = Workflow::read("w.yaml", &yaml).expect("right").workflow;
-                let resolution = resolve(&self.wfe.spec, Some(&Arc::new(workflow)));
+                let resolution = resolve(&self.wfe.spec, Ok(&Arc::new(workflow)));
                 answers.workflow = Some(Answer::Known(resolution));
             }
             Question::ServiceAccount(_) => {

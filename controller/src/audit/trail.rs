@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -13,7 +14,8 @@ use jiff::tz::TimeZone;
 use url::Url;
 use wfe_model::audit::EventType;
 use wfe_model::text::cut;
-use wfe_peers::audit::{self, HttpSink, HttpSinkOptions, TrailEvent, Verified, read_file};
+use wfe_peers::audit::{self, HttpSink, TrailEvent, Verified, read_file};
+use wfe_peers::data_storage::{DataStorage, DataStorageOptions};
 use wfe_peers::token::BearerToken;
 
 /// Maximum number of characters in a cell; the stored events have the full text. A message ends with
@@ -28,7 +30,7 @@ pub enum Source {
     /// An audit file, together with its rotated files.
     File(PathBuf),
     /// Data Storage.
-    DataStorage(Box<HttpSinkOptions>),
+    DataStorage(Box<DataStorageOptions>),
 }
 
 impl Source {
@@ -40,12 +42,11 @@ impl Source {
         plain_http: bool,
     ) -> Self {
         match Url::parse(text) {
-            Ok(url) if url.has_host() => Self::DataStorage(Box::new(HttpSinkOptions {
+            Ok(url) if url.has_host() => Self::DataStorage(Box::new(DataStorageOptions {
                 url,
                 ca,
                 token: token_file.map(BearerToken::File),
                 plain_http,
-                deadline: DEADLINE,
             })),
             _ => Self::File(PathBuf::from(text)),
         }
@@ -59,7 +60,12 @@ pub async fn print(source: Source, correlation_id: &str, out: &mut impl Write) -
             let read = read_file(&path, correlation_id);
             read.with_context(|| format!("read {}", path.display()))?
         }
-        Source::DataStorage(options) => HttpSink::new(*options)?.trail(correlation_id).await?,
+        Source::DataStorage(options) => {
+            let server = Arc::new(DataStorage::new(*options)?);
+            HttpSink::new(server, DEADLINE)
+                .trail(correlation_id)
+                .await?
+        }
     };
     if events.is_empty() {
         bail!("no audit events with correlation id \"{correlation_id}\"");

@@ -17,13 +17,15 @@ use wfe_core::condition::ConditionType;
 use wfe_core::history::Entry;
 use wfe_core::lock;
 use wfe_core::names::{self, TargetHash, Uid};
-use wfe_core::observed::{Answer, Answers, Observed, Settings, resolve};
+use wfe_core::observed::{Answer, Answers, Observed, Resolution, Settings, resolve};
 use wfe_core::step::{Effect, Notice, Question};
 use wfe_model::FINALIZER;
 use wfe_model::engine::Engine;
 use wfe_model::text::in_full;
-use wfe_model::workflow_execution::{Phase, WorkflowExecution, WorkflowExecutionStatus};
-use wfe_peers::catalog::Catalog;
+use wfe_model::workflow_execution::{
+    Phase, WorkflowExecution, WorkflowExecutionSpec, WorkflowExecutionStatus,
+};
+use wfe_peers::catalog::{Catalog, Lookup, LookupError};
 use wfe_peers::dependencies::DependencyReader;
 use wfe_peers::discovery::ServedKinds;
 
@@ -159,9 +161,14 @@ impl Actions {
                 answers.kinds = Some(known(self.kinds.concerning(&target).await));
             }
             Question::Workflow(workflow_id) => {
-                let found = self.catalog.lookup(&workflow_id).await;
                 let spec = &observed.wfe.spec;
-                answers.workflow = Some(known(found.map(|it| resolve(spec, it.as_ref()))));
+                let mut resolution = resolution(spec, self.catalog.lookup(&workflow_id).await);
+                // The webhook may have admitted the request with a newer answer.
+                if let Answer::Known(Err(_)) = resolution {
+                    let found = self.catalog.lookup_now(&workflow_id).await;
+                    resolution = self::resolution(spec, found);
+                }
+                answers.workflow = Some(resolution);
             }
             Question::ServiceAccount(name) => {
                 answers.service_account =
@@ -474,6 +481,15 @@ fn log_phase(wfe: &WorkflowExecution) {
         execution = execution.map(|it| it.name.as_str()),
         "phase changed"
     );
+}
+
+/// Validates a request against the result of a lookup.
+fn resolution(spec: &WorkflowExecutionSpec, found: Lookup) -> Answer<Resolution> {
+    match found {
+        Ok(workflow) => Answer::Known(resolve(spec, Ok(&workflow))),
+        Err(LookupError::Unusable(violation)) => Answer::Known(resolve(spec, Err(violation))),
+        Err(LookupError::Unavailable(why)) => Answer::Unavailable(why),
+    }
 }
 
 fn known<T, E: std::error::Error + 'static>(answer: Result<T, E>) -> Answer<T> {

@@ -22,7 +22,7 @@ use wfe_model::image::{BundleReference, ImageReference};
 use wfe_model::target::Target;
 use wfe_model::workflow::Workflow;
 use wfe_webhook::review::{Request, Verdict};
-use wfe_webhook::{cancellation, clearance, deletion};
+use wfe_webhook::{cancellation, clearance, deletion, workflow};
 
 /// What takes bytes and panics if something does not hold.
 pub type Body = fn(&[u8]);
@@ -46,15 +46,16 @@ type Handler = fn(&Request<'_>) -> Verdict;
 
 /// A request to the webhook: the answer is JSON, with the uid of the request.
 pub fn review(bytes: &[u8]) {
-    let handlers: [(&str, Handler); 3] = [
+    let handlers: [(&str, Handler); 4] = [
         ("UPDATE workflowexecutions/status", |it| {
             clearance::clear(it, Timestamp::UNIX_EPOCH)
         }),
         ("UPDATE workflowexecutions", cancellation::stamp),
         ("DELETE workflowexecutions", deletion::warn),
+        ("CREATE remediationworkflows", workflow::review),
     ];
     for (expected, handle) in handlers {
-        let Ok(request) = Request::read(bytes, expected) else {
+        let Ok(request) = Request::read(bytes, &[expected]) else {
             continue;
         };
         let answer = handle(&request).response(&request).expect("an answer");

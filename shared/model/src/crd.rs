@@ -1,7 +1,7 @@
-//! The CustomResourceDefinition of `WorkflowExecution`, derived from its types.
+//! The CustomResourceDefinitions, derived from their types.
 //!
-//! The rules that differ between engines are added to the derived schema, and it is corrected in
-//! two ways: fields that are required although serde reads them
+//! The rules that differ between engines are added to the derived schema of `WorkflowExecution`, and
+//! every schema is corrected in two ways: fields that are required although serde reads them
 //! leniently are added to `required`, and `nullable`, `default` and null enum values, which the
 //! derive emits for `Option` and `#[serde(default)]`, are removed.
 
@@ -18,6 +18,7 @@ use strum::VariantArray;
 
 use crate::engine::{Engine, ReferenceField};
 use crate::violation;
+use crate::workflow::RemediationWorkflow;
 use crate::workflow_execution::WorkflowExecution;
 
 /// Required fields, by the path of their parent object. Serde reads them leniently, so that the
@@ -52,6 +53,17 @@ pub fn workflow_execution() -> CustomResourceDefinition {
             require(root, path, fields);
         }
     }
+    crd
+}
+
+/// The CustomResourceDefinition of RemediationWorkflow. Its schema has types only: the webhook and
+/// the programs that run a workflow report everything that is wrong with it.
+pub fn remediation_workflow() -> CustomResourceDefinition {
+    let mut crd = RemediationWorkflow::crd();
+    let versions = crd.spec.versions.iter_mut();
+    versions
+        .filter_map(|it| it.schema.as_mut()?.open_api_v3_schema.as_mut())
+        .for_each(remove_derive_artifacts);
     crd
 }
 

@@ -297,6 +297,16 @@ pub enum Violation {
         /// The rejected id.
         workflow_id: String,
     },
+    /// The catalog has the workflow, but its entry is invalid.
+    #[error(
+        "the entry of workflow {workflow_id:?} in the catalog is invalid: {why}: ask its maintainers to correct it"
+    )]
+    WorkflowInvalid {
+        /// Id in the catalog.
+        workflow_id: String,
+        /// The problems of the entry.
+        why: String,
+    },
     /// The status of the workflow in the catalog does not allow it to run.
     #[error(
         "workflow {workflow_id:?} is {status} in the catalog: use a workflow that is active or deprecated"
@@ -380,9 +390,9 @@ impl Violation {
             Self::RequestNamespace { .. } => "remediationRequestRef.namespace",
             Self::WhenBlockedUnknown { .. } => "executionConfig.whenBlocked",
             Self::ConfidenceOutOfRange { .. } => "confidence",
-            Self::WorkflowNotFound { .. } | Self::WorkflowNotActive { .. } => {
-                "workflowRef.workflowId"
-            }
+            Self::WorkflowNotFound { .. }
+            | Self::WorkflowInvalid { .. }
+            | Self::WorkflowNotActive { .. } => "workflowRef.workflowId",
             Self::VersionMismatch { .. } => "workflowRef.version",
         };
         format!("spec.{path}")

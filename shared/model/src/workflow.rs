@@ -1,14 +1,26 @@
 //! A workflow of the catalog: image or bundle, parameters and dependencies.
 //!
-//! It is read from a YAML document: a file in the directory catalog, or the `content` of an entry
-//! in Data Storage. Unknown keys are warnings; all other problems are errors with their path.
+//! It is read from a YAML document (a file in the directory catalog, or the `content` of an entry
+//! in Data Storage) or from a [RemediationWorkflow] object. Unknown keys are warnings; all other
+//! problems are errors with their path.
 
 mod document;
+mod entry;
+mod object;
+mod record;
 
+pub use self::object::{RemediationWorkflow, RemediationWorkflowSpec, RemediationWorkflowStatus};
+pub use self::record::Record;
+
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Deserialize;
+use itertools::Itertools;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Number, Value};
+use strum::{Display, EnumString, VariantArray};
 use thiserror::Error;
 
 use crate::engine::Engine;
@@ -64,8 +76,11 @@ impl fmt::Display for TargetKind {
 }
 
 /// Status of a workflow in the catalog.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[derive(
+    Clone, Copy, Debug, Default, Deserialize, Display, EnumString, Eq, PartialEq, VariantArray,
+)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase", ascii_case_insensitive)]
 pub enum WorkflowStatus {
     /// The workflow may run.
     #[default]
@@ -76,23 +91,24 @@ pub enum WorkflowStatus {
     Disabled,
     /// The workflow must not run.
     Archived,
+    /// Not registered yet; the workflow must not run.
+    Pending,
+    /// Registration was refused; the workflow must not run.
+    Invalid,
+    /// Another version has replaced it; the workflow must not run.
+    Superseded,
 }
 
 impl WorkflowStatus {
+    /// The supported values, for messages.
+    fn supported() -> String {
+        let all = Self::VARIANTS.iter().map(|it| format!("\"{it}\""));
+        all.collect::<Vec<_>>().join(", ")
+    }
+
     /// Whether a workflow of this status may run.
     pub fn may_run(self) -> bool {
         matches!(self, Self::Active | Self::Deprecated)
-    }
-}
-
-impl fmt::Display for WorkflowStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Active => "active",
-            Self::Deprecated => "deprecated",
-            Self::Disabled => "disabled",
-            Self::Archived => "archived",
-        })
     }
 }
 
@@ -109,14 +125,55 @@ pub struct Dependencies {
 }
 
 /// Resource requests and limits of the container of a workflow.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub struct Resources {
-    /// Requests, by resource name.
-    #[serde(default)]
+    /// Requests, by resource name, for example `cpu: 50m`.
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "amounts"
+    )]
+    #[schemars(with = "BTreeMap<String, Amount>")]
     pub requests: BTreeMap<String, String>,
-    /// Limits, by resource name.
-    #[serde(default)]
+    /// Limits, by resource name, for example `memory: 128Mi`.
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "amounts"
+    )]
+    #[schemars(with = "BTreeMap<String, Amount>")]
     pub limits: BTreeMap<String, String>,
+}
+
+/// A quantity may be written as a number, as everywhere in Kubernetes.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Amount {
+    Number(Number),
+    Text(String),
+}
+
+impl JsonSchema for Amount {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Amount".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "x-kubernetes-int-or-string": true })
+    }
+}
+
+fn amounts<'de, D: Deserializer<'de>>(amounts: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let amounts = BTreeMap::<String, Amount>::deserialize(amounts)?;
+    let text = |(name, amount)| match amount {
+        Amount::Number(number) => (name, number.to_string()),
+        Amount::Text(text) => (name, text),
+    };
+    Ok(amounts.into_iter().map(text).collect())
 }
 
 /// A validated workflow of the catalog.
@@ -155,8 +212,24 @@ pub struct Workflow {
 pub struct ReadWorkflow {
     /// The workflow.
     pub workflow: Workflow,
-    /// One message for each unknown key.
+    /// One message for each key that has no effect.
     pub warnings: Vec<String>,
+}
+
+impl ReadWorkflow {
+    /// `unknown`: the paths of unknown keys in the document `file`.
+    fn new(file: &str, workflow: Workflow, unknown: &[String]) -> Self {
+        let warnings = unknown.iter().map(|path| {
+            format!("{file}: {path}: unknown key is ignored: remove it or correct its name")
+        });
+        let engine = workflow.engine;
+        let ignored = workflow.resources.is_some() && !engine.takes_resources();
+        let ignored = ignored.then(|| {
+            format!("{file}: execution.resources: ignored for engine {engine}: set the resources of its steps")
+        });
+        let warnings = warnings.chain(ignored).collect();
+        Self { workflow, warnings }
+    }
 }
 
 /// All problems of an invalid workflow document.
@@ -181,6 +254,12 @@ pub enum Problem {
         /// Path in the document.
         path: String,
     },
+    /// The engine is missing.
+    #[error(
+        "execution.engine: required value: supported values are {} (there is no default)",
+        Engine::supported()
+    )]
+    EngineMissing,
     /// The engine is not supported.
     #[error(
         "execution.engine: unsupported value {found:?}: supported values are {}",
@@ -193,6 +272,39 @@ pub enum Problem {
     /// The bundle is not an image reference with a digest.
     #[error("execution.bundle: invalid value {found:?}: must be {}, without oci://", IMAGE.allowed)]
     Bundle {
+        /// The rejected value.
+        found: String,
+    },
+    /// The digest differs from that in the bundle.
+    #[error(
+        "execution.bundleDigest: invalid value {found:?}: must be the digest in execution.bundle, {bundle:?}: remove one of them"
+    )]
+    BundleDigest {
+        /// The rejected value.
+        found: String,
+        /// The bundle.
+        bundle: String,
+    },
+    /// The document says something else than the catalog that keeps it.
+    #[error(
+        "{path}: {written:?} in the document, {catalog:?} in the catalog: register the workflow again"
+    )]
+    Disagrees {
+        /// Path in the document.
+        path: &'static str,
+        /// Value in the document.
+        written: String,
+        /// Value in the catalog.
+        catalog: String,
+    },
+    /// The status is not one of a catalog.
+    #[error(
+        "{path}: unsupported value {found:?}: supported values are {}",
+        WorkflowStatus::supported()
+    )]
+    Status {
+        /// Path in the entry.
+        path: &'static str,
         /// The rejected value.
         found: String,
     },
@@ -266,8 +378,29 @@ pub enum Problem {
     },
 }
 
+impl Problem {
+    /// Path of the problem in the document, empty if the document cannot be read; and what is wrong
+    /// there.
+    pub fn path_and_message(&self) -> (String, String) {
+        let text = self.to_string();
+        match text.split_once(": ") {
+            Some((path, message)) if !matches!(self, Self::Unreadable(_)) => {
+                (path.to_owned(), message.to_owned())
+            }
+            _ => (String::new(), text),
+        }
+    }
+}
+
+impl WorkflowError {
+    /// The problems in one line, without the name of the file.
+    pub fn reasons(&self) -> String {
+        self.problems.iter().map(ToString::to_string).join("; ")
+    }
+}
+
 impl Workflow {
-    /// Reads a workflow document, plain or as `spec` of a `RemediationWorkflow`.
+    /// Reads a workflow document, plain or as `spec` of a RemediationWorkflow.
     ///
     /// `file` is the name of the document in errors and warnings.
     pub fn read(file: &str, yaml: &str) -> Result<ReadWorkflow, WorkflowError> {
@@ -275,18 +408,23 @@ impl Workflow {
             file: file.to_owned(),
             problems,
         };
-        let (document, unknown) = document::read(yaml).map_err(|problem| fail(vec![problem]))?;
-        let workflow = document.check().map_err(fail)?;
-        let warnings = unknown.iter().map(|path| {
-            format!("{file}: {path}: unknown key is ignored: remove it or correct its name")
-        });
-        let engine = workflow.engine;
-        let ignored = workflow.resources.is_some() && !engine.takes_resources();
-        let ignored = ignored.then(|| {
-            format!("{file}: execution.resources: ignored for engine {engine}: set the resources of its steps")
-        });
-        let warnings = warnings.chain(ignored).collect();
-        Ok(ReadWorkflow { workflow, warnings })
+        let (entry, unknown) = document::read(yaml).map_err(|problem| fail(vec![problem]))?;
+        let workflow = entry.check().map_err(fail)?;
+        Ok(ReadWorkflow::new(file, workflow, &unknown))
+    }
+
+    /// Reads the RemediationWorkflow object `name`.
+    pub fn read_object(
+        name: &str,
+        spec: &Value,
+        status: &Value,
+    ) -> Result<ReadWorkflow, WorkflowError> {
+        object::read(name, spec, status)
+    }
+
+    /// Reads an entry of Data Storage's catalog, whose hash the caller has checked.
+    pub fn read_record(record: &Record) -> Result<ReadWorkflow, WorkflowError> {
+        record::read(record)
     }
 }
 

@@ -8,7 +8,7 @@ mod sink;
 mod trail;
 
 pub use self::chain::Fingerprint;
-pub use self::http::{HttpSink, HttpSinkError, HttpSinkOptions};
+pub use self::http::HttpSink;
 pub use self::jsonl::{JsonlSink, Verified, read_file, verify};
 pub use self::sink::{AuditSink, NotRecorded, Unasked};
 pub use self::trail::TrailEvent;

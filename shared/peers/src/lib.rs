@@ -6,6 +6,8 @@
 pub mod audit;
 pub mod catalog;
 pub mod client;
+pub mod data_storage;
 pub mod dependencies;
 pub mod discovery;
+pub mod flags;
 pub mod token;

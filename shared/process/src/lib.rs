@@ -6,7 +6,6 @@ pub mod shutdown;
 pub mod telemetry;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use clap::Args;
 use prometheus_client::registry::Registry;
@@ -42,9 +41,6 @@ pub struct ExecutionArgs {
         default_value = "kubernaut-workflows"
     )]
     pub execution_namespace: String,
-    /// Directory of the workflow catalog: one YAML file per workflow (a mounted ConfigMap).
-    #[arg(long, env = "WFE_CATALOG_DIR", default_value = "/etc/wfe/catalog")]
-    pub catalog_dir: PathBuf,
     /// ServiceAccount of WorkflowExecutions without executionConfig.serviceAccountName.
     #[arg(
         long,

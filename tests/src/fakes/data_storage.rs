@@ -1,4 +1,5 @@
-//! A fake of the Data Storage service: its audit API, stored in `SQLite`, with faults on demand.
+//! A fake of the Data Storage service: its audit and catalog APIs, stored in `SQLite`, with faults on
+//! demand. Requests and responses are checked against openapi.yaml.
 //!
 //! Like the observed real service: the schema and its error responses, columns that answer 500,
 //! dropped keys of `event_data`, no idempotency, paging, the order of checks (content before
@@ -7,9 +8,16 @@
 //! Content-Type is not checked, and a request without response hangs until the client closes
 //! the connection, not for 30 s.
 
+#![expect(clippy::indexing_slicing, reason = "of JSON: what is missing is null")]
+
+mod catalog;
+mod openapi;
 mod routes;
 mod rules;
 mod store;
+mod workflows;
+
+pub use self::catalog::CatalogFault;
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{HashMap, HashSet};
@@ -17,20 +25,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
-use jsonschema::Validator;
 use kube::Client;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use wfe_peers::audit::TrailEvent;
 
+use self::openapi::OpenApi;
 use self::store::{Query, Store};
 use crate::cluster::pki::Authority;
 
@@ -63,7 +72,7 @@ pub enum Authorizer {
 /// State shared by the handlers.
 struct Inner {
     store: Mutex<Store>,
-    schema: Validator,
+    document: OpenApi,
     authorizer: Authorizer,
     faults: Mutex<Faults>,
 }
@@ -77,6 +86,9 @@ struct Faults {
     keeps_engine: bool,
     batches: usize,
     queries: usize,
+    /// The fault of lookups of a workflow.
+    catalog: Option<CatalogFault>,
+    lookups: usize,
 }
 
 /// A running fake Data Storage; stops when the value is dropped.
@@ -118,7 +130,7 @@ impl DataStorage {
         let storage = Self {
             inner: Arc::new(Inner {
                 store: Mutex::new(Store::new()?),
-                schema: rules::schema()?,
+                document: OpenApi::new()?,
                 authorizer,
                 faults: Mutex::default(),
             }),
@@ -188,6 +200,41 @@ impl DataStorage {
     pub fn requests(&self) -> (usize, usize) {
         let faults = self.faults();
         (faults.batches, faults.queries)
+    }
+
+    /// Number of lookups of a workflow received.
+    pub fn lookups(&self) -> usize {
+        self.faults().lookups
+    }
+
+    /// Applies `fault` to each lookup of a workflow from now on; `None`: no more.
+    pub fn set_catalog_fault(&self, fault: Option<CatalogFault>) {
+        self.faults().catalog = fault;
+    }
+
+    /// Registers a workflow document; returns its id.
+    pub fn register(&self, content: &str) -> Result<String> {
+        let registered = workflows::register(lock(&self.inner.store).database(), content)?;
+        let entry = registered.map_err(|_| anyhow!("the document is invalid or registered"))?;
+        Ok(entry["workflowId"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// The entry of a workflow.
+    pub fn entry(&self, workflow_id: &str) -> Result<Value> {
+        let found = workflows::get(lock(&self.inner.store).database(), workflow_id)?;
+        found.context("no such workflow")
+    }
+
+    /// Changes the entry of a workflow in a way that the API does not.
+    pub fn change_entry(&self, workflow_id: &str, change: impl FnOnce(&mut Value)) -> Result<()> {
+        let mut entry = self.entry(workflow_id)?;
+        change(&mut entry);
+        workflows::put(lock(&self.inner.store).database(), &entry)
+    }
+
+    /// Deletes a workflow.
+    pub fn forget(&self, workflow_id: &str) -> Result<()> {
+        workflows::delete(lock(&self.inner.store).database(), workflow_id)
     }
 
     /// All stored events, the oldest first.

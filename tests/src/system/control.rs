@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use anyhow::Result;
 use tokio::sync::OnceCell;
 
+use super::catalog::CatalogSource;
 use super::install;
 use super::program::{self, Program};
 use super::script::Script;
@@ -31,19 +32,14 @@ impl System {
     }
 
     /// Installs wfe without starting its programs, in namespaces that are kept: that of the
-    /// WorkflowExecutions, of the executions and of the programs; `workflows` are the catalog's files
-    /// by name.
-    pub async fn install_in(
-        cluster: &Cluster,
-        namespaces: [&str; 3],
-        workflows: &[(&str, String)],
-    ) -> Result<Self> {
+    /// WorkflowExecutions, of the executions and of the programs.
+    pub async fn install_in(cluster: &Cluster, namespaces: [&str; 3]) -> Result<Self> {
         let [namespace, execution, programs] = namespaces;
         let namespace = TestNamespace::persistent(cluster.clone(), namespace).await?;
         let execution = TestNamespace::persistent(cluster.clone(), execution).await?;
         let programs = TestNamespace::persistent(cluster.clone(), programs).await?;
         let namespaces = [namespace, execution, programs];
-        Self::install_between(cluster, namespaces, workflows, true).await
+        Self::install_between(cluster, namespaces, &[], true).await
     }
 
     async fn install_between(
@@ -66,6 +62,7 @@ impl System {
             persistent,
             proxy: None,
             data_storage: None,
+            catalog: CatalogSource::default(),
             leader_election: false,
             webhook_flags: Vec::new(),
             controller_flags: Vec::new(),
@@ -158,16 +155,13 @@ impl System {
         let mut flags = vec![
             format!("--execution-namespace={}", self.execution.name()),
             format!("--watch-namespace={}", self.namespace.name()),
-            format!("--catalog-dir={}", self.path("catalog").display()),
             format!("--metrics-addr={}:{}", self.address, 9090 + 10 * number),
             format!("--health-addr={health}"),
             format!("--leader-elect={}", self.leader_election),
         ];
-        match &self.data_storage {
-            Some(storage) => flags.extend([
-                format!("--data-storage-url={}", storage.url()),
-                format!("--data-storage-ca={}", self.data_storage_ca().display()),
-            ]),
+        flags.extend(self.catalog_flags());
+        match self.data_storage_flags() {
+            Some(data_storage) => flags.extend(data_storage),
             None => flags.push(format!("--audit-file={}", audit_file.display())),
         }
         flags.extend(self.controller_flags.clone());

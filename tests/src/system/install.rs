@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
     ValidatingWebhookConfiguration,
@@ -161,13 +161,14 @@ pub(super) fn selector(system: &System) -> Value {
     named(system.namespace.name())
 }
 
-fn named(namespace: &str) -> Value {
+/// Label selector that matches a namespace.
+pub(super) fn named(namespace: &str) -> Value {
     json!({ "matchLabels": { "kubernetes.io/metadata.name": namespace } })
 }
 
 /// Applies a CRD of the same name without any rule, as the field's older one.
 pub(super) async fn crd_without_rules(system: &System) -> Result<()> {
-    let mut crd: Value = read("files/crds.yaml")?;
+    let [mut crd, _] = crds()?;
     remove_rules(&mut crd);
     let crd: CustomResourceDefinition = serde_json::from_value(crd)?;
     apply(&Api::all(system.cluster.admin()), &crd).await?;
@@ -209,7 +210,7 @@ fn remove_rules(schema: &mut Value) {
 /// whole spec, and waits until the
 /// API server prunes the field from the WorkflowExecution `probe`.
 pub(super) async fn older_crd(system: &System, field: &str, probe: &str) -> Result<()> {
-    let mut crd: Value = read("files/crds.yaml")?;
+    let [mut crd, _] = crds()?;
     let pointer = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties";
     let properties = crd.pointer_mut(pointer).and_then(Value::as_object_mut);
     properties
@@ -241,25 +242,29 @@ pub(super) async fn older_crd(system: &System, field: &str, probe: &str) -> Resu
     .await
 }
 
-/// Applies the chart's CRD and the roles for people, and waits until the CRD is established.
+/// The CRDs of WorkflowExecution and RemediationWorkflow.
+fn crds() -> Result<[Value; 2]> {
+    let crds: Vec<Value> = serde_saphyr::from_multiple(&text("files/crds.yaml")?)?;
+    let crds = <[Value; 2]>::try_from(crds);
+    crds.map_err(|_| anyhow!("files/crds.yaml: two CRDs are expected"))
+}
+
+/// Applies the chart's CRDs and the roles for people, and waits until the CRDs are established.
 pub(super) async fn crd(cluster: &Cluster) -> Result<()> {
-    let crd: CustomResourceDefinition = read("files/crds.yaml")?;
-    let crds = Api::all(cluster.admin());
-    apply(&crds, &crd).await?;
+    let crds = crds()?.map(serde_json::from_value::<CustomResourceDefinition>);
+    let api = Api::all(cluster.admin());
+    for crd in crds {
+        let crd = crd?;
+        apply(&api, &crd).await?;
+        let (name, what) = (crd.name_any(), "the CRD is established");
+        let established =
+            |crd: &CustomResourceDefinition| is_crd_established().matches_object(Some(crd));
+        wait::until(&api, &name, what, EFFECTIVE_DEADLINE, established).await?;
+    }
     for role in read::<Vec<ClusterRole>>("files/roles.yaml")? {
         apply(&Api::all(cluster.admin()), &role).await?;
     }
-    let established =
-        |crd: &CustomResourceDefinition| is_crd_established().matches_object(Some(crd));
-    wait::until(
-        &crds,
-        &crd.name_any(),
-        "the CRD is established",
-        EFFECTIVE_DEADLINE,
-        established,
-    )
-    .await
-    .map(drop)
+    Ok(())
 }
 
 fn rules(file: &str) -> Result<Vec<PolicyRule>> {
@@ -416,11 +421,33 @@ pub(super) async fn set_job_permission(system: &System, allowed: bool) -> Result
 
 /// Lets the controller have tokens for Data Storage.
 pub(super) async fn data_storage_tokens(system: &System) -> Result<()> {
+    tokens(system, CONTROLLER, "data-storage-token").await
+}
+
+/// Lets the webhook have tokens for Data Storage.
+pub(super) async fn webhook_data_storage_tokens(system: &System) -> Result<()> {
+    tokens(system, WEBHOOK, "webhook-data-storage-token").await
+}
+
+async fn tokens(system: &System, account: &str, role: &str) -> Result<()> {
     let rules = rules("data-storage-token-rules.yaml")?;
-    let (namespace, name) = (system.programs.name(), "data-storage-token");
-    role_named(system, namespace, name, CONTROLLER, rules).await?;
+    let namespace = system.programs.name();
+    role_named(system, namespace, role, account, rules).await?;
     let token = json!({ "resource": "serviceaccounts", "subresource": "token", "name": DATA_STORAGE_CLIENT, "verb": "create", "namespace": namespace });
-    wait_until_allowed(system, CONTROLLER, token, true).await
+    wait_until_allowed(system, account, token, true).await
+}
+
+/// Lets both programs read the catalog's objects in the namespace of the programs.
+pub(super) async fn catalog_objects(system: &System) -> Result<()> {
+    let namespace = system.programs.name();
+    for account in [CONTROLLER, WEBHOOK] {
+        let role = format!("{account}-catalog");
+        let rules = rules("catalog-rules.yaml")?;
+        role_named(system, namespace, &role, account, rules).await?;
+        let watch = json!({ "group": "kubernaut.ai", "resource": "remediationworkflows", "verb": "watch", "namespace": namespace });
+        wait_until_allowed(system, account, watch, true).await?;
+    }
+    Ok(())
 }
 
 /// Grants or revokes the permission that Data Storage checks for its clients.

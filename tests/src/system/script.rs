@@ -61,6 +61,25 @@ impl Script {
         }
     }
 
+    /// The workflow document with another version.
+    pub fn document(&self, version: &str) -> Value {
+        let mut document: Value = serde_saphyr::from_str(&self.yaml).expect("a document");
+        document["metadata"]["version"] = json!(version);
+        document
+    }
+
+    /// The workflow as a RemediationWorkflow object.
+    pub fn object(&self, version: &str) -> Value {
+        let mut spec = self.document(version);
+        let fields = spec.as_object_mut().expect("fields");
+        fields.remove("metadata");
+        fields.insert("version".to_owned(), json!(version));
+        json!({
+            "apiVersion": "kubernaut.ai/v1alpha1", "kind": "RemediationWorkflow",
+            "metadata": { "name": self.id }, "spec": spec,
+        })
+    }
+
     /// A WorkflowExecution of this workflow, with `spec` merged into its spec.
     pub fn request(&self, name: &str, spec: &Value) -> WorkflowExecution {
         let field = self.engine.runs();

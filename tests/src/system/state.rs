@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 use wfe_model::audit::AuditEvent;
 
+use super::catalog::CatalogSource;
 use super::program::Program;
 use crate::cluster::pki::Authority;
 use crate::fakes::data_storage::DataStorage;
@@ -37,6 +38,7 @@ pub struct System {
     /// Fake Data Storage that receives the audit trail from the controller's next start on, instead
     /// of a file.
     pub data_storage: Option<DataStorage>,
+    pub(super) catalog: CatalogSource,
     pub(super) leader_election: bool,
     /// Additional flags for the webhook's next start.
     pub webhook_flags: Vec<String>,

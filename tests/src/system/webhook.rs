@@ -15,8 +15,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use wfe_model::workflow_execution::WorkflowExecution;
 
+use super::catalog::CatalogSource;
 use super::install::{
-    self, WEBHOOK, apply_everywhere, configuration_name, selector, until_effective,
+    self, WEBHOOK, apply_everywhere, configuration_name, named, selector, until_effective,
 };
 use super::look::dry_run;
 use super::program::{self, Program};
@@ -156,12 +157,15 @@ impl System {
         let mut flags = vec![
             format!("--execution-namespace={}", self.execution.name()),
             format!("--watch-namespace={}", self.namespace.name()),
-            format!("--catalog-dir={}", self.path("catalog").display()),
             format!("--cert-dir={}", self.path("tls").display()),
             format!("--listen={}", self.webhook_address(number)),
             format!("--metrics-addr={}", self.metrics_address(number)),
             format!("--health-addr={health}"),
         ];
+        flags.extend(self.catalog_flags());
+        if self.catalog == CatalogSource::DataStorage {
+            flags.extend(self.data_storage_flags().into_iter().flatten());
+        }
         flags.extend(self.webhook_flags.clone());
         let log = self.path(&format!("webhook-{number}.log"));
         Program::start(WEBHOOK, &flags, &kubeconfig, &log, &health).await
@@ -172,8 +176,8 @@ impl System {
     async fn configure_webhooks(&self) -> Result<()> {
         let file: WebhookFile = install::read("files/webhooks.yaml")?;
         let authority = self.authority.as_ref().context("no CA")?;
-        let (ca, selector) = (STANDARD.encode(&authority.certificate), selector(self));
-        let complete = |entries: Vec<WebhookEntry>| -> Result<Vec<Value>> {
+        let ca = STANDARD.encode(&authority.certificate);
+        let complete = |entries: Vec<WebhookEntry>, selector: Value| -> Result<Vec<Value>> {
             let complete = entries.into_iter().map(|entry| {
                 let url = format!("https://{}{}", self.webhook_address(0), entry.path);
                 let (name, _) = entry.name.split_once('.').context("no dot in the name")?;
@@ -193,11 +197,17 @@ impl System {
         };
         let name = configuration_name(self.namespace.name());
         let configuration = |kind: &str, webhooks: Vec<Value>| json!({ "apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": { "name": name }, "webhooks": webhooks });
-        let mutating = configuration("MutatingWebhookConfiguration", complete(file.mutating)?);
+        let mutating = configuration(
+            "MutatingWebhookConfiguration",
+            complete(file.mutating, selector(self))?,
+        );
         let mutating: MutatingWebhookConfiguration = serde_json::from_value(mutating)?;
         apply_everywhere(self, mutating).await?;
-        let validating =
-            configuration("ValidatingWebhookConfiguration", complete(file.validating)?);
+        let mut validating = complete(file.validating, selector(self))?;
+        if self.catalog == CatalogSource::Objects {
+            validating.extend(complete(file.catalog, named(self.programs.name()))?);
+        }
+        let validating = configuration("ValidatingWebhookConfiguration", validating);
         let validating: ValidatingWebhookConfiguration = serde_json::from_value(validating)?;
         apply_everywhere(self, validating).await?;
         self.wait_until_called(true).await
@@ -236,6 +246,7 @@ impl System {
 struct WebhookFile {
     mutating: Vec<WebhookEntry>,
     validating: Vec<WebhookEntry>,
+    catalog: Vec<WebhookEntry>,
     common: Map<String, Value>,
 }
 

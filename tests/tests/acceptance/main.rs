@@ -16,6 +16,8 @@ mod admission_kubectl;
 mod admission_policies;
 mod admission_verdicts;
 mod audit_trail;
+mod catalog_objects;
+mod catalog_sources;
 mod cluster_access;
 mod cluster_node;
 mod deletion_states;

@@ -107,17 +107,20 @@ fn flags_document_is_what_the_programs_print() {
 }
 
 #[test]
-fn resource_document_is_what_the_crd_says() {
-    let crd = fs::read_to_string(chart::directory().join("files/crds.yaml")).expect("the CRD");
-    let crd: Value = serde_saphyr::from_str(&crd).expect("the CRD");
-    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
-    let mut text = "# WorkflowExecution\n\n`kubernaut.ai/v1alpha1`, as the CRD describes it. **Bold**: required. Written by `make generate`.\n".to_owned();
-    for part in ["spec", "status"] {
-        let _ = write!(
-            text,
-            "\n## {part}\n\n| field | type | meaning |\n| --- | --- | --- |\n"
-        );
-        fields(&schema["properties"][part], part, &mut text);
+fn resource_document_is_what_the_crds_say() {
+    let crds = fs::read_to_string(chart::directory().join("files/crds.yaml")).expect("the CRDs");
+    let crds: Vec<Value> = serde_saphyr::from_multiple(&crds).expect("the CRDs");
+    let mut text = "# Resources\n\n`kubernaut.ai/v1alpha1`, as the CRDs describe them. **Bold**: required. Written by `make generate`.\n".to_owned();
+    for crd in crds {
+        let kind = crd["spec"]["names"]["kind"].as_str().expect("a kind");
+        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        for part in ["spec", "status"] {
+            let _ = write!(
+                text,
+                "\n## {kind} {part}\n\n| field | type | meaning |\n| --- | --- | --- |\n"
+            );
+            fields(&schema["properties"][part], part, &mut text);
+        }
     }
     compare(&workspace().join("docs/resource.md"), &text);
 }

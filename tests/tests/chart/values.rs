@@ -72,6 +72,20 @@ fn value_that_is_unknown_or_wrong_is_refused_with_its_name() {
     }
 }
 
+/// Kubernaut's own definition of RemediationWorkflow can stay as it is.
+#[test]
+fn definitions_are_installed_as_values_say_and_kept() {
+    let kept = "helm.sh/resource-policy: keep";
+    for (values, count) in [("default", 2), ("catalog-namespace", 1), ("no-crds", 0)] {
+        let rendered = template(values, &[]);
+        let documents = rendered.split("\n---\n");
+        let definitions = documents.filter(|it| it.contains("kind: CustomResourceDefinition\n"));
+        let definitions: Vec<_> = definitions.collect();
+        assert_eq!(definitions.len(), count, "{values}");
+        assert!(definitions.iter().all(|it| it.contains(kept)), "{values}");
+    }
+}
+
 /// The chart's own unit tests.
 #[test]
 fn unit_tests_of_the_chart_pass() {

@@ -101,10 +101,6 @@ fn example(file: &str) -> String {
     std::fs::read_to_string(path).expect("an example")
 }
 
-fn catalog(script: &Script) -> Value {
-    serde_saphyr::from_str(&script.yaml).expect("a workflow")
-}
-
 /// BR-WE-001, BR-WE-003: what users install does what they read, through every change of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn chart_through_its_life_loses_doubles_and_refuses_nothing() {
@@ -185,13 +181,10 @@ async fn begin() -> Story {
     let image = kubectl_image("sleep 20 && kubectl auth whoami").expect("kubectl");
     let image = registry.push("workflows/slow:1", &image).expect("pushed");
     let slow = Script::of("slow", image, "");
-    let workflow = complete(example("workflows/oom-increase-memory.yaml"));
-    let workflow: Value = serde_saphyr::from_str(&workflow).expect("a workflow");
     let request = complete(example("requests/good.yaml"));
     let request: Value = serde_saphyr::from_str(&request).expect("a request");
     let values = json!({
         "global": { "imageRegistry": registry.address() },
-        "catalog": { "workflows": { "oom-increase-memory": workflow, "quick": catalog(&quick), "slow": catalog(&slow) } },
         "tests": { "image": remediation, "namespace": REQUESTS, "request": request },
         "controller": { "cooldown": "0s" },
         // The API server, the node and the load share two cores with the webhooks.
@@ -209,6 +202,7 @@ async fn begin() -> Story {
     };
     for file in [
         "cluster",
+        "workflows/oom-increase-memory",
         "requests/good",
         "requests/fails",
         "requests/blocked",
@@ -219,7 +213,7 @@ async fn begin() -> Story {
         "requests/bad-workflow",
     ] {
         let text = complete(example(&format!("{file}.yaml")));
-        let path = story.path(&format!("{}.yaml", file.trim_start_matches("requests/")));
+        let path = story.path(&format!("{}.yaml", file.rsplit('/').next().unwrap_or(file)));
         std::fs::write(path, text).expect("written");
     }
     story
@@ -280,10 +274,21 @@ async fn images_run(story: &Story) {
 async fn install_previous(story: &mut Story) {
     let previous = json!({ "controller": { "image": { "tag": "previous" } }, "webhook": { "image": { "tag": "previous" } } });
     story.upgrade(previous).await;
-    let objects = story.path("cluster.yaml");
-    kubectl(&["apply", "-f", &objects.to_string_lossy()])
-        .await
-        .expect("applied");
+    for (name, script) in [("quick", &story.quick), ("slow", &story.slow)] {
+        let path = story.path(&format!("{name}.yaml"));
+        std::fs::write(path, script.object("1.0.0").to_string()).expect("written");
+    }
+    for name in ["cluster", "oom-increase-memory", "quick", "slow"] {
+        let path = story.path(&format!("{name}.yaml"));
+        let apply = ["-n", PROGRAMS, "apply", "-f", &path.to_string_lossy()];
+        // The objects of the cluster name their namespaces.
+        let apply = if name == "cluster" {
+            &apply[2..]
+        } else {
+            &apply
+        };
+        kubectl(apply).await.expect("applied");
+    }
 }
 
 /// As in the demo.

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::SignedDuration;
@@ -10,8 +11,9 @@ use tempfile::TempDir;
 use wfe_model::audit::{AuditEvent, EventType};
 use wfe_model::audit::{EventData, Outcome};
 use wfe_peers::audit::{
-    AuditSink, HttpSink, HttpSinkOptions, JsonlSink, NotRecorded, TrailEvent, read_file, verify,
+    AuditSink, HttpSink, JsonlSink, NotRecorded, TrailEvent, read_file, verify,
 };
+use wfe_peers::data_storage::{DataStorage as Client, DataStorageOptions};
 use wfe_peers::token::BearerToken;
 use wfe_tests::fakes::data_storage::{Authorizer, DataStorage, Fault};
 
@@ -46,14 +48,18 @@ impl StorageServer {
     }
 
     pub fn sink(&self, deadline: Duration) -> HttpSink {
-        HttpSink::new(HttpSinkOptions {
+        HttpSink::new(self.client(), deadline)
+    }
+
+    /// A connection.
+    pub fn client(&self) -> Arc<Client> {
+        let client = Client::new(DataStorageOptions {
             url: self.storage.url().parse().expect("a URL"),
             ca: Some(self.path("ca.pem")),
             token: Some(BearerToken::File(self.path("token"))),
             plain_http: false,
-            deadline,
-        })
-        .expect("a sink")
+        });
+        Arc::new(client.expect("a connection"))
     }
 }
 
@@ -152,6 +158,12 @@ async fn http_sink_fault_maps_to_error_variant(
     assert_eq!(kind(&error), expected, "{error}");
     assert_eq!(!server.storage.events().expect("read").is_empty(), stored);
     server.storage.clear_fault();
+    if matches!(fault, Fault::Answer(429)) {
+        // The pause that was asked for.
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        tokio::time::resume();
+    }
     assert_eq!(sink.recorded(&events).await.expect("queried"), [stored; 4]);
 }
 
@@ -401,20 +413,19 @@ async fn recorded_events_are_found_across_pages() {
 }
 
 #[test]
-fn invalid_sink_options_are_rejected() {
+fn invalid_connection_options_are_rejected() {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let sink = |url: &str, ca: Option<&Path>, plain_http: bool| {
-        HttpSink::new(HttpSinkOptions {
+    let client = |url: &str, ca: Option<&Path>, plain_http: bool| {
+        Client::new(DataStorageOptions {
             url: url.parse().expect("a URL"),
             ca: ca.map(Path::to_owned),
             token: Some(BearerToken::File("token".into())),
             plain_http,
-            deadline: DEADLINE,
         })
     };
-    sink("ftp://storage", None, false).expect_err("not HTTP");
-    sink("https://storage", Some(Path::new("/nowhere.pem")), false).expect_err("no file");
-    let error = sink("http://storage", None, false).expect_err("a token in the clear");
+    client("ftp://storage", None, false).expect_err("not HTTP");
+    client("https://storage", Some(Path::new("/nowhere.pem")), false).expect_err("no file");
+    let error = client("http://storage", None, false).expect_err("a token in the clear");
     assert!(error.to_string().contains("--data-storage-plain-http"));
-    sink("http://storage/prefix", None, true).expect("a plain HTTP sink");
+    client("http://storage/prefix", None, true).expect("plain HTTP");
 }

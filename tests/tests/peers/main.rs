@@ -9,5 +9,6 @@
 )]
 
 mod audit_sinks;
+mod catalogs;
 mod data_storage;
 mod events;

@@ -20,11 +20,19 @@ const FILES: [(&str, &[&str]); 2] = [
             "controller-expiry-rules.yaml",
             "leader-election-rules.yaml",
             "data-storage-token-rules.yaml",
+            "catalog-rules.yaml",
             "certificate-rules.yaml",
             "certificate-cluster-rules.yaml",
         ],
     ),
-    ("wfe-webhook", &["webhook-rules.yaml"]),
+    (
+        "wfe-webhook",
+        &[
+            "webhook-rules.yaml",
+            "catalog-rules.yaml",
+            "data-storage-token-rules.yaml",
+        ],
+    ),
 ];
 
 /// Verb and resource, as `get secrets` or `update kubernaut.ai/workflowexecutions/status`.

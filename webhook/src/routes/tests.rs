@@ -16,9 +16,9 @@ use rstest::rstest;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
-use wfe_model::rules;
+use wfe_model::rules::{self, Violation};
 use wfe_model::workflow::Workflow;
-use wfe_peers::catalog::{Catalog, CatalogUnavailable};
+use wfe_peers::catalog::{Catalog, Lookup, LookupError};
 use wfe_peers::discovery::ServedKinds;
 
 use super::*;
@@ -33,20 +33,22 @@ const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abc
 struct FakeCatalog;
 
 impl Catalog for FakeCatalog {
-    fn lookup<'a>(
-        &'a self,
-        workflow_id: &'a str,
-    ) -> BoxFuture<'a, Result<Option<Arc<Workflow>>, CatalogUnavailable>> {
-        let unavailable = || CatalogUnavailable {
-            reason: "connection refused".to_owned(),
-        };
+    fn lookup_now<'a>(&'a self, workflow_id: &'a str) -> BoxFuture<'a, Lookup> {
+        self.lookup(workflow_id)
+    }
+
+    fn lookup<'a>(&'a self, workflow_id: &'a str) -> BoxFuture<'a, Lookup> {
         Box::pin(async move {
             match workflow_id {
-                "restart" => Ok(Some(restart())),
-                "unavailable" => Err(unavailable()),
+                "restart" => Ok(restart()),
+                "unavailable" => Err(LookupError::Unavailable("connection refused".to_owned())),
                 "panics" => panic!("lookup panicked"),
                 "never returns" => std::future::pending().await,
-                _ => Ok(None),
+                _ => {
+                    let workflow_id = workflow_id.to_owned();
+                    let violation = Violation::WorkflowNotFound { workflow_id };
+                    Err(LookupError::Unusable(violation))
+                }
             }
         })
     }
@@ -775,7 +777,7 @@ proptest! {
                         let user = &review["request"]["userInfo"]["username"];
                         prop_assert!(by.is_null() || by == user || (user.is_null() && by == ""), "{}", stored);
                     }
-                    Operation::StampCancel | Operation::WarnDelete => {}
+                    Operation::StampCancel | Operation::WarnDelete | Operation::ValidateWorkflow => {}
                 }
             }
             Ok(())

@@ -398,6 +398,7 @@ fn fail_invalid(observed: &Observed, violations: &[Violation]) -> Step {
 fn condition_reason(violation: &Violation) -> Reason {
     match violation {
         Violation::WorkflowNotFound { .. } => Reason::WorkflowNotFound,
+        Violation::WorkflowInvalid { .. } => Reason::WorkflowInvalid,
         Violation::WorkflowNotActive { .. } => Reason::WorkflowNotActive,
         Violation::VersionMismatch { .. } => Reason::VersionMismatch,
         Violation::EngineMismatch { .. } => Reason::EngineMismatch,

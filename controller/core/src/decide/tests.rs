@@ -12,6 +12,7 @@ use wfe_model::audit::EventType;
 use wfe_model::dependencies::{
     Dependency, DependencyKind, DependencyProblem, ServiceAccountAnswer,
 };
+use wfe_model::rules::Violation;
 use wfe_model::served::ServedKind;
 use wfe_model::workflow::Workflow;
 use wfe_model::workflow_execution::{
@@ -39,6 +40,12 @@ const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abc
 const START_DEADLINE: &str = "wait until 2026-01-01T12:28:00Z";
 /// Start timeout of [`running`], whose execution is created at 11:59.
 const START_TIMEOUT: &str = "wait until 2026-01-01T12:04:00Z";
+
+/// The catalog does not have the workflow.
+pub(super) fn not_found() -> Violation {
+    let workflow_id = "restart".to_owned();
+    Violation::WorkflowNotFound { workflow_id }
+}
 
 fn workflow() -> Workflow {
     let yaml = format!(
@@ -108,7 +115,7 @@ pub(crate) fn ready() -> Observed {
             kinds: Some(Answer::Known(deployments())),
             workflow: Some(Answer::Known(resolve(
                 &wfe(json!(null)).spec,
-                Some(&Arc::new(workflow())),
+                Ok(&Arc::new(workflow())),
             ))),
             service_account: Some(Answer::Known(ServiceAccountAnswer::Allowed)),
             dependencies: Some(Answer::Known(Vec::new())),
@@ -305,7 +312,7 @@ fn pending_with_unavailable_answer_stores_unknown_once_and_retries(
 
 /// BR-WE-012
 #[rstest]
-#[case(|it: &mut Observed| it.answers.workflow = Some(Answer::Known(resolve(&it.wfe.spec, None))), FailureReason::ConfigurationError)]
+#[case(|it: &mut Observed| it.answers.workflow = Some(Answer::Known(resolve(&it.wfe.spec, Err(not_found())))), FailureReason::ConfigurationError)]
 #[case(|it: &mut Observed| it.engine_installed = false, FailureReason::UnsupportedEngine)]
 #[case(|it: &mut Observed| it.answers.service_account = Some(Answer::Known(ServiceAccountAnswer::NotLabelled)), FailureReason::ServiceAccountNotAllowed)]
 #[case(|it: &mut Observed| it.answers.dependencies = Some(Answer::Known(vec![DependencyProblem::Empty { dependency: Dependency { kind: DependencyKind::Secret, name: "s".to_owned() }, namespace: "n".to_owned() }])), FailureReason::ConfigurationError)]
@@ -1039,7 +1046,7 @@ fn failed_after_resolution_reports_selection() {
     let both = EventType::SelectionCompleted | EventType::WorkflowFailed;
     assert_eq!(audit::types(&failed), both);
     let unknown = stores(&with(|it| {
-        it.answers.workflow = Some(Answer::Known(resolve(&it.wfe.spec, None)));
+        it.answers.workflow = Some(Answer::Known(resolve(&it.wfe.spec, Err(not_found()))));
     }));
     assert_eq!(audit::types(&unknown), EventType::WorkflowFailed);
 }

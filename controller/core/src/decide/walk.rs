@@ -24,7 +24,7 @@ use wfe_model::workflow_execution::{
 };
 
 use super::decide;
-use super::tests::{deployments, execution, now, other, other_alive, ready, wfe};
+use super::tests::{deployments, execution, not_found, now, other, other_alive, ready, wfe};
 use crate::condition::ConditionType;
 use crate::execution::{ContainerEnd, Created, Execution, Facts, Progress, Remains, Source};
 use crate::history::History;
@@ -319,7 +319,7 @@ impl World {
             Question::Workflow(_) => {
                 answers.workflow = Some(match self.catalog {
                     Catalog::Found => BASE.answers.workflow.clone().expect("the workflow"),
-                    Catalog::NotFound => Answer::Known(resolve(&self.wfe.spec, None)),
+                    Catalog::NotFound => Answer::Known(resolve(&self.wfe.spec, Err(not_found()))),
                     Catalog::Unavailable => Answer::Unavailable("down".to_owned()),
                 });
             }

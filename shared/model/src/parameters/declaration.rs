@@ -1,6 +1,7 @@
 //! Declaration of a parameter by a workflow, and its errors.
 
-use serde::Deserialize;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value, json};
 use thiserror::Error;
 
@@ -8,7 +9,7 @@ use super::kind::ParameterType;
 use super::violation::{PARAMETER_NAME, ParameterViolation, RESERVED};
 
 /// Declaration of a parameter by a workflow.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ParameterDeclaration {
     /// Name of the parameter.
@@ -23,23 +24,36 @@ pub struct ParameterDeclaration {
     #[serde(default)]
     pub description: String,
     /// Allowed values.
-    #[serde(default, rename = "enum")]
+    #[serde(default, rename = "enum", skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_values")]
     pub allowed: Option<Vec<Value>>,
     /// Regular expression, unanchored, without look-around.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pattern: Option<String>,
     /// Minimum of a number, inclusive.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<f64>")]
     pub minimum: Option<Number>,
     /// Maximum of a number, inclusive.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<f64>")]
     pub maximum: Option<Number>,
     /// Value to use if a WorkflowExecution has none.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_value")]
     pub default: Option<Value>,
     /// Parameters that are required if this one has a value.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub depends_on: Vec<String>,
+}
+
+/// Schema of a value of any type.
+pub(crate) fn any_value(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "x-kubernetes-preserve-unknown-fields": true })
+}
+
+fn any_values(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "array", "items": any_value(generator) })
 }
 
 /// An error in a declaration.

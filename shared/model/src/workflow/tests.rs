@@ -1,4 +1,5 @@
 use rstest::rstest;
+use serde_json::json;
 
 use super::*;
 
@@ -137,7 +138,7 @@ fn document_without_status_is_active() {
     "engine: Job",
     "execution.engine: unsupported value \"Job\""
 )]
-#[case("  engine: job\n", "", "missing field `engine`")]
+#[case("  engine: job\n", "", "execution.engine: required value")]
 #[case(
     "registry.example.com/",
     "oci://registry.example.com/",
@@ -264,4 +265,104 @@ fn tekton_workflow_default_with_variable_is_invalid_and_resources_are_warned_abo
             .contains("parameters[A].default: must not contain"),
         "{error}"
     );
+}
+
+fn object(change: impl FnOnce(&mut Value)) -> Value {
+    let mut spec = json!({
+        "version": "1.0.0",
+        "description": { "what": "Raises the memory limit", "whenToUse": "After OOMKilled" },
+        "actionType": "IncreaseMemory",
+        "labels": { "severity": ["critical"], "environment": ["*"], "component": ["pod"], "priority": "*" },
+        "execution": {
+            "engine": "job",
+            "bundle": format!("registry.example.com/workflows/oom@sha256:{HEX}"),
+            "resources": { "limits": { "cpu": 1, "memory": "128Mi" } },
+        },
+        "dependencies": { "secrets": [{ "name": "token" }] },
+        "parameters": [{ "name": "FACTOR", "type": "float", "minimum": 1.5, "default": 2 }],
+    });
+    change(&mut spec);
+    spec
+}
+
+#[test]
+fn object_valid_is_read_completely() {
+    let status =
+        json!({ "workflowId": "0b6b1b0a", "catalogStatus": "Deprecated", "registeredBy": "a" });
+    let read = Workflow::read_object("oom", &object(|_| ()), &status).expect("valid");
+    let workflow = read.workflow;
+    assert_eq!(workflow.workflow_id, "oom");
+    assert_eq!(workflow.status, WorkflowStatus::Deprecated);
+    assert_eq!(workflow.resources.expect("resources").limits["cpu"], "1");
+    let minimum = &workflow.parameters.schema()["properties"]["FACTOR"]["minimum"];
+    assert_eq!(*minimum, 1.5);
+    let read = Workflow::read_object("oom", &object(|_| ()), &Value::Null).expect("valid");
+    assert_eq!(read.workflow.status, WorkflowStatus::Active, "no status");
+}
+
+/// BR-WE-014: all problems of an object are reported, each with its path.
+#[test]
+fn object_invalid_has_every_problem_with_its_path() {
+    let spec = object(|it| {
+        it["version"] = json!("");
+        it["execution"] = json!({ "engine": "ansible", "bundle": "oom:v1", "bundleDigest": HEX });
+        it["parameters"][0]["minimum"] = json!(3);
+    });
+    let error = Workflow::read_object("oom", &spec, &Value::Null).expect_err("invalid");
+    let parts = error.problems.iter().map(Problem::path_and_message);
+    let paths: Vec<_> = parts.map(|(path, _)| path).collect();
+    assert_eq!(
+        paths,
+        [
+            "version",
+            "execution.engine",
+            "execution.bundle",
+            "parameters[0].default"
+        ]
+    );
+}
+
+#[rstest]
+#[case(json!({ "catalogStatus": "Sleeping" }), "status.catalogStatus: unsupported value \"Sleeping\"")]
+#[case(json!({ "catalogStatus": 1 }), "status.catalogStatus: invalid type: integer `1`")]
+fn object_with_unknown_status_is_invalid(#[case] status: Value, #[case] says: &str) {
+    let error = Workflow::read_object("oom", &object(|_| ()), &status).expect_err("invalid");
+    assert!(error.reasons().starts_with(says), "{error}");
+}
+
+#[rstest]
+#[case("r.io/w:v1", Some(HEX), Some("r.io/w:v1"))]
+#[case("r.io/w:v1", Some("sha256:HEX"), Some("r.io/w:v1"))]
+#[case("r.io/w:v1@sha256:HEX", Some(HEX), Some("r.io/w:v1"))]
+#[case("r.io/w:v1@sha256:HEX", Some("ff"), None)]
+#[case("r.io/w:v1", None, None)]
+#[case("", Some(HEX), None)]
+fn bundle_and_digest_of_object_are_joined(
+    #[case] bundle: &str,
+    #[case] digest: Option<&str>,
+    #[case] expected: Option<&str>,
+) {
+    let bundle = bundle.replace("HEX", HEX);
+    let digest = digest.map(|it| it.replace("HEX", HEX));
+    let spec = object(|it| {
+        it["execution"]["bundle"] = json!(bundle);
+        it["execution"]["bundleDigest"] = json!(digest);
+    });
+    let read = Workflow::read_object("oom", &spec, &Value::Null).ok();
+    let found = read.map(|it| it.workflow.bundle.to_string());
+    assert_eq!(found, expected.map(|it| format!("{it}@sha256:{HEX}")));
+}
+
+/// A manifest of an object can also be a file of the directory catalog.
+#[test]
+fn manifest_of_object_is_read_as_document() {
+    let manifest = json!({
+        "apiVersion": "kubernaut.ai/v1alpha1",
+        "kind": "RemediationWorkflow",
+        "metadata": { "name": "oom" },
+        "spec": object(|_| ()),
+    });
+    let read = read(&manifest.to_string()).expect("valid");
+    assert_eq!(read.warnings, [] as [&str; 0]);
+    assert_eq!(read.workflow.workflow_id, "oom");
 }

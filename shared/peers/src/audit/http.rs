@@ -5,87 +5,34 @@
 //! its column.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
-use reqwest::header::CONTENT_TYPE;
-use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode, redirect};
+use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use thiserror::Error;
-use url::Url;
 use wfe_model::audit::{AuditEvent, Identity};
-use wfe_model::text::cut;
+use wfe_model::text::{cut, in_full};
 
 use super::content::{Content, hash_parameters, report_other};
 use super::sink::{AuditSink, NotRecorded, Unasked};
 use super::trail::{StoredIdentity, TrailEvent};
-use crate::token::BearerToken;
-use wfe_model::text::in_full;
+use crate::data_storage::{DataStorage, is_own, refused};
 
-/// Short enough that the deadline of a request ends after the deadline of the server.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Short, because a request on an idle connection fails if the server has just closed it.
-const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A healthy server responds to a health check at once.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Events per page. An event can have 64 Ki characters of parameters.
 const PAGE_SIZE: usize = 100;
 /// Number of correlation ids that are queried concurrently.
 const MAX_CONCURRENT_QUERIES: usize = 4;
-/// Maximum length of the detail of an error response; the rest repeats the values that were sent.
-const MAX_DETAIL_LENGTH: usize = 200;
-
-/// Address of Data Storage, and credentials for it.
-#[derive(Debug)]
-pub struct HttpSinkOptions {
-    /// Base URL, for example `https://data-storage.kubernaut-system:8080`.
-    pub url: Url,
-    /// PEM file with the certificate authorities to trust; those of the system if absent.
-    pub ca: Option<PathBuf>,
-    /// The bearer token; none is sent if absent.
-    pub token: Option<BearerToken>,
-    /// Whether a token may be sent over plain HTTP, where anybody on the way can read it.
-    pub plain_http: bool,
-    /// Deadline of a request, longer than the server's own: the server closes a connection after
-    /// 30 s and does not commit the request afterwards.
-    pub deadline: Duration,
-}
-
-/// Why the sink could not be created.
-#[derive(Debug, Error)]
-pub enum HttpSinkError {
-    /// The URL is not an HTTP URL.
-    #[error("invalid URL {0}: must start with http:// or https://")]
-    Url(Url),
-    /// A token would be sent over plain HTTP.
-    #[error(
-        "{0} would show the bearer token on the network: use https://, or allow it with --data-storage-plain-http"
-    )]
-    PlainHttp(Url),
-    /// The file with the certificate authorities could not be read.
-    #[error("read {}", path.display())]
-    Ca {
-        /// Path of the file.
-        path: PathBuf,
-        /// The I/O error.
-        source: std::io::Error,
-    },
-    /// The HTTP client could not be created.
-    #[error("create the HTTP client")]
-    Client(#[from] reqwest::Error),
-}
-
 /// Audit sink that sends events to Data Storage.
 #[derive(Debug)]
 pub struct HttpSink {
-    client: Client,
-    base: Url,
-    token: Option<BearerToken>,
+    server: Arc<DataStorage>,
     deadline: Duration,
 }
 
@@ -108,71 +55,17 @@ struct Pagination {
     has_more: bool,
 }
 
-/// Problem details (RFC 9457).
-#[derive(Deserialize)]
-struct Problem {
-    title: Option<String>,
-    detail: Option<String>,
-}
-
 impl HttpSink {
-    /// Creates the HTTP client, without connecting.
-    pub fn new(options: HttpSinkOptions) -> Result<Self, HttpSinkError> {
-        let mut base = options.url;
-        if !["http", "https"].contains(&base.scheme()) || base.cannot_be_a_base() {
-            return Err(HttpSinkError::Url(base));
-        }
-        if base.scheme() == "http" && options.token.is_some() && !options.plain_http {
-            return Err(HttpSinkError::PlainHttp(base));
-        }
-        // Without a trailing slash, `Url::join` would replace the last part of the path.
-        if !base.path().ends_with('/') {
-            base.set_path(&format!("{}/", base.path()));
-        }
-        let client = Client::builder()
-            .redirect(redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-            .user_agent(concat!("wfe/", env!("CARGO_PKG_VERSION")));
-        let client = match &options.ca {
-            Some(path) => client.tls_certs_only(read_authorities(path)?),
-            // Plain HTTP needs no certificate authorities, and the image may have none.
-            None if base.scheme() == "http" => client.tls_certs_only([]),
-            None => client,
-        };
-        Ok(Self {
-            client: client.build()?,
-            base,
-            token: options.token,
-            deadline: options.deadline,
-        })
+    /// A sink of `server`. `deadline` is longer than the server's own: the server closes a connection
+    /// after 30 s and does not commit the request afterwards.
+    pub fn new(server: Arc<DataStorage>, deadline: Duration) -> Self {
+        Self { server, deadline }
     }
 
     /// All events of a correlation id, in the order of the pages.
     pub async fn trail(&self, correlation_id: &str) -> Result<Vec<TrailEvent>, Unasked> {
         let query = vec![("correlation_id", correlation_id.to_owned())];
         self.pages(query).await
-    }
-
-    fn endpoint(&self, path: &str) -> Result<Url, String> {
-        self.base.join(path).map_err(|error| error.to_string())
-    }
-
-    /// Adds the current token.
-    async fn authorized(&self, request: RequestBuilder) -> Result<RequestBuilder, String> {
-        match &self.token {
-            Some(token) => Ok(request.bearer_auth(token.get().await?)),
-            None => Ok(request),
-        }
-    }
-
-    /// Looks at the status of a response: a token that was not accepted is replaced.
-    fn check_token(&self, response: &Response) {
-        if let Some(token) = &self.token
-            && response.status() == StatusCode::UNAUTHORIZED
-        {
-            token.reject();
-        }
     }
 
     /// Stores events. The parameters of a single event that is too large are hashed: its other fields
@@ -191,16 +84,12 @@ impl HttpSink {
     }
 
     async fn send(&self, body: &[Value]) -> Result<Sent, NotRecorded> {
-        let url = self.endpoint("api/v1/audit/events/batch");
-        let request = self
-            .client
-            .post(url.map_err(NotRecorded::Unavailable)?)
-            .timeout(self.deadline)
-            .json(body);
-        let request = self.authorized(request).await;
+        let path = "api/v1/audit/events/batch";
+        let request = self.server.request(Method::POST, path, self.deadline).await;
+        let request = request.map_err(NotRecorded::Unavailable)?;
         let began = Instant::now();
         let settled_after = || self.deadline.saturating_sub(began.elapsed());
-        let response = match request.map_err(NotRecorded::Unavailable)?.send().await {
+        let response = match request.json(body).send().await {
             Ok(response) => response,
             Err(error) if error.is_connect() || error.is_builder() => {
                 return Err(NotRecorded::Unavailable(in_full(&error)));
@@ -210,20 +99,16 @@ impl HttpSink {
                 return Err(NotRecorded::Unanswered { why, settled_after });
             }
         };
-        self.check_token(&response);
+        self.server.heed(&response);
         let status = response.status();
         if status == StatusCode::CREATED {
             return Ok(Sent::Stored);
         }
+        let from_data_storage = is_own(&response);
+        let why = refused(response).await.text;
         if status == StatusCode::PAYLOAD_TOO_LARGE {
-            return Ok(Sent::TooLarge(describe(response).await));
+            return Ok(Sent::TooLarge(why));
         }
-        // Other content types are responses of a proxy or of another server.
-        let from_data_storage = response
-            .headers()
-            .get(CONTENT_TYPE)
-            .is_some_and(|it| it == "application/problem+json");
-        let why = describe(response).await;
         Err(match status {
             StatusCode::BAD_REQUEST if from_data_storage => NotRecorded::Refused(why),
             // Either the database is down or the content of an event causes the error.
@@ -295,23 +180,18 @@ impl HttpSink {
     ) -> Result<Vec<E>, Unasked> {
         let mut found = Vec::new();
         loop {
-            let url = self.endpoint("api/v1/audit/events").map_err(Unasked)?;
+            let path = "api/v1/audit/events";
             let page = [
                 ("limit", PAGE_SIZE.to_string()),
                 ("offset", found.len().to_string()),
             ];
-            let request = self
-                .client
-                .get(url)
-                .timeout(self.deadline)
-                .query(&query)
-                .query(&page);
-            let request = self.authorized(request).await.map_err(Unasked)?;
+            let request = self.server.request(Method::GET, path, self.deadline).await;
+            let request = request.map_err(Unasked)?.query(&query).query(&page);
             let failed = |error: reqwest::Error| Unasked(in_full(&error));
             let response = request.send().await.map_err(failed)?;
-            self.check_token(&response);
+            self.server.heed(&response);
             if response.status() != StatusCode::OK {
-                return Err(Unasked(describe(response).await));
+                return Err(Unasked(refused(response).await.text));
             }
             let page: Page<E> = response.json().await.map_err(failed)?;
             let (more, empty) = (page.pagination.has_more, page.data.is_empty());
@@ -323,14 +203,15 @@ impl HttpSink {
     }
 
     async fn health(&self) -> Result<(), Unasked> {
-        let url = self.endpoint("health/ready").map_err(Unasked)?;
-        let response = self.client.get(url).timeout(HEALTH_TIMEOUT).send().await;
+        let path = "health/ready";
+        let request = self.server.anonymous(Method::GET, path, HEALTH_TIMEOUT);
+        let response = request.map_err(Unasked)?.send().await;
         let response = response.map_err(|error| Unasked(in_full(&error)))?;
         // Other statuses may come from a proxy that does not serve this path.
         if response.status() != StatusCode::SERVICE_UNAVAILABLE {
             return Ok(());
         }
-        Err(Unasked(describe(response).await))
+        Err(Unasked(refused(response).await.text))
     }
 }
 
@@ -344,37 +225,6 @@ fn to_microseconds(identity: Identity) -> Identity {
         timestamp: timestamp.unwrap_or(identity.timestamp),
         ..identity
     }
-}
-
-fn read_authorities(path: &Path) -> Result<Vec<Certificate>, HttpSinkError> {
-    let pem = std::fs::read(path).map_err(|source| HttpSinkError::Ca {
-        path: path.to_owned(),
-        source,
-    })?;
-    Ok(Certificate::from_pem_bundle(&pem)?)
-}
-
-/// Describes an error response in one line, without values that were sent.
-async fn describe(response: Response) -> String {
-    /// Longer error responses repeat the values that were sent.
-    const MAX_BODY_BYTES: usize = 1 << 16;
-    let status = response.status();
-    let mut body = Vec::new();
-    let mut stream = response.bytes_stream();
-    while let Some(Ok(bytes)) = stream.next().await {
-        body.extend_from_slice(&bytes);
-        if body.len() > MAX_BODY_BYTES {
-            break;
-        }
-    }
-    let problem: Option<Problem> = serde_json::from_slice(&body).ok();
-    let detail = problem.and_then(|it| it.detail.or(it.title));
-    let detail = detail.as_deref().and_then(|it| it.lines().next());
-    let detail = detail.map(|it| format!(": {}", cut(it, MAX_DETAIL_LENGTH)));
-    format!(
-        "Data Storage responded with {status}{}",
-        detail.unwrap_or_default()
-    )
 }
 
 /// Converts an event to JSON that Data Storage can store. The service always responds with 500 to a

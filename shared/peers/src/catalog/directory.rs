@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use thiserror::Error;
 use wfe_model::workflow::{ReadWorkflow, Workflow};
 
-use super::source::{Catalog, CatalogUnavailable};
+use super::source::{Catalog, Lookup, LookupError, OnRejected};
 use wfe_model::text::in_full;
 
 /// The directory could not be read.
@@ -36,14 +36,10 @@ type Entries = HashMap<String, Arc<Workflow>>;
 /// Path, modification time and size of each file: a change of any of them triggers a reload.
 type Fingerprint = Vec<(PathBuf, SystemTime, u64)>;
 
-/// Receives the error of each file that is set aside, after each load.
-type OnLoad = Box<dyn Fn(&[String]) + Send + Sync>;
-
 /// A catalog in a directory.
 pub struct DirectoryCatalog {
     directory: PathBuf,
-    check_interval: Duration,
-    on_load: OnLoad,
+    on_rejected: OnRejected,
     loaded: Mutex<Loaded>,
 }
 
@@ -54,18 +50,17 @@ struct Loaded {
 }
 
 impl DirectoryCatalog {
-    /// Loads the directory. `on_load` receives the errors of the files that are set aside, now and
+    /// Loads the directory. `on_rejected` receives the errors of the files that are set aside, now and
     /// after each change of the directory.
     pub fn open(
         directory: impl Into<PathBuf>,
-        on_load: impl Fn(&[String]) + Send + Sync + 'static,
+        on_rejected: impl Fn(&[String]) + Send + Sync + 'static,
     ) -> Result<Self, DirectoryError> {
         let directory = directory.into();
         let fingerprint = fingerprint(&directory)?;
         let catalog = Self {
             directory,
-            check_interval: CHECK_INTERVAL,
-            on_load: Box::new(on_load),
+            on_rejected: Box::new(on_rejected),
             loaded: Mutex::new(Loaded {
                 entries: Arc::default(),
                 fingerprint: Fingerprint::new(),
@@ -76,10 +71,17 @@ impl DirectoryCatalog {
         Ok(catalog)
     }
 
+    fn find(&self, workflow_id: &str, check_interval: Duration) -> Lookup {
+        let entries = self.current(check_interval);
+        let entries = entries.map_err(|error| LookupError::Unavailable(in_full(&error)))?;
+        let found = entries.get(workflow_id).cloned();
+        found.ok_or_else(|| LookupError::not_found(workflow_id))
+    }
+
     /// The workflows, reloaded if a file has changed.
-    fn current(&self) -> Result<Arc<Entries>, DirectoryError> {
+    fn current(&self, check_interval: Duration) -> Result<Arc<Entries>, DirectoryError> {
         let mut loaded = self.loaded.lock();
-        if loaded.checked_at.elapsed() < self.check_interval {
+        if loaded.checked_at.elapsed() < check_interval {
             return Ok(loaded.entries.clone());
         }
         let now = fingerprint(&self.directory)?;
@@ -101,24 +103,19 @@ impl DirectoryCatalog {
             set_aside = set_aside.len(),
             "workflow catalog loaded"
         );
-        (self.on_load)(&set_aside);
+        (self.on_rejected)(&set_aside);
         loaded.entries = Arc::new(entries);
         loaded.fingerprint = files;
     }
 }
 
 impl Catalog for DirectoryCatalog {
-    fn lookup<'a>(
-        &'a self,
-        workflow_id: &'a str,
-    ) -> BoxFuture<'a, Result<Option<Arc<Workflow>>, CatalogUnavailable>> {
-        let found = self
-            .current()
-            .map(|entries| entries.get(workflow_id).cloned())
-            .map_err(|error| CatalogUnavailable {
-                reason: in_full(&error),
-            });
-        ready(found).boxed()
+    fn lookup<'a>(&'a self, workflow_id: &'a str) -> BoxFuture<'a, Lookup> {
+        ready(self.find(workflow_id, CHECK_INTERVAL)).boxed()
+    }
+
+    fn lookup_now<'a>(&'a self, workflow_id: &'a str) -> BoxFuture<'a, Lookup> {
+        ready(self.find(workflow_id, Duration::ZERO)).boxed()
     }
 }
 
@@ -206,21 +203,16 @@ mod tests {
         )
     }
 
-    /// A catalog that checks for changed files at every lookup.
     fn open(directory: &Path) -> DirectoryCatalog {
-        let catalog = DirectoryCatalog::open(directory, |_| ()).expect("a catalog");
-        DirectoryCatalog {
-            check_interval: Duration::ZERO,
-            ..catalog
-        }
+        DirectoryCatalog::open(directory, |_| ()).expect("a catalog")
     }
 
     async fn version(catalog: &DirectoryCatalog, workflow_id: &str) -> Option<String> {
-        catalog
-            .lookup(workflow_id)
-            .await
-            .expect("available")
-            .map(|workflow| workflow.version.clone())
+        match catalog.lookup_now(workflow_id).await {
+            Ok(workflow) => Some(workflow.version.clone()),
+            Err(LookupError::Unusable(_)) => None,
+            Err(LookupError::Unavailable(why)) => panic!("{why}"),
+        }
     }
 
     #[tokio::test]
@@ -250,10 +242,7 @@ mod tests {
         let catalog = DirectoryCatalog::open(directory.path(), move |errors| {
             *seen.lock() = errors.to_vec();
         });
-        let catalog = DirectoryCatalog {
-            check_interval: Duration::ZERO,
-            ..catalog.expect("a catalog")
-        };
+        let catalog = catalog.expect("a catalog");
         assert_eq!(*errors.lock(), [] as [&str; 0]);
         file(
             "a.yaml",
@@ -262,8 +251,8 @@ mod tests {
         file("b.yaml", "broken: [");
         let dangling = directory.path().join("c.yaml");
         std::os::unix::fs::symlink("nowhere", dangling).expect("linked");
-        let restart = catalog.lookup("restart").await.expect("available");
-        assert_eq!(restart.map(|it| it.status), Some(WorkflowStatus::Disabled));
+        let restart = catalog.lookup_now("restart").await.expect("found");
+        assert_eq!(restart.status, WorkflowStatus::Disabled);
         assert_eq!(version(&catalog, "scale").await, None, "no older version");
         assert!(errors.lock()[0].contains("b.yaml: "), "{errors:?}");
         assert!(errors.lock()[1].contains("c.yaml: "), "{errors:?}");
@@ -323,6 +312,10 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let catalog = open(directory.path());
         fs::remove_dir(directory.path()).expect("removed");
-        assert!(catalog.lookup("any").await.is_err());
+        let found = catalog.lookup_now("any").await;
+        assert!(
+            matches!(found, Err(LookupError::Unavailable(_))),
+            "{found:?}"
+        );
     }
 }

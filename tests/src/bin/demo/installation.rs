@@ -6,16 +6,19 @@ use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::DeleteParams;
 use kube::{Api, Client};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use wfe_tests::chart::{self, EXECUTIONS, PROGRAMS, RELEASE, helm};
-use wfe_tests::system::{System, path_of};
+use wfe_tests::system::{CatalogSource, System, path_of};
 use wfe_tests::{Cluster, Registry};
 
 use crate::tell::say;
 
 /// Namespace of the requests and their targets.
 pub(crate) const NAMESPACE: &str = "prod";
-const CRD: &str = "workflowexecutions.kubernaut.ai";
+const CRDS: [&str; 2] = [
+    "workflowexecutions.kubernaut.ai",
+    "remediationworkflows.kubernaut.ai",
+];
 
 /// The cluster to install in.
 pub(crate) enum Place {
@@ -41,11 +44,13 @@ impl Place {
             );
         }
         let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
-        let crd = crds.get_opt(CRD).await?;
-        ensure!(
-            crd.is_none(),
-            "the CRD {CRD} exists: the demo installs it and deletes it at the end"
-        );
+        for name in CRDS {
+            let found = crds.get_opt(name).await?;
+            ensure!(
+                found.is_none(),
+                "the CRD {name} exists: the demo installs it and deletes it at the end"
+            );
+        }
         let registry = Registry::at(registry);
         registry.push_base_images()?;
         Ok(Self::Elsewhere { client, registry })
@@ -65,12 +70,13 @@ impl Place {
         }
     }
 
-    /// Installs wfe with these workflows, by name, and waits until it is ready.
-    pub(crate) async fn install(&self, workflows: &[(&str, String)]) -> Result<Installation> {
+    /// Installs wfe with an empty catalog, and waits until it is ready.
+    pub(crate) async fn install(&self) -> Result<Installation> {
         let (client, registry) = match self {
             Self::TestCluster(cluster) => {
                 let namespaces = [NAMESPACE, EXECUTIONS, PROGRAMS];
-                let mut system = System::install_in(cluster, namespaces, workflows).await?;
+                let mut system = System::install_in(cluster, namespaces).await?;
+                system.use_catalog(CatalogSource::Objects).await?;
                 system.start_webhook().await?;
                 system.start_controller().await?;
                 return Ok(Installation::Processes(Box::new(system)));
@@ -80,14 +86,8 @@ impl Place {
         for name in [NAMESPACE, PROGRAMS] {
             chart::create_namespace(&client, name).await?;
         }
-        let mut catalog = Map::new();
-        for (name, text) in workflows {
-            let workflow: Value = serde_saphyr::from_str(text)?;
-            catalog.insert((*name).to_owned(), workflow);
-        }
         let values = json!({
             "global": { "imageRegistry": registry },
-            "catalog": { "workflows": catalog },
             // One file, to be read at the end.
             "controller": { "replicaCount": 1, "audit": { "file": AUDIT_FILE, "volume": { "emptyDir": {} } } },
         });
@@ -180,7 +180,9 @@ impl Installation {
             namespaces.delete(name, &delete).await?;
         }
         let crds: Api<CustomResourceDefinition> = Api::all(client);
-        crds.delete(CRD, &delete).await?;
+        for name in CRDS {
+            crds.delete(name, &delete).await?;
+        }
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use kube::Api;
 use tempfile::TempDir;
 use wfe_model::workflow_execution::{Phase, SkipReason, WorkflowExecution};
-use wfe_tests::chart::{EXECUTIONS, kubectl_image};
+use wfe_tests::chart::{EXECUTIONS, PROGRAMS, kubectl_image};
 use wfe_tests::workspace;
 use wfe_tests::{Image, Registry, wait};
 
@@ -59,8 +59,8 @@ pub(crate) async fn run(keep: bool, tekton: bool, registry: Option<&str>) -> Res
         examples.images.push(("${BUNDLE}", bundle));
         workflows.push("canary-release");
     }
-    let installation = start(&place, &examples, &workflows).await?;
-    let told = tell(&place, &installation, &examples, tekton).await;
+    let installation = start(&place).await?;
+    let told = tell(&place, &installation, &examples, &workflows, tekton).await;
     if keep {
         chapter("Everything is still running");
         installation.keep();
@@ -74,18 +74,20 @@ async fn tell(
     place: &Place,
     installation: &Installation,
     examples: &Examples,
+    workflows: &[&str],
     tekton: bool,
 ) -> Result<()> {
     let api: Api<WorkflowExecution> = Api::namespaced(place.client(), NAMESPACE);
     let cluster_file = examples.copy("cluster.yaml")?;
     run_quietly(&["apply", "-f", &cluster_file]).await?;
 
+    fill_catalog(examples, workflows).await?;
     deny_invalid_requests(examples).await?;
     repair_deployment(examples, &api).await?;
     skip_during_cooldown(examples, &api).await?;
     fail_and_block(examples, &api).await?;
     clear_block().await?;
-    chapter("6. The audit trail of each remediation");
+    chapter("7. The audit trail of each remediation");
     for correlation_id in ["rr-my-app-oom", "rr-my-worker-oom"] {
         installation.show_audit(correlation_id).await?;
     }
@@ -115,24 +117,31 @@ fn push_bundle(registry: &Registry, examples: &Examples) -> Result<String> {
     registry.push_bundle("pipelines/canary-release:1.0.0", &[pipeline])
 }
 
-async fn start(place: &Place, examples: &Examples, workflows: &[&str]) -> Result<Installation> {
+async fn start(place: &Place) -> Result<Installation> {
     say(match place {
         Place::TestCluster(_) => {
-            "wfe on a real cluster: CRD, RBAC, webhooks and policies from the chart, both programs with"
+            "wfe on a real cluster: CRDs, RBAC, webhooks and policies from the chart, both programs with"
         }
         Place::Elsewhere { .. } => {
             "wfe in your cluster, installed from the chart by Helm, both programs as pods with"
         }
     });
-    say(&format!(
-        "their own ServiceAccounts; the catalog, examples/workflows, has {}",
-        workflows.join(" and ")
-    ));
-    let mut files = Vec::new();
-    for name in workflows {
-        files.push((*name, examples.text(&format!("workflows/{name}.yaml"))?));
+    say("their own ServiceAccounts");
+    place.install().await
+}
+
+async fn fill_catalog(examples: &Examples, workflows: &[&str]) -> Result<()> {
+    chapter("1. Workflows are objects: an invalid one is denied, the others are the catalog");
+    for name in ["invalid"].iter().chain(workflows) {
+        let file = format!("workflows/{name}.yaml");
+        let copy = examples.copy(&file)?;
+        let shown = format!("apply -f examples/{file}");
+        let (accepted, _) = kubectl(&shown, &["apply", "-f", &copy]).await?;
+        ensure!(accepted == (*name != "invalid"), "{file}: {accepted}");
     }
-    place.install(&files).await
+    let get = ["-n", PROGRAMS, "get", "remediationworkflows"];
+    kubectl_ok(&get.join(" "), &get).await?;
+    Ok(())
 }
 
 async fn run_quietly(arguments: &[&str]) -> Result<()> {
@@ -149,7 +158,7 @@ async fn run_quietly(arguments: &[&str]) -> Result<()> {
 }
 
 async fn deny_invalid_requests(examples: &Examples) -> Result<()> {
-    chapter("1. The API server denies five invalid requests");
+    chapter("2. The API server denies five invalid requests");
     for name in [
         "bad-engine",
         "bad-image",
@@ -188,7 +197,7 @@ async fn show_memory_limit() -> Result<()> {
 }
 
 async fn repair_deployment(examples: &Examples, api: &Api<WorkflowExecution>) -> Result<()> {
-    chapter("2. A valid request repairs a Deployment");
+    chapter("3. A valid request repairs a Deployment");
     show_memory_limit().await?;
     let copy = examples.copy("requests/good.yaml")?;
     kubectl_ok(
@@ -251,13 +260,13 @@ async fn show_skipped(
 }
 
 async fn skip_during_cooldown(examples: &Examples, api: &Api<WorkflowExecution>) -> Result<()> {
-    chapter("3. The same request again is skipped: the target is in cooldown");
+    chapter("4. The same request again is skipped: the target is in cooldown");
     let (file, name) = ("too-soon.yaml", "raise-memory-again");
     show_skipped(examples, api, file, name, SkipReason::RecentlyRemediated).await
 }
 
 async fn fail_and_block(examples: &Examples, api: &Api<WorkflowExecution>) -> Result<()> {
-    chapter("4. A failed execution reports why, and blocks its target until the block is cleared");
+    chapter("5. A failed execution reports why, and blocks its target until the block is cleared");
     let copy = examples.copy("requests/fails.yaml")?;
     kubectl_ok(
         "create -f examples/requests/fails.yaml",
@@ -295,7 +304,7 @@ async fn fail_and_block(examples: &Examples, api: &Api<WorkflowExecution>) -> Re
 
 /// Clears the block, and prints who cleared it, when and why.
 async fn clear_block() -> Result<()> {
-    chapter("5. An operator clears the block");
+    chapter("6. An operator clears the block");
     let request = r#"{"status":{"blockClearanceRequest":{"clearReason":"64Mi more are enough, the quota was raised"}}}"#;
     let command = "patch wfe over-the-ceiling --subresource=status --type=merge -p";
     let arguments = [
@@ -324,7 +333,7 @@ async fn clear_block() -> Result<()> {
 
 /// Runs a workflow of engine `tekton`: a canary first, then the Deployment.
 async fn release_canary(examples: &Examples, api: &Api<WorkflowExecution>) -> Result<()> {
-    chapter("7. Engine tekton: a pipeline tries the change on a canary first");
+    chapter("8. Engine tekton: a pipeline tries the change on a canary first");
     let rights = examples.copy("canary-rights.yaml")?;
     run_quietly(&["apply", "-f", &rights]).await?;
     let copy = examples.copy("requests/canary.yaml")?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::extract::{DefaultBodyLimit, RawQuery, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -19,7 +20,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use super::store::Query;
-use super::{Authorizer, Fault, Inner, lock, rules};
+use super::{Authorizer, Fault, Inner, catalog, lock, openapi, rules};
 
 type Shared = State<Arc<Inner>>;
 
@@ -28,37 +29,38 @@ pub(super) fn routes(inner: Arc<Inner>) -> Router {
         .route("/api/v1/audit/events/batch", post(batch))
         .route("/api/v1/audit/events", get(find))
         .route("/health/ready", get(ready))
+        .merge(catalog::routes())
+        .route_layer(from_fn_with_state(inner.clone(), openapi::check))
         .layer(DefaultBodyLimit::disable())
         .with_state(inner)
 }
 
-fn problem(status: StatusCode, title: &str, detail: &str) -> Response {
-    let body = json!({ "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail });
+/// A problem response (RFC 9457).
+pub(super) fn problem(status: StatusCode, kind: &str, title: &str, detail: &str) -> Response {
+    let body = json!({ "type": kind, "title": title, "status": status.as_u16(), "detail": detail });
     let header = [(CONTENT_TYPE, "application/problem+json")];
     (status, header, body.to_string()).into_response()
 }
 
 async fn ready(State(inner): Shared) -> Response {
     match lock(&inner.faults).current {
-        Some((Fault::DatabaseDown, _)) => {
-            problem(StatusCode::SERVICE_UNAVAILABLE, "Not ready", "database")
-        }
+        Some((Fault::DatabaseDown, _)) => problem(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "about:blank",
+            "Not ready",
+            "database",
+        ),
         _ => Json(json!({ "status": "ready" })).into_response(),
     }
 }
 
 async fn batch(State(inner): Shared, headers: HeaderMap, body: String) -> Response {
     let now = Timestamp::now();
-    let events = serde_json::from_str::<Vec<Value>>(&body)
-        .map_err(|error| format!("request body must be a JSON array: {error}"));
-    let refused = match &events {
-        Ok(events) => rules::refusal(&inner.schema, events, now),
-        Err(error) => Some(error.clone()),
-    };
-    if let Some(refused) = refused {
+    // The OpenAPI document has accepted the body.
+    let events = serde_json::from_str::<Vec<Value>>(&body).unwrap_or_default();
+    if let Some(refused) = rules::refusal(&events, now) {
         return self::refused(StatusCode::BAD_REQUEST, &refused);
     }
-    let events = events.unwrap_or_default();
     if let Err(refused) = inner.admit(&headers).await {
         return *refused;
     }
@@ -150,9 +152,10 @@ fn answered(status: u16) -> Response {
 }
 
 /// A problem response with the title of its status.
-fn refused(status: StatusCode, detail: &str) -> Response {
+pub(super) fn refused(status: StatusCode, detail: &str) -> Response {
     problem(
         status,
+        "about:blank",
         status.canonical_reason().unwrap_or_default(),
         detail,
     )
@@ -207,7 +210,7 @@ impl Inner {
     }
 
     /// Authenticates and authorizes the request; the error is the response.
-    async fn admit(&self, headers: &HeaderMap) -> Result<(), Box<Response>> {
+    pub(super) async fn admit(&self, headers: &HeaderMap) -> Result<(), Box<Response>> {
         let no = |detail: &str| Err(Box::new(refused(StatusCode::UNAUTHORIZED, detail)));
         let Some(header) = headers.get(AUTHORIZATION) else {
             return no("Missing Authorization header");

@@ -1,4 +1,4 @@
-//! The database table of audit events.
+//! The database, and its table of audit events.
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
@@ -6,7 +6,7 @@ use rusqlite::{Connection, params};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::rules;
+use super::{rules, workflows};
 
 /// One database, in memory.
 pub(super) struct Store(Connection);
@@ -35,7 +35,13 @@ impl Store {
             );
             CREATE INDEX by_correlation ON events (correlation_id, event_timestamp);",
         )?;
+        connection.execute_batch(workflows::TABLE)?;
         Ok(Self(connection))
+    }
+
+    /// The database, for the table of workflows.
+    pub(super) fn database(&mut self) -> &mut Connection {
+        &mut self.0
     }
 
     /// Stores all events or none; returns their ids.
