@@ -13,6 +13,7 @@ use wfe_peers::client::Pace;
 use wfe_peers::flags::{CatalogArgs, DataStorageArgs};
 use wfe_process::{ExecutionArgs, ProcessArgs};
 
+use crate::platform::PlatformArgs;
 use crate::slots::MaxRunning;
 
 /// Runs WorkflowExecutions as Kubernetes Jobs or Tekton PipelineRuns.
@@ -141,6 +142,9 @@ pub struct RunArgs {
     /// the events of an earlier process are asked for when its requests have passed this deadline.
     #[arg(long, env = "WFE_DATA_STORAGE_TIMEOUT", default_value = "35s", value_parser = positive)]
     pub data_storage_timeout: Duration,
+    /// Reconcilers that connect the controller to Kubernaut.
+    #[command(flatten)]
+    pub platform: PlatformArgs,
     /// Times and limits.
     #[command(flatten)]
     pub limits: LimitArgs,

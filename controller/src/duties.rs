@@ -1,5 +1,6 @@
 //! What the leader does, and when: standby keeps the caches warm, the leader reconciles, sweeps,
-//! delivers the audit trail, publishes Events and renews the webhook's certificate, until it is stopped or loses the Lease.
+//! delivers the audit trail, publishes Events, renews the webhook's certificate and runs the reconcilers
+//! of the platform, until it is stopped or loses the Lease.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::base::Base;
 use crate::certificates::Certificates;
 use crate::election::{Elector, NotLeading};
 use crate::metrics::Metrics;
+use crate::platform::Platform;
 use crate::reconcile::{Lane, Reconciler, Shared, reconcile, retry};
 use crate::recorder::Publisher;
 use crate::sweep::Sweep;
@@ -40,6 +42,7 @@ pub struct Duties {
     metrics: Metrics,
     concurrency: u16,
     certificates: Option<Certificates>,
+    platform: Platform,
 }
 
 impl Duties {
@@ -50,6 +53,7 @@ impl Duties {
         wake: Sender<ObjectRef<WorkflowExecution>>,
         concurrency: u16,
         certificates: Option<Certificates>,
+        platform: Platform,
     ) -> Self {
         Self {
             stop: base.stop.clone(),
@@ -61,6 +65,7 @@ impl Duties {
             reconciler: Arc::new(Reconciler::new(&base.client, shared, wake)),
             concurrency,
             certificates,
+            platform,
         }
     }
 
@@ -150,6 +155,7 @@ impl Duties {
             tokio::join!(
                 passes,
                 certificates,
+                self.platform.run(&self.stop),
                 self.stop.run_until_cancelled(self.sweep.run()),
                 self.outbox.run(self.view.as_ref())
             );

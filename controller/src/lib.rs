@@ -17,6 +17,7 @@ pub mod election;
 pub mod executor;
 mod leases;
 pub mod metrics;
+mod platform;
 pub mod reconcile;
 pub mod recorder;
 pub mod release;

@@ -22,6 +22,7 @@ use crate::duties::Duties;
 use crate::election::{Elector, Leadership};
 use crate::executor::Executors;
 use crate::metrics::CacheMetrics;
+use crate::platform::Platform;
 use crate::reconcile::{Schema, Shared};
 use crate::recorder::Recorder;
 use crate::slots::Slots;
@@ -80,6 +81,12 @@ pub async fn run(args: RunArgs) -> Result<()> {
         base.stop.clone(),
         leadership.clone(),
     );
+    let platform = Platform::new(
+        args.platform.clone(),
+        args.watch_namespace.clone(),
+        &base.client,
+        &catalog,
+    )?;
     let view = Arc::new(View::new(caches.clone()));
     let shared = Shared {
         slots: Arc::new(Slots::new(view.clone(), args.max_running())),
@@ -101,7 +108,14 @@ pub async fn run(args: RunArgs) -> Result<()> {
         schema: Schema::new(readiness.clone()),
     };
     let certificates = Certificates::new(&base.client, &args.certificates);
-    let duties = Duties::new(&base, shared, requeue, args.concurrency, certificates);
+    let duties = Duties::new(
+        &base,
+        shared,
+        requeue,
+        args.concurrency,
+        certificates,
+        platform,
+    );
     let synced = async {
         if caches.synced().await.is_ok() && executors.synced().await.is_ok() {
             caches.refuse_older_shape()?;

@@ -15,6 +15,7 @@ pub mod engine;
 pub mod image;
 pub mod parameters;
 pub mod pattern;
+pub mod remediation;
 pub mod rules;
 pub mod served;
 pub mod target;

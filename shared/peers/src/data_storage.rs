@@ -6,15 +6,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use futures::StreamExt;
 use parking_lot::Mutex;
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Certificate, Client, Method, RequestBuilder, Response, StatusCode, redirect};
-use serde::Deserialize;
 use thiserror::Error;
 use tokio::time::Instant;
 use url::Url;
-use wfe_model::text::cut;
 
 use crate::token::BearerToken;
 
@@ -22,8 +19,6 @@ use crate::token::BearerToken;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Short, because a request on an idle connection fails if the server has just closed it.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Maximum length of the detail of an error response; the rest repeats the values that were sent.
-const MAX_DETAIL_LENGTH: usize = 200;
 /// Longest pause that Data Storage can ask for.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// Pause after a 429 that does not say how long.
@@ -74,23 +69,6 @@ pub struct DataStorage {
     token: Option<BearerToken>,
     /// Until when Data Storage wants no requests.
     paused_until: Mutex<Option<Instant>>,
-}
-
-/// Problem details (RFC 9457).
-#[derive(Deserialize)]
-struct Problem {
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    title: Option<String>,
-    detail: Option<String>,
-}
-
-/// An error response.
-pub(crate) struct Refused {
-    /// `type` of the problem details.
-    pub kind: String,
-    /// Describes the response in one line, without values that were sent.
-    pub text: String,
 }
 
 impl DataStorage {
@@ -187,43 +165,14 @@ impl DataStorage {
     }
 }
 
+/// Name of the service, for messages.
+pub(crate) const NAME: &str = "Data Storage";
+
 /// Whether the response comes from Data Storage: other content types are those of a proxy or of
 /// another server.
 pub(crate) fn is_own(response: &Response) -> bool {
     let kind = response.headers().get(CONTENT_TYPE);
     kind.is_some_and(|it| it == "application/problem+json")
-}
-
-/// Reads an error response.
-pub(crate) async fn refused(response: Response) -> Refused {
-    /// Longer error responses repeat the values that were sent.
-    const MAX_BODY_BYTES: usize = 1 << 16;
-    let status = response.status();
-    let body = read_body(response, MAX_BODY_BYTES).await;
-    let body = body.unwrap_or_else(|part| part);
-    let problem: Option<Problem> = serde_json::from_slice(&body).ok();
-    let (kind, detail) = problem.map_or((None, None), |it| (it.kind, it.detail.or(it.title)));
-    let detail = detail.as_deref().and_then(|it| it.lines().next());
-    let detail = detail.map(|it| format!(": {}", cut(it, MAX_DETAIL_LENGTH)));
-    let detail = detail.unwrap_or_default();
-    Refused {
-        kind: kind.unwrap_or_default(),
-        text: format!("Data Storage responded with {status}{detail}"),
-    }
-}
-
-/// The body of a response, or what was received of one that is longer or breaks off.
-pub(crate) async fn read_body(response: Response, maximum: usize) -> Result<Vec<u8>, Vec<u8>> {
-    let mut body = Vec::new();
-    let mut stream = response.bytes_stream();
-    while let Some(bytes) = stream.next().await {
-        let Ok(bytes) = bytes else { return Err(body) };
-        body.extend_from_slice(&bytes);
-        if body.len() > maximum {
-            return Err(body);
-        }
-    }
-    Ok(body)
 }
 
 fn read_authorities(path: &Path) -> Result<Vec<Certificate>, DataStorageError> {

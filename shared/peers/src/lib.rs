@@ -10,4 +10,6 @@ pub mod data_storage;
 pub mod dependencies;
 pub mod discovery;
 pub mod flags;
+pub mod holmes;
+mod response;
 pub mod token;

@@ -113,7 +113,7 @@ async fn executions_in_bad_weather_run_once_within_the_request_rate() {
         (Weather::Silent, 120),
     ];
     let runs = weathers.map(async |(weather, seconds)| {
-        let run = run_through(weather, Duration::from_secs(seconds)).await;
+        let run = Box::pin(run_through(weather, Duration::from_secs(seconds))).await;
         run.with_context(|| format!("{weather:?}"))
     });
     if let Err(error) = try_join_all(runs).await {

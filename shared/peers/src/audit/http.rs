@@ -21,7 +21,8 @@ use wfe_model::text::{cut, in_full};
 use super::content::{Content, hash_parameters, report_other};
 use super::sink::{AuditSink, NotRecorded, Unasked};
 use super::trail::{StoredIdentity, TrailEvent};
-use crate::data_storage::{DataStorage, is_own, refused};
+use crate::data_storage::{DataStorage, NAME, is_own};
+use crate::response::refused;
 
 /// A healthy server responds to a health check at once.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -105,7 +106,7 @@ impl HttpSink {
             return Ok(Sent::Stored);
         }
         let from_data_storage = is_own(&response);
-        let why = refused(response).await.text;
+        let why = refused(NAME, response).await.text;
         if status == StatusCode::PAYLOAD_TOO_LARGE {
             return Ok(Sent::TooLarge(why));
         }
@@ -191,7 +192,7 @@ impl HttpSink {
             let response = request.send().await.map_err(failed)?;
             self.server.heed(&response);
             if response.status() != StatusCode::OK {
-                return Err(Unasked(refused(response).await.text));
+                return Err(Unasked(refused(NAME, response).await.text));
             }
             let page: Page<E> = response.json().await.map_err(failed)?;
             let (more, empty) = (page.pagination.has_more, page.data.is_empty());
@@ -211,7 +212,7 @@ impl HttpSink {
         if response.status() != StatusCode::SERVICE_UNAVAILABLE {
             return Ok(());
         }
-        Err(Unasked(refused(response).await.text))
+        Err(Unasked(refused(NAME, response).await.text))
     }
 }
 

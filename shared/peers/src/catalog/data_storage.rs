@@ -20,7 +20,8 @@ use wfe_model::workflow::{ReadWorkflow, Record, Workflow};
 
 use super::circuit::Circuit;
 use super::source::{Catalog, Lookup, LookupError, OnRejected};
-use crate::data_storage::{DataStorage, read_body, refused};
+use crate::data_storage::{DataStorage, NAME};
+use crate::response::{read_body, refused};
 
 /// How long an answer is used: an entry never changes, but for its status.
 const ANSWER_TTL: Duration = Duration::from_secs(3);
@@ -103,7 +104,7 @@ impl DataStorageCatalog {
         match response.status() {
             StatusCode::OK => entry(workflow_id, response).await.map(Some),
             StatusCode::NOT_FOUND => {
-                let refused = refused(response).await;
+                let refused = refused(NAME, response).await;
                 if refused.kind.ends_with(NOT_FOUND) {
                     return Ok(None);
                 }
@@ -113,12 +114,12 @@ impl DataStorageCatalog {
                 ))
             }
             StatusCode::FORBIDDEN => {
-                let text = refused(response).await.text;
+                let text = refused(NAME, response).await.text;
                 Err(format!(
                     "{text}: grant the verb create on services/data-storage-service in its namespace"
                 ))
             }
-            _ => Err(refused(response).await.text),
+            _ => Err(refused(NAME, response).await.text),
         }
     }
 

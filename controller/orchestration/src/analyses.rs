@@ -1,0 +1,124 @@
+//! Reconciles AIAnalyses with HolmesGPT-API. The watch only says when to look: what decides is read
+//! from the API server in the pass.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::runtime::controller::{Action, Controller};
+use kube::{Api, Client, ResourceExt};
+use serde_json::json;
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+use wfe_model::remediation::AIAnalysis;
+use wfe_model::text::in_full;
+use wfe_peers::catalog::Catalog;
+use wfe_peers::holmes::Holmes;
+
+use crate::investigation::{Observed, Step, decide};
+use crate::scope::{Scope, look_up};
+
+/// Time after which a pass that an outage ended is repeated.
+const RETRY: Duration = Duration::from_secs(5);
+/// A pass has fewer steps: poll, fetch, look up, store.
+const MAX_STEPS: usize = 8;
+
+/// The analysis reconciler.
+pub struct Analyses {
+    /// Client for the API server.
+    pub client: Client,
+    /// The workflow catalog.
+    pub catalog: Arc<dyn Catalog>,
+    /// HolmesGPT-API.
+    pub holmes: Holmes,
+}
+
+/// Why a pass ended early; it is repeated.
+#[derive(Debug, Error)]
+pub enum PassError {
+    /// The AIAnalysis was not read.
+    #[error("read the AIAnalysis")]
+    Read(#[source] kube::Error),
+    /// The status was not stored.
+    #[error("store the status")]
+    Store(#[source] kube::Error),
+}
+
+impl Analyses {
+    /// Reconciles the AIAnalyses of `namespaces`, all if there are none, until `stop` is cancelled.
+    pub async fn run(self, namespaces: &[String], stop: &CancellationToken) {
+        let this = Arc::new(self);
+        Scope::each(namespaces, |scope| {
+            let this = this.clone();
+            async move {
+                let controller =
+                    Controller::new(scope.api::<AIAnalysis>(&this.client), Scope::watches())
+                        .with_config(Scope::config())
+                        .graceful_shutdown_on(stop.clone().cancelled_owned());
+                Scope::drain(controller.run(Self::reconcile, Self::retry, this)).await;
+            }
+        })
+        .await;
+    }
+
+    fn retry(analysis: Arc<AIAnalysis>, error: &PassError, _: Arc<Self>) -> Action {
+        tracing::warn!(
+            namespace = analysis.namespace(),
+            name = analysis.name_any(),
+            error = in_full(error),
+            "analysis failed, retrying"
+        );
+        Action::requeue(RETRY)
+    }
+
+    async fn reconcile(analysis: Arc<AIAnalysis>, this: Arc<Self>) -> Result<Action, PassError> {
+        let namespace = analysis.namespace().unwrap_or_default();
+        this.pass(&namespace, &analysis.name_any()).await
+    }
+
+    async fn pass(&self, namespace: &str, name: &str) -> Result<Action, PassError> {
+        let api: Api<AIAnalysis> = Api::namespaced(self.client.clone(), namespace);
+        let Some(analysis) = api.get_opt(name).await.map_err(PassError::Read)? else {
+            return Ok(Action::await_change());
+        };
+        let mut observed = Observed {
+            analysis: &analysis,
+            begun: None,
+            session: None,
+            result: None,
+            catalog: None,
+            now: Timestamp::now(),
+        };
+        for _ in 0..MAX_STEPS {
+            match decide(&observed) {
+                Step::Begin(incident) => {
+                    observed.begun = Some(self.holmes.analyze(&incident).await)
+                }
+                Step::Poll(id) => observed.session = Some(self.holmes.session(&id).await),
+                Step::Fetch(id) => observed.result = Some(self.holmes.result(&id).await),
+                Step::Lookup(id) => observed.catalog = Some(look_up(&*self.catalog, &id).await),
+                Step::Store { status, again } => {
+                    tracing::info!(
+                        namespace,
+                        name,
+                        phase = status.get("phase").and_then(|it| it.as_str()),
+                        reason = status.get("reason").and_then(|it| it.as_str()),
+                        "AIAnalysis updated"
+                    );
+                    // Somebody else's write in between is not overwritten.
+                    let version = &analysis.metadata.resource_version;
+                    let patch =
+                        json!({ "metadata": { "resourceVersion": version }, "status": status });
+                    let (merge, patch) = (PatchParams::default(), Patch::Merge(patch));
+                    let stored = api.patch_status(name, &merge, &patch).await;
+                    stored.map_err(PassError::Store)?;
+                    return Ok(again.map_or_else(Action::await_change, Action::requeue));
+                }
+                Step::Wait(time) => return Ok(Action::requeue(time)),
+                Step::Done => return Ok(Action::await_change()),
+            }
+        }
+        Ok(Action::requeue(RETRY))
+    }
+}

@@ -1,0 +1,68 @@
+//! What both reconcilers have in common: the namespaces that they watch, and how they ask the catalog.
+
+use futures::future::join_all;
+use futures::{Stream, StreamExt};
+use kube::core::NamespaceResourceScope;
+use kube::runtime::controller::Config;
+use kube::runtime::watcher;
+use kube::{Api, Client, Resource};
+use wfe_model::text::in_full;
+use wfe_peers::catalog::{Catalog, Lookup, LookupError};
+use wfe_peers::client::WATCH_SECONDS;
+
+/// Objects that a reconciler handles at the same time.
+const CONCURRENCY: u16 = 8;
+
+/// A namespace, or all.
+#[derive(Clone, Copy)]
+pub struct Scope<'a>(Option<&'a str>);
+
+impl<'a> Scope<'a> {
+    /// Runs `watch` for each of the namespaces, for all if there are none.
+    pub async fn each<F: Future<Output = ()>>(namespaces: &'a [String], watch: impl Fn(Self) -> F) {
+        let all = namespaces.is_empty().then_some(Self(None));
+        let some = namespaces.iter().map(|it| Self(Some(it)));
+        join_all(all.into_iter().chain(some).map(watch)).await;
+    }
+
+    /// The objects in the namespace.
+    pub fn api<K>(self, client: &Client) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        match self.0 {
+            Some(namespace) => Api::namespaced(client.clone(), namespace),
+            None => Api::all(client.clone()),
+        }
+    }
+
+    /// How objects are watched.
+    pub fn watches() -> watcher::Config {
+        watcher::Config::default().timeout(WATCH_SECONDS)
+    }
+
+    /// How objects are reconciled.
+    pub fn config() -> Config {
+        Config::default().concurrency(CONCURRENCY)
+    }
+
+    /// Runs passes until there are no more.
+    pub async fn drain<T, E: std::error::Error + 'static>(
+        passes: impl Stream<Item = Result<T, E>>,
+    ) {
+        let log = async |pass: Result<T, E>| {
+            if let Err(error) = pass {
+                tracing::debug!(error = in_full(&error), "pass ended early");
+            }
+        };
+        passes.for_each(log).await;
+    }
+}
+
+/// Looks up a workflow. A refusal does not rest on an old answer.
+pub async fn look_up(catalog: &dyn Catalog, workflow_id: &str) -> Lookup {
+    match catalog.lookup(workflow_id).await {
+        Err(LookupError::Unusable(_)) => catalog.lookup_now(workflow_id).await,
+        answer => answer,
+    }
+}

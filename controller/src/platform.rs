@@ -1,0 +1,88 @@
+//! The reconcilers that connect the controller to Kubernaut: off unless a flag switches them on.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use kube::Client;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+use wfe_orchestration::analyses::Analyses;
+use wfe_orchestration::requests::Orchestration;
+use wfe_peers::catalog::Catalog;
+use wfe_peers::holmes::Holmes;
+
+/// Flags of the reconcilers that connect the controller to Kubernaut.
+#[derive(Args, Clone, Debug)]
+pub struct PlatformArgs {
+    /// Create a WorkflowExecution for each RemediationRequest whose AIAnalysis is Completed, and tell
+    /// the request what became of it. Kubernaut's own orchestrator must be switched off.
+    #[arg(long, env = "WFE_ENABLE_ORCHESTRATION")]
+    pub enable_orchestration: bool,
+    /// Take AIAnalyses to HolmesGPT-API. Kubernaut's own AIAnalysis controller must be switched off.
+    #[arg(long, env = "WFE_ENABLE_ANALYSIS", requires = "holmes_url")]
+    pub enable_analysis: bool,
+    /// URL of HolmesGPT-API.
+    #[arg(long, env = "WFE_HOLMES_URL")]
+    pub holmes_url: Option<Url>,
+    /// Namespace whose RemediationRequests may name any target (default: the controller's own); those of
+    /// other namespaces may name targets in their own namespace.
+    #[arg(long, env = "WFE_PLATFORM_NAMESPACE")]
+    pub platform_namespace: Option<String>,
+}
+
+/// The reconcilers that are switched on.
+pub struct Platform {
+    args: PlatformArgs,
+    namespaces: Vec<String>,
+    client: Client,
+    catalog: Arc<dyn Catalog>,
+    holmes: Option<Holmes>,
+}
+
+impl Platform {
+    /// The reconcilers that `args` switch on, for the watched `namespaces`.
+    pub fn new(
+        args: PlatformArgs,
+        namespaces: Vec<String>,
+        client: &Client,
+        catalog: &Arc<dyn Catalog>,
+    ) -> Result<Self> {
+        let holmes = args.holmes_url.clone().map(Holmes::new).transpose();
+        Ok(Self {
+            holmes: holmes.context("--holmes-url")?,
+            args,
+            namespaces,
+            client: client.clone(),
+            catalog: catalog.clone(),
+        })
+    }
+
+    /// Reconciles until `stop` is cancelled.
+    pub async fn run(&self, stop: &CancellationToken) {
+        let orchestration = async {
+            if self.args.enable_orchestration {
+                let own = self.client.default_namespace();
+                let platform = self.args.platform_namespace.as_deref().unwrap_or(own);
+                let orchestration = Orchestration {
+                    client: self.client.clone(),
+                    catalog: self.catalog.clone(),
+                    platform_namespace: platform.to_owned(),
+                };
+                orchestration.run(&self.namespaces, stop).await;
+            }
+        };
+        let holmes = self.holmes.clone();
+        let analysis = async {
+            if let Some(holmes) = holmes.filter(|_| self.args.enable_analysis) {
+                let analyses = Analyses {
+                    client: self.client.clone(),
+                    catalog: self.catalog.clone(),
+                    holmes,
+                };
+                analyses.run(&self.namespaces, stop).await;
+            }
+        };
+        tokio::join!(orchestration, analysis);
+    }
+}

@@ -1,0 +1,211 @@
+//! Client of HolmesGPT-API, which analyses a signal in a session: it is begun, asked for, and its
+//! result is read.
+
+use std::time::Duration;
+
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, redirect};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use thiserror::Error;
+use url::Url;
+use wfe_model::text::{cut, in_full};
+
+use crate::response::{read_body, refused};
+
+/// Deadline of a request; the analysis itself goes on in its session.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// Bounds the memory of a result.
+const MAX_BODY_BYTES: usize = 4 << 20;
+/// Maximum length of a quoted error.
+const MAX_ERROR: usize = 500;
+
+/// What is to be analysed. All fields are required by the service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct IncidentRequest {
+    /// Identifies the incident: the same for each session of an analysis.
+    pub incident_id: String,
+    /// Correlation id.
+    pub remediation_id: String,
+    /// Name of the signal.
+    pub signal_name: String,
+    /// Severity.
+    pub severity: String,
+    /// Where the signal comes from.
+    pub signal_source: String,
+    /// Namespace of the resource.
+    pub resource_namespace: String,
+    /// Kind of the resource.
+    pub resource_kind: String,
+    /// Name of the resource.
+    pub resource_name: String,
+    /// What is wrong.
+    pub error_message: String,
+    /// Environment.
+    pub environment: String,
+    /// Business priority.
+    pub priority: String,
+    /// How much risk is accepted.
+    pub risk_tolerance: String,
+    /// Business category.
+    pub business_category: String,
+    /// Name of the cluster.
+    pub cluster_name: String,
+}
+
+/// State of a session.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Session {
+    /// The analysis goes on.
+    Running,
+    /// The result can be read.
+    Completed,
+    /// The analysis has failed, for this reason.
+    Failed(String),
+    /// The service does not know the session: it was restarted.
+    Lost,
+}
+
+/// The result of a session.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// The result, not validated.
+    Result(Value),
+    /// The analysis goes on.
+    NotReady,
+    /// The service does not know the session.
+    Lost,
+}
+
+/// The request was not answered, or refused.
+#[derive(Clone, Debug, Error, PartialEq)]
+pub enum HolmesError {
+    /// The service does not respond, or not as itself.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The service refuses the request, and will do so again.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// The client could not be created.
+#[derive(Debug, Error)]
+pub enum HolmesClientError {
+    /// The URL is not an HTTP URL.
+    #[error("invalid URL {0}: must start with http:// or https://")]
+    Url(Url),
+    /// The HTTP client could not be created.
+    #[error("create the HTTP client")]
+    Client(#[from] reqwest::Error),
+}
+
+/// A client of HolmesGPT-API.
+#[derive(Clone, Debug)]
+pub struct Holmes {
+    client: Client,
+    base: Url,
+}
+
+impl Holmes {
+    /// Creates the HTTP client, without connecting.
+    pub fn new(mut url: Url) -> Result<Self, HolmesClientError> {
+        if !["http", "https"].contains(&url.scheme()) || url.cannot_be_a_base() {
+            return Err(HolmesClientError::Url(url));
+        }
+        if !url.path().ends_with('/') {
+            url.set_path(&format!("{}/", url.path()));
+        }
+        let client = Client::builder().redirect(redirect::Policy::none());
+        let client = client.user_agent(concat!("wfe/", env!("CARGO_PKG_VERSION")));
+        Ok(Self {
+            client: client.timeout(DEADLINE).build()?,
+            base: url,
+        })
+    }
+
+    /// Begins a session; returns its id.
+    pub async fn analyze(&self, incident: &IncidentRequest) -> Result<String, HolmesError> {
+        #[derive(Deserialize)]
+        struct Begun {
+            session_id: String,
+        }
+        let request = self.request(Method::POST, "api/v1/incident/analyze")?;
+        let response = send(request.json(incident)).await?;
+        if response.status() != StatusCode::ACCEPTED {
+            return Err(error(response).await);
+        }
+        let Begun { session_id } = json(response).await?;
+        // It becomes a part of a path.
+        let is_plain = |it: char| it.is_ascii_alphanumeric() || it == '-' || it == '_';
+        if session_id.is_empty() || !session_id.chars().all(is_plain) {
+            return Err(garbage("session_id must be letters, digits, - and _"));
+        }
+        Ok(session_id)
+    }
+
+    /// The state of a session.
+    pub async fn session(&self, id: &str) -> Result<Session, HolmesError> {
+        #[derive(Deserialize)]
+        struct State {
+            status: String,
+            #[serde(default)]
+            error: Option<String>,
+        }
+        let request = self.request(Method::GET, &format!("api/v1/incident/session/{id}"))?;
+        let response = send(request).await?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND => return Ok(Session::Lost),
+            _ => return Err(error(response).await),
+        }
+        let state: State = json(response).await?;
+        Ok(match state.status.as_str() {
+            "completed" => Session::Completed,
+            "failed" => Session::Failed(cut(&state.error.unwrap_or_default(), MAX_ERROR)),
+            "pending" | "investigating" | "running" => Session::Running,
+            other => return Err(garbage(&format!("unknown status {:?}", cut(other, 50)))),
+        })
+    }
+
+    /// The result of a session.
+    pub async fn result(&self, id: &str) -> Result<Outcome, HolmesError> {
+        let path = format!("api/v1/incident/session/{id}/result");
+        let response = send(self.request(Method::GET, &path)?).await?;
+        match response.status() {
+            StatusCode::OK => json(response).await.map(Outcome::Result),
+            StatusCode::CONFLICT => Ok(Outcome::NotReady),
+            StatusCode::NOT_FOUND => Ok(Outcome::Lost),
+            _ => Err(error(response).await),
+        }
+    }
+
+    fn request(&self, method: Method, path: &str) -> Result<RequestBuilder, HolmesError> {
+        let url = self.base.join(path);
+        let url = url.map_err(|error| HolmesError::Refused(error.to_string()))?;
+        Ok(self.client.request(method, url))
+    }
+}
+
+async fn send(request: RequestBuilder) -> Result<Response, HolmesError> {
+    let response = request.send().await;
+    response.map_err(|error| HolmesError::Unavailable(in_full(&error)))
+}
+
+async fn json<T: for<'de> Deserialize<'de>>(response: Response) -> Result<T, HolmesError> {
+    let body = read_body(response, MAX_BODY_BYTES).await;
+    let body = body.map_err(|_| garbage("it is too long, or was cut off"))?;
+    serde_json::from_slice(&body).map_err(|error| garbage(&error.to_string()))
+}
+
+fn garbage(why: &str) -> HolmesError {
+    HolmesError::Unavailable(format!("HolmesGPT-API's response cannot be read: {why}"))
+}
+
+/// What an error response means: only a request that is invalid is never accepted.
+async fn error(response: Response) -> HolmesError {
+    let status = response.status();
+    let text = refused("HolmesGPT-API", response).await.text;
+    match status {
+        StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => HolmesError::Refused(text),
+        _ => HolmesError::Unavailable(text),
+    }
+}
