@@ -2,5 +2,6 @@
 //! loses requests, a Data Storage.
 
 pub mod data_storage;
+pub mod holmes;
 pub mod node;
 pub mod proxy;

@@ -9,6 +9,7 @@ mod overlap;
 mod people;
 mod pipeline;
 mod program;
+mod remediation;
 mod script;
 mod service;
 mod state;

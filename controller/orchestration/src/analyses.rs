@@ -62,6 +62,7 @@ impl Analyses {
         .await;
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "as the library calls it")]
     fn retry(analysis: Arc<AIAnalysis>, error: &PassError, _: Arc<Self>) -> Action {
         tracing::warn!(
             namespace = analysis.namespace(),
@@ -93,11 +94,17 @@ impl Analyses {
         for _ in 0..MAX_STEPS {
             match decide(&observed) {
                 Step::Begin(incident) => {
-                    observed.begun = Some(self.holmes.analyze(&incident).await)
+                    observed.begun = Some(self.holmes.analyze(&incident).await);
                 }
-                Step::Poll(id) => observed.session = Some(self.holmes.session(&id).await),
-                Step::Fetch(id) => observed.result = Some(self.holmes.result(&id).await),
-                Step::Lookup(id) => observed.catalog = Some(look_up(&*self.catalog, &id).await),
+                Step::Poll(id) => {
+                    observed.session = Some(self.holmes.session(&id).await);
+                }
+                Step::Fetch(id) => {
+                    observed.result = Some(self.holmes.result(&id).await);
+                }
+                Step::Lookup(id) => {
+                    observed.catalog = Some(look_up(&*self.catalog, &id).await);
+                }
                 Step::Store { status, again } => {
                     tracing::info!(
                         namespace,

@@ -142,8 +142,9 @@ enum Owner {
 fn owner(execution: &WorkflowExecution, request: &RemediationRequest) -> Owner {
     let kind = RemediationRequest::kind(&());
     let owners = execution.owner_references().iter();
-    let owner = owners.filter(|it| it.controller == Some(true) && it.kind == kind);
-    match owner.last() {
+    let mut owners = owners.filter(|it| it.controller == Some(true) && it.kind == kind);
+    // There is at most one.
+    match owners.next() {
         Some(owner) if Some(&owner.uid) == request.metadata.uid.as_ref() => Owner::Request,
         Some(owner) if owner.name == request.name_any() => Owner::Predecessor,
         _ => Owner::Other,

@@ -74,6 +74,7 @@ impl Orchestration {
         .await;
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "as the library calls it")]
     fn retry(request: Arc<RemediationRequest>, error: &PassError, _: Arc<Self>) -> Action {
         tracing::warn!(
             namespace = request.namespace(),
@@ -121,7 +122,7 @@ impl Orchestration {
             };
             match decide(&observed) {
                 Step::Lookup(workflow_id) => {
-                    catalog = Some(look_up(&*self.catalog, &workflow_id).await)
+                    catalog = Some(look_up(&*self.catalog, &workflow_id).await);
                 }
                 Step::Create(new) => match executions.create(&PostParams::default(), &new).await {
                     Ok(new) => execution = Some(new),

@@ -17,6 +17,7 @@ use serde_json::Value;
 use strum::VariantArray;
 
 use crate::engine::{Engine, ReferenceField};
+use crate::remediation::{AIAnalysis, RemediationRequest};
 use crate::violation;
 use crate::workflow::RemediationWorkflow;
 use crate::workflow_execution::WorkflowExecution;
@@ -56,10 +57,19 @@ pub fn workflow_execution() -> CustomResourceDefinition {
     crd
 }
 
+/// The CustomResourceDefinitions of RemediationRequest and AIAnalysis, with the fields that wfe knows:
+/// for tests and for a platform that has none. Kubernaut installs its own.
+pub fn platform() -> [CustomResourceDefinition; 2] {
+    [RemediationRequest::crd(), AIAnalysis::crd()].map(corrected)
+}
+
 /// The CustomResourceDefinition of RemediationWorkflow. Its schema has types only: the webhook and
 /// the programs that run a workflow report everything that is wrong with it.
 pub fn remediation_workflow() -> CustomResourceDefinition {
-    let mut crd = RemediationWorkflow::crd();
+    corrected(RemediationWorkflow::crd())
+}
+
+fn corrected(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
     let versions = crd.spec.versions.iter_mut();
     versions
         .filter_map(|it| it.schema.as_mut()?.open_api_v3_schema.as_mut())

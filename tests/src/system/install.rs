@@ -437,6 +437,30 @@ async fn tokens(system: &System, account: &str, role: &str) -> Result<()> {
     wait_until_allowed(system, account, token, true).await
 }
 
+/// Installs RemediationRequest and AIAnalysis, and lets the controller reconcile them.
+pub(super) async fn platform(system: &System) -> Result<()> {
+    let api = Api::all(system.cluster.admin());
+    for crd in wfe_model::crd::platform() {
+        apply(&api, &crd).await?;
+        let established =
+            |crd: &CustomResourceDefinition| is_crd_established().matches_object(Some(crd));
+        let (name, what) = (crd.name_any(), "the CRD is established");
+        wait::until(&api, &name, what, EFFECTIVE_DEADLINE, established).await?;
+    }
+    let mut all = rules("orchestration-rules.yaml")?;
+    all.extend(rules("analysis-rules.yaml")?);
+    let namespace = system.namespace.name();
+    role_named(system, namespace, "platform", CONTROLLER, all).await?;
+    for (resource, verb) in [
+        ("remediationrequests", "watch"),
+        ("workflowexecutions", "create"),
+    ] {
+        let attributes = json!({ "group": "kubernaut.ai", "resource": resource, "verb": verb, "namespace": namespace });
+        wait_until_allowed(system, CONTROLLER, attributes, true).await?;
+    }
+    Ok(())
+}
+
 /// Lets both programs read the catalog's objects in the namespace of the programs.
 pub(super) async fn catalog_objects(system: &System) -> Result<()> {
     let namespace = system.programs.name();
