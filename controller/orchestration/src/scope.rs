@@ -1,9 +1,11 @@
 //! What both reconcilers have in common: the namespaces that they watch, and how they ask the catalog.
 
+use std::error::Error;
+
 use futures::future::join_all;
 use futures::{Stream, StreamExt};
 use kube::core::NamespaceResourceScope;
-use kube::runtime::controller::Config;
+use kube::runtime::controller::{self, Config};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use wfe_model::text::in_full;
@@ -46,13 +48,14 @@ impl<'a> Scope<'a> {
         Config::default().concurrency(CONCURRENCY)
     }
 
-    /// Runs passes until there are no more.
-    pub async fn drain<T, E: std::error::Error + 'static>(
-        passes: impl Stream<Item = Result<T, E>>,
+    /// Runs passes until there are no more. Failed passes are logged where they are repeated.
+    pub async fn drain<T, E: Error + 'static>(
+        passes: impl Stream<Item = Result<T, controller::Error<E, watcher::Error>>>,
     ) {
-        let log = async |pass: Result<T, E>| {
-            if let Err(error) = pass {
-                tracing::debug!(error = in_full(&error), "pass ended early");
+        let log = async |pass| {
+            if let Err(controller::Error::QueueError(error)) = pass {
+                let error = in_full(&error);
+                tracing::warn!(error, "watch of the platform's resources failed, retrying");
             }
         };
         passes.for_each(log).await;

@@ -18,6 +18,7 @@ mod admission_verdicts;
 mod analysis;
 mod audit_trail;
 mod catalog_objects;
+mod catalog_outage;
 mod catalog_sources;
 mod cluster_access;
 mod cluster_node;

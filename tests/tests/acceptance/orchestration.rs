@@ -27,7 +27,8 @@ async fn started(prefix: &str, workflows: &[&Script], flags: &[&str]) -> System 
 }
 
 /// The status of an analysis that has selected this, for a Deployment in the system's namespace.
-fn analysed(system: &System, target: &str, selection: Value) -> Value {
+fn analysed(system: &System, target: &str, selection: impl Into<Value>) -> Value {
+    let selection = selection.into();
     json!({
         "selectedWorkflow": selection,
         "rootCauseAnalysis": { "affectedResource": { "kind": "Deployment", "name": target, "namespace": system.namespace.name() } },

@@ -18,6 +18,7 @@ mod limits;
 mod line_on_one_target;
 mod lost_requests;
 mod older_schema;
+mod orchestration;
 mod scenario;
 mod tekton_optional;
 mod webhook_calls;

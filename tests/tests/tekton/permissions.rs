@@ -21,6 +21,8 @@ const FILES: [(&str, &[&str]); 2] = [
             "leader-election-rules.yaml",
             "data-storage-token-rules.yaml",
             "catalog-rules.yaml",
+            "orchestration-rules.yaml",
+            "analysis-rules.yaml",
             "certificate-rules.yaml",
             "certificate-cluster-rules.yaml",
         ],
