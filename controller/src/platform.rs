@@ -1,5 +1,6 @@
 //! The reconcilers that connect the controller to Kubernaut: off unless a flag switches them on.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -25,8 +26,11 @@ pub struct PlatformArgs {
     /// URL of HolmesGPT-API.
     #[arg(long, env = "WFE_HOLMES_URL")]
     pub holmes_url: Option<Url>,
-    /// Namespace whose RemediationRequests may name any target (default: the controller's own); those of
-    /// other namespaces may name targets in their own namespace.
+    /// PEM file with the certificate authority of HolmesGPT-API (default: the system's).
+    #[arg(long, env = "WFE_HOLMES_CA")]
+    pub holmes_ca: Option<PathBuf>,
+    /// Namespace whose RemediationRequests and AIAnalyses may name any target (default: the controller's
+    /// own); those of other namespaces may name targets in their own namespace.
     #[arg(long, env = "WFE_PLATFORM_NAMESPACE")]
     pub platform_namespace: Option<String>,
 }
@@ -48,7 +52,9 @@ impl Platform {
         client: &Client,
         catalog: &Arc<dyn Catalog>,
     ) -> Result<Self> {
-        let holmes = args.holmes_url.clone().map(Holmes::new).transpose();
+        let holmes = args.holmes_url.clone();
+        let holmes = holmes.map(|url| Holmes::new(url, args.holmes_ca.as_deref()));
+        let holmes = holmes.transpose();
         Ok(Self {
             holmes: holmes.context("--holmes-url")?,
             args,
@@ -60,10 +66,10 @@ impl Platform {
 
     /// Reconciles until `stop` is cancelled.
     pub async fn run(&self, stop: &CancellationToken) {
+        let own = self.client.default_namespace();
+        let platform = self.args.platform_namespace.as_deref().unwrap_or(own);
         let orchestration = async {
             if self.args.enable_orchestration {
-                let own = self.client.default_namespace();
-                let platform = self.args.platform_namespace.as_deref().unwrap_or(own);
                 let orchestration = Orchestration {
                     client: self.client.clone(),
                     catalog: self.catalog.clone(),
@@ -79,6 +85,7 @@ impl Platform {
                     client: self.client.clone(),
                     catalog: self.catalog.clone(),
                     holmes,
+                    platform_namespace: platform.to_owned(),
                 };
                 analyses.run(&self.namespaces, stop).await;
             }

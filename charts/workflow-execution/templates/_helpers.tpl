@@ -83,6 +83,11 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "wfe.serviceAccountNam
 {{- default (printf "%s-catalog" (include "wfe.fullname" .)) .Values.catalog.existingConfigMap -}}
 {{- end -}}
 
+{{/* Port of a URL. */}}
+{{- define "wfe.portOf" -}}
+{{- regexFind "[0-9]+$" (regexFind ":[0-9]+$" (urlParse .).host) | default (hasPrefix "https" . | ternary "443" "80") -}}
+{{- end -}}
+
 {{- define "wfe.catalogNamespace" -}}
 {{- default .Release.Namespace .Values.catalog.namespace -}}
 {{- end -}}

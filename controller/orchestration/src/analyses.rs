@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::{Action, Controller};
 use kube::{Api, Client, ResourceExt};
-use serde_json::json;
+use serde_json::{Value, json};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use wfe_model::remediation::AIAnalysis;
@@ -16,7 +16,7 @@ use wfe_model::text::in_full;
 use wfe_peers::catalog::Catalog;
 use wfe_peers::holmes::Holmes;
 
-use crate::investigation::{Observed, Step, decide};
+use crate::investigation::{Observed, Step, decide, is_ended};
 use crate::scope::{Scope, look_up};
 
 /// Time after which a pass that an outage ended is repeated.
@@ -32,6 +32,8 @@ pub struct Analyses {
     pub catalog: Arc<dyn Catalog>,
     /// HolmesGPT-API.
     pub holmes: Holmes,
+    /// AIAnalyses in this namespace may name any resource.
+    pub platform_namespace: String,
 }
 
 /// Why a pass ended early; it is repeated.
@@ -74,6 +76,9 @@ impl Analyses {
     }
 
     async fn reconcile(analysis: Arc<AIAnalysis>, this: Arc<Self>) -> Result<Action, PassError> {
+        if is_ended(&analysis) {
+            return Ok(Action::await_change());
+        }
         let namespace = analysis.namespace().unwrap_or_default();
         this.pass(&namespace, &analysis.name_any()).await
     }
@@ -84,7 +89,9 @@ impl Analyses {
             return Ok(Action::await_change());
         };
         let mut observed = Observed {
-            analysis: &analysis,
+            analysis,
+            platform_namespace: self.platform_namespace.clone(),
+            reserved: false,
             begun: None,
             session: None,
             result: None,
@@ -93,6 +100,11 @@ impl Analyses {
         };
         for _ in 0..MAX_STEPS {
             match decide(&observed) {
+                Step::Reserve(status) => {
+                    observed.analysis = store(&api, &observed.analysis, status).await?;
+                    observed.reserved = true;
+                    (observed.session, observed.result) = (None, None);
+                }
                 Step::Begin(incident) => {
                     observed.begun = Some(self.holmes.analyze(&incident).await);
                 }
@@ -106,20 +118,7 @@ impl Analyses {
                     observed.catalog = Some(look_up(&*self.catalog, &id).await);
                 }
                 Step::Store { status, again } => {
-                    tracing::info!(
-                        namespace,
-                        name,
-                        phase = status.get("phase").and_then(|it| it.as_str()),
-                        reason = status.get("reason").and_then(|it| it.as_str()),
-                        "AIAnalysis updated"
-                    );
-                    // Somebody else's write in between is not overwritten.
-                    let version = &analysis.metadata.resource_version;
-                    let patch =
-                        json!({ "metadata": { "resourceVersion": version }, "status": status });
-                    let (merge, patch) = (PatchParams::default(), Patch::Merge(patch));
-                    let stored = api.patch_status(name, &merge, &patch).await;
-                    stored.map_err(PassError::Store)?;
+                    store(&api, &observed.analysis, status).await?;
                     return Ok(again.map_or_else(Action::await_change, Action::requeue));
                 }
                 Step::Wait(time) => return Ok(Action::requeue(time)),
@@ -128,4 +127,26 @@ impl Analyses {
         }
         Ok(Action::requeue(RETRY))
     }
+}
+
+/// Stores fields of the status. A concurrent write of another client makes it a conflict.
+async fn store(
+    api: &Api<AIAnalysis>,
+    analysis: &AIAnalysis,
+    status: Value,
+) -> Result<AIAnalysis, PassError> {
+    let name = analysis.name_any();
+    let field = |key: &str| status.get(key).and_then(Value::as_str);
+    tracing::info!(
+        namespace = analysis.namespace(),
+        name,
+        phase = field("phase"),
+        message = field("message"),
+        "AIAnalysis updated"
+    );
+    let version = &analysis.metadata.resource_version;
+    let patch = json!({ "metadata": { "resourceVersion": version }, "status": status });
+    let (merge, patch) = (PatchParams::default(), Patch::Merge(patch));
+    let stored = api.patch_status(&name, &merge, &patch).await;
+    stored.map_err(PassError::Store)
 }

@@ -5,27 +5,30 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
-use wfe_model::engine::ReferenceField;
-use wfe_model::remediation::{ResourceIdentifier, RootCauseAnalysis, SelectedWorkflow};
+use wfe_model::remediation::{AIAnalysis, ResourceIdentifier, RootCauseAnalysis, SelectedWorkflow};
 use wfe_model::rules;
-use wfe_model::text::shortened;
+use wfe_model::text::{cut, shortened};
 use wfe_model::workflow::Workflow;
+use wfe_model::workflow_execution::limit;
 
 use crate::selection::spec;
+use crate::verdict::Reason;
 
 /// Least confidence with which a workflow is selected.
 const MIN_CONFIDENCE: f64 = 0.7;
+/// Severities of a cause that Kubernaut knows, beside `unknown`.
+const SEVERITIES: [&str; 4] = ["critical", "high", "medium", "low"];
 
 /// Why an answer selects no workflow: a reason and a sentence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Unusable {
-    /// Reason, in `status.reason`.
-    pub reason: &'static str,
-    /// Sentence, in `status.message`.
+    /// The reason.
+    pub reason: Reason,
+    /// The sentence.
     pub message: String,
 }
 
-fn unusable(reason: &'static str, message: impl Into<String>) -> Unusable {
+fn unusable(reason: Reason, message: impl Into<String>) -> Unusable {
     let message = message.into();
     Unusable { reason, message }
 }
@@ -42,13 +45,13 @@ pub struct Answer {
 #[derive(Deserialize)]
 struct Document {
     #[serde(default)]
-    needs_human_review: bool,
+    needs_human_review: Option<bool>,
     #[serde(default)]
     human_review_reason: Option<String>,
     #[serde(default)]
     selected_workflow: Option<Claim>,
     #[serde(default)]
-    root_cause_analysis: Cause,
+    root_cause_analysis: Option<Cause>,
 }
 
 #[derive(Deserialize)]
@@ -78,30 +81,32 @@ struct Cause {
     summary: Option<String>,
     #[serde(default)]
     severity: Option<String>,
+    #[serde(default)]
+    signal_name: Option<String>,
     #[serde(default, rename = "affectedResource")]
     affected_resource: Option<ResourceIdentifier>,
 }
 
 impl Answer {
     /// Reads an answer.
-    pub fn read(answer: &Value) -> Result<Self, Unusable> {
+    pub fn read(answer: &Value, analysis: &AIAnalysis) -> Result<Self, Unusable> {
         let document = Document::deserialize(answer);
         let document = document.map_err(|error| {
             let message = format!("HolmesGPT-API's answer cannot be read: {error}");
-            unusable("InvalidAnswer", message)
+            unusable(Reason::InvalidAnswer, message)
         })?;
-        if document.needs_human_review {
+        if document.needs_human_review == Some(true) {
             let reason = document.human_review_reason.unwrap_or_default();
             let reason = shortened(&reason);
             let message = match reason.as_str() {
                 "" => "the analysis asks for a review by a person".to_owned(),
                 reason => format!("the analysis asks for a review by a person: {reason}"),
             };
-            return Err(unusable("HumanReviewRequired", message));
+            return Err(unusable(Reason::HumanReviewRequired, message));
         }
         let Some(claim) = document.selected_workflow else {
             let message = "the analysis has selected no workflow";
-            return Err(unusable("NoWorkflowSelected", message));
+            return Err(unusable(Reason::NoWorkflowSelected, message));
         };
         let confidence = claim.confidence;
         if !confidence.is_some_and(|it| (MIN_CONFIDENCE..=1.0).contains(&it)) {
@@ -109,13 +114,19 @@ impl Answer {
             let message = format!(
                 "selected_workflow.confidence: {found}: must be from {MIN_CONFIDENCE} to 1 to run a workflow without a person"
             );
-            return Err(unusable("LowConfidence", message));
+            return Err(unusable(Reason::LowConfidence, message));
         }
         let parameters = claim.parameters.unwrap_or_default().into_iter();
-        let parameters = parameters.map(|(name, value)| match value {
-            Value::String(text) => (name, text),
-            other => (name, other.to_string()),
+        let parameters = parameters.filter_map(|(name, value)| match value {
+            Value::Null => None,
+            Value::String(text) => Some((name, text)),
+            other => Some((name, other.to_string())),
         });
+        let context = &analysis.spec.analysis_request.signal_context;
+        let cause = document.root_cause_analysis.unwrap_or_default();
+        let severity = cause
+            .severity
+            .filter(|it| SEVERITIES.contains(&it.as_str()));
         Ok(Self {
             claim: SelectedWorkflow {
                 workflow_id: claim.workflow_id,
@@ -125,25 +136,28 @@ impl Answer {
                 execution_bundle_digest: claim.execution_bundle_digest.unwrap_or_default(),
                 confidence,
                 parameters: parameters.collect(),
-                rationale: claim.rationale.unwrap_or_default(),
+                rationale: cut(&claim.rationale.unwrap_or_default(), limit::RATIONALE),
                 execution_engine: claim.execution_engine.unwrap_or_default(),
                 ..SelectedWorkflow::default()
             },
             cause: RootCauseAnalysis {
-                summary: document.root_cause_analysis.summary.unwrap_or_default(),
-                severity: document.root_cause_analysis.severity.unwrap_or_default(),
-                affected_resource: document.root_cause_analysis.affected_resource,
-                remediation_target: None,
+                summary: cause.summary.unwrap_or_default(),
+                severity: severity.unwrap_or_else(|| "unknown".to_owned()),
+                signal_type: cause
+                    .signal_name
+                    .unwrap_or_else(|| context.signal_name.clone()),
+                remediation_target: cause.affected_resource.clone(),
+                affected_resource: cause.affected_resource,
             },
         })
     }
 
     /// The selection with the engine of the catalog, and a warning for each claim that was corrected.
-    /// `signal`: the resource with the signal, the target unless the answer names another.
+    /// `target`: the resource to remediate.
     pub fn checked(
         &self,
         entry: &Arc<Workflow>,
-        signal: &ResourceIdentifier,
+        target: &ResourceIdentifier,
     ) -> Result<(SelectedWorkflow, Vec<String>), Unusable> {
         let mut selected = self.claim.clone();
         let mut warnings = Vec::new();
@@ -159,22 +173,15 @@ impl Answer {
             ));
             engine.clone_into(&mut selected.execution_engine);
         }
-        let target = self.cause.affected_resource.as_ref().unwrap_or(signal);
         let requested = spec(&selected, target, entry);
         let violations = rules::validate(&requested, rules::check(&requested), entry).err();
         if let Some(violations) = violations {
             let all: Vec<_> = violations.iter().map(rules::Violation::sentence).collect();
             let message = format!("the selected workflow cannot be run so: {}", all.join("; "));
-            return Err(unusable("SelectionInvalid", message));
+            return Err(unusable(Reason::SelectionInvalid, message));
         }
-        let image = entry.bundle.to_string();
-        match entry.engine.runs() {
-            ReferenceField::ContainerImage => selected.container_image = image,
-            ReferenceField::BundleRef => {
-                let scheme = ReferenceField::BundleRef.scheme();
-                selected.bundle_ref = format!("{scheme}{image}");
-            }
-        }
+        selected.execution_bundle = entry.bundle.to_string();
+        selected.execution_bundle_digest = entry.bundle.digest().to_string();
         Ok((selected, warnings))
     }
 }

@@ -1,6 +1,8 @@
 //! The next step for a RemediationRequest. A pure, total function of what is known.
 
+use jiff::{SignedDuration, Timestamp};
 use kube::{Resource, ResourceExt};
+use wfe_model::duration::ExecutionTimeout;
 use wfe_model::remediation::{AIAnalysis, RemediationRequest};
 use wfe_model::workflow_execution::WorkflowExecution;
 use wfe_peers::catalog::{Lookup, LookupError};
@@ -10,6 +12,8 @@ use crate::selection::Selection;
 
 /// Phases in which the WorkflowExecution is created.
 const ACTIVE: [&str; 5] = ["", "Pending", "Processing", "Analyzing", "Executing"];
+/// Age at which a request without a timeout of its own is stale, as in Kubernaut.
+const MAX_AGE: SignedDuration = SignedDuration::from_hours(1);
 /// Phases that never change.
 const FINAL: [&str; 5] = ["Completed", "Failed", "TimedOut", "Skipped", "Cancelled"];
 
@@ -27,6 +31,8 @@ pub struct Observed<'a> {
     pub created: Option<Created>,
     /// Requests here may name any target.
     pub platform_namespace: &'a str,
+    /// Now.
+    pub now: Timestamp,
 }
 
 /// The result of a create.
@@ -58,7 +64,7 @@ pub fn decide(observed: &Observed<'_>) -> Step {
     let request = observed.request;
     let status = request.status.clone().unwrap_or_default();
     let phase = status.overall_phase.as_str();
-    if FINAL.contains(&phase) || request.metadata.deletion_timestamp.is_some() {
+    if is_ended(request) || request.metadata.deletion_timestamp.is_some() {
         return Step::Wait;
     }
     if let Some(execution) = observed.execution {
@@ -109,6 +115,13 @@ pub fn decide(observed: &Observed<'_>) -> Step {
         );
         return Step::Report(Report::refused(Reason::ClusterNotSupported, &message));
     }
+    if let Some(message) = too_old(request, observed.now) {
+        return Step::Report(Report::refused(Reason::RequestTooOld, &message));
+    }
+    if analysis.approval_required && phase != "Executing" {
+        let message = "the AIAnalysis requires an approval: set status.overallPhase to Executing to approve it";
+        return Step::Report(Report::delayed(Reason::ApprovalRequired, message));
+    }
     let selection = Selection::read(request, analysis, observed.platform_namespace);
     let selection = match selection {
         Ok(selection) => selection,
@@ -130,6 +143,30 @@ pub fn decide(observed: &Observed<'_>) -> Step {
         Ok(execution) => Step::Create(Box::new(execution)),
         Err(report) => Step::Report(report),
     }
+}
+
+/// Whether a request never changes any more.
+pub fn is_ended(request: &RemediationRequest) -> bool {
+    let status = request.status.as_ref();
+    status.is_some_and(|it| FINAL.contains(&it.overall_phase.as_str()))
+}
+
+/// Says why a request is stale: a remediation that was decided long ago must not run because the
+/// catalog is back.
+fn too_old(request: &RemediationRequest, now: Timestamp) -> Option<String> {
+    let created = request.creation_timestamp()?.0;
+    let timeouts = request
+        .status
+        .as_ref()
+        .and_then(|it| it.timeout_config.as_ref());
+    let global = timeouts.and_then(|it| it.global.as_deref());
+    let global = global.and_then(ExecutionTimeout::parse);
+    let global = global.and_then(|it| SignedDuration::try_from(it.get()).ok());
+    let most = global.unwrap_or(MAX_AGE);
+    (now.duration_since(created) > most).then(|| {
+        let minutes = most.as_mins();
+        format!("the RemediationRequest is older than {minutes} minutes, its timeout: create another one if it is still needed")
+    })
 }
 
 enum Owner {

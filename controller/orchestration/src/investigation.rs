@@ -10,9 +10,11 @@ use wfe_peers::catalog::{Lookup, LookupError};
 use wfe_peers::holmes::{HolmesError, IncidentRequest, Outcome, Session};
 
 use crate::answer::{Answer, Unusable};
+use crate::selection::may_name;
+use crate::verdict::Reason;
 
-/// Longest time of one session: a signal that is older is stale.
-const MAX_INVESTIGATION: SignedDuration = SignedDuration::from_mins(15);
+/// Longest time from the creation of an AIAnalysis to its end: an older signal is stale.
+const MAX_ANALYSIS: SignedDuration = SignedDuration::from_mins(30);
 /// Sessions that are begun at most: the service loses them when it is restarted.
 const MAX_SESSIONS: u32 = 5;
 /// Times between two questions for the state of a session: doubled each time.
@@ -22,9 +24,13 @@ const MAX_INTERVAL: Duration = Duration::from_secs(15);
 const RETRY: Duration = Duration::from_secs(5);
 
 /// What is known of an AIAnalysis.
-pub struct Observed<'a> {
+pub struct Observed {
     /// The analysis, as just read from the API server.
-    pub analysis: &'a AIAnalysis,
+    pub analysis: AIAnalysis,
+    /// AIAnalyses here may name any resource.
+    pub platform_namespace: String,
+    /// Whether this pass has stored that it begins a session.
+    pub reserved: bool,
     /// Result of beginning a session.
     pub begun: Option<Result<String, HolmesError>>,
     /// State of the session.
@@ -37,9 +43,12 @@ pub struct Observed<'a> {
     pub now: Timestamp,
 }
 
-/// The next step.
+/// The next step. A status is a merge patch of its fields.
 #[derive(Debug, PartialEq)]
 pub enum Step {
+    /// Store that a session is begun, and decide again: a crash after the request to begin it then
+    /// counts as a session.
+    Reserve(Value),
     /// Begin a session.
     Begin(Box<IncidentRequest>),
     /// Ask for the state of this session.
@@ -48,9 +57,9 @@ pub enum Step {
     Fetch(String),
     /// Look up this workflow.
     Lookup(String),
-    /// Store this status, as a merge patch, and decide again after a while, or when it changes.
+    /// Store a status, and decide again after a while, or when it changes.
     Store {
-        /// Fields of the status.
+        /// The status.
         status: Value,
         /// When to decide again; `None`: when it changes.
         again: Option<Duration>,
@@ -62,28 +71,24 @@ pub enum Step {
 }
 
 /// The next step.
-pub fn decide(observed: &Observed<'_>) -> Step {
-    let analysis = observed.analysis;
+pub fn decide(observed: &Observed) -> Step {
+    let analysis = &observed.analysis;
     let status = analysis.status.clone().unwrap_or_default();
-    let ended = ["Completed", "Failed"].contains(&status.phase.as_str());
-    if ended || analysis.metadata.deletion_timestamp.is_some() {
+    if is_ended(analysis) || analysis.metadata.deletion_timestamp.is_some() {
         return Step::Done;
     }
-    let Some(session) = &status.investigation_session else {
-        return begin(observed, 0);
-    };
-    let age = session.created_at.parse::<Timestamp>();
-    let age = age.map(|at| observed.now.duration_since(at));
-    if age.is_ok_and(|age| age > MAX_INVESTIGATION) {
-        let minutes = MAX_INVESTIGATION.as_mins();
-        let message = format!("the investigation has not ended within {minutes} minutes");
-        return failed("InvestigationTimeout", &message);
+    if let Some((reason, message)) = refusal(observed) {
+        return failed(reason, &message);
+    }
+    let session = status.investigation_session.unwrap_or_default();
+    if session.id.is_empty() {
+        return begin(observed, &session);
     }
     if let Some(result) = &observed.result {
         return match result {
             Ok(Outcome::Result(answer)) => conclude(observed, answer),
-            Ok(Outcome::NotReady) => poll_later(observed, session),
-            Ok(Outcome::Lost) => begin(observed, session.generation),
+            Ok(Outcome::NotReady) => poll_later(observed, &session),
+            Ok(Outcome::Lost) => reserve(observed, session.generation + 1),
             Err(error) => unanswered(observed, error),
         };
     }
@@ -96,61 +101,100 @@ pub fn decide(observed: &Observed<'_>) -> Step {
                 interval(session.poll_count).saturating_sub(since)
             });
             if left.is_zero() {
-                Step::Poll(session.id.clone())
+                Step::Poll(session.id)
             } else {
                 Step::Wait(left)
             }
         }
-        Some(Ok(Session::Running)) => poll_later(observed, session),
-        Some(Ok(Session::Completed)) => Step::Fetch(session.id.clone()),
+        Some(Ok(Session::Running)) => poll_later(observed, &session),
+        Some(Ok(Session::Completed)) => Step::Fetch(session.id),
         Some(Ok(Session::Failed(why))) => {
             let message = match why.as_str() {
                 "" => "the investigation has failed".to_owned(),
                 why => format!("the investigation has failed: {why}"),
             };
-            failed("InvestigationFailed", &message)
+            failed(Reason::InvestigationFailed, &message)
         }
-        Some(Ok(Session::Lost)) => begin(observed, session.generation),
+        Some(Ok(Session::Lost)) => reserve(observed, session.generation + 1),
         Some(Err(error)) => unanswered(observed, error),
     }
 }
 
-/// Begins the session after the `generation`th. Its id is stored before it is asked for.
-fn begin(observed: &Observed<'_>, generation: u32) -> Step {
-    if generation >= MAX_SESSIONS {
-        let message = format!("HolmesGPT-API has lost {generation} sessions");
-        return failed("SessionLost", &message);
-    }
-    let context = &observed.analysis.spec.analysis_request.signal_context;
+/// Whether an analysis never changes any more.
+pub fn is_ended(analysis: &AIAnalysis) -> bool {
+    let status = analysis.status.as_ref();
+    status.is_some_and(|it| ["Completed", "Failed"].contains(&it.phase.as_str()))
+}
+
+/// Why nothing is investigated.
+fn refusal(observed: &Observed) -> Option<(Reason, String)> {
+    let analysis = &observed.analysis;
+    let context = &analysis.spec.analysis_request.signal_context;
     if context.signal_name.is_empty() || context.target_resource.name.is_empty() {
         let message = "spec.analysisRequest.signalContext: signalName and targetResource.name: required value";
-        return failed("InvalidSpec", message);
+        return Some((Reason::InvalidSpec, message.to_owned()));
+    }
+    let namespace = analysis.namespace().unwrap_or_default();
+    let target = &context.target_resource;
+    if let Err(message) = may_name(&namespace, &observed.platform_namespace, target) {
+        return Some((Reason::TargetNotAllowed, message));
+    }
+    let created = analysis.creation_timestamp().map(|it| it.0);
+    let age = created.map(|at| observed.now.duration_since(at));
+    age.is_some_and(|age| age > MAX_ANALYSIS).then(|| {
+        let minutes = MAX_ANALYSIS.as_mins();
+        let message = format!("the investigation has not ended within {minutes} minutes");
+        (Reason::InvestigationTimeout, message)
+    })
+}
+
+/// Begins a session whose generation is stored, and stores its id before it is asked for.
+fn begin(observed: &Observed, session: &InvestigationSession) -> Step {
+    if !observed.reserved {
+        // With a time, an earlier process may have begun it, and its id is lost.
+        let may_be_begun = !session.created_at.is_empty();
+        let next = session.generation + u32::from(may_be_begun);
+        return reserve(observed, next.max(1));
     }
     match &observed.begun {
-        None => Step::Begin(Box::new(incident(observed.analysis))),
-        Some(Ok(id)) => {
-            let session = InvestigationSession {
-                id: id.clone(),
-                generation: generation + 1,
-                created_at: observed.now.to_string(),
-                ..InvestigationSession::default()
-            };
-            // A merge patch: what an earlier session has left is removed.
-            let mut session = json!(session);
-            if let Some(fields) = session.as_object_mut() {
-                fields.insert("lastPolled".to_owned(), Value::Null);
+        None => Step::Begin(Box::new(incident(&observed.analysis))),
+        Some(Ok(id)) => Step::Store {
+            status: json!({
+                "reason": null, "message": format!("session {id} investigates"),
+                "investigationSession": { "id": id },
+            }),
+            again: Some(interval(0)),
+        },
+        Some(Err(error)) => {
+            let mut step = unanswered(observed, error);
+            if let Step::Store { status, .. } = &mut step
+                && let Some(fields) = status.as_object_mut()
+            {
+                // It was not begun.
+                fields.insert(
+                    "investigationSession".to_owned(),
+                    json!({ "createdAt": null }),
+                );
             }
-            let message = format!("session {id} investigates");
-            Step::Store {
-                status: json!({
-                    "phase": "Investigating", "reason": null, "message": message,
-                    "investigationSession": session,
-                }),
-                again: Some(interval(0)),
-            }
+            step
         }
-        Some(Err(error)) => unanswered(observed, error),
     }
+}
+
+/// Stores that a session of this generation is begun.
+fn reserve(observed: &Observed, generation: u32) -> Step {
+    if generation > MAX_SESSIONS {
+        let message = format!("HolmesGPT-API has lost {MAX_SESSIONS} sessions");
+        return failed(Reason::SessionLost, &message);
+    }
+    let created_at = observed.now.to_string();
+    Step::Reserve(json!({
+        "phase": "Investigating", "approvalRequired": false, "needsHumanReview": false,
+        "investigationSession": {
+            "id": "", "generation": generation, "createdAt": created_at,
+            "lastPolled": null, "pollCount": 0,
+        },
+    }))
 }
 
 fn incident(analysis: &AIAnalysis) -> IncidentRequest {
@@ -187,7 +231,7 @@ fn interval(polls: u32) -> Duration {
     MIN_INTERVAL.saturating_mul(factor).min(MAX_INTERVAL)
 }
 
-fn poll_later(observed: &Observed<'_>, session: &InvestigationSession) -> Step {
+fn poll_later(observed: &Observed, session: &InvestigationSession) -> Step {
     let polls = session.poll_count.saturating_add(1);
     Step::Store {
         status: json!({
@@ -198,41 +242,53 @@ fn poll_later(observed: &Observed<'_>, session: &InvestigationSession) -> Step {
     }
 }
 
-/// An outage is told, and the request repeated; a request that is refused is not.
-fn unanswered(observed: &Observed<'_>, error: &HolmesError) -> Step {
+/// An outage is reported, and the request repeated; a request that is refused is not.
+fn unanswered(observed: &Observed, error: &HolmesError) -> Step {
     let why = match error {
-        HolmesError::Refused(why) => return failed("AnalysisRefused", why),
+        HolmesError::Refused(why) => return failed(Reason::AnalysisRefused, why),
         HolmesError::Unavailable(why) => why,
     };
-    delayed(
-        observed,
-        "HolmesUnavailable",
-        &format!("HolmesGPT-API is unavailable, retrying: {why}"),
-    )
+    let message = format!("HolmesGPT-API is unavailable, retrying: {why}");
+    delayed(observed, Reason::HolmesUnavailable, &message)
 }
 
-fn delayed(observed: &Observed<'_>, reason: &str, message: &str) -> Step {
-    let told = observed.analysis.status.as_ref();
-    if told.is_some_and(|it| it.reason == reason && it.message == message) {
+/// Each outage is reported once: its text may be another one each time.
+fn delayed(observed: &Observed, reason: Reason, message: &str) -> Step {
+    let known = observed.analysis.status.as_ref();
+    let known = known.is_some_and(|it| {
+        it.reason == reason.category() && it.message.starts_with(reason.as_ref())
+    });
+    if known && !observed.reserved {
         return Step::Wait(RETRY);
     }
-    Step::Store {
-        status: json!({ "reason": reason, "message": message }),
-        again: Some(RETRY),
-    }
+    let status = if known {
+        json!({})
+    } else {
+        json!({ "reason": reason.category(), "message": text(reason, message) })
+    };
+    let again = Some(RETRY);
+    Step::Store { status, again }
 }
 
-fn failed(reason: &str, message: &str) -> Step {
+fn text(reason: Reason, message: &str) -> String {
+    format!("{}: {message}", reason.as_ref())
+}
+
+fn failed(reason: Reason, message: &str) -> Step {
+    let needs_review = reason.category() != "APIError";
     Step::Store {
-        status: json!({ "phase": "Failed", "reason": reason, "message": message }),
+        status: json!({
+            "phase": "Failed", "reason": reason.category(), "message": text(reason, message),
+            "approvalRequired": false, "needsHumanReview": needs_review,
+        }),
         again: None,
     }
 }
 
 /// Concludes from the answer, and from what the catalog says of it.
-fn conclude(observed: &Observed<'_>, answer: &Value) -> Step {
+fn conclude(observed: &Observed, answer: &Value) -> Step {
     let refuse = |unusable: Unusable| failed(unusable.reason, &unusable.message);
-    let answer = match Answer::read(answer) {
+    let answer = match Answer::read(answer, &observed.analysis) {
         Ok(answer) => answer,
         Err(unusable) => return refuse(unusable),
     };
@@ -240,11 +296,11 @@ fn conclude(observed: &Observed<'_>, answer: &Value) -> Step {
         None => return Step::Lookup(answer.claim.workflow_id),
         Some(Ok(entry)) => entry,
         Some(Err(LookupError::Unusable(violation))) => {
-            return failed("WorkflowNotUsable", &violation.to_string());
+            return failed(Reason::WorkflowNotUsable, &violation.to_string());
         }
         Some(Err(LookupError::Unavailable(why))) => {
             let message = format!("the workflow catalog is unavailable, retrying: {why}");
-            return delayed(observed, "CatalogUnavailable", &message);
+            return delayed(observed, Reason::CatalogUnavailable, &message);
         }
     };
     let signal = &observed
@@ -253,7 +309,12 @@ fn conclude(observed: &Observed<'_>, answer: &Value) -> Step {
         .analysis_request
         .signal_context
         .target_resource;
-    let (selected, warnings) = match answer.checked(entry, signal) {
+    let namespace = observed.analysis.namespace().unwrap_or_default();
+    let target = answer.cause.target().unwrap_or(signal);
+    if let Err(message) = may_name(&namespace, &observed.platform_namespace, target) {
+        return failed(Reason::TargetNotAllowed, &message);
+    }
+    let (selected, warnings) = match answer.checked(entry, target) {
         Ok(checked) => checked,
         Err(unusable) => return refuse(unusable),
     };
@@ -263,7 +324,8 @@ fn conclude(observed: &Observed<'_>, answer: &Value) -> Step {
     );
     Step::Store {
         status: json!({
-            "phase": "Completed", "reason": null, "message": message,
+            "phase": "Completed", "reason": "AnalysisCompleted", "message": message,
+            "approvalRequired": false, "needsHumanReview": false,
             "selectedWorkflow": selected, "rootCauseAnalysis": answer.cause, "warnings": warnings,
         }),
         again: None,

@@ -2,7 +2,7 @@
 //! AIAnalysis is complete to a WorkflowExecution, and tells the request what became of it; the
 //! analysis takes an AIAnalysis to HolmesGPT-API. Both are off unless they are switched on.
 //!
-//! Pure: [`selection`], [`outcome`] and [`decide`] for requests, [`answer`] and [`investigation`] for
+//! Pure: [`selection`], [`outcome`] and [`decide`] for requests, [`answer`], [`verdict`] and [`investigation`] for
 //! analyses. [`requests`] and [`analyses`] carry their steps out.
 
 pub mod analyses;
@@ -13,3 +13,4 @@ pub mod outcome;
 pub mod requests;
 mod scope;
 pub mod selection;
+pub mod verdict;

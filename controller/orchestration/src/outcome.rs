@@ -1,4 +1,4 @@
-//! What a RemediationRequest is told.
+//! What is reported to a RemediationRequest.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -33,6 +33,10 @@ pub enum Reason {
     TargetNotAllowed,
     /// The resource is in another cluster.
     ClusterNotSupported,
+    /// The request is older than its timeout.
+    RequestTooOld,
+    /// The analysis requires an approval.
+    ApprovalRequired,
     /// The WorkflowExecution was denied at admission.
     AdmissionDenied,
     /// The API server cannot be asked, or does not let this program create WorkflowExecutions.
@@ -49,7 +53,7 @@ pub enum Reason {
     WorkflowExecutionSucceeded,
 }
 
-/// What a RemediationRequest is told.
+/// What is reported to a RemediationRequest.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// Its phase; `None`: as it is.
@@ -169,8 +173,11 @@ impl Report {
         let is = |it: &&Condition| it.type_ == CONDITION;
         let known = stored.conditions.iter().find(is);
         let (ready, generation) = (self.ready.as_str(), request.metadata.generation);
+        // The text of an outage may be another one each time; each write would cause a pass at once.
+        let is_outage = self.ready == TriState::Unknown && self.phase.is_none();
         let same = known.is_some_and(|it| {
-            (it.status.as_str(), &it.reason, &it.message) == (ready, &self.reason, &self.message)
+            let same_message = is_outage || it.message == self.message;
+            (it.status.as_str(), &it.reason) == (ready, &self.reason) && same_message
         });
         if !same {
             let since = known.filter(|it| it.status == ready);
@@ -190,7 +197,7 @@ impl Report {
         if status.is_empty() {
             return None;
         }
-        // Somebody else's write in between is not overwritten.
+        // A concurrent write of another client makes the patch a conflict.
         let version = &request.metadata.resource_version;
         Some(json!({ "metadata": { "resourceVersion": version }, "status": status }))
     }

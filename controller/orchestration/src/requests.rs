@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+};
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
-use kube::core::Status;
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, ResourceExt};
@@ -17,13 +19,14 @@ use wfe_model::text::in_full;
 use wfe_model::workflow_execution::WorkflowExecution;
 use wfe_peers::catalog::{Catalog, Lookup};
 
-use crate::decide::{Created, Observed, Step, decide};
+use crate::decide::{Created, Observed, Step, decide, is_ended};
 use crate::outcome::Report;
 use crate::scope::{Scope, look_up};
 use crate::selection::execution_name;
 
 /// Time after which a pass that an outage ended is repeated.
 const RETRY: Duration = Duration::from_secs(5);
+const REQUEST: &str = "the RemediationRequest";
 /// A pass has fewer steps: look up, create, report.
 const MAX_STEPS: usize = 8;
 
@@ -89,6 +92,9 @@ impl Orchestration {
         request: Arc<RemediationRequest>,
         this: Arc<Self>,
     ) -> Result<Action, PassError> {
+        if is_ended(&request) {
+            return Ok(Action::await_change());
+        }
         let namespace = request.namespace().unwrap_or_default();
         this.pass(&namespace, &request.name_any()).await
     }
@@ -97,7 +103,7 @@ impl Orchestration {
         let requests: Api<RemediationRequest> = Api::namespaced(self.client.clone(), namespace);
         let executions: Api<WorkflowExecution> = Api::namespaced(self.client.clone(), namespace);
         let read = requests.get_opt(name).await;
-        let read = read.map_err(|error| PassError::Read("the RemediationRequest", error))?;
+        let read = read.map_err(|error| PassError::Read(REQUEST, error))?;
         let Some(request) = read else {
             return Ok(Action::await_change());
         };
@@ -107,8 +113,8 @@ impl Orchestration {
         };
         let mut execution = read_execution().await?;
         let analysis = match execution {
-            Some(_) => None,
-            None => self.analysis(&request).await?,
+            None if !is_ended(&request) => self.analysis(&request).await?,
+            _ => None,
         };
         let (mut catalog, mut created): (Option<Lookup>, _) = (None, None);
         for _ in 0..MAX_STEPS {
@@ -119,6 +125,7 @@ impl Orchestration {
                 catalog: catalog.clone(),
                 created: created.take(),
                 platform_namespace: &self.platform_namespace,
+                now: Timestamp::now(),
             };
             match decide(&observed) {
                 Step::Lookup(workflow_id) => {
@@ -129,7 +136,7 @@ impl Orchestration {
                     Err(kube::Error::Api(status)) if status.is_already_exists() => {
                         execution = read_execution().await?;
                     }
-                    Err(error) => created = Some(classify(&error)),
+                    Err(error) => created = Some(self.classify(namespace, &error).await),
                 },
                 Step::Report(report) => {
                     self.store(&requests, &request, &report).await?;
@@ -193,24 +200,38 @@ impl Orchestration {
         stored.map_err(PassError::Store)?;
         Ok(())
     }
-}
 
-/// Whether a create was denied for what was to be created. A 403 without causes says that this program
-/// lacks a permission.
-fn classify(error: &kube::Error) -> Created {
-    let kube::Error::Api(status) = error else {
-        return Created::Unanswered(in_full(error));
-    };
-    let Status {
-        code,
-        message,
-        details,
-        ..
-    } = status.as_ref();
-    let has_causes = details.as_ref().is_some_and(|it| !it.causes.is_empty());
-    match code {
-        400 | 422 => Created::Denied(message.clone()),
-        403 if has_causes => Created::Denied(message.clone()),
-        _ => Created::Unanswered(in_full(error)),
+    /// Whether a create was denied for what was to be created. A 403 may also say that this program lacks
+    /// the permission.
+    async fn classify(&self, namespace: &str, error: &kube::Error) -> Created {
+        let unanswered = || Created::Unanswered(in_full(error));
+        let kube::Error::Api(status) = error else {
+            return unanswered();
+        };
+        match status.code {
+            400 | 422 => Created::Denied(status.message.clone()),
+            403 if self.may_create(namespace).await => Created::Denied(status.message.clone()),
+            _ => unanswered(),
+        }
+    }
+
+    async fn may_create(&self, namespace: &str) -> bool {
+        let review = SelfSubjectAccessReview {
+            spec: SelfSubjectAccessReviewSpec {
+                resource_attributes: Some(ResourceAttributes {
+                    group: Some("kubernaut.ai".to_owned()),
+                    resource: Some("workflowexecutions".to_owned()),
+                    verb: Some("create".to_owned()),
+                    namespace: Some(namespace.to_owned()),
+                    ..ResourceAttributes::default()
+                }),
+                ..SelfSubjectAccessReviewSpec::default()
+            },
+            ..SelfSubjectAccessReview::default()
+        };
+        let reviews: Api<SelfSubjectAccessReview> = Api::all(self.client.clone());
+        let answer = reviews.create(&PostParams::default(), &review).await;
+        let status = answer.ok().and_then(|it| it.status);
+        status.is_some_and(|it| it.allowed)
     }
 }

@@ -9,7 +9,7 @@ use wfe_model::remediation::{
     AIAnalysisStatus, RemediationRequest, ResourceIdentifier, SelectedWorkflow,
 };
 use wfe_model::text::shortened;
-use wfe_model::workflow::Workflow;
+use wfe_model::workflow::{TargetKind, Workflow};
 use wfe_model::workflow_execution::{
     ExecutionConfig, RemediationRequestRef, WorkflowExecution, WorkflowExecutionSpec, WorkflowRef,
 };
@@ -48,9 +48,7 @@ pub struct Selection<'a> {
 }
 
 impl<'a> Selection<'a> {
-    /// Reads the selection of an analysis. Requests in `platform_namespace` may name any target, the
-    /// others only targets in their own namespace: the WorkflowExecution is created with the
-    /// permissions of this program, not with those of whoever has made the request.
+    /// Reads the selection of an analysis.
     pub fn read(
         request: &'a RemediationRequest,
         analysis: &'a AIAnalysisStatus,
@@ -78,13 +76,8 @@ impl<'a> Selection<'a> {
         };
         let target = analysis.target().unwrap_or(&request.spec.target_resource);
         let namespace = request.namespace().unwrap_or_default();
-        if namespace != platform_namespace && target.namespace != namespace {
-            let target = shortened(&target.target());
-            let message = format!(
-                "target {target:?}: a RemediationRequest in namespace {namespace} must name a target there; only those in namespace {platform_namespace} may name others"
-            );
-            return Err(Report::refused(Reason::TargetNotAllowed, &message));
-        }
+        may_name(&namespace, platform_namespace, target)
+            .map_err(|message| Report::refused(Reason::TargetNotAllowed, &message))?;
         Ok(Self {
             workflow,
             engine,
@@ -104,6 +97,9 @@ impl<'a> Selection<'a> {
                 self.engine, entry.workflow_id, entry.engine
             );
             return Err(Report::refused(Reason::EngineMismatch, &message));
+        }
+        if let Some(message) = other_group(self.target, entry) {
+            return Err(Report::refused(Reason::TargetNotAllowed, &message));
         }
         let timeouts = request.status.as_ref();
         let timeouts = timeouts.and_then(|it| it.timeout_config.as_ref());
@@ -131,6 +127,39 @@ impl<'a> Selection<'a> {
         execution.metadata.owner_references = owner.map(|owner| vec![owner]);
         Ok(execution)
     }
+}
+
+/// Whether an object in `namespace` may name this target; the error says why not. Those of the platform
+/// may name any target, the others only targets in their own namespace: what follows is done with the
+/// permissions of this program, not with those of the object's creator.
+pub fn may_name(
+    namespace: &str,
+    platform_namespace: &str,
+    target: &ResourceIdentifier,
+) -> Result<(), String> {
+    if namespace == platform_namespace || target.namespace == namespace {
+        return Ok(());
+    }
+    let target = shortened(&target.target());
+    Err(format!(
+        "target {target:?}: an object in namespace {namespace} must name a target there; only those in namespace {platform_namespace} may name others"
+    ))
+}
+
+/// A target of a group that is not Kubernetes' own: its kind alone may be that of another resource, so
+/// the workflow must be for this group.
+fn other_group(target: &ResourceIdentifier, entry: &Workflow) -> Option<String> {
+    let (group, _) = target.api_version.split_once('/')?;
+    let is_own = !group.contains('.') || group.ends_with(".k8s.io");
+    let kind = &target.kind;
+    let is_listed = |it: &TargetKind| it.kind == *kind && it.group.as_deref() == Some(group);
+    (!is_own && !entry.target_kinds.iter().any(is_listed)).then(|| {
+        format!(
+            "target {:?} is of {kind}.{group}: workflow {:?} must list it in execution.targetKinds",
+            shortened(&target.target()),
+            entry.workflow_id
+        )
+    })
 }
 
 /// The spec of a WorkflowExecution of the selected workflow, with the engine and, where the analysis

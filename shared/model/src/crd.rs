@@ -37,12 +37,7 @@ const REQUIRED: [(&[&str], &[&str]); 4] = [
 /// The CustomResourceDefinition of `WorkflowExecution`.
 pub fn workflow_execution() -> CustomResourceDefinition {
     let mut crd = WorkflowExecution::crd();
-    for root in crd
-        .spec
-        .versions
-        .iter_mut()
-        .filter_map(|it| it.schema.as_mut()?.open_api_v3_schema.as_mut())
-    {
+    for root in schemas(&mut crd) {
         remove_derive_artifacts(root);
         let properties = root.properties.as_mut();
         if let Some(spec) = properties.and_then(|it| it.get_mut("spec")) {
@@ -60,8 +55,37 @@ pub fn workflow_execution() -> CustomResourceDefinition {
 /// The CustomResourceDefinitions of RemediationRequest and AIAnalysis, with the fields that wfe knows:
 /// for tests and for a platform that has none. Kubernaut installs its own.
 pub fn platform() -> [CustomResourceDefinition; 2] {
-    [RemediationRequest::crd(), AIAnalysis::crd()].map(corrected)
+    let [request, mut analysis] = [RemediationRequest::crd(), AIAnalysis::crd()].map(corrected);
+    for root in schemas(&mut analysis) {
+        for (path, fields) in ANALYSIS_REQUIRED {
+            require(root, path, fields);
+        }
+    }
+    [request, analysis]
 }
+
+/// What Kubernaut's definition of AIAnalysis requires.
+const ANALYSIS_REQUIRED: [(&[&str], &[&str]); 4] = [
+    (
+        &["status"],
+        &["phase", "approvalRequired", "needsHumanReview"],
+    ),
+    (&["status", "investigationSession"], &["generation"]),
+    (
+        &["status", "rootCauseAnalysis"],
+        &["severity", "signalType", "summary"],
+    ),
+    (
+        &["status", "selectedWorkflow"],
+        &[
+            "confidence",
+            "executionBundle",
+            "rationale",
+            "version",
+            "workflowId",
+        ],
+    ),
+];
 
 /// The CustomResourceDefinition of RemediationWorkflow. Its schema has types only: the webhook and
 /// the programs that run a workflow report everything that is wrong with it.
@@ -70,11 +94,13 @@ pub fn remediation_workflow() -> CustomResourceDefinition {
 }
 
 fn corrected(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
-    let versions = crd.spec.versions.iter_mut();
-    versions
-        .filter_map(|it| it.schema.as_mut()?.open_api_v3_schema.as_mut())
-        .for_each(remove_derive_artifacts);
+    schemas(&mut crd).for_each(remove_derive_artifacts);
     crd
+}
+
+fn schemas(crd: &mut CustomResourceDefinition) -> impl Iterator<Item = &mut JSONSchemaProps> {
+    let versions = crd.spec.versions.iter_mut();
+    versions.filter_map(|it| it.schema.as_mut()?.open_api_v3_schema.as_mut())
 }
 
 /// The rules that differ between engines.

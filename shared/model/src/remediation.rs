@@ -15,6 +15,9 @@ use strum::{AsRefStr, Display};
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ResourceIdentifier {
+    /// API group and version, as in manifests; absent: the kind says enough.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub api_version: String,
     /// Kind, as in manifests.
     pub kind: String,
     /// Name.
@@ -31,6 +34,7 @@ impl ResourceIdentifier {
             kind,
             name,
             namespace,
+            ..
         } = self;
         if namespace.is_empty() {
             format!("{kind}/{name}")
@@ -126,6 +130,9 @@ pub struct RemediationRequestStatus {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TimeoutConfig {
+    /// Of the whole remediation, as `1h`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub global: Option<String>,
     /// Of the execution, as `10m`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub executing: Option<String>,
@@ -199,12 +206,16 @@ pub struct AIAnalysisStatus {
     /// `Pending`, `Investigating`, `Analyzing`, `Completed` or `Failed`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub phase: String,
-    /// Why it failed.
+    /// Why it failed; one of a closed set of Kubernaut.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    /// The same in a sentence.
+    /// Why it failed, in a sentence.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,
+    /// Whether a person must approve before the workflow is run.
+    pub approval_required: bool,
+    /// Whether a person must look at the signal.
+    pub needs_human_review: bool,
     /// Session of the investigation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub investigation_session: Option<InvestigationSession>,
@@ -226,11 +237,12 @@ pub struct AIAnalysisStatus {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct InvestigationSession {
-    /// Id of the session.
+    /// Id of the session; empty while it is being begun.
     pub id: String,
     /// How many sessions were begun.
     pub generation: u32,
     /// When this one was begun.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub created_at: String,
     /// When it was last asked for.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -257,7 +269,6 @@ pub struct SelectedWorkflow {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub bundle_ref: String,
     /// Either of the two.
-    #[serde(skip_serializing_if = "String::is_empty")]
     pub execution_bundle: String,
     /// Digest of `executionBundle`, if it has none.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -269,7 +280,6 @@ pub struct SelectedWorkflow {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub parameters: BTreeMap<String, String>,
     /// Why this workflow.
-    #[serde(skip_serializing_if = "String::is_empty")]
     pub rationale: String,
     /// The engine that runs it.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -281,11 +291,11 @@ pub struct SelectedWorkflow {
 #[serde(rename_all = "camelCase", default)]
 pub struct RootCauseAnalysis {
     /// Summary.
-    #[serde(skip_serializing_if = "String::is_empty")]
     pub summary: String,
-    /// Severity.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    /// One of critical, high, medium, low, unknown.
     pub severity: String,
+    /// The signal, as the analysis names it.
+    pub signal_type: String,
     /// The resource to remediate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub affected_resource: Option<ResourceIdentifier>,
@@ -318,9 +328,15 @@ impl AIAnalysisStatus {
     pub fn target(&self) -> Option<&ResourceIdentifier> {
         let newer = self.rca_result.as_ref();
         let newer = newer.and_then(|it| it.root_cause_analysis.as_ref());
-        let cause = newer.or(self.root_cause_analysis.as_ref())?;
-        let target = cause.remediation_target.as_ref();
-        let target = target.or(cause.affected_resource.as_ref());
+        newer.or(self.root_cause_analysis.as_ref())?.target()
+    }
+}
+
+impl RootCauseAnalysis {
+    /// The resource to remediate, in either shape.
+    pub fn target(&self) -> Option<&ResourceIdentifier> {
+        let target = self.remediation_target.as_ref();
+        let target = target.or(self.affected_resource.as_ref());
         target.filter(|it| !it.name.is_empty())
     }
 }

@@ -254,6 +254,14 @@ pub enum Problem {
         /// Path in the document.
         path: String,
     },
+    /// A text is longer than a WorkflowExecution can name it.
+    #[error("{path}: must have at most {most} characters")]
+    TooLong {
+        /// Path in the document.
+        path: String,
+        /// The limit.
+        most: usize,
+    },
     /// The engine is missing.
     #[error(
         "execution.engine: required value: supported values are {} (there is no default)",

@@ -3,22 +3,19 @@
 //! Observed behaviour of the service: 401 is also the answer while it cannot reach its own API
 //! server; errors are `application/problem+json`, but for unknown paths and panics.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
-use reqwest::{Certificate, Client, Method, RequestBuilder, Response, StatusCode, redirect};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use thiserror::Error;
 use tokio::time::Instant;
 use url::Url;
 
+use crate::service::{ServiceError, service};
 use crate::token::BearerToken;
 
-/// Short enough that the deadline of a request ends after the deadline of the server.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Short, because a request on an idle connection fails if the server has just closed it.
-const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest pause that Data Storage can ask for.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// Pause after a 429 that does not say how long.
@@ -40,25 +37,14 @@ pub struct DataStorageOptions {
 /// Why the connection could not be created.
 #[derive(Debug, Error)]
 pub enum DataStorageError {
-    /// The URL is not an HTTP URL.
-    #[error("invalid URL {0}: must start with http:// or https://")]
-    Url(Url),
     /// A token would be sent over plain HTTP.
     #[error(
         "{0} would show the bearer token on the network: use https://, or allow it with --data-storage-plain-http"
     )]
     PlainHttp(Url),
-    /// The file with the certificate authorities could not be read.
-    #[error("read {}", path.display())]
-    Ca {
-        /// Path of the file.
-        path: PathBuf,
-        /// The I/O error.
-        source: std::io::Error,
-    },
     /// The HTTP client could not be created.
-    #[error("create the HTTP client")]
-    Client(#[from] reqwest::Error),
+    #[error(transparent)]
+    Service(#[from] ServiceError),
 }
 
 /// Sends requests to Data Storage.
@@ -74,30 +60,13 @@ pub struct DataStorage {
 impl DataStorage {
     /// Creates the HTTP client, without connecting.
     pub fn new(options: DataStorageOptions) -> Result<Self, DataStorageError> {
-        let mut base = options.url;
-        if !["http", "https"].contains(&base.scheme()) || base.cannot_be_a_base() {
-            return Err(DataStorageError::Url(base));
+        let (url, has_token) = (&options.url, options.token.is_some());
+        if url.scheme() == "http" && has_token && !options.plain_http {
+            return Err(DataStorageError::PlainHttp(options.url));
         }
-        if base.scheme() == "http" && options.token.is_some() && !options.plain_http {
-            return Err(DataStorageError::PlainHttp(base));
-        }
-        // Without a trailing slash, `Url::join` would replace the last part of the path.
-        if !base.path().ends_with('/') {
-            base.set_path(&format!("{}/", base.path()));
-        }
-        let client = Client::builder()
-            .redirect(redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-            .user_agent(concat!("wfe/", env!("CARGO_PKG_VERSION")));
-        let client = match &options.ca {
-            Some(path) => client.tls_certs_only(read_authorities(path)?),
-            // Plain HTTP needs no certificate authorities, and the image may have none.
-            None if base.scheme() == "http" => client.tls_certs_only([]),
-            None => client,
-        };
+        let (client, base) = service(options.url, options.ca.as_deref())?;
         Ok(Self {
-            client: client.build()?,
+            client,
             base,
             token: options.token,
             paused_until: Mutex::default(),
@@ -173,12 +142,4 @@ pub(crate) const NAME: &str = "Data Storage";
 pub(crate) fn is_own(response: &Response) -> bool {
     let kind = response.headers().get(CONTENT_TYPE);
     kind.is_some_and(|it| it == "application/problem+json")
-}
-
-fn read_authorities(path: &Path) -> Result<Vec<Certificate>, DataStorageError> {
-    let pem = std::fs::read(path).map_err(|source| DataStorageError::Ca {
-        path: path.to_owned(),
-        source,
-    })?;
-    Ok(Certificate::from_pem_bundle(&pem)?)
 }

@@ -1,9 +1,10 @@
-//! Client of HolmesGPT-API, which analyses a signal in a session: it is begun, asked for, and its
-//! result is read.
+//! Client of HolmesGPT-API, which analyses a signal in a session: the client begins a session, asks for
+//! its state, and reads its result.
 
+use std::path::Path;
 use std::time::Duration;
 
-use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, redirect};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
@@ -11,6 +12,7 @@ use url::Url;
 use wfe_model::text::{cut, in_full};
 
 use crate::response::{read_body, refused};
+use crate::service::{ServiceError, service};
 
 /// Deadline of a request; the analysis itself goes on in its session.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -87,17 +89,6 @@ pub enum HolmesError {
     Refused(String),
 }
 
-/// The client could not be created.
-#[derive(Debug, Error)]
-pub enum HolmesClientError {
-    /// The URL is not an HTTP URL.
-    #[error("invalid URL {0}: must start with http:// or https://")]
-    Url(Url),
-    /// The HTTP client could not be created.
-    #[error("create the HTTP client")]
-    Client(#[from] reqwest::Error),
-}
-
 /// A client of HolmesGPT-API.
 #[derive(Clone, Debug)]
 pub struct Holmes {
@@ -106,20 +97,11 @@ pub struct Holmes {
 }
 
 impl Holmes {
-    /// Creates the HTTP client, without connecting.
-    pub fn new(mut url: Url) -> Result<Self, HolmesClientError> {
-        if !["http", "https"].contains(&url.scheme()) || url.cannot_be_a_base() {
-            return Err(HolmesClientError::Url(url));
-        }
-        if !url.path().ends_with('/') {
-            url.set_path(&format!("{}/", url.path()));
-        }
-        let client = Client::builder().redirect(redirect::Policy::none());
-        let client = client.user_agent(concat!("wfe/", env!("CARGO_PKG_VERSION")));
-        Ok(Self {
-            client: client.timeout(DEADLINE).build()?,
-            base: url,
-        })
+    /// Creates the HTTP client, without connecting. `ca`: a PEM file with the certificate authorities to
+    /// trust; those of the system if absent.
+    pub fn new(url: Url, ca: Option<&Path>) -> Result<Self, ServiceError> {
+        let (client, base) = service(url, ca)?;
+        Ok(Self { client, base })
     }
 
     /// Begins a session; returns its id.
@@ -134,9 +116,7 @@ impl Holmes {
             return Err(error(response).await);
         }
         let Begun { session_id } = json(response).await?;
-        // It becomes a part of a path.
-        let is_plain = |it: char| it.is_ascii_alphanumeric() || it == '-' || it == '_';
-        if session_id.is_empty() || !session_id.chars().all(is_plain) {
+        if !is_plain(&session_id) {
             return Err(garbage("session_id must be letters, digits, - and _"));
         }
         Ok(session_id)
@@ -149,6 +129,10 @@ impl Holmes {
             status: String,
             #[serde(default)]
             error: Option<String>,
+        }
+        // The id is read from a status, which others may write.
+        if !is_plain(id) {
+            return Ok(Session::Lost);
         }
         let request = self.request(Method::GET, &format!("api/v1/incident/session/{id}"))?;
         let response = send(request).await?;
@@ -168,6 +152,9 @@ impl Holmes {
 
     /// The result of a session.
     pub async fn result(&self, id: &str) -> Result<Outcome, HolmesError> {
+        if !is_plain(id) {
+            return Ok(Outcome::Lost);
+        }
         let path = format!("api/v1/incident/session/{id}/result");
         let response = send(self.request(Method::GET, &path)?).await?;
         match response.status() {
@@ -181,8 +168,14 @@ impl Holmes {
     fn request(&self, method: Method, path: &str) -> Result<RequestBuilder, HolmesError> {
         let url = self.base.join(path);
         let url = url.map_err(|error| HolmesError::Refused(error.to_string()))?;
-        Ok(self.client.request(method, url))
+        Ok(self.client.request(method, url).timeout(DEADLINE))
     }
+}
+
+/// Whether the id of a session can be a part of a path.
+fn is_plain(id: &str) -> bool {
+    let is_plain = |it: char| it.is_ascii_alphanumeric() || it == '-' || it == '_';
+    !id.is_empty() && id.chars().all(is_plain)
 }
 
 async fn send(request: RequestBuilder) -> Result<Response, HolmesError> {

@@ -12,4 +12,5 @@ pub mod discovery;
 pub mod flags;
 pub mod holmes;
 mod response;
+pub mod service;
 pub mod token;

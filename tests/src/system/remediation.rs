@@ -84,6 +84,8 @@ impl System {
     pub async fn complete_analysis(&self, request: &str, mut status: Value) -> Result<()> {
         let fields = status.as_object_mut().context("no status")?;
         fields.insert("phase".to_owned(), json!("Completed"));
+        fields.insert("approvalRequired".to_owned(), json!(false));
+        fields.insert("needsHumanReview".to_owned(), json!(false));
         let analysis = self.analyse(request, "OOMKilled", "web").await?;
         let api = self.namespace.api::<AIAnalysis>();
         let patch = Patch::Merge(json!({ "status": status }));

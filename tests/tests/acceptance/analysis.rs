@@ -44,9 +44,9 @@ fn answer(workflow: &Script) -> Value {
 async fn until(system: &System, request: &str, phase: &str, reason: &str) -> AIAnalysis {
     let is = |it: &AIAnalysis| {
         let status = it.status.as_ref();
-        status.is_some_and(|it| it.phase == phase && it.reason == reason)
+        status.is_some_and(|it| it.phase == phase && it.message.starts_with(reason))
     };
-    let what = format!("the phase is {phase}, the reason {reason:?}");
+    let what = format!("the phase is {phase}, the message {reason}");
     let name = format!("ai-{request}");
     let reached = wait::until(&system.namespace.api(), &name, &what, WITHIN, is).await;
     reached.expect("reached")
@@ -70,7 +70,7 @@ async fn signal_is_analysed_and_remediated() {
         .analyse("rr", "OOMKilled", "web")
         .await
         .expect("created");
-    let analysis = until(&system, "rr", "Completed", "").await;
+    let analysis = until(&system, "rr", "Completed", "workflow ").await;
     let status = analysis.status.expect("a status");
     let selected = status.selected_workflow.expect("a workflow");
     assert_eq!(selected.execution_engine, "job");
@@ -99,14 +99,14 @@ async fn lost_session_and_outage_of_the_service_are_overcome() {
         .analyse("rr", "OOMKilled", "web")
         .await
         .expect("created");
-    until(&system, "rr", "", "HolmesUnavailable").await;
+    until(&system, "rr", "Investigating", "HolmesUnavailable").await;
     assert_eq!(holmes.begun(), 0);
     holmes.take_polls(1_000);
     holmes.fail_with(None);
-    until(&system, "rr", "Investigating", "").await;
+    until(&system, "rr", "Investigating", "session ").await;
     holmes.forget_sessions();
     holmes.take_polls(0);
-    let analysis = until(&system, "rr", "Completed", "").await;
+    let analysis = until(&system, "rr", "Completed", "workflow ").await;
     let session = analysis.status.expect("a status").investigation_session;
     assert_eq!(session.expect("a session").generation, 2);
     assert_eq!(holmes.begun(), 2);

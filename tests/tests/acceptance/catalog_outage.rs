@@ -56,7 +56,7 @@ async fn outage_of_data_storage_delays_and_loses_nothing() {
         (
             "sleeps",
             Some(CatalogFault::Slow(Duration::from_mins(5))),
-            "operation timed out",
+            "no response within 10 s",
         ),
         (
             "wrong-url",

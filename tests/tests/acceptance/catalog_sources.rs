@@ -74,7 +74,9 @@ async fn until_refused(system: &System, request: &WorkflowExecution, says: &str)
 async fn workflow_is_used_as_its_catalog_says(#[case] source: CatalogSource) {
     let cluster = cluster().await;
     let quick = Script::push(&cluster, "quick", "true", "actionType: Restart\n");
-    let nap = Script::push(&cluster, "nap", "sleep 8", "actionType: Restart\n");
+    let nap = Script::push(&cluster, "nap", "sleep 5", "");
+    let long = Script::push(&cluster, "long", "sleep 300", "");
+    let gone = Script::push(&cluster, "gone", "true", "");
     let mut system = System::install(&cluster, "catalog", &[])
         .await
         .expect("installed");
@@ -87,10 +89,7 @@ async fn workflow_is_used_as_its_catalog_says(#[case] source: CatalogSource) {
 
     let id = system.register(&quick, "1.0.0").await.expect("registered");
     let used = request(&quick, &id, "used", "1.0.0", &json!({}));
-    let admitted = async || Ok(create(&system, &used).await == Ok(Vec::new()));
-    until_effective("the workflow", admitted)
-        .await
-        .expect("admitted");
+    admitted(&system, &used).await;
     let ended = system.ended("used").await.expect("ended");
     assert_eq!(
         ended.status.expect("a status").phase,
@@ -121,92 +120,63 @@ async fn workflow_is_used_as_its_catalog_says(#[case] source: CatalogSource) {
 
     // A request that runs goes on with the version it was started with.
     let nap_id = system.register(&nap, "1.0.0").await.expect("registered");
-    let busy = json!({ "targetResource": "prod/Deployment/web" });
-    let wait = json!({ "targetResource": "prod/Deployment/web", "executionConfig": { "whenBlocked": "Wait" } });
-    let runs = request(&nap, &nap_id, "runs", "1.0.0", &busy);
-    let admitted = async || Ok(create(&system, &runs).await.is_ok());
-    until_effective("the workflow", admitted)
-        .await
-        .expect("admitted");
-    system
-        .until("runs", "ExecutionRunning", "True/ExecutionStarted")
-        .await
-        .expect("running");
-    create(
-        &system,
-        &request(&quick, &id, "to-be-disabled", "1.0.0", &wait),
-    )
-    .await
-    .expect("admitted");
-    system
-        .until("to-be-disabled", "Blocked", "True/ResourceBusy")
-        .await
-        .expect("waiting");
+    let runs = request(&nap, &nap_id, "runs", "1.0.0", &json!({}));
+    admitted(&system, &runs).await;
+    let started = system.until("runs", "ExecutionRunning", "True/ExecutionStarted");
+    started.await.expect("running");
     system.register(&nap, "2.0.0").await.expect("registered");
     if source != CatalogSource::DataStorage {
         // There each version is an entry of its own, and older ones stay active.
         let old = request(&nap, &nap_id, "old", "1.0.0", &json!({}));
         until_refused(&system, &old, "\"1.0.0\"").await;
     }
-    system
-        .set_workflow_status(&id, "disabled")
-        .await
-        .expect("disabled");
-    let refused = request(&quick, &id, "refused", "1.0.0", &json!({}));
-    until_refused(&system, &refused, "is disabled in the catalog").await;
     let runs = system.ended("runs").await.expect("ended");
     assert_eq!(runs.status.expect("a status").phase, Some(Phase::Succeeded));
-    let waited = system.ended("to-be-disabled").await.expect("ended");
-    assert_eq!(
-        condition(&waited, "WorkflowResolved"),
-        "False/WorkflowNotActive"
-    );
-    assert_eq!(waited.status.expect("a status").phase, Some(Phase::Failed));
 
-    let third = Script::push(&cluster, "third", "sleep 8", "");
-    let third_id = system.register(&third, "1.0.0").await.expect("registered");
-    let runs = request(&third, &third_id, "runs-too", "1.0.0", &busy);
-    let admitted = async || Ok(create(&system, &runs).await.is_ok());
-    until_effective("the workflow", admitted)
-        .await
-        .expect("admitted");
-    system
-        .until("runs-too", "ExecutionRunning", "True/ExecutionStarted")
-        .await
-        .expect("running");
-    system
-        .set_workflow_status(&id, "active")
-        .await
-        .expect("active");
-    let waits = request(&quick, &id, "to-be-deleted", "1.0.0", &wait);
-    let admitted = async || Ok(create(&system, &waits).await.is_ok());
-    until_effective("an active workflow", admitted)
-        .await
-        .expect("admitted");
-    system
-        .until("to-be-deleted", "Blocked", "True/ResourceBusy")
-        .await
-        .expect("waiting");
-    system.unregister(&id).await.expect("deleted");
-    let waited = system.ended("to-be-deleted").await.expect("ended");
-    assert_eq!(
-        condition(&waited, "WorkflowResolved"),
-        "False/WorkflowNotFound"
-    );
-    let runs = system
-        .ended_within("runs-too", SECONDS_30)
-        .await
-        .expect("ended");
-    assert_eq!(runs.status.expect("a status").phase, Some(Phase::Succeeded));
-    until_refused(&system, &refused, "not found in the catalog").await;
-
-    if let Some(storage) = &system.data_storage {
-        // The webhook's and the controller's, for each of the executions at most one.
-        let (admitted, dry_runs) = (6, 60);
-        assert!(
-            storage.lookups() <= 2 * admitted + dry_runs,
-            "{}",
-            storage.lookups()
-        );
+    // Two requests wait for a target, whose execution is cancelled at the end.
+    let long_id = system.register(&long, "1.0.0").await.expect("registered");
+    let gone_id = system.register(&gone, "1.0.0").await.expect("registered");
+    let busy = json!({ "targetResource": "prod/Deployment/web" });
+    let wait = json!({ "targetResource": "prod/Deployment/web", "executionConfig": { "whenBlocked": "Wait" } });
+    admitted(
+        &system,
+        &request(&long, &long_id, "blocker", "1.0.0", &busy),
+    )
+    .await;
+    let started = system.until("blocker", "ExecutionRunning", "True/ExecutionStarted");
+    started.await.expect("running");
+    for (workflow, id, name) in [
+        (&quick, &id, "to-be-disabled"),
+        (&gone, &gone_id, "to-be-deleted"),
+    ] {
+        admitted(&system, &request(workflow, id, name, "1.0.0", &wait)).await;
+        let waiting = system.until(name, "Blocked", "True/ResourceBusy");
+        waiting.await.expect("waiting");
     }
+    let disabled = system.set_workflow_status(&id, "disabled").await;
+    disabled.expect("disabled");
+    system.unregister(&gone_id).await.expect("deleted");
+    let refused = request(&quick, &id, "refused", "1.0.0", &json!({}));
+    until_refused(&system, &refused, "is disabled in the catalog").await;
+    let refused = request(&gone, &gone_id, "refused", "1.0.0", &json!({}));
+    until_refused(&system, &refused, "not found in the catalog").await;
+    system
+        .cancel("blocker", "the others wait")
+        .await
+        .expect("cancelled");
+    for (name, reason) in [
+        ("to-be-disabled", "False/WorkflowNotActive"),
+        ("to-be-deleted", "False/WorkflowNotFound"),
+    ] {
+        let waited = system.ended_within(name, SECONDS_30).await.expect("ended");
+        assert_eq!(condition(&waited, "WorkflowResolved"), reason);
+        assert_eq!(waited.status.expect("a status").phase, Some(Phase::Failed));
+    }
+}
+
+/// Creates a WorkflowExecution as soon as the webhook has seen its workflow.
+async fn admitted(system: &System, request: &WorkflowExecution) {
+    let admitted = async || Ok(create(system, request).await.is_ok());
+    let admitted = until_effective("the workflow", admitted).await;
+    admitted.expect("admitted");
 }

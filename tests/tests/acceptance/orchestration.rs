@@ -31,7 +31,7 @@ fn analysed(system: &System, target: &str, selection: impl Into<Value>) -> Value
     let selection = selection.into();
     json!({
         "selectedWorkflow": selection,
-        "rootCauseAnalysis": { "affectedResource": { "kind": "Deployment", "name": target, "namespace": system.namespace.name() } },
+        "rootCauseAnalysis": { "summary": "", "severity": "critical", "signalType": "OOMKilled", "affectedResource": { "kind": "Deployment", "name": target, "namespace": system.namespace.name() } },
     })
 }
 
@@ -222,7 +222,7 @@ async fn selection_that_may_not_run_fails_its_request_in_words() {
 #[tokio::test]
 async fn two_requests_for_one_target_run_one_after_the_other() {
     let cluster = cluster().await;
-    let workflow = Script::push(&cluster, "nap", "sleep 5", "");
+    let workflow = Script::push(&cluster, "nap", "sleep 12", "");
     let system = started("two", &[&workflow], &["--cooldown=0s"]).await;
     remediate(&system, "first", "web", &workflow).await;
     system

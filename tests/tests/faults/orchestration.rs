@@ -153,7 +153,13 @@ async fn controller_crash_at_any_request_keeps_one_execution_per_remediation_req
         missed.len(),
         setup.holmes.begun()
     );
-    assert!(missed.len() * 4 <= count, "{missed:?}");
+    assert!(missed.len() * 10 <= count, "{missed:?}");
+    // A crash after the request to begin a session costs one more.
+    assert!(
+        setup.holmes.begun() <= 2 * (count + 1),
+        "{} sessions",
+        setup.holmes.begun()
+    );
     // Each of them has one, however often it was interrupted.
     let api = setup.system.namespace.api::<WorkflowExecution>();
     let all = api.list(&ListParams::default()).await.expect("listed");

@@ -137,7 +137,7 @@ async fn lookup_of_unknown_id_is_not_found_and_of_no_uuid_is_not_asked_for() {
 )]
 #[case(CatalogFault::Body("<html>".to_owned()), "is not the workflow")]
 #[case(CatalogFault::Body("{}".to_owned()), "missing field `workflowId`")]
-#[case(CatalogFault::Slow(Duration::from_mins(1)), "timed out")]
+#[case(CatalogFault::Slow(Duration::from_mins(1)), "no response within 1 s")]
 #[tokio::test]
 async fn lookup_with_useless_answer_is_unavailable(
     #[case] fault: CatalogFault,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use enumset::EnumSet;
 use jiff::Timestamp;
+use kube::ResourceExt;
 use wfe_model::audit::EventType;
 use wfe_model::workflow_execution::{Phase, TriState};
 
@@ -86,9 +87,13 @@ fn clean_up(observed: &Observed, deleted: bool) -> Step {
 }
 
 /// When the WorkflowExecution itself is deleted; `None` while its audit trail is not delivered or its
-/// target is blocked by it.
+/// target is blocked by it. One with an owner is deleted with it: the owner may not have seen its end.
 fn expires_at(observed: &Observed) -> Option<Timestamp> {
     let lifetime = observed.settings.ttl_after_finished?;
+    let mut owners = observed.wfe.owner_references().iter();
+    if owners.any(|owner| owner.controller == Some(true)) {
+        return None;
+    }
     let settled = observed.audit.waiting.is_empty()
         && audit::is_settled(&observed.wfe, ConditionType::AuditRecorded);
     let blocks = Entry::of(&observed.wfe).is_some_and(|entry| blocks(observed, &entry));

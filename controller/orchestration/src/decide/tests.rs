@@ -22,7 +22,7 @@ fn entry() -> Arc<Workflow> {
 fn request(change: impl FnOnce(&mut Value)) -> RemediationRequest {
     let mut request = json!({
         "apiVersion": "kubernaut.ai/v1alpha1", "kind": "RemediationRequest",
-        "metadata": { "name": "rr-1", "namespace": "prod", "uid": "u-1", "resourceVersion": "7" },
+        "metadata": { "name": "rr-1", "namespace": "prod", "uid": "u-1", "resourceVersion": "7", "creationTimestamp": "2026-11-28T12:00:00Z" },
         "spec": { "signalName": "OOMKilled", "targetResource": { "kind": "Deployment", "name": "web", "namespace": "prod" } },
         "status": { "overallPhase": "Analyzing" },
     });
@@ -67,6 +67,7 @@ fn decide_with(
         catalog,
         created,
         platform_namespace: "kubernaut-system",
+        now: "2026-11-28T12:30:00Z".parse().expect("a time"),
     })
 }
 
@@ -152,7 +153,7 @@ fn image_of_either_shape_is_that_of_the_execution(
 #[case("/status/selectedWorkflow/executionEngine", json!("Job"), Reason::UnsupportedEngine, "unsupported value \"Job\"")]
 #[case("/status/selectedWorkflow/executionEngine", json!("tekton"), Reason::EngineMismatch, "must be the engine of workflow \"oom\" in the catalog, \"job\"")]
 #[case("/status/selectedWorkflow", json!(null), Reason::NoWorkflowSelected, "without status.selectedWorkflow")]
-#[case("/status/rootCauseAnalysis/affectedResource/namespace", json!("kube-system"), Reason::TargetNotAllowed, "in namespace prod must name a target there")]
+#[case("/status/rootCauseAnalysis/affectedResource/namespace", json!("kube-system"), Reason::TargetNotAllowed, "an object in namespace prod must name a target there")]
 #[case("/status/rootCauseAnalysis/affectedResource/namespace", json!(""), Reason::TargetNotAllowed, "\"Deployment/api\"")]
 fn analysis_that_may_not_run_fails_the_request(
     #[case] pointer: &str,
@@ -176,6 +177,75 @@ fn request_of_the_platform_may_name_any_target() {
     let request = request(|it| it["metadata"]["namespace"] = json!("kubernaut-system"));
     let execution = created(step(&request, &analysis(|_| ())));
     assert_eq!(execution.spec.target_resource, "prod/Deployment/api");
+}
+
+/// A remediation that was decided long ago does not run because the catalog is back.
+#[rstest]
+#[case(json!(null), "2026-11-28T11:31:00Z", true)]
+#[case(json!(null), "2026-11-28T11:29:00Z", false)]
+#[case(json!({ "global": "2h" }), "2026-11-28T11:29:00Z", true)]
+#[case(json!({ "global": "10m" }), "2026-11-28T12:19:00Z", false)]
+fn request_older_than_its_timeout_fails(
+    #[case] timeouts: Value,
+    #[case] created_at: &str,
+    #[case] runs: bool,
+) {
+    let request = request(|it| {
+        it["metadata"]["creationTimestamp"] = json!(created_at);
+        it["status"]["timeoutConfig"] = timeouts;
+    });
+    match step(&request, &analysis(|_| ())) {
+        Step::Create(_) => assert!(runs),
+        Step::Report(report) => {
+            assert_eq!((report.reason.as_str(), runs), ("RequestTooOld", false));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// An approval is given by the phase Executing.
+#[test]
+fn analysis_that_requires_an_approval_waits_for_it() {
+    let analysis = analysis(|it| it["status"]["approvalRequired"] = json!(true));
+    let report = reported(step(&request(|_| ()), &analysis));
+    assert_eq!(
+        (report.reason.as_str(), report.phase),
+        ("ApprovalRequired", None)
+    );
+    let approved = request(|it| it["status"]["overallPhase"] = json!("Executing"));
+    created(step(&approved, &analysis));
+}
+
+/// The kind alone would name Kubernetes' own Service.
+#[rstest]
+#[case("serving.knative.dev/v1", "TargetNotAllowed")]
+#[case("apps/v1", "")]
+#[case("networking.k8s.io/v1", "")]
+#[case("v1", "")]
+fn target_of_another_group_must_be_listed_by_the_workflow(
+    #[case] api_version: &str,
+    #[case] reason: &str,
+) {
+    let analysis = analysis(|it| {
+        it["status"]["rootCauseAnalysis"]["affectedResource"]["apiVersion"] = json!(api_version);
+    });
+    match step(&request(|_| ()), &analysis) {
+        Step::Create(_) => assert_eq!(reason, ""),
+        Step::Report(report) => assert_eq!(report.reason, reason),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The text of an outage changes: it is stored once.
+#[test]
+fn outage_is_stored_once() {
+    let now = "2026-11-28T12:00:00Z".parse().expect("a time");
+    let report = |why: &str| Report::delayed(Reason::CatalogUnavailable, why);
+    let patch = report("port 1")
+        .patch(&request(|_| ()), now)
+        .expect("a patch");
+    let stored = request(|it| it["status"]["conditions"] = patch["status"]["conditions"].clone());
+    assert_eq!(report("port 2").patch(&stored, now), None);
 }
 
 #[test]
@@ -368,7 +438,7 @@ fn patch_has_what_has_changed() {
         it["status"]["conditions"] = json!([{ "type": "SignalProcessed", "status": "True", "reason": "r", "message": "m", "lastTransitionTime": "2026-11-28T11:00:00Z" }]);
     });
     let report = told(&execution(|it| {
-        it["status"] = json!({ "phase": "Running" })
+        it["status"] = json!({ "phase": "Running" });
     }));
     let patch = report.patch(&other, now).expect("a patch");
     assert_eq!(patch["metadata"]["resourceVersion"], "7");

@@ -16,10 +16,11 @@ fn entry() -> Arc<Workflow> {
     Arc::new(Workflow::read("oom.yaml", &yaml).expect("valid").workflow)
 }
 
-fn analysis(status: Value) -> AIAnalysis {
+fn analysis(status: impl Into<Value>) -> AIAnalysis {
+    let status = status.into();
     let analysis = json!({
         "apiVersion": "kubernaut.ai/v1alpha1", "kind": "AIAnalysis",
-        "metadata": { "name": "ai-1", "namespace": "prod", "uid": "u-1" },
+        "metadata": { "name": "ai-1", "namespace": "prod", "uid": "u-1", "creationTimestamp": "2026-11-28T11:58:00Z" },
         "spec": {
             "remediationRequestRef": { "name": "rr-1" }, "remediationId": "rr-1",
             "analysisRequest": { "signalContext": {
@@ -34,16 +35,18 @@ fn analysis(status: Value) -> AIAnalysis {
 
 fn investigating(change: impl FnOnce(&mut Value)) -> AIAnalysis {
     let mut status = json!({
-        "phase": "Investigating",
+        "phase": "Investigating", "approvalRequired": false, "needsHumanReview": false,
         "investigationSession": { "id": "s-1", "generation": 1, "createdAt": "2026-11-28T11:59:00Z", "pollCount": 0 },
     });
     change(&mut status);
     analysis(status)
 }
 
-fn observed(analysis: &AIAnalysis) -> Observed<'_> {
+fn observed(analysis: &AIAnalysis) -> Observed {
     Observed {
-        analysis,
+        analysis: analysis.clone(),
+        platform_namespace: "kubernaut-system".to_owned(),
+        reserved: false,
         begun: None,
         session: None,
         result: None,
@@ -84,38 +87,74 @@ fn concluded(answer: Value, catalog: Option<Lookup>) -> Step {
     })
 }
 
+/// The status that says that a session is begun, and the analysis with it.
+fn reserved(step: Step) -> (Value, Observed) {
+    let Step::Reserve(status) = step else {
+        panic!("nothing reserved: {step:?}");
+    };
+    // The merge patch removes what is null.
+    let mut merged = status.clone();
+    let session = merged["investigationSession"].as_object_mut();
+    session.expect("a session").remove("lastPolled");
+    let reserved = Observed {
+        reserved: true,
+        ..observed(&analysis(merged))
+    };
+    (status, reserved)
+}
+
+/// A session is counted before it is begun, and its id stored before it is polled.
 #[test]
-fn session_id_is_stored_before_it_is_polled() {
-    let new = analysis(json!({}));
-    let Step::Begin(incident) = decide(&observed(&new)) else {
+fn session_is_reserved_then_begun_then_stored() {
+    let (status, observed_reserved) = reserved(decide(&observed(&analysis(json!({})))));
+    assert_eq!(status["phase"], "Investigating");
+    assert_eq!(status["investigationSession"]["generation"], 1);
+    assert_eq!(status["investigationSession"]["createdAt"], NOW);
+    let Step::Begin(incident) = decide(&observed_reserved) else {
         panic!("a session is begun");
     };
-    assert_eq!(
-        (
-            incident.incident_id.as_str(),
-            incident.remediation_id.as_str()
-        ),
-        ("u-1", "rr-1")
+    let ids = (
+        incident.incident_id.as_str(),
+        incident.remediation_id.as_str(),
     );
-    assert_eq!(
-        (
-            incident.signal_name.as_str(),
-            incident.resource_name.as_str()
-        ),
-        ("OOMKilled", "web")
+    assert_eq!(ids, ("u-1", "rr-1"));
+    let names = (
+        incident.signal_name.as_str(),
+        incident.resource_name.as_str(),
     );
+    assert_eq!(names, ("OOMKilled", "web"));
     let begun = Some(Ok("s-1".to_owned()));
     let (status, _) = stored(decide(&Observed {
         begun,
-        ..observed(&new)
+        ..observed_reserved
     }));
-    assert_eq!(status["phase"], "Investigating");
-    assert_eq!(status["investigationSession"]["id"], "s-1");
-    assert_eq!(status["investigationSession"]["generation"], 1);
+    assert_eq!(status["investigationSession"], json!({ "id": "s-1" }));
     assert_eq!(
         decide(&observed(&investigating(|_| ()))),
         Step::Poll("s-1".to_owned())
     );
+}
+
+/// The process died after it may have begun a session: another one is begun, and counted.
+#[test]
+fn session_without_id_after_a_crash_counts() {
+    let crashed = investigating(|it| it["investigationSession"]["id"] = json!(""));
+    let (status, _) = reserved(decide(&observed(&crashed)));
+    assert_eq!(status["investigationSession"]["generation"], 2);
+    let last = investigating(|it| {
+        it["investigationSession"] = json!({ "id": "", "generation": 5, "createdAt": NOW });
+    });
+    let (status, _) = stored(decide(&observed(&last)));
+    assert_failed(&status, Reason::SessionLost);
+}
+
+fn assert_failed(status: &Value, reason: Reason) {
+    assert_eq!(status["phase"], "Failed");
+    assert_eq!(status["reason"], reason.category());
+    let message = status["message"].as_str().expect("text");
+    assert!(message.starts_with(reason.as_ref()), "{message}");
+    assert_eq!(status["approvalRequired"], false, "required");
+    assert!(status["needsHumanReview"].is_boolean(), "required");
 }
 
 #[test]
@@ -148,77 +187,90 @@ fn session_that_runs_is_polled_less_and_less() {
 fn lost_session_is_begun_again_and_counted() {
     let lost = || Some(Ok(Session::Lost));
     let first = investigating(|_| ());
-    assert!(matches!(
-        decide(&Observed {
-            session: lost(),
-            ..observed(&first)
-        }),
-        Step::Begin(_)
-    ));
-    let begun = Some(Ok("s-2".to_owned()));
-    let (status, _) = stored(decide(&Observed {
+    let (status, _) = reserved(decide(&Observed {
         session: lost(),
-        begun,
         ..observed(&first)
     }));
     assert_eq!(status["investigationSession"]["generation"], 2);
     let result = Some(Ok(Outcome::Lost));
-    assert!(matches!(
-        decide(&Observed {
-            result,
-            ..observed(&first)
-        }),
-        Step::Begin(_)
-    ));
-    let last = investigating(|it| it["investigationSession"]["generation"] = json!(5));
+    reserved(decide(&Observed {
+        result,
+        ..observed(&first)
+    }));
+    let fifth = investigating(|it| it["investigationSession"]["generation"] = json!(5));
     let (status, _) = stored(decide(&Observed {
         session: lost(),
-        ..observed(&last)
+        ..observed(&fifth)
     }));
-    assert_eq!(
-        (&status["phase"], &status["reason"]),
-        (&json!("Failed"), &json!("SessionLost"))
-    );
+    assert_failed(&status, Reason::SessionLost);
 }
 
 #[test]
-fn outage_is_told_once_and_retried_and_a_refusal_is_final() {
-    let new = analysis(json!({}));
-    let unavailable = || Some(Err(HolmesError::Unavailable("503".to_owned())));
+fn outage_is_reported_once_and_retried_and_a_refusal_is_final() {
+    let (_, new) = reserved(decide(&observed(&analysis(json!({})))));
+    let unavailable = || Some(Err(HolmesError::Unavailable("503, request 7".to_owned())));
     let (status, again) = stored(decide(&Observed {
         begun: unavailable(),
-        ..observed(&new)
+        ..new
     }));
     assert_eq!(status.get("phase"), None);
     assert_eq!(
         (&status["reason"], again),
-        (&json!("HolmesUnavailable"), Some(RETRY))
+        (&json!("TransientError"), Some(RETRY))
     );
-    let told = analysis(status);
+    // It was not begun: the next one is no other session.
+    assert_eq!(status["investigationSession"], json!({ "createdAt": null }));
+    let running = investigating(|it| {
+        it["reason"] = json!("TransientError");
+        it["message"] = json!("HolmesUnavailable: 503, request 8");
+    });
+    let session = Some(Err(HolmesError::Unavailable("503, request 9".to_owned())));
     assert_eq!(
         decide(&Observed {
-            begun: unavailable(),
-            ..observed(&told)
+            session,
+            ..observed(&running)
         }),
         Step::Wait(RETRY)
     );
+    let (_, new) = reserved(decide(&observed(&analysis(json!({})))));
     let refused = Some(Err(HolmesError::Refused("400: severity".to_owned())));
     let (status, _) = stored(decide(&Observed {
         begun: refused,
-        ..observed(&new)
+        ..new
     }));
-    assert_eq!(
-        (&status["phase"], &status["reason"]),
-        (&json!("Failed"), &json!("AnalysisRefused"))
-    );
+    assert_failed(&status, Reason::AnalysisRefused);
 }
 
 #[test]
-fn slow_investigation_times_out() {
-    let old =
-        investigating(|it| it["investigationSession"]["createdAt"] = json!("2026-11-28T11:44:00Z"));
-    let (status, _) = stored(decide(&observed(&old)));
-    assert_eq!(status["reason"], "InvestigationTimeout");
+fn analysis_that_may_not_be_investigated_fails() {
+    let changed = |change: fn(&mut AIAnalysis)| {
+        let mut analysis = investigating(|_| ());
+        change(&mut analysis);
+        stored(decide(&observed(&analysis))).0
+    };
+    let old = changed(|it| {
+        let old = "2026-11-28T11:29:00Z".parse().expect("a time");
+        it.metadata.creation_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(old));
+    });
+    assert_failed(&old, Reason::InvestigationTimeout);
+    let elsewhere = changed(|it| {
+        "kube-system".clone_into(
+            &mut it
+                .spec
+                .analysis_request
+                .signal_context
+                .target_resource
+                .namespace,
+        );
+    });
+    assert_failed(&elsewhere, Reason::TargetNotAllowed);
+    let nothing = changed(|it| it.spec.analysis_request.signal_context.signal_name.clear());
+    assert_failed(&nothing, Reason::InvalidSpec);
+    let target = json!({ "kind": "Node", "name": "node-1" });
+    let answer = answer(|it| it["root_cause_analysis"]["affectedResource"] = target);
+    let (status, _) = stored(concluded(answer, Some(Ok(entry()))));
+    assert_failed(&status, Reason::TargetNotAllowed);
 }
 
 /// TR-6: the engine is the catalog's.
@@ -238,7 +290,15 @@ fn engine_of_catalog_is_stored_and_another_claim_is_a_warning(
     assert_eq!((&status["phase"], again), (&json!("Completed"), None));
     let selected = &status["selectedWorkflow"];
     assert_eq!(selected["executionEngine"], "job");
-    assert_eq!(selected["containerImage"], format!("r.io/w:1@sha256:{HEX}"));
+    assert_eq!(
+        selected["executionBundle"],
+        format!("r.io/w:1@sha256:{HEX}")
+    );
+    let cause = &status["rootCauseAnalysis"];
+    assert_eq!(
+        (&cause["severity"], &cause["signalType"]),
+        (&json!("critical"), &json!("OOMKilled"))
+    );
     let warnings = status["warnings"].as_array().expect("a list");
     match warning {
         None => assert_eq!(warnings.len(), 0),
@@ -251,27 +311,24 @@ fn engine_of_catalog_is_stored_and_another_claim_is_a_warning(
 
 /// BR-WE-014: an answer that a model has made up fails the analysis, in words.
 #[rstest]
-#[case("/selected_workflow", json!(null), "NoWorkflowSelected", "no workflow")]
-#[case("/selected_workflow/confidence", json!(0.69), "LowConfidence", "0.69: must be from 0.7 to 1")]
-#[case("/selected_workflow/confidence", json!(7), "LowConfidence", "7: must be from 0.7 to 1")]
-#[case("/selected_workflow/workflow_id", json!(7), "InvalidAnswer", "expected a string")]
-#[case("/selected_workflow/version", json!("9.9.9"), "SelectionInvalid", "spec.workflowRef.version: ")]
-#[case("/selected_workflow/execution_bundle", json!("r.io/evil@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"), "SelectionInvalid", "must be those in the catalog")]
-#[case("/selected_workflow/parameters", json!({ "SHELL": "sh" }), "SelectionInvalid", "spec.parameters[SHELL]: unknown parameter")]
-#[case("/selected_workflow/parameters", json!([1]), "InvalidAnswer", "expected a map")]
-#[case("/needs_human_review", json!(true), "HumanReviewRequired", "review by a person")]
+#[case("/selected_workflow", json!(null), Reason::NoWorkflowSelected, "no workflow")]
+#[case("/selected_workflow/confidence", json!(0.69), Reason::LowConfidence, "0.69: must be from 0.7 to 1")]
+#[case("/selected_workflow/confidence", json!(7), Reason::LowConfidence, "7: must be from 0.7 to 1")]
+#[case("/selected_workflow/workflow_id", json!(7), Reason::InvalidAnswer, "expected a string")]
+#[case("/selected_workflow/version", json!("9.9.9"), Reason::SelectionInvalid, "spec.workflowRef.version: ")]
+#[case("/selected_workflow/execution_bundle", json!("r.io/evil@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"), Reason::SelectionInvalid, "must be those in the catalog")]
+#[case("/selected_workflow/parameters", json!({ "SHELL": "sh" }), Reason::SelectionInvalid, "spec.parameters[SHELL]: unknown parameter")]
+#[case("/selected_workflow/parameters", json!([1]), Reason::InvalidAnswer, "expected a map")]
+#[case("/needs_human_review", json!(true), Reason::HumanReviewRequired, "review by a person")]
 fn wrong_answer_fails_the_analysis(
     #[case] pointer: &str,
     #[case] value: Value,
-    #[case] reason: &str,
+    #[case] reason: Reason,
     #[case] says: &str,
 ) {
     let answer = answer(|it| *it.pointer_mut(pointer).expect("a field") = value);
     let (status, _) = stored(concluded(answer, Some(Ok(entry()))));
-    assert_eq!(
-        (&status["phase"], &status["reason"]),
-        (&json!("Failed"), &json!(reason))
-    );
+    assert_failed(&status, reason);
     let message = status["message"].as_str().expect("text");
     assert!(message.contains(says), "{message}");
     assert_eq!(status.get("selectedWorkflow"), None);
@@ -283,10 +340,7 @@ fn answers_of_the_catalog_are_told_apart() {
     let violation = Violation::WorkflowNotFound { workflow_id };
     let not_found = Some(Err(LookupError::Unusable(violation)));
     let (status, _) = stored(concluded(answer(|_| ()), not_found));
-    assert_eq!(
-        (&status["phase"], &status["reason"]),
-        (&json!("Failed"), &json!("WorkflowNotUsable"))
-    );
+    assert_failed(&status, Reason::WorkflowNotUsable);
     let down = Some(Err(LookupError::Unavailable("down".to_owned())));
     let (status, again) = stored(concluded(answer(|_| ()), down));
     assert_eq!((status.get("phase"), again), (None, Some(RETRY)));

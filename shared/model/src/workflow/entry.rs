@@ -15,6 +15,7 @@ use crate::image::ImageReference;
 use crate::parameters::declaration::ParameterDeclaration;
 use crate::parameters::declared::Parameters;
 use crate::pattern::OBJECT_NAME;
+use crate::workflow_execution::limit;
 
 /// Maximum user id in Kubernetes.
 const MAX_USER_ID: i64 = 2_147_483_647;
@@ -99,11 +100,15 @@ impl Entry {
     /// Validates the workflow. The error has all problems.
     pub(super) fn check(self) -> Result<Workflow, Vec<Problem>> {
         let mut problems = Vec::new();
-        for (path, text) in [&self.workflow_id, &self.version] {
+        for ((path, text), most) in [
+            (&self.workflow_id, limit::WORKFLOW_ID),
+            (&self.version, limit::VERSION),
+        ] {
+            let path = (*path).to_owned();
             if text.is_empty() {
-                problems.push(Problem::Empty {
-                    path: (*path).to_owned(),
-                });
+                problems.push(Problem::Empty { path });
+            } else if text.chars().count() > most {
+                problems.push(Problem::TooLong { path, most });
             }
         }
         let engine = Engine::parse(&self.execution.engine);

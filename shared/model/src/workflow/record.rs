@@ -28,6 +28,18 @@ pub struct Record {
     pub status: String,
 }
 
+impl Record {
+    /// The entry without its document, which its hash stands for.
+    #[must_use]
+    pub fn without_content(&self) -> Self {
+        let content = String::new();
+        Self {
+            content,
+            ..self.clone()
+        }
+    }
+}
+
 /// Reads an entry. What the service says decides; parameters and dependencies are those of the
 /// document, because the service's copy of them loses fractions and has no dependencies.
 pub(super) fn read(record: &Record) -> Result<ReadWorkflow, WorkflowError> {

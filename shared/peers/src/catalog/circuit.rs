@@ -20,8 +20,7 @@ pub(super) struct Circuit {
 }
 
 impl Circuit {
-    /// Whether a lookup may be sent; the error is the last failure. Who may send one reports its
-    /// result.
+    /// Whether a lookup may be sent, whose result is then recorded; the error is the last failure.
     pub(super) fn admit(&mut self, now: Instant) -> Result<(), String> {
         match self.trial_at {
             Some(at) if now < at => Err(format!("{}; it is asked again within a second", self.why)),
@@ -33,14 +32,14 @@ impl Circuit {
         }
     }
 
-    /// Records the result of a lookup; the error says why the server has not answered.
-    pub(super) fn record<T>(&mut self, result: &Result<T, String>, now: Instant) {
-        let Err(why) = result else {
+    /// Records why the server has not responded; `None`: it has, whatever it said.
+    pub(super) fn record(&mut self, failure: Option<&str>, now: Instant) {
+        let Some(why) = failure else {
             *self = Self::default();
             return;
         };
         self.failures = self.failures.saturating_add(1);
-        self.why.clone_from(why);
+        why.clone_into(&mut self.why);
         if self.failures >= FAILURES {
             self.trial_at = Some(now + TRIAL_INTERVAL);
         }
@@ -53,25 +52,25 @@ mod tests {
 
     #[test]
     fn circuit_after_failures_admits_one_lookup_per_interval_until_one_succeeds() {
-        let down: Result<(), _> = Err("down".to_owned());
+        let down = Some("down");
         let mut circuit = Circuit::default();
         let mut now = Instant::now();
         for _ in 0..FAILURES {
             assert_eq!(circuit.admit(now), Ok(()));
-            circuit.record(&down, now);
+            circuit.record(down, now);
         }
         let refused = Err("down; it is asked again within a second".to_owned());
         assert_eq!(circuit.admit(now), refused);
         now += TRIAL_INTERVAL;
         assert_eq!(circuit.admit(now), Ok(()), "a trial");
         assert_eq!(circuit.admit(now), refused, "one at a time");
-        circuit.record(&down, now);
+        circuit.record(down, now);
         assert_eq!(circuit.admit(now), refused);
         now += TRIAL_INTERVAL;
         assert_eq!(circuit.admit(now), Ok(()));
-        circuit.record(&Ok(()), now);
+        circuit.record(None, now);
         assert_eq!(circuit.admit(now), Ok(()));
-        circuit.record(&down, now);
+        circuit.record(down, now);
         assert_eq!(circuit.admit(now), Ok(()), "counted from the start");
     }
 }

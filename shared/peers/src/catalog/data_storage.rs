@@ -32,6 +32,14 @@ const MAX_BODY_BYTES: usize = 4 << 20;
 /// Problem type of "not found".
 const NOT_FOUND: &str = "/workflow-not-found";
 
+/// Why there is no entry.
+enum Failure {
+    /// The server does not respond, or with 5xx.
+    Down(String),
+    /// It responds, but not with an entry, or it must not be asked now.
+    Odd(String),
+}
+
 /// The catalog of Data Storage. Concurrent lookups of a workflow share a request.
 pub struct DataStorageCatalog {
     server: Arc<DataStorage>,
@@ -77,57 +85,74 @@ impl DataStorageCatalog {
     /// Asks the server, if the circuit lets it.
     async fn ask(&self, workflow_id: &str) -> Result<Lookup, String> {
         self.circuit.lock().admit(Instant::now())?;
-        let answer = self.fetch(workflow_id).await;
-        self.circuit.lock().record(&answer, Instant::now());
-        let Some(record) = answer? else {
+        let fetched = tokio::time::timeout(self.deadline, self.fetch(workflow_id));
+        let fetched = fetched.await.unwrap_or_else(|_| {
+            let seconds = self.deadline.as_secs();
+            Err(Failure::Down(format!("no response within {seconds} s")))
+        });
+        let down = match &fetched {
+            Err(Failure::Down(why)) => Some(why.as_str()),
+            Ok(_) | Err(Failure::Odd(_)) => None,
+        };
+        self.circuit.lock().record(down, Instant::now());
+        let fetched = fetched.map_err(|(Failure::Down(why) | Failure::Odd(why))| why)?;
+        let Some(mut record) = fetched else {
             self.report(workflow_id, None);
             return Ok(Err(LookupError::not_found(workflow_id)));
         };
-        if let Some((known, lookup)) = self.read.get(workflow_id).await
-            && known == record
-        {
-            return Ok(lookup);
-        }
-        let lookup = self.read(&record);
+        let lookup = match self.read.get(workflow_id).await {
+            Some((known, lookup)) if known.without_content() == record.without_content() => lookup,
+            _ => self.read(&record),
+        };
+        // Its hash says what it was.
+        record = record.without_content();
         let read = (record, lookup.clone());
         self.read.insert(workflow_id.to_owned(), read).await;
         Ok(lookup)
     }
 
     /// The entry; `None`: the catalog does not have it.
-    async fn fetch(&self, workflow_id: &str) -> Result<Option<Record>, String> {
+    async fn fetch(&self, workflow_id: &str) -> Result<Option<Record>, Failure> {
         let mut response = self.send(workflow_id).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             // The token may just have been rotated.
             response = self.send(workflow_id).await?;
         }
         match response.status() {
-            StatusCode::OK => entry(workflow_id, response).await.map(Some),
+            StatusCode::OK => {
+                let entry = entry(workflow_id, response).await;
+                entry.map(Some).map_err(Failure::Odd)
+            }
             StatusCode::NOT_FOUND => {
                 let refused = refused(NAME, response).await;
                 if refused.kind.ends_with(NOT_FOUND) {
                     return Ok(None);
                 }
                 let (text, url) = (refused.text, self.server.url());
-                Err(format!(
+                Err(Failure::Odd(format!(
                     "{text}: {url} is not the URL of Data Storage: correct --data-storage-url"
-                ))
+                )))
             }
             StatusCode::FORBIDDEN => {
                 let text = refused(NAME, response).await.text;
-                Err(format!(
+                Err(Failure::Odd(format!(
                     "{text}: grant the verb create on services/data-storage-service in its namespace"
-                ))
+                )))
             }
-            _ => Err(refused(NAME, response).await.text),
+            status if status.is_server_error() => {
+                Err(Failure::Down(refused(NAME, response).await.text))
+            }
+            _ => Err(Failure::Odd(refused(NAME, response).await.text)),
         }
     }
 
-    async fn send(&self, workflow_id: &str) -> Result<Response, String> {
+    async fn send(&self, workflow_id: &str) -> Result<Response, Failure> {
         let path = format!("api/v1/workflows/{workflow_id}");
-        let request = self.server.request(Method::GET, &path, self.deadline);
-        let response = request.await?.send().await;
-        let response = response.map_err(|error| in_full(&error))?;
+        // The deadline of the lookup, which has two requests at most, ends first.
+        let request = self.server.request(Method::GET, &path, 2 * self.deadline);
+        let request = request.await.map_err(Failure::Odd)?;
+        let response = request.send().await;
+        let response = response.map_err(|error| Failure::Down(in_full(&error)))?;
         self.server.heed(&response);
         Ok(response)
     }
@@ -176,8 +201,8 @@ impl Catalog for DataStorageCatalog {
     }
 }
 
-/// Whether an id is a UUID as Data Storage writes it: it accepts other spellings of the same one,
-/// which would be other ids to everybody else.
+/// Whether an id is a UUID as Data Storage writes it. Data Storage accepts other spellings, with which
+/// one workflow would have several ids in the history.
 fn is_canonical(workflow_id: &str) -> bool {
     let parsed = Uuid::try_parse(workflow_id);
     parsed.is_ok_and(|it| it.hyphenated().to_string() == workflow_id)

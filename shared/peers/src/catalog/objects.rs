@@ -5,24 +5,33 @@
 //! is every workflow while the watch is broken.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
+use kube::api::ListParams;
 use kube::core::{ApiResource, DynamicObject};
-use kube::runtime::watcher::Event;
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use parking_lot::RwLock;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 use wfe_model::pattern::OBJECT_NAME;
 use wfe_model::text::in_full;
 use wfe_model::workflow::{ReadWorkflow, RemediationWorkflow, Workflow, WorkflowError};
 
 use super::source::{Catalog, Lookup, LookupError, OnRejected};
 use crate::client::WATCH_SECONDS;
+
+/// Time after a failure of the watch until the objects are listed again.
+const RELIST_DELAY: Duration = Duration::from_secs(1);
+
+/// By the object's name.
+type Entries = BTreeMap<String, Entry>;
 
 /// A catalog of objects.
 pub struct ObjectCatalog {
@@ -32,9 +41,8 @@ pub struct ObjectCatalog {
 
 /// The objects that the watch has delivered.
 struct Watched {
-    /// By the object's name.
-    entries: RwLock<BTreeMap<String, Entry>>,
-    /// Whether the watch has delivered an event since its last failure.
+    entries: RwLock<Entries>,
+    /// Whether the watch has delivered all objects since its last failure.
     healthy: AtomicBool,
     on_rejected: OnRejected,
 }
@@ -62,48 +70,59 @@ impl ObjectCatalog {
             healthy: AtomicBool::new(false),
             on_rejected: Box::new(on_rejected),
         });
-        let every = watcher::Config::default().timeout(WATCH_SECONDS);
-        let watch = watcher(api.clone(), every)
-            .default_backoff()
-            .take_until(stop.cancelled_owned());
-        tokio::spawn({
-            let (watched, mut listed) = (watched.clone(), BTreeMap::new());
-            watch.for_each(move |event| {
-                watched.receive(event, &mut listed);
-                std::future::ready(())
-            })
-        });
+        let watching = watch(api.clone(), watched.clone());
+        tokio::spawn(async move { stop.run_until_cancelled(watching).await });
         Self { api, watched }
     }
 
     async fn find(&self, workflow_id: &str) -> Lookup {
-        match self.watched.find(workflow_id)? {
-            Some((_, lookup)) if self.watched.is_healthy() => lookup,
+        match self.watched.find(workflow_id) {
+            Some(lookup) if self.watched.healthy.load(Ordering::Relaxed) => lookup,
             _ => self.read(workflow_id).await,
         }
     }
 
-    /// Reads the object with this name, or with the name that the watch knows for this id.
+    /// Reads the object with this name, or else looks for the id in the status of all.
     async fn read(&self, workflow_id: &str) -> Lookup {
         if !OBJECT_NAME.accepts(workflow_id) {
             return Err(LookupError::not_found(workflow_id));
         }
-        let known = self.watched.find(workflow_id)?;
-        let name = known.map_or_else(|| workflow_id.to_owned(), |(name, _)| name);
-        let found = self.api.get_opt(&name).await.map_err(|error| {
+        let failed = |error| {
             let why = in_full(&error);
-            LookupError::Unavailable(format!("read RemediationWorkflow {name:?}: {why}"))
-        })?;
-        let found = found.map(|object| Entry::read(&object));
-        let found = found.filter(|it| name == workflow_id || it.workflow_id == workflow_id);
-        match found {
-            Some(entry) => entry.lookup(workflow_id),
-            None if self.watched.is_healthy() => Err(LookupError::not_found(workflow_id)),
-            // It may be the id in a status, which cannot be asked for.
-            None => Err(LookupError::Unavailable(
-                "the watch of RemediationWorkflows is broken, and none has this name".to_owned(),
-            )),
+            LookupError::Unavailable(format!("read RemediationWorkflow {workflow_id:?}: {why}"))
+        };
+        let named = self.api.get_opt(workflow_id).await.map_err(failed)?;
+        // Data Storage's ids, which are in a status, are UUIDs.
+        let all = if Uuid::try_parse(workflow_id).is_ok() {
+            let listed = self.api.list(&ListParams::default()).await;
+            listed.map_err(failed)?.items
+        } else {
+            named.into_iter().collect()
+        };
+        let all: Entries = all.iter().map(Entry::named).collect();
+        let found = find(&all, workflow_id);
+        found.unwrap_or_else(|| Err(LookupError::not_found(workflow_id)))
+    }
+}
+
+/// Watches the objects. After a failure they are listed again: a watch that goes on says nothing until
+/// an object changes.
+async fn watch(api: Api<DynamicObject>, watched: Arc<Watched>) {
+    let config = watcher::Config::default().timeout(WATCH_SECONDS);
+    let mut listed = Entries::new();
+    loop {
+        let mut events = pin!(watcher(api.clone(), config.clone()));
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => watched.receive(event, &mut listed),
+                Err(error) => {
+                    watched.healthy.store(false, Ordering::Relaxed);
+                    tracing::warn!(%error, "watch of RemediationWorkflows failed, retrying; workflows are read one by one until the watch recovers");
+                    break;
+                }
+            }
         }
+        tokio::time::sleep(RELIST_DELAY).await;
     }
 }
 
@@ -118,60 +137,23 @@ impl Catalog for ObjectCatalog {
 }
 
 impl Watched {
-    fn is_healthy(&self) -> bool {
-        self.healthy.load(Ordering::Relaxed)
-    }
-
-    /// The object with this name or with this id in its status, as the watch has delivered it: its
-    /// name, and the result of a lookup. The error: there is more than one.
-    fn find(&self, workflow_id: &str) -> Result<Option<(String, Lookup)>, LookupError> {
-        let entries = self.entries.read();
-        let mut found = entries
-            .iter()
-            .filter(|(name, entry)| *name == workflow_id || entry.workflow_id == workflow_id);
-        let Some((name, entry)) = found.next() else {
-            return Ok(None);
-        };
-        if let Some((other, _)) = found.next() {
-            let why = format!("RemediationWorkflows {name:?} and {other:?} both have this id");
-            return Err(LookupError::invalid(workflow_id, &why));
-        }
-        Ok(Some((name.clone(), entry.lookup(workflow_id))))
+    fn find(&self, workflow_id: &str) -> Option<Lookup> {
+        find(&self.entries.read(), workflow_id)
     }
 
     /// Applies an event; `listed` collects a list until it is complete.
-    fn receive(
-        &self,
-        event: Result<Event<DynamicObject>, watcher::Error>,
-        listed: &mut BTreeMap<String, Entry>,
-    ) {
+    fn receive(&self, event: Event<DynamicObject>, listed: &mut Entries) {
         match event {
-            Ok(Event::Init) => listed.clear(),
-            Ok(Event::InitApply(object)) => {
-                listed.insert(object.name_any(), Entry::read(&object));
-                return;
-            }
-            Ok(Event::InitDone) => {
-                *self.entries.write() = std::mem::take(listed);
-                self.healthy.store(true, Ordering::Relaxed);
-                tracing::info!(
-                    workflows = self.entries.read().len(),
-                    "workflow catalog loaded"
-                );
-            }
-            Ok(Event::Apply(object)) => {
-                let entry = Entry::read(&object);
-                self.entries.write().insert(object.name_any(), entry);
+            Event::Init => return listed.clear(),
+            Event::InitApply(object) => return listed.extend([Entry::named(&object)]),
+            Event::InitDone => {
+                let entries = std::mem::take(listed);
+                tracing::info!(workflows = entries.len(), "workflow catalog loaded");
+                *self.entries.write() = entries;
                 self.healthy.store(true, Ordering::Relaxed);
             }
-            Ok(Event::Delete(object)) => {
-                self.entries.write().remove(&object.name_any());
-            }
-            Err(error) => {
-                self.healthy.store(false, Ordering::Relaxed);
-                tracing::warn!(%error, "watch of RemediationWorkflows failed, retrying; workflows are read one by one until the watch recovers");
-                return;
-            }
+            Event::Apply(object) => self.entries.write().extend([Entry::named(&object)]),
+            Event::Delete(object) => drop(self.entries.write().remove(&object.name_any())),
         }
         let entries = self.entries.read();
         let errors = entries.values();
@@ -182,7 +164,25 @@ impl Watched {
     }
 }
 
+/// The object with this name or with this id in its status.
+fn find(entries: &Entries, workflow_id: &str) -> Option<Lookup> {
+    let mut found = entries
+        .iter()
+        .filter(|(name, entry)| *name == workflow_id || entry.workflow_id == workflow_id);
+    let (name, entry) = found.next()?;
+    if let Some((other, _)) = found.next() {
+        let why = format!("RemediationWorkflows {name:?} and {other:?} both have this id");
+        return Some(Err(LookupError::invalid(workflow_id, &why)));
+    }
+    Some(entry.lookup(workflow_id))
+}
+
 impl Entry {
+    /// The entry of an object, with the object's name.
+    fn named(object: &DynamicObject) -> (String, Self) {
+        (object.name_any(), Self::read(object))
+    }
+
     fn read(object: &DynamicObject) -> Self {
         let part = |key: &str| object.data.get(key).unwrap_or(&Value::Null);
         let status = part("status");
