@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 use wfe_orchestration::analyses::Analyses;
 use wfe_orchestration::requests::Orchestration;
+use wfe_orchestration::scope::Delays;
 use wfe_peers::catalog::Catalog;
 use wfe_peers::holmes::Holmes;
 
@@ -74,6 +75,7 @@ impl Platform {
                     client: self.client.clone(),
                     catalog: self.catalog.clone(),
                     platform_namespace: platform.to_owned(),
+                    delays: Delays::default(),
                 };
                 orchestration.run(&self.namespaces, stop).await;
             }
@@ -86,6 +88,7 @@ impl Platform {
                     catalog: self.catalog.clone(),
                     holmes,
                     platform_namespace: platform.to_owned(),
+                    delays: Delays::default(),
                 };
                 analyses.run(&self.namespaces, stop).await;
             }

@@ -16,7 +16,7 @@ pub enum Refusal {
     /// The spec breaks a static rule or a rule of its catalog entry.
     #[error("{0}")]
     Spec(Violation),
-    /// A field does not have the type that the WorkflowExecution API gives it.
+    /// A field does not have the type that the API gives it.
     #[error("{message}")]
     Malformed {
         /// Path of the field.

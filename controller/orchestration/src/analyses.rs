@@ -2,7 +2,6 @@
 //! from the API server in the pass.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
@@ -17,12 +16,7 @@ use wfe_peers::catalog::Catalog;
 use wfe_peers::holmes::Holmes;
 
 use crate::investigation::{Observed, Step, decide, is_ended};
-use crate::scope::{Scope, look_up};
-
-/// Time after which a pass that an outage ended is repeated.
-const RETRY: Duration = Duration::from_secs(5);
-/// A pass has fewer steps: poll, fetch, look up, store.
-const MAX_STEPS: usize = 8;
+use crate::scope::{Delays, MAX_STEPS, Scope, look_up};
 
 /// The analysis reconciler.
 pub struct Analyses {
@@ -34,6 +28,8 @@ pub struct Analyses {
     pub holmes: Holmes,
     /// AIAnalyses in this namespace may name any resource.
     pub platform_namespace: String,
+    /// Delays of the passes that are repeated.
+    pub delays: Delays,
 }
 
 /// Why a pass ended early; it is repeated.
@@ -65,14 +61,14 @@ impl Analyses {
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "as the library calls it")]
-    fn retry(analysis: Arc<AIAnalysis>, error: &PassError, _: Arc<Self>) -> Action {
+    fn retry(analysis: Arc<AIAnalysis>, error: &PassError, this: Arc<Self>) -> Action {
         tracing::warn!(
             namespace = analysis.namespace(),
             name = analysis.name_any(),
             error = in_full(error),
             "analysis failed, retrying"
         );
-        Action::requeue(RETRY)
+        Action::requeue(this.delays.next(&*analysis))
     }
 
     async fn reconcile(analysis: Arc<AIAnalysis>, this: Arc<Self>) -> Result<Action, PassError> {
@@ -80,7 +76,11 @@ impl Analyses {
             return Ok(Action::await_change());
         }
         let namespace = analysis.namespace().unwrap_or_default();
-        this.pass(&namespace, &analysis.name_any()).await
+        let passed = this.pass(&namespace, &analysis.name_any()).await?;
+        if passed == Action::await_change() {
+            this.delays.reset(&*analysis);
+        }
+        Ok(passed)
     }
 
     async fn pass(&self, namespace: &str, name: &str) -> Result<Action, PassError> {
@@ -125,7 +125,7 @@ impl Analyses {
                 Step::Done => return Ok(Action::await_change()),
             }
         }
-        Ok(Action::requeue(RETRY))
+        Ok(Action::requeue(self.delays.next(&observed.analysis)))
     }
 }
 

@@ -11,6 +11,6 @@ pub mod decide;
 pub mod investigation;
 pub mod outcome;
 pub mod requests;
-mod scope;
+pub mod scope;
 pub mod selection;
 pub mod verdict;

@@ -21,14 +21,10 @@ use wfe_peers::catalog::{Catalog, Lookup};
 
 use crate::decide::{Created, Observed, Step, decide, is_ended};
 use crate::outcome::Report;
-use crate::scope::{Scope, look_up};
+use crate::scope::{Delays, MAX_STEPS, Scope, look_up};
 use crate::selection::execution_name;
 
-/// Time after which a pass that an outage ended is repeated.
-const RETRY: Duration = Duration::from_secs(5);
 const REQUEST: &str = "the RemediationRequest";
-/// A pass has fewer steps: look up, create, report.
-const MAX_STEPS: usize = 8;
 
 /// The orchestration reconciler.
 pub struct Orchestration {
@@ -38,6 +34,8 @@ pub struct Orchestration {
     pub catalog: Arc<dyn Catalog>,
     /// RemediationRequests in this namespace may name any target.
     pub platform_namespace: String,
+    /// Delays of the passes that are repeated.
+    pub delays: Delays,
 }
 
 /// Why a pass ended early; it is repeated.
@@ -78,14 +76,14 @@ impl Orchestration {
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "as the library calls it")]
-    fn retry(request: Arc<RemediationRequest>, error: &PassError, _: Arc<Self>) -> Action {
+    fn retry(request: Arc<RemediationRequest>, error: &PassError, this: Arc<Self>) -> Action {
         tracing::warn!(
             namespace = request.namespace(),
             name = request.name_any(),
             error = in_full(error),
             "orchestration of the RemediationRequest failed, retrying"
         );
-        Action::requeue(RETRY)
+        Action::requeue(this.delays.next(&*request))
     }
 
     async fn reconcile(
@@ -96,7 +94,11 @@ impl Orchestration {
             return Ok(Action::await_change());
         }
         let namespace = request.namespace().unwrap_or_default();
-        this.pass(&namespace, &request.name_any()).await
+        let passed = this.pass(&namespace, &request.name_any()).await?;
+        if passed == Action::await_change() {
+            this.delays.reset(&*request);
+        }
+        Ok(passed)
     }
 
     async fn pass(&self, namespace: &str, name: &str) -> Result<Action, PassError> {
@@ -131,25 +133,34 @@ impl Orchestration {
                 Step::Lookup(workflow_id) => {
                     catalog = Some(look_up(&*self.catalog, &workflow_id).await);
                 }
-                Step::Create(new) => match executions.create(&PostParams::default(), &new).await {
-                    Ok(new) => execution = Some(new),
-                    Err(kube::Error::Api(status)) if status.is_already_exists() => {
-                        execution = read_execution().await?;
+                Step::Create(new) => {
+                    // The request may have been cancelled during the lookup.
+                    let now = requests.get_metadata_opt(name).await;
+                    let now = now.map_err(|error| PassError::Read(REQUEST, error))?;
+                    let version = now.and_then(|it| it.metadata.resource_version);
+                    if version != request.metadata.resource_version {
+                        return Ok(Action::requeue(Duration::ZERO));
                     }
-                    Err(error) => created = Some(self.classify(namespace, &error).await),
-                },
+                    match executions.create(&PostParams::default(), &new).await {
+                        Ok(new) => execution = Some(new),
+                        Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                            execution = read_execution().await?;
+                        }
+                        Err(error) => created = Some(self.classify(namespace, &error).await),
+                    }
+                }
                 Step::Report(report) => {
                     self.store(&requests, &request, &report).await?;
                     return Ok(Action::await_change());
                 }
                 Step::Retry(report) => {
                     self.store(&requests, &request, &report).await?;
-                    return Ok(Action::requeue(RETRY));
+                    return Ok(Action::requeue(self.delays.next(&request)));
                 }
                 Step::Wait => return Ok(Action::await_change()),
             }
         }
-        Ok(Action::requeue(RETRY))
+        Ok(Action::requeue(self.delays.next(&request)))
     }
 
     /// The analysis that the request names, else the newest that names the request.

@@ -1,19 +1,53 @@
 //! What both reconcilers have in common: the namespaces that they watch, and how they ask the catalog.
 
+use std::collections::HashMap;
 use std::error::Error;
+use std::time::Duration;
 
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures::future::join_all;
 use futures::{Stream, StreamExt};
 use kube::core::NamespaceResourceScope;
 use kube::runtime::controller::{self, Config};
 use kube::runtime::watcher;
-use kube::{Api, Client, Resource};
+use kube::{Api, Client, Resource, ResourceExt};
+use parking_lot::Mutex;
 use wfe_model::text::in_full;
 use wfe_peers::catalog::{Catalog, Lookup, LookupError};
 use wfe_peers::client::WATCH_SECONDS;
 
 /// Objects that a reconciler handles at the same time.
 const CONCURRENCY: u16 = 8;
+
+/// Steps of a pass at most: each pass has fewer.
+pub const MAX_STEPS: usize = 8;
+/// Delays between passes that fail in a row, with jitter.
+const MIN_DELAY: Duration = Duration::from_millis(500);
+const MAX_DELAY: Duration = Duration::from_secs(30);
+
+/// Delays of the passes that are repeated, by the uid of the object.
+#[derive(Default)]
+pub struct Delays(Mutex<HashMap<String, ExponentialBackoff>>);
+
+impl Delays {
+    /// When the next pass of an object is due.
+    pub fn next(&self, object: &impl ResourceExt) -> Duration {
+        let builder = ExponentialBuilder::default()
+            .with_min_delay(MIN_DELAY)
+            .with_max_delay(MAX_DELAY)
+            .with_jitter()
+            .without_max_times();
+        let mut delays = self.0.lock();
+        let delays = delays.entry(object.uid().unwrap_or_default());
+        let next = delays.or_insert_with(|| builder.build()).next();
+        next.unwrap_or(MAX_DELAY)
+    }
+
+    /// A pass of the object has succeeded.
+    pub fn reset(&self, object: &impl ResourceExt) {
+        self.0.lock().remove(&object.uid().unwrap_or_default());
+    }
+}
 
 /// A namespace, or all.
 #[derive(Clone, Copy)]

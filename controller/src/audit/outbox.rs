@@ -31,6 +31,9 @@ use wfe_core::observed::Delivery;
 /// Maximum number of events in a batch: Data Storage takes 80 ms for 100 events, which are about
 /// 200 KB.
 pub const BATCH: usize = 100;
+/// The events of an execution that has not ended wait this long for the next one: its creation and its
+/// start are one request to the sink.
+const LINGER: Duration = Duration::from_secs(2);
 /// Delays after failures. The maximum bounds the time until the sink's recovery is noticed.
 const MIN_RETRY_DELAY: Duration = Duration::from_millis(500);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
@@ -138,7 +141,10 @@ impl Outbox {
         }
         let reference = ObjectRef::from_obj(wfe);
         let settles = Some(*self.earlier_settle.lock()).filter(|it| *it > Instant::now());
-        self.update_ledger(|ledger| ledger.offer(uid, &reference, open, new & open, settles));
+        let lingers = wfe.phase().is_none_or(|phase| !phase.is_final());
+        let lingers = lingers.then(|| Instant::now() + LINGER);
+        let new = new & open;
+        self.update_ledger(|ledger| ledger.offer(uid, &reference, open, new, settles, lingers));
         self.offered.notify_one();
     }
 
@@ -216,10 +222,10 @@ impl Outbox {
             if !pending.is_empty() {
                 return pending;
             }
-            let settles = self.ledger().next_settled();
-            match settles {
-                Some(settles) => {
-                    let _ = tokio::time::timeout_at(settles, offered).await;
+            let due = self.ledger().next_due();
+            match due {
+                Some(due) => {
+                    let _ = tokio::time::timeout_at(due, offered).await;
                 }
                 None => offered.await,
             }

@@ -31,21 +31,31 @@ impl System {
         name: &str,
         target: &str,
     ) -> Result<RemediationRequest> {
+        self.request_remediation_in(name, target, "").await
+    }
+
+    /// As [`request_remediation`](Self::request_remediation), for a target in this cluster.
+    pub async fn request_remediation_in(
+        &self,
+        name: &str,
+        target: &str,
+        cluster: &str,
+    ) -> Result<RemediationRequest> {
         let namespace = self.namespace.name();
         let request = serde_json::from_value(json!({
             "apiVersion": "kubernaut.ai/v1alpha1", "kind": "RemediationRequest",
             "metadata": { "name": name },
             "spec": {
                 "signalFingerprint": "0".repeat(64), "signalName": "OOMKilled", "severity": "critical",
-                "signalType": "alert", "targetType": "kubernetes",
+                "signalType": "alert", "targetType": "kubernetes", "clusterID": cluster,
                 "targetResource": { "kind": "Deployment", "name": target, "namespace": namespace },
                 "firingTime": "2026-11-28T12:00:00Z", "receivedTime": "2026-11-28T12:00:00Z",
             },
         }))?;
         let api = self.namespace.api::<RemediationRequest>();
         api.create(&PostParams::default(), &request).await?;
-        self.set_request_status(name, json!({ "overallPhase": "Analyzing" }))
-            .await
+        let analyzing = json!({ "overallPhase": "Analyzing" });
+        self.set_request_status(name, analyzing).await
     }
 
     /// Merges fields into the status of a RemediationRequest.

@@ -113,6 +113,13 @@ async fn request_with_completed_analysis_is_remediated() {
         assert_eq!(Some(&owner.uid), request.metadata.uid.as_ref());
         // The garbage collector deletes it with its request.
     }
+    // The same workflow on the same target waits for the cooldown, which is longer than this test.
+    remediate(&system, "again", "web", &workflow).await;
+    let blocked = system
+        .reported("again", "Blocked", "RecentlyRemediated")
+        .await;
+    let status = blocked.expect("blocked").status.expect("a status");
+    assert_eq!(status.block_reason, "RecentlyRemediated");
     let trail = system.audit_trail().expect("a trail");
     assert!(
         trail.iter().any(|it| it.correlation_id == "older"),
@@ -198,6 +205,15 @@ async fn selection_that_may_not_run_fails_its_request_in_words() {
         .complete_analysis("elsewhere", elsewhere)
         .await
         .expect("analysed");
+    let requested = system.request_remediation_in("edge", "web", "edge-7").await;
+    requested.expect("created");
+    let edge = analysed(&system, "web", workflow.selection());
+    system
+        .complete_analysis("edge", edge)
+        .await
+        .expect("analysed");
+    let says = "spec.clusterID: \"edge-7\": other clusters are not reached";
+    let edge = ("edge", "", json!(null), "ClusterNotSupported", says);
     let elsewhere = (
         "elsewhere",
         "",
@@ -205,7 +221,7 @@ async fn selection_that_may_not_run_fails_its_request_in_words() {
         "TargetNotAllowed",
         "must name a target there",
     );
-    for (name, _, _, reason, says) in cases.into_iter().chain([elsewhere]) {
+    for (name, _, _, reason, says) in cases.into_iter().chain([elsewhere, edge]) {
         let request = system
             .reported(name, "Failed", reason)
             .await

@@ -255,7 +255,7 @@ fn request_for_another_cluster_fails() {
     assert_eq!(report.reason, Reason::ClusterNotSupported.to_string());
 }
 
-/// Phases in which others decide, or nobody any more.
+/// Phases in which another controller decides, and final ones.
 #[rstest]
 fn request_in_foreign_or_final_phase_is_left_alone(
     #[values(
@@ -340,7 +340,7 @@ fn execution(change: impl FnOnce(&mut Value)) -> WorkflowExecution {
     serde_json::from_value(execution).expect("a WorkflowExecution")
 }
 
-fn told(execution: &WorkflowExecution) -> Report {
+fn report_of(execution: &WorkflowExecution) -> Report {
     let request = request(|_| ());
     reported(decide_with(&request, None, Some(execution), None, None))
 }
@@ -366,7 +366,7 @@ fn waiting_execution_blocks_the_request(
             "lastTransitionTime": "2026-11-28T12:00:00Z",
         }] });
     });
-    let report = told(&execution);
+    let report = report_of(&execution);
     assert_eq!(
         (report.block_reason, report.phase),
         (block_reason, Some(phase))
@@ -386,13 +386,13 @@ fn waiting_execution_blocks_the_request(
 #[case(json!({ "phase": "Failed", "failureDetails": { "reason": "DeadlineExceeded", "message": "m", "failedAt": "2026-11-28T12:00:00Z", "naturalLanguageSummary": "It took too long.", "wasExecutionFailure": true } }), RequestPhase::Failed, "DeadlineExceeded", Some("ManualReviewRequired"))]
 #[case(json!({ "phase": "Failed", "failureDetails": { "reason": "Cancelled", "message": "m", "failedAt": "2026-11-28T12:00:00Z", "naturalLanguageSummary": "It was cancelled.", "wasExecutionFailure": false } }), RequestPhase::Failed, "Cancelled", Some("ManualReviewRequired"))]
 #[case(json!({ "phase": "Skipped", "skipDetails": { "reason": "PreviousExecutionFailed", "message": "clear the block", "skippedAt": "2026-11-28T12:00:00Z" } }), RequestPhase::Failed, "PreviousExecutionFailed", Some("ManualReviewRequired"))]
-fn state_of_execution_is_told(
+fn state_of_execution_is_reported(
     #[case] status: Value,
     #[case] phase: RequestPhase,
     #[case] reason: &str,
     #[case] outcome: Option<&str>,
 ) {
-    let report = told(&execution(|it| it["status"] = status));
+    let report = report_of(&execution(|it| it["status"] = status));
     assert_eq!(
         (report.phase, report.reason.as_str(), report.outcome),
         (Some(phase), reason, outcome)
@@ -437,7 +437,7 @@ fn patch_has_what_has_changed() {
     let mut other = request(|it| {
         it["status"]["conditions"] = json!([{ "type": "SignalProcessed", "status": "True", "reason": "r", "message": "m", "lastTransitionTime": "2026-11-28T11:00:00Z" }]);
     });
-    let report = told(&execution(|it| {
+    let report = report_of(&execution(|it| {
         it["status"] = json!({ "phase": "Running" });
     }));
     let patch = report.patch(&other, now).expect("a patch");

@@ -211,3 +211,133 @@ impl Entry {
         workflow.map_err(|error| LookupError::invalid(workflow_id, &error.reasons()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::json;
+    use tokio::sync::Notify;
+    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+    use super::*;
+
+    const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+    const ID: &str = "0b6b1b0a-6a3c-4c3a-9d55-6a3c4c3a9d55";
+
+    fn object(name: &str, workflow_id: &str) -> Value {
+        let bundle = format!("r.io/w@sha256:{HEX}");
+        json!({
+            "apiVersion": "kubernaut.ai/v1alpha1", "kind": "RemediationWorkflow",
+            "metadata": { "name": name, "namespace": "catalog", "resourceVersion": "1" },
+            "spec": { "version": "1", "execution": { "engine": "job", "bundle": bundle } },
+            "status": { "workflowId": workflow_id },
+        })
+    }
+
+    /// An API server whose lists have these objects, in turn; each watch fails once it is told to.
+    #[derive(Clone)]
+    struct ApiServer {
+        lists: Arc<Vec<Vec<Value>>>,
+        listed: Arc<AtomicUsize>,
+        fails: Arc<Notify>,
+    }
+
+    impl ApiServer {
+        fn new(lists: Vec<Vec<Value>>) -> Self {
+            Self {
+                lists: Arc::new(lists),
+                listed: Arc::default(),
+                fails: Arc::default(),
+            }
+        }
+
+        async fn respond(self, request: Request<Body>) -> Response<Body> {
+            let uri = request.uri();
+            let watches = uri.query().is_some_and(|it| it.contains("watch"));
+            if watches {
+                self.fails.notified().await;
+                return response(
+                    500,
+                    &json!({ "kind": "Status", "code": 500, "status": "Failure" }),
+                );
+            }
+            let name = uri.path().rsplit('/').next().unwrap_or_default();
+            if name != "remediationworkflows" {
+                return response(
+                    404,
+                    &json!({ "kind": "Status", "code": 404, "status": "Failure", "reason": "NotFound" }),
+                );
+            }
+            let number = self.listed.fetch_add(1, Ordering::Relaxed);
+            let items = self.lists.get(number.min(self.lists.len() - 1));
+            response(
+                200,
+                &json!({
+                    "apiVersion": "kubernaut.ai/v1alpha1", "kind": "RemediationWorkflowList",
+                    "metadata": { "resourceVersion": "1" }, "items": items,
+                }),
+            )
+        }
+
+        /// The catalog, and a signal for each time that all objects were listed.
+        fn catalog(&self) -> (ObjectCatalog, UnboundedReceiver<()>) {
+            let this = self.clone();
+            let service = tower::service_fn(move |request| {
+                let this = this.clone();
+                async move { Ok::<_, std::io::Error>(this.respond(request).await) }
+            });
+            let client = Client::new(service, "catalog");
+            let (loaded, signals) = unbounded_channel();
+            let stop = CancellationToken::new();
+            let catalog = ObjectCatalog::start(&client, "catalog", stop, move |_| {
+                let _ = loaded.send(());
+            });
+            (catalog, signals)
+        }
+    }
+
+    fn response(status: u16, body: &Value) -> Response<Body> {
+        let body = Body::from(body.to_string().into_bytes());
+        let response = Response::builder().status(status).body(body);
+        response.expect("a response")
+    }
+
+    /// Until a watch that failed has recovered, lookups are reads; then all objects are known again,
+    /// although none has changed.
+    #[tokio::test(start_paused = true)]
+    async fn failed_watch_is_replaced_by_a_new_list() {
+        let server = ApiServer::new(vec![
+            vec![object("a", "")],
+            vec![object("a", ""), object("b", "")],
+        ]);
+        let (catalog, mut loaded) = server.catalog();
+        loaded.recv().await.expect("listed");
+        catalog.lookup("a").await.expect("found");
+        let missing = catalog.lookup("b").await;
+        assert!(
+            matches!(missing, Err(LookupError::Unusable(_))),
+            "{missing:?}"
+        );
+        server.fails.notify_one();
+        loaded.recv().await.expect("listed again");
+        catalog.lookup("b").await.expect("listed again");
+    }
+
+    /// An id in a status is found also where the watch has not delivered it, and two are none.
+    #[tokio::test(start_paused = true)]
+    async fn id_in_status_is_found_and_must_be_unique() {
+        let server = ApiServer::new(vec![vec![object("a", "")], vec![object("a", ID)]]);
+        let (catalog, mut loaded) = server.catalog();
+        loaded.recv().await.expect("listed");
+        catalog.lookup(ID).await.expect("listed");
+        let server = ApiServer::new(vec![vec![object("a", ID), object("b", ID)]]);
+        let (catalog, mut loaded) = server.catalog();
+        loaded.recv().await.expect("listed");
+        let ambiguous = catalog.lookup(ID).await.expect_err("ambiguous").to_string();
+        let says = "RemediationWorkflows \"a\" and \"b\" both have this id";
+        assert!(ambiguous.contains(says), "{ambiguous}");
+    }
+}
