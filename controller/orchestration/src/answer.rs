@@ -12,7 +12,7 @@ use wfe_model::workflow::Workflow;
 use wfe_model::workflow_execution::limit;
 
 use crate::selection::spec;
-use crate::verdict::Reason;
+use crate::verdict::AnalysisReason;
 
 /// Least confidence with which a workflow is selected.
 const MIN_CONFIDENCE: f64 = 0.7;
@@ -23,12 +23,12 @@ const SEVERITIES: [&str; 4] = ["critical", "high", "medium", "low"];
 #[derive(Clone, Debug, PartialEq)]
 pub struct Unusable {
     /// The reason.
-    pub reason: Reason,
+    pub reason: AnalysisReason,
     /// The sentence.
     pub message: String,
 }
 
-fn unusable(reason: Reason, message: impl Into<String>) -> Unusable {
+fn unusable(reason: AnalysisReason, message: impl Into<String>) -> Unusable {
     let message = message.into();
     Unusable { reason, message }
 }
@@ -93,7 +93,7 @@ impl Answer {
         let document = Document::deserialize(answer);
         let document = document.map_err(|error| {
             let message = format!("HolmesGPT-API's answer cannot be read: {error}");
-            unusable(Reason::InvalidAnswer, message)
+            unusable(AnalysisReason::InvalidAnswer, message)
         })?;
         if document.needs_human_review == Some(true) {
             let reason = document.human_review_reason.unwrap_or_default();
@@ -102,11 +102,11 @@ impl Answer {
                 "" => "the analysis asks for a review by a person".to_owned(),
                 reason => format!("the analysis asks for a review by a person: {reason}"),
             };
-            return Err(unusable(Reason::HumanReviewRequired, message));
+            return Err(unusable(AnalysisReason::HumanReviewRequired, message));
         }
         let Some(claim) = document.selected_workflow else {
             let message = "the analysis has selected no workflow";
-            return Err(unusable(Reason::NoWorkflowSelected, message));
+            return Err(unusable(AnalysisReason::NoWorkflowSelected, message));
         };
         let confidence = claim.confidence;
         if !confidence.is_some_and(|it| (MIN_CONFIDENCE..=1.0).contains(&it)) {
@@ -114,7 +114,7 @@ impl Answer {
             let message = format!(
                 "selected_workflow.confidence: {found}: must be from {MIN_CONFIDENCE} to 1 to run a workflow without a person"
             );
-            return Err(unusable(Reason::LowConfidence, message));
+            return Err(unusable(AnalysisReason::LowConfidence, message));
         }
         let parameters = claim.parameters.unwrap_or_default().into_iter();
         let parameters = parameters.filter_map(|(name, value)| match value {
@@ -178,7 +178,7 @@ impl Answer {
         if let Some(violations) = violations {
             let all: Vec<_> = violations.iter().map(rules::Violation::sentence).collect();
             let message = format!("the selected workflow cannot be run so: {}", all.join("; "));
-            return Err(unusable(Reason::SelectionInvalid, message));
+            return Err(unusable(AnalysisReason::SelectionInvalid, message));
         }
         selected.execution_bundle = entry.bundle.to_string();
         selected.execution_bundle_digest = entry.bundle.digest().to_string();

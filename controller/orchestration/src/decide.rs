@@ -7,7 +7,7 @@ use wfe_model::remediation::{AIAnalysis, RemediationRequest};
 use wfe_model::workflow_execution::WorkflowExecution;
 use wfe_peers::catalog::{Lookup, LookupError};
 
-use crate::outcome::{Reason, Report};
+use crate::outcome::{Report, RequestReason};
 use crate::selection::Selection;
 
 /// Phases in which the WorkflowExecution is created.
@@ -76,31 +76,37 @@ pub fn decide(observed: &Observed<'_>) -> Step {
                     "WorkflowExecution {} of an earlier RemediationRequest of this name is being deleted",
                     execution.name_any()
                 );
-                Step::Retry(Report::delayed(Reason::NameTaken, &message))
+                Step::Retry(Report::delayed(RequestReason::NameTaken, &message))
             }
             Owner::Other => {
                 let message = format!(
                     "WorkflowExecution {} exists and is not of this RemediationRequest: delete one of them",
                     execution.name_any()
                 );
-                Step::Report(Report::refused(Reason::NameTaken, &message))
+                Step::Report(Report::refused(RequestReason::NameTaken, &message))
             }
         };
     }
     if let Some(reference) = &status.workflow_execution_ref {
         let message = format!("WorkflowExecution {} was deleted", reference.name);
-        return Step::Report(Report::refused(Reason::WorkflowExecutionDeleted, &message));
+        return Step::Report(Report::refused(
+            RequestReason::WorkflowExecutionDeleted,
+            &message,
+        ));
     }
     if !ACTIVE.contains(&phase) {
         return Step::Wait;
     }
     match &observed.created {
         Some(Created::Denied(message)) => {
-            return Step::Report(Report::refused(Reason::AdmissionDenied, message));
+            return Step::Report(Report::refused(RequestReason::AdmissionDenied, message));
         }
         Some(Created::Unanswered(why)) => {
             let message = format!("the WorkflowExecution could not be created, retrying: {why}");
-            return Step::Retry(Report::delayed(Reason::ApiServerUnavailable, &message));
+            return Step::Retry(Report::delayed(
+                RequestReason::ApiServerUnavailable,
+                &message,
+            ));
         }
         None => {}
     }
@@ -113,14 +119,17 @@ pub fn decide(observed: &Observed<'_>) -> Step {
             "spec.clusterID: {:?}: other clusters are not reached: remediate it from that cluster",
             request.spec.cluster_id
         );
-        return Step::Report(Report::refused(Reason::ClusterNotSupported, &message));
+        return Step::Report(Report::refused(
+            RequestReason::ClusterNotSupported,
+            &message,
+        ));
     }
     if let Some(message) = too_old(request, observed.now) {
-        return Step::Report(Report::refused(Reason::RequestTooOld, &message));
+        return Step::Report(Report::refused(RequestReason::RequestTooOld, &message));
     }
     if analysis.approval_required && phase != "Executing" {
         let message = "the AIAnalysis requires an approval: set status.overallPhase to Executing to approve it";
-        return Step::Report(Report::delayed(Reason::ApprovalRequired, message));
+        return Step::Report(Report::delayed(RequestReason::ApprovalRequired, message));
     }
     let selection = Selection::read(request, analysis, observed.platform_namespace);
     let selection = match selection {
@@ -132,11 +141,11 @@ pub fn decide(observed: &Observed<'_>) -> Step {
         Some(Ok(entry)) => entry,
         Some(Err(LookupError::Unusable(violation))) => {
             let message = violation.to_string();
-            return Step::Report(Report::refused(Reason::WorkflowNotUsable, &message));
+            return Step::Report(Report::refused(RequestReason::WorkflowNotUsable, &message));
         }
         Some(Err(LookupError::Unavailable(why))) => {
             let message = format!("the workflow catalog is unavailable, retrying: {why}");
-            return Step::Retry(Report::delayed(Reason::CatalogUnavailable, &message));
+            return Step::Retry(Report::delayed(RequestReason::CatalogUnavailable, &message));
         }
     };
     match selection.execution(request, entry) {

@@ -11,7 +11,7 @@ use wfe_peers::holmes::{HolmesError, IncidentRequest, Outcome, Session};
 
 use crate::answer::{Answer, Unusable};
 use crate::selection::may_name;
-use crate::verdict::Reason;
+use crate::verdict::AnalysisReason;
 
 /// Longest time from the creation of an AIAnalysis to its end: an older signal is stale.
 const MAX_ANALYSIS: SignedDuration = SignedDuration::from_mins(30);
@@ -113,7 +113,7 @@ pub fn decide(observed: &Observed) -> Step {
                 "" => "the investigation has failed".to_owned(),
                 why => format!("the investigation has failed: {why}"),
             };
-            failed(Reason::InvestigationFailed, &message)
+            failed(AnalysisReason::InvestigationFailed, &message)
         }
         Some(Ok(Session::Lost)) => reserve(observed, session.generation + 1),
         Some(Err(error)) => unanswered(observed, error),
@@ -127,24 +127,24 @@ pub fn is_ended(analysis: &AIAnalysis) -> bool {
 }
 
 /// Why nothing is investigated.
-fn refusal(observed: &Observed) -> Option<(Reason, String)> {
+fn refusal(observed: &Observed) -> Option<(AnalysisReason, String)> {
     let analysis = &observed.analysis;
     let context = &analysis.spec.analysis_request.signal_context;
     if context.signal_name.is_empty() || context.target_resource.name.is_empty() {
         let message = "spec.analysisRequest.signalContext: signalName and targetResource.name: required value";
-        return Some((Reason::InvalidSpec, message.to_owned()));
+        return Some((AnalysisReason::InvalidSpec, message.to_owned()));
     }
     let namespace = analysis.namespace().unwrap_or_default();
     let target = &context.target_resource;
     if let Err(message) = may_name(&namespace, &observed.platform_namespace, target) {
-        return Some((Reason::TargetNotAllowed, message));
+        return Some((AnalysisReason::TargetNotAllowed, message));
     }
     let created = analysis.creation_timestamp().map(|it| it.0);
     let age = created.map(|at| observed.now.duration_since(at));
     age.is_some_and(|age| age > MAX_ANALYSIS).then(|| {
         let minutes = MAX_ANALYSIS.as_mins();
         let message = format!("the investigation has not ended within {minutes} minutes");
-        (Reason::InvestigationTimeout, message)
+        (AnalysisReason::InvestigationTimeout, message)
     })
 }
 
@@ -185,7 +185,7 @@ fn begin(observed: &Observed, session: &InvestigationSession) -> Step {
 fn reserve(observed: &Observed, generation: u32) -> Step {
     if generation > MAX_SESSIONS {
         let message = format!("HolmesGPT-API has lost {MAX_SESSIONS} sessions");
-        return failed(Reason::SessionLost, &message);
+        return failed(AnalysisReason::SessionLost, &message);
     }
     let created_at = observed.now.to_string();
     Step::Reserve(json!({
@@ -245,15 +245,15 @@ fn poll_later(observed: &Observed, session: &InvestigationSession) -> Step {
 /// An outage is reported, and the request repeated; a request that is refused is not.
 fn unanswered(observed: &Observed, error: &HolmesError) -> Step {
     let why = match error {
-        HolmesError::Refused(why) => return failed(Reason::AnalysisRefused, why),
+        HolmesError::Refused(why) => return failed(AnalysisReason::AnalysisRefused, why),
         HolmesError::Unavailable(why) => why,
     };
     let message = format!("HolmesGPT-API is unavailable, retrying: {why}");
-    delayed(observed, Reason::HolmesUnavailable, &message)
+    delayed(observed, AnalysisReason::HolmesUnavailable, &message)
 }
 
 /// Each outage is reported once: its text may be another one each time.
-fn delayed(observed: &Observed, reason: Reason, message: &str) -> Step {
+fn delayed(observed: &Observed, reason: AnalysisReason, message: &str) -> Step {
     let known = observed.analysis.status.as_ref();
     let known = known.is_some_and(|it| {
         it.reason == reason.category() && it.message.starts_with(reason.as_ref())
@@ -270,11 +270,11 @@ fn delayed(observed: &Observed, reason: Reason, message: &str) -> Step {
     Step::Store { status, again }
 }
 
-fn text(reason: Reason, message: &str) -> String {
+fn text(reason: AnalysisReason, message: &str) -> String {
     format!("{}: {message}", reason.as_ref())
 }
 
-fn failed(reason: Reason, message: &str) -> Step {
+fn failed(reason: AnalysisReason, message: &str) -> Step {
     let needs_review = reason.category() != "APIError";
     Step::Store {
         status: json!({
@@ -296,11 +296,11 @@ fn conclude(observed: &Observed, answer: &Value) -> Step {
         None => return Step::Lookup(answer.claim.workflow_id),
         Some(Ok(entry)) => entry,
         Some(Err(LookupError::Unusable(violation))) => {
-            return failed(Reason::WorkflowNotUsable, &violation.to_string());
+            return failed(AnalysisReason::WorkflowNotUsable, &violation.to_string());
         }
         Some(Err(LookupError::Unavailable(why))) => {
             let message = format!("the workflow catalog is unavailable, retrying: {why}");
-            return delayed(observed, Reason::CatalogUnavailable, &message);
+            return delayed(observed, AnalysisReason::CatalogUnavailable, &message);
         }
     };
     let signal = &observed
@@ -312,7 +312,7 @@ fn conclude(observed: &Observed, answer: &Value) -> Step {
     let namespace = observed.analysis.namespace().unwrap_or_default();
     let target = answer.cause.target().unwrap_or(signal);
     if let Err(message) = may_name(&namespace, &observed.platform_namespace, target) {
-        return failed(Reason::TargetNotAllowed, &message);
+        return failed(AnalysisReason::TargetNotAllowed, &message);
     }
     let (selected, warnings) = match answer.checked(entry, target) {
         Ok(checked) => checked,

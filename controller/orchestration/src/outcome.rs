@@ -16,7 +16,7 @@ const MAX_MESSAGE: usize = 32_768;
 
 /// Reason of the condition, where it is not one of the WorkflowExecution's own.
 #[derive(Clone, Copy, Debug, Display, Eq, IntoStaticStr, PartialEq)]
-pub enum Reason {
+pub enum RequestReason {
     /// The analysis has selected no workflow.
     NoWorkflowSelected,
     /// The analysis names no engine.
@@ -86,7 +86,7 @@ impl Report {
     }
 
     /// There will be no WorkflowExecution.
-    pub fn refused(reason: Reason, message: &str) -> Self {
+    pub fn refused(reason: RequestReason, message: &str) -> Self {
         let phase = Some(RequestPhase::Failed);
         Self {
             outcome: Some("ManualReviewRequired"),
@@ -95,7 +95,7 @@ impl Report {
     }
 
     /// It is not known yet whether there will be a WorkflowExecution.
-    pub fn delayed(reason: Reason, message: &str) -> Self {
+    pub fn delayed(reason: RequestReason, message: &str) -> Self {
         Self::new(None, TriState::Unknown, reason.into(), message)
     }
 
@@ -108,11 +108,17 @@ impl Report {
                     "workflow {} is running",
                     execution.spec.workflow_ref.workflow_id
                 );
-                let (phase, reason) = (RequestPhase::Executing, Reason::WorkflowExecutionRunning);
+                let (phase, reason) = (
+                    RequestPhase::Executing,
+                    RequestReason::WorkflowExecutionRunning,
+                );
                 Self::new(Some(phase), TriState::True, reason.into(), &message)
             }
             Some(Phase::Succeeded) => {
-                let (phase, reason) = (RequestPhase::Completed, Reason::WorkflowExecutionSucceeded);
+                let (phase, reason) = (
+                    RequestPhase::Completed,
+                    RequestReason::WorkflowExecutionSucceeded,
+                );
                 let message = "the workflow has succeeded";
                 Self {
                     outcome: Some("Remediated"),
@@ -234,7 +240,7 @@ fn pending(execution: &WorkflowExecution) -> Report {
         return Report::new(phase, TriState::Unknown, &unknown.reason, &unknown.message);
     }
     let message = format!("WorkflowExecution {} was created", execution.name_any());
-    let reason = Reason::WorkflowExecutionCreated;
+    let reason = RequestReason::WorkflowExecutionCreated;
     Report::new(phase, TriState::True, reason.into(), &message)
 }
 

@@ -14,7 +14,7 @@ use wfe_model::workflow_execution::{
     ExecutionConfig, RemediationRequestRef, WorkflowExecution, WorkflowExecutionSpec, WorkflowRef,
 };
 
-use crate::outcome::{Reason, Report};
+use crate::outcome::{Report, RequestReason};
 
 /// Longest name of an object.
 const MAX_NAME: usize = 253;
@@ -56,7 +56,7 @@ impl<'a> Selection<'a> {
     ) -> Result<Self, Report> {
         let Some(workflow) = analysis.selection() else {
             let message = "the AIAnalysis is Completed without status.selectedWorkflow: it must select a workflow, or fail";
-            return Err(Report::refused(Reason::NoWorkflowSelected, message));
+            return Err(Report::refused(RequestReason::NoWorkflowSelected, message));
         };
         let supported = Engine::supported();
         let engine = match workflow.execution_engine.as_str() {
@@ -64,20 +64,20 @@ impl<'a> Selection<'a> {
                 let message = format!(
                     "selectedWorkflow.executionEngine: required value: supported values are {supported} (there is no default)"
                 );
-                return Err(Report::refused(Reason::EngineMissing, &message));
+                return Err(Report::refused(RequestReason::EngineMissing, &message));
             }
             text => Engine::parse(text).ok_or_else(|| {
                 let found = shortened(text);
                 let message = format!(
                     "selectedWorkflow.executionEngine: unsupported value {found:?}: supported values are {supported}"
                 );
-                Report::refused(Reason::UnsupportedEngine, &message)
+                Report::refused(RequestReason::UnsupportedEngine, &message)
             })?,
         };
         let target = analysis.target().unwrap_or(&request.spec.target_resource);
         let namespace = request.namespace().unwrap_or_default();
         may_name(&namespace, platform_namespace, target)
-            .map_err(|message| Report::refused(Reason::TargetNotAllowed, &message))?;
+            .map_err(|message| Report::refused(RequestReason::TargetNotAllowed, &message))?;
         Ok(Self {
             workflow,
             engine,
@@ -96,10 +96,10 @@ impl<'a> Selection<'a> {
                 "selectedWorkflow.executionEngine: invalid value \"{}\": must be the engine of workflow {:?} in the catalog, \"{}\"",
                 self.engine, entry.workflow_id, entry.engine
             );
-            return Err(Report::refused(Reason::EngineMismatch, &message));
+            return Err(Report::refused(RequestReason::EngineMismatch, &message));
         }
         if let Some(message) = other_group(self.target, entry) {
-            return Err(Report::refused(Reason::TargetNotAllowed, &message));
+            return Err(Report::refused(RequestReason::TargetNotAllowed, &message));
         }
         let timeouts = request.status.as_ref();
         let timeouts = timeouts.and_then(|it| it.timeout_config.as_ref());

@@ -5,7 +5,7 @@ use strum::AsRefStr;
 /// Why an analysis has failed or is delayed. Leads `status.message`: `status.reason` is a closed set of
 /// Kubernaut that says less.
 #[derive(AsRefStr, Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Reason {
+pub enum AnalysisReason {
     /// The spec lacks what is to be analysed.
     InvalidSpec,
     /// The resource is in another namespace than the AIAnalysis may name.
@@ -36,7 +36,7 @@ pub enum Reason {
     CatalogUnavailable,
 }
 
-impl Reason {
+impl AnalysisReason {
     /// The word of Kubernaut, one of its closed set.
     pub fn category(self) -> &'static str {
         match self {

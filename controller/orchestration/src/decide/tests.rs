@@ -149,16 +149,16 @@ fn image_of_either_shape_is_that_of_the_execution(
 
 /// TR-6, BR-WE-014: nothing is created, and the request says why.
 #[rstest]
-#[case("/status/selectedWorkflow/executionEngine", json!(""), Reason::EngineMissing, "there is no default")]
-#[case("/status/selectedWorkflow/executionEngine", json!("Job"), Reason::UnsupportedEngine, "unsupported value \"Job\"")]
-#[case("/status/selectedWorkflow/executionEngine", json!("tekton"), Reason::EngineMismatch, "must be the engine of workflow \"oom\" in the catalog, \"job\"")]
-#[case("/status/selectedWorkflow", json!(null), Reason::NoWorkflowSelected, "without status.selectedWorkflow")]
-#[case("/status/rootCauseAnalysis/affectedResource/namespace", json!("kube-system"), Reason::TargetNotAllowed, "an object in namespace prod must name a target there")]
-#[case("/status/rootCauseAnalysis/affectedResource/namespace", json!(""), Reason::TargetNotAllowed, "\"Deployment/api\"")]
+#[case("/status/selectedWorkflow/executionEngine", json!(""), RequestReason::EngineMissing, "there is no default")]
+#[case("/status/selectedWorkflow/executionEngine", json!("Job"), RequestReason::UnsupportedEngine, "unsupported value \"Job\"")]
+#[case("/status/selectedWorkflow/executionEngine", json!("tekton"), RequestReason::EngineMismatch, "must be the engine of workflow \"oom\" in the catalog, \"job\"")]
+#[case("/status/selectedWorkflow", json!(null), RequestReason::NoWorkflowSelected, "without status.selectedWorkflow")]
+#[case("/status/rootCauseAnalysis/affectedResource/namespace", json!("kube-system"), RequestReason::TargetNotAllowed, "an object in namespace prod must name a target there")]
+#[case("/status/rootCauseAnalysis/affectedResource/namespace", json!(""), RequestReason::TargetNotAllowed, "\"Deployment/api\"")]
 fn analysis_that_may_not_run_fails_the_request(
     #[case] pointer: &str,
     #[case] value: Value,
-    #[case] reason: Reason,
+    #[case] reason: RequestReason,
     #[case] says: &str,
 ) {
     let analysis = analysis(|it| *it.pointer_mut(pointer).expect("a field") = value);
@@ -240,7 +240,7 @@ fn target_of_another_group_must_be_listed_by_the_workflow(
 #[test]
 fn outage_is_stored_once() {
     let now = "2026-11-28T12:00:00Z".parse().expect("a time");
-    let report = |why: &str| Report::delayed(Reason::CatalogUnavailable, why);
+    let report = |why: &str| Report::delayed(RequestReason::CatalogUnavailable, why);
     let patch = report("port 1")
         .patch(&request(|_| ()), now)
         .expect("a patch");
@@ -252,7 +252,10 @@ fn outage_is_stored_once() {
 fn request_for_another_cluster_fails() {
     let request = request(|it| it["spec"]["clusterID"] = json!("edge-7"));
     let report = reported(step(&request, &analysis(|_| ())));
-    assert_eq!(report.reason, Reason::ClusterNotSupported.to_string());
+    assert_eq!(
+        report.reason,
+        RequestReason::ClusterNotSupported.to_string()
+    );
 }
 
 /// Phases in which another controller decides, and final ones.
@@ -427,7 +430,10 @@ fn execution_of_another_request_is_not_adopted() {
 fn deleted_execution_is_not_created_again() {
     let request = request(|it| it["status"]["workflowExecutionRef"] = json!({ "name": "we-rr-1" }));
     let report = reported(step(&request, &analysis(|_| ())));
-    assert_eq!(report.reason, Reason::WorkflowExecutionDeleted.to_string());
+    assert_eq!(
+        report.reason,
+        RequestReason::WorkflowExecutionDeleted.to_string()
+    );
 }
 
 /// A write that changes nothing is not made, and other writers' conditions stay.

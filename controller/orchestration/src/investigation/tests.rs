@@ -145,10 +145,10 @@ fn session_without_id_after_a_crash_counts() {
         it["investigationSession"] = json!({ "id": "", "generation": 5, "createdAt": NOW });
     });
     let (status, _) = stored(decide(&observed(&last)));
-    assert_failed(&status, Reason::SessionLost);
+    assert_failed(&status, AnalysisReason::SessionLost);
 }
 
-fn assert_failed(status: &Value, reason: Reason) {
+fn assert_failed(status: &Value, reason: AnalysisReason) {
     assert_eq!(status["phase"], "Failed");
     assert_eq!(status["reason"], reason.category());
     let message = status["message"].as_str().expect("text");
@@ -202,7 +202,7 @@ fn lost_session_is_begun_again_and_counted() {
         session: lost(),
         ..observed(&fifth)
     }));
-    assert_failed(&status, Reason::SessionLost);
+    assert_failed(&status, AnalysisReason::SessionLost);
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn outage_is_reported_once_and_retried_and_a_refusal_is_final() {
         begun: refused,
         ..new
     }));
-    assert_failed(&status, Reason::AnalysisRefused);
+    assert_failed(&status, AnalysisReason::AnalysisRefused);
 }
 
 #[test]
@@ -253,7 +253,7 @@ fn analysis_that_may_not_be_investigated_fails() {
         it.metadata.creation_timestamp =
             Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(old));
     });
-    assert_failed(&old, Reason::InvestigationTimeout);
+    assert_failed(&old, AnalysisReason::InvestigationTimeout);
     let elsewhere = changed(|it| {
         "kube-system".clone_into(
             &mut it
@@ -264,13 +264,13 @@ fn analysis_that_may_not_be_investigated_fails() {
                 .namespace,
         );
     });
-    assert_failed(&elsewhere, Reason::TargetNotAllowed);
+    assert_failed(&elsewhere, AnalysisReason::TargetNotAllowed);
     let nothing = changed(|it| it.spec.analysis_request.signal_context.signal_name.clear());
-    assert_failed(&nothing, Reason::InvalidSpec);
+    assert_failed(&nothing, AnalysisReason::InvalidSpec);
     let target = json!({ "kind": "Node", "name": "node-1" });
     let answer = answer(|it| it["root_cause_analysis"]["affectedResource"] = target);
     let (status, _) = stored(concluded(answer, Some(Ok(entry()))));
-    assert_failed(&status, Reason::TargetNotAllowed);
+    assert_failed(&status, AnalysisReason::TargetNotAllowed);
 }
 
 /// TR-6: the engine is the catalog's.
@@ -311,19 +311,19 @@ fn engine_of_catalog_is_stored_and_another_claim_is_a_warning(
 
 /// BR-WE-014: an answer that a model has made up fails the analysis, in words.
 #[rstest]
-#[case("/selected_workflow", json!(null), Reason::NoWorkflowSelected, "no workflow")]
-#[case("/selected_workflow/confidence", json!(0.69), Reason::LowConfidence, "0.69: must be from 0.7 to 1")]
-#[case("/selected_workflow/confidence", json!(7), Reason::LowConfidence, "7: must be from 0.7 to 1")]
-#[case("/selected_workflow/workflow_id", json!(7), Reason::InvalidAnswer, "expected a string")]
-#[case("/selected_workflow/version", json!("9.9.9"), Reason::SelectionInvalid, "spec.workflowRef.version: ")]
-#[case("/selected_workflow/execution_bundle", json!("r.io/evil@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"), Reason::SelectionInvalid, "must be those in the catalog")]
-#[case("/selected_workflow/parameters", json!({ "SHELL": "sh" }), Reason::SelectionInvalid, "spec.parameters[SHELL]: unknown parameter")]
-#[case("/selected_workflow/parameters", json!([1]), Reason::InvalidAnswer, "expected a map")]
-#[case("/needs_human_review", json!(true), Reason::HumanReviewRequired, "review by a person")]
+#[case("/selected_workflow", json!(null), AnalysisReason::NoWorkflowSelected, "no workflow")]
+#[case("/selected_workflow/confidence", json!(0.69), AnalysisReason::LowConfidence, "0.69: must be from 0.7 to 1")]
+#[case("/selected_workflow/confidence", json!(7), AnalysisReason::LowConfidence, "7: must be from 0.7 to 1")]
+#[case("/selected_workflow/workflow_id", json!(7), AnalysisReason::InvalidAnswer, "expected a string")]
+#[case("/selected_workflow/version", json!("9.9.9"), AnalysisReason::SelectionInvalid, "spec.workflowRef.version: ")]
+#[case("/selected_workflow/execution_bundle", json!("r.io/evil@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"), AnalysisReason::SelectionInvalid, "must be those in the catalog")]
+#[case("/selected_workflow/parameters", json!({ "SHELL": "sh" }), AnalysisReason::SelectionInvalid, "spec.parameters[SHELL]: unknown parameter")]
+#[case("/selected_workflow/parameters", json!([1]), AnalysisReason::InvalidAnswer, "expected a map")]
+#[case("/needs_human_review", json!(true), AnalysisReason::HumanReviewRequired, "review by a person")]
 fn wrong_answer_fails_the_analysis(
     #[case] pointer: &str,
     #[case] value: Value,
-    #[case] reason: Reason,
+    #[case] reason: AnalysisReason,
     #[case] says: &str,
 ) {
     let answer = answer(|it| *it.pointer_mut(pointer).expect("a field") = value);
@@ -340,7 +340,7 @@ fn answers_of_the_catalog_are_told_apart() {
     let violation = Violation::WorkflowNotFound { workflow_id };
     let not_found = Some(Err(LookupError::Unusable(violation)));
     let (status, _) = stored(concluded(answer(|_| ()), not_found));
-    assert_failed(&status, Reason::WorkflowNotUsable);
+    assert_failed(&status, AnalysisReason::WorkflowNotUsable);
     let down = Some(Err(LookupError::Unavailable("down".to_owned())));
     let (status, again) = stored(concluded(answer(|_| ()), down));
     assert_eq!((status.get("phase"), again), (None, Some(RETRY)));
