@@ -2,6 +2,7 @@
 //! host instead of pods, with the tokens of their own ServiceAccounts and no other permissions.
 
 mod catalog;
+mod catalog_source;
 mod control;
 mod install;
 mod look;
@@ -16,7 +17,7 @@ mod state;
 mod tls;
 mod webhook;
 
-pub use self::catalog::CatalogSource;
+pub use self::catalog_source::CatalogSource;
 pub use self::control::{cluster, install_crd};
 pub use self::install::until_effective;
 pub use self::look::{condition, dry_run, job_has_ended, message, pod_is_alive, types};

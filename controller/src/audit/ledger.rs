@@ -25,18 +25,11 @@ struct Account {
     why: Option<Box<str>>,
     /// Latest time at which the sink may still commit an unanswered request.
     settles: Option<Instant>,
-    /// Until when more events are waited for, to be sent together.
-    lingers: Option<Instant>,
 }
 
 impl Account {
     fn waiting(&self) -> EnumSet<EventType> {
         self.happened - self.delivered - self.rejected
-    }
-
-    /// When its events may be sent; `None`: now.
-    fn due(&self) -> Option<Instant> {
-        self.settles.max(self.lingers)
     }
 }
 
@@ -76,7 +69,7 @@ pub struct DeliveryState {
 impl Ledger {
     /// Adds the events `happened` that are neither delivered nor waiting. `unsent` is the subset
     /// that no process can have sent before; the others may be committed by an earlier process until
-    /// `settles`. More events are waited for until `lingers`; `None`: these are the last ones.
+    /// `settles`.
     pub(super) fn offer(
         &mut self,
         uid: &str,
@@ -84,7 +77,6 @@ impl Ledger {
         happened: EnumSet<EventType>,
         unsent: EnumSet<EventType>,
         settles: Option<Instant>,
-        lingers: Option<Instant>,
     ) {
         let account = self
             .accounts
@@ -98,17 +90,11 @@ impl Ledger {
                 rejected: EnumSet::empty(),
                 why: None,
                 settles: None,
-                lingers,
             });
         let before = account.waiting();
         if !(happened - account.happened - unsent).is_empty() {
             account.settles = account.settles.max(settles);
         }
-        // From the first of the events that wait.
-        account.lingers = match account.position {
-            Some(_) => account.lingers.min(lingers),
-            None => lingers,
-        };
         account.unsent |= unsent - account.happened;
         account.happened |= happened;
         let after = account.waiting();
@@ -128,7 +114,7 @@ impl Ledger {
         let waiting = self.queue.values().filter_map(|uid| {
             let account = self.accounts.get(uid)?;
             account
-                .due()
+                .settles
                 .is_none_or(|it| it <= now)
                 .then(|| PendingEvents {
                     uid: uid.clone(),
@@ -146,10 +132,10 @@ impl Ledger {
             .collect()
     }
 
-    /// Earliest time at which events that may not be sent now may be sent.
-    pub(super) fn next_due(&self) -> Option<Instant> {
+    /// Earliest time at which events after an unanswered request may be retried.
+    pub(super) fn next_settled(&self) -> Option<Instant> {
         let accounts = self.queue.values().filter_map(|uid| self.accounts.get(uid));
-        accounts.filter_map(Account::due).min()
+        accounts.filter_map(|it| it.settles).min()
     }
 
     /// The sink has stored the event.
@@ -245,14 +231,7 @@ mod tests {
     const CREATED: EventType = EventType::ExecutionStarted;
 
     fn offer(ledger: &mut Ledger, uid: &str, happened: EnumSet<EventType>) {
-        ledger.offer(
-            uid,
-            &ObjectRef::new(uid),
-            happened,
-            EnumSet::empty(),
-            None,
-            None,
-        );
+        ledger.offer(uid, &ObjectRef::new(uid), happened, EnumSet::empty(), None);
     }
 
     fn queue(ledger: &Ledger, most: usize, now: Instant) -> Vec<(String, usize)> {
@@ -286,7 +265,7 @@ mod tests {
     fn uncertain_event_waits_until_settled_and_does_not_block_other_objects() {
         let (mut ledger, now) = (Ledger::default(), Instant::now());
         let selected = SELECTED.into();
-        ledger.offer("a", &ObjectRef::new("a"), selected, selected, None, None);
+        ledger.offer("a", &ObjectRef::new("a"), selected, selected, None);
         offer(&mut ledger, "b", SELECTED.into());
         assert_eq!(
             ledger.next(9, now).first().map(|it| it.unsent.len()),
@@ -295,7 +274,7 @@ mod tests {
         let later = now + Duration::from_secs(35);
         ledger.mark_uncertain("a", SELECTED, later);
         assert_eq!(queue(&ledger, 9, now), [("b".to_owned(), 1)]);
-        assert_eq!(ledger.next_due(), Some(later));
+        assert_eq!(ledger.next_settled(), Some(later));
         let next = ledger.next(9, later);
         assert_eq!(
             next.first().map(|it| it.unsent.len()),
@@ -315,32 +294,8 @@ mod tests {
         let mut ledger = Ledger::default();
         offer(&mut ledger, "a", SELECTED.into());
         let both = SELECTED | CREATED;
-        ledger.offer("a", &ObjectRef::new("a"), both, both, None, None);
+        ledger.offer("a", &ObjectRef::new("a"), both, both, None);
         let next = ledger.next(9, Instant::now());
         assert_eq!(next.first().map(|it| it.unsent), Some(CREATED.into()));
-    }
-
-    /// Events of an execution that has not ended are sent together, and with the last one at once.
-    #[test]
-    fn events_wait_for_the_next_one_until_the_last() {
-        let mut ledger = Ledger::default();
-        let now = Instant::now();
-        let later = now + Duration::from_secs(2);
-        let reference = ObjectRef::new("a");
-        let offer = |ledger: &mut Ledger, event: EventType, lingers| {
-            let event = EnumSet::only(event);
-            ledger.offer("a", &reference, event, event, None, lingers);
-        };
-        offer(&mut ledger, EventType::SelectionCompleted, Some(later));
-        offer(
-            &mut ledger,
-            EventType::WorkflowStarted,
-            Some(later + Duration::from_secs(1)),
-        );
-        assert_eq!(ledger.next(9, now), []);
-        assert_eq!(ledger.next_due(), Some(later), "from the first one");
-        assert_eq!(ledger.next(9, later)[0].waiting.len(), 2);
-        offer(&mut ledger, EventType::WorkflowCompleted, None);
-        assert_eq!(ledger.next(9, now)[0].waiting.len(), 3, "the last one");
     }
 }

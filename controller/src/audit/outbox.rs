@@ -31,9 +31,6 @@ use wfe_core::observed::Delivery;
 /// Maximum number of events in a batch: Data Storage takes 80 ms for 100 events, which are about
 /// 200 KB.
 pub const BATCH: usize = 100;
-/// The events of an execution that has not ended wait this long for the next one: its creation and its
-/// start are one request to the sink.
-const LINGER: Duration = Duration::from_secs(2);
 /// Delays after failures. The maximum bounds the time until the sink's recovery is noticed.
 const MIN_RETRY_DELAY: Duration = Duration::from_millis(500);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
@@ -141,10 +138,7 @@ impl Outbox {
         }
         let reference = ObjectRef::from_obj(wfe);
         let settles = Some(*self.earlier_settle.lock()).filter(|it| *it > Instant::now());
-        let lingers = wfe.phase().is_none_or(|phase| !phase.is_final());
-        let lingers = lingers.then(|| Instant::now() + LINGER);
-        let new = new & open;
-        self.update_ledger(|ledger| ledger.offer(uid, &reference, open, new, settles, lingers));
+        self.update_ledger(|ledger| ledger.offer(uid, &reference, open, new & open, settles));
         self.offered.notify_one();
     }
 
@@ -222,10 +216,10 @@ impl Outbox {
             if !pending.is_empty() {
                 return pending;
             }
-            let due = self.ledger().next_due();
-            match due {
-                Some(due) => {
-                    let _ = tokio::time::timeout_at(due, offered).await;
+            let settles = self.ledger().next_settled();
+            match settles {
+                Some(settles) => {
+                    let _ = tokio::time::timeout_at(settles, offered).await;
                 }
                 None => offered.await,
             }

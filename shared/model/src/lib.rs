@@ -13,6 +13,7 @@ pub mod dependencies;
 pub mod duration;
 pub mod engine;
 pub mod image;
+pub mod limit;
 pub mod parameters;
 pub mod pattern;
 pub mod remediation;

@@ -11,13 +11,15 @@
 #![expect(clippy::indexing_slicing, reason = "of JSON: what is missing is null")]
 
 mod catalog;
+mod fault;
 mod openapi;
+mod problem;
 mod routes;
 mod rules;
 mod store;
 mod workflows;
 
-pub use self::catalog::CatalogFault;
+pub use self::fault::CatalogFault;
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{HashMap, HashSet};
@@ -72,7 +74,7 @@ pub enum Authorizer {
 /// State shared by the handlers.
 struct Inner {
     store: Mutex<Store>,
-    document: OpenApi,
+    document: Arc<OpenApi>,
     authorizer: Authorizer,
     faults: Mutex<Faults>,
 }
@@ -130,7 +132,7 @@ impl DataStorage {
         let storage = Self {
             inner: Arc::new(Inner {
                 store: Mutex::new(Store::new()?),
-                document: OpenApi::new()?,
+                document: Arc::new(OpenApi::new()?),
                 authorizer,
                 faults: Mutex::default(),
             }),

@@ -8,21 +8,10 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use wfe_model::workflow::RemediationWorkflow;
 
+use super::catalog_source::CatalogSource;
 use super::install;
 use super::script::Script;
 use super::state::System;
-
-/// Where the programs of a [`System`] look workflows up, from their next start on.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum CatalogSource {
-    /// A directory of documents.
-    #[default]
-    Directory,
-    /// RemediationWorkflow objects in the namespace of the programs.
-    Objects,
-    /// The fake Data Storage, which must have been started.
-    DataStorage,
-}
 
 impl System {
     /// Changes the catalog of the programs, from their next start on.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use anyhow::Result;
 use tokio::sync::OnceCell;
 
-use super::catalog::CatalogSource;
+use super::catalog_source::CatalogSource;
 use super::install;
 use super::program::{self, Program};
 use super::script::Script;

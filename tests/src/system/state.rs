@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 use wfe_model::audit::AuditEvent;
 
-use super::catalog::CatalogSource;
+use super::catalog_source::CatalogSource;
 use super::program::Program;
 use crate::cluster::pki::Authority;
 use crate::fakes::data_storage::DataStorage;

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use wfe_model::workflow_execution::WorkflowExecution;
 
-use super::catalog::CatalogSource;
+use super::catalog_source::CatalogSource;
 use super::install::{
     self, WEBHOOK, apply_everywhere, configuration_name, named, selector, until_effective,
 };

@@ -6,9 +6,10 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
+use super::definition::WorkflowStatus;
 use super::entry::{DeclaredDependencies, Description, Entry, Execution};
 use super::object::RemediationWorkflowSpec;
-use super::{Problem, WorkflowStatus};
+use super::problem::Problem;
 use crate::parameters::declaration::ParameterDeclaration;
 
 #[derive(Deserialize)]

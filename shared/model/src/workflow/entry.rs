@@ -6,16 +6,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Dependencies, MAX_DEPENDENCIES, Problem, QUANTITY, Resources, TargetKind, Workflow,
-    WorkflowStatus,
+use super::definition::{
+    Dependencies, MAX_DEPENDENCIES, QUANTITY, Resources, TargetKind, Workflow, WorkflowStatus,
 };
+use super::problem::Problem;
 use crate::engine::Engine;
 use crate::image::ImageReference;
+use crate::limit;
 use crate::parameters::declaration::ParameterDeclaration;
 use crate::parameters::declared::Parameters;
 use crate::pattern::OBJECT_NAME;
-use crate::workflow_execution::limit;
 
 /// Maximum user id in Kubernetes.
 const MAX_USER_ID: i64 = 2_147_483_647;

@@ -15,8 +15,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::definition::{ReadWorkflow, WorkflowStatus};
 use super::entry::{DeclaredDependencies, Description, Entry, Execution};
-use super::{Problem, ReadWorkflow, WorkflowError, WorkflowStatus};
+use super::problem::{Problem, WorkflowError};
 use crate::parameters::declaration::{ParameterDeclaration, any_value};
 use crate::text::shortened;
 

@@ -3,7 +3,9 @@
 
 use serde::Deserialize;
 
-use super::{Problem, ReadWorkflow, WorkflowError, WorkflowStatus, document};
+use super::definition::{ReadWorkflow, WorkflowStatus};
+use super::document;
+use super::problem::{Problem, WorkflowError};
 use crate::text::shortened;
 
 /// An entry of Data Storage's catalog. Optional keys are absent, never null.

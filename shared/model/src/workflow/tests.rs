@@ -1,6 +1,8 @@
 use rstest::rstest;
 use serde_json::json;
 
+use crate::engine::Engine;
+
 use super::*;
 
 const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";

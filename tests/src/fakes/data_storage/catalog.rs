@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Result;
 use axum::extract::{Path, Query, State};
@@ -15,25 +14,13 @@ use rusqlite::Connection;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::fault::CatalogFault;
 use super::openapi::OnDemand;
-use super::routes::{problem, refused};
+use super::problem::{problem, refused};
 use super::workflows::{self, NotRegistered};
 use super::{Inner, lock};
 
 type Shared = State<Arc<Inner>>;
-
-/// A fault in the handling of lookups of a workflow.
-#[derive(Clone, Debug, PartialEq)]
-pub enum CatalogFault {
-    /// The response is delayed.
-    Slow(Duration),
-    /// The response has this status and is plain text.
-    Answer(u16),
-    /// The response is 429 and asks for a pause of these seconds.
-    TooManyRequests(u64),
-    /// The response is 200 with this body.
-    Body(String),
-}
 
 /// Context of a discovery request; all of it is required.
 const CONTEXT: [&str; 4] = ["severity", "component", "environment", "priority"];

@@ -13,8 +13,7 @@ use axum::response::{IntoResponse, Response};
 use jsonschema::Validator;
 use serde_json::{Value, json};
 
-use super::Inner;
-use super::routes::refused;
+use super::problem::refused;
 
 const DOCUMENT: &str = include_str!("openapi.yaml");
 
@@ -93,13 +92,13 @@ fn errors(schema: &Validator, value: &Value) -> Option<String> {
 /// service does. A response that the document does not have is a bug of this fake: it is replaced by
 /// one that says so.
 pub(super) async fn check(
-    State(inner): State<Arc<Inner>>,
+    State(document): State<Arc<OpenApi>>,
     path: MatchedPath,
     request: Request,
     next: Next,
 ) -> Response {
     let key = (request.method().to_string(), path.as_str().to_owned());
-    let Some(operation) = inner.document.0.get(&key) else {
+    let Some(operation) = document.0.get(&key) else {
         return bug(&format!("no operation {key:?}"));
     };
     let (parts, body) = request.into_parts();

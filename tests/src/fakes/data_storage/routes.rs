@@ -4,7 +4,7 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, RawQuery, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
@@ -19,6 +19,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
+use super::problem::{problem, refused};
 use super::store::Query;
 use super::{Authorizer, Fault, Inner, catalog, lock, openapi, rules};
 
@@ -30,16 +31,9 @@ pub(super) fn routes(inner: Arc<Inner>) -> Router {
         .route("/api/v1/audit/events", get(find))
         .route("/health/ready", get(ready))
         .merge(catalog::routes())
-        .route_layer(from_fn_with_state(inner.clone(), openapi::check))
+        .route_layer(from_fn_with_state(inner.document.clone(), openapi::check))
         .layer(DefaultBodyLimit::disable())
         .with_state(inner)
-}
-
-/// A problem response (RFC 9457).
-pub(super) fn problem(status: StatusCode, kind: &str, title: &str, detail: &str) -> Response {
-    let body = json!({ "type": kind, "title": title, "status": status.as_u16(), "detail": detail });
-    let header = [(CONTENT_TYPE, "application/problem+json")];
-    (status, header, body.to_string()).into_response()
 }
 
 async fn ready(State(inner): Shared) -> Response {
@@ -149,16 +143,6 @@ fn read_query(text: &str) -> Result<Query, String> {
 fn answered(status: u16) -> Response {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     refused(status, "on demand")
-}
-
-/// A problem response with the title of its status.
-pub(super) fn refused(status: StatusCode, detail: &str) -> Response {
-    problem(
-        status,
-        "about:blank",
-        status.canonical_reason().unwrap_or_default(),
-        detail,
-    )
 }
 
 fn failed() -> Response {
