@@ -94,12 +94,7 @@ pub fn decide(observed: &Observed) -> Step {
     }
     match &observed.session {
         None => {
-            let polled = session.last_polled.parse::<Timestamp>();
-            let since = polled.map(|at| observed.now.duration_since(at));
-            let since = since.ok().and_then(|it| Duration::try_from(it).ok());
-            let left = since.map_or(Duration::ZERO, |since| {
-                interval(session.poll_count).saturating_sub(since)
-            });
+            let left = time_left(observed, &session, interval(session.poll_count));
             if left.is_zero() {
                 Step::Poll(session.id)
             } else {
@@ -153,6 +148,10 @@ fn begin(observed: &Observed, session: &InvestigationSession) -> Step {
     if !observed.reserved {
         // With a time, an earlier process may have begun it, and its id is lost.
         let may_be_begun = !session.created_at.is_empty();
+        let left = time_left(observed, session, RETRY);
+        if !may_be_begun && !left.is_zero() {
+            return Step::Wait(left);
+        }
         let next = session.generation + u32::from(may_be_begun);
         return reserve(observed, next.max(1));
     }
@@ -165,20 +164,28 @@ fn begin(observed: &Observed, session: &InvestigationSession) -> Step {
             }),
             again: Some(interval(0)),
         },
-        Some(Err(error)) => {
-            let mut step = unanswered(observed, error);
-            if let Step::Store { status, .. } = &mut step
-                && let Some(fields) = status.as_object_mut()
-            {
-                // It was not begun.
-                fields.insert(
-                    "investigationSession".to_owned(),
-                    json!({ "createdAt": null }),
-                );
+        Some(Err(HolmesError::Refused(why))) => failed(AnalysisReason::AnalysisRefused, why),
+        // No session was begun: the next attempt has the same generation, after a while.
+        Some(Err(HolmesError::Unavailable(why))) => {
+            let reason = AnalysisReason::HolmesUnavailable;
+            let now = observed.now.to_string();
+            Step::Store {
+                status: json!({
+                    "reason": reason.category(), "message": text(reason, &unavailable(why)),
+                    "investigationSession": { "createdAt": null, "lastPolled": now },
+                }),
+                again: Some(RETRY),
             }
-            step
         }
     }
+}
+
+/// What is left of an interval since HolmesGPT-API was last asked.
+fn time_left(observed: &Observed, session: &InvestigationSession, interval: Duration) -> Duration {
+    let asked = session.last_polled.parse::<Timestamp>();
+    let since = asked.map(|at| observed.now.duration_since(at));
+    let since = since.ok().and_then(|it| Duration::try_from(it).ok());
+    since.map_or(Duration::ZERO, |since| interval.saturating_sub(since))
 }
 
 /// Stores that a session of this generation is begun.
@@ -248,8 +255,12 @@ fn unanswered(observed: &Observed, error: &HolmesError) -> Step {
         HolmesError::Refused(why) => return failed(AnalysisReason::AnalysisRefused, why),
         HolmesError::Unavailable(why) => why,
     };
-    let message = format!("HolmesGPT-API is unavailable, retrying: {why}");
-    delayed(observed, AnalysisReason::HolmesUnavailable, &message)
+    let reason = AnalysisReason::HolmesUnavailable;
+    delayed(observed, reason, &unavailable(why))
+}
+
+fn unavailable(why: &str) -> String {
+    format!("HolmesGPT-API is unavailable, retrying: {why}")
 }
 
 /// Each outage is reported once: its text may be another one each time.
@@ -258,16 +269,13 @@ fn delayed(observed: &Observed, reason: AnalysisReason, message: &str) -> Step {
     let known = known.is_some_and(|it| {
         it.reason == reason.category() && it.message.starts_with(reason.as_ref())
     });
-    if known && !observed.reserved {
+    if known {
         return Step::Wait(RETRY);
     }
-    let status = if known {
-        json!({})
-    } else {
-        json!({ "reason": reason.category(), "message": text(reason, message) })
-    };
-    let again = Some(RETRY);
-    Step::Store { status, again }
+    Step::Store {
+        status: json!({ "reason": reason.category(), "message": text(reason, message) }),
+        again: Some(RETRY),
+    }
 }
 
 fn text(reason: AnalysisReason, message: &str) -> String {
@@ -285,7 +293,7 @@ fn failed(reason: AnalysisReason, message: &str) -> Step {
     }
 }
 
-/// Concludes from the answer, and from what the catalog says of it.
+/// Concludes from the answer and the entry of its workflow in the catalog.
 fn conclude(observed: &Observed, answer: &Value) -> Step {
     let refuse = |unusable: Unusable| failed(unusable.reason, &unusable.message);
     let answer = match Answer::read(answer, &observed.analysis) {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use strum::{Display, IntoStaticStr};
 use wfe_model::remediation::{RemediationRequest, RequestPhase};
 use wfe_model::text::cut;
-use wfe_model::workflow_execution::{Phase, SkipReason, TriState, WorkflowExecution};
+use wfe_model::workflow_execution::{Phase, TriState, WorkflowExecution};
 
 /// Type of the condition.
 pub const CONDITION: &str = "WorkflowExecutionReady";
@@ -87,10 +87,15 @@ impl Report {
 
     /// There will be no WorkflowExecution.
     pub fn refused(reason: RequestReason, message: &str) -> Self {
+        Self::failed(reason.into(), message)
+    }
+
+    /// A person must look at the signal.
+    fn failed(reason: &str, message: &str) -> Self {
         let phase = Some(RequestPhase::Failed);
         Self {
             outcome: Some("ManualReviewRequired"),
-            ..Self::new(phase, TriState::False, reason.into(), message)
+            ..Self::new(phase, TriState::False, reason, message)
         }
     }
 
@@ -247,23 +252,17 @@ fn pending(execution: &WorkflowExecution) -> Report {
 fn failed(execution: &WorkflowExecution) -> Report {
     let status = execution.status.as_ref();
     let details = status.and_then(|it| it.failure_details.as_ref());
-    let reason = details.map_or("Unknown", |it| it.reason.as_str());
-    let message = details.map_or("", |it| &it.natural_language_summary);
-    let phase = Some(RequestPhase::Failed);
-    Report {
-        outcome: Some("ManualReviewRequired"),
-        ..Report::new(phase, TriState::False, reason, message)
-    }
+    details.map_or_else(
+        || Report::failed("Unknown", ""),
+        |it| Report::failed(it.reason.as_str(), &it.natural_language_summary),
+    )
 }
 
 fn skipped(execution: &WorkflowExecution) -> Report {
     let status = execution.status.as_ref();
     let details = status.and_then(|it| it.skip_details.as_ref());
-    let reason = details.map_or("Unknown", |it| SkipReason::as_str(it.reason));
-    let message = details.map_or("", |it| &it.message);
-    let phase = Some(RequestPhase::Failed);
-    Report {
-        outcome: Some("ManualReviewRequired"),
-        ..Report::new(phase, TriState::False, reason, message)
-    }
+    details.map_or_else(
+        || Report::failed("Unknown", ""),
+        |it| Report::failed(it.reason.as_str(), &it.message),
+    )
 }

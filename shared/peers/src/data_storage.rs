@@ -30,7 +30,7 @@ pub struct DataStorageOptions {
     pub ca: Option<PathBuf>,
     /// The bearer token; none is sent if absent.
     pub token: Option<BearerToken>,
-    /// Whether a token may be sent over plain HTTP, where anybody on the way can read it.
+    /// Whether a token may be sent over plain HTTP, where it can be read on the network.
     pub plain_http: bool,
 }
 

@@ -12,8 +12,23 @@ use super::catalog_source::CatalogSource;
 use super::install;
 use super::script::Script;
 use super::state::System;
+use crate::Cluster;
 
 impl System {
+    /// [Installs](Self::install) wfe with an empty catalog of this kind.
+    pub async fn install_with_catalog(
+        cluster: &Cluster,
+        prefix: &str,
+        source: CatalogSource,
+    ) -> Result<Self> {
+        let mut system = Self::install(cluster, prefix, &[]).await?;
+        if source == CatalogSource::DataStorage {
+            system.start_data_storage().await?;
+        }
+        system.use_catalog(source).await?;
+        Ok(system)
+    }
+
     /// Changes the catalog of the programs, from their next start on.
     pub async fn use_catalog(&mut self, source: CatalogSource) -> Result<()> {
         match source {

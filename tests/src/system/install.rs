@@ -251,19 +251,23 @@ fn crds() -> Result<[Value; 2]> {
 
 /// Applies the chart's CRDs and the roles for people, and waits until the CRDs are established.
 pub(super) async fn crd(cluster: &Cluster) -> Result<()> {
-    let crds = crds()?.map(serde_json::from_value::<CustomResourceDefinition>);
-    let api = Api::all(cluster.admin());
-    for crd in crds {
-        let crd = crd?;
-        apply(&api, &crd).await?;
-        let (name, what) = (crd.name_any(), "the CRD is established");
-        let established =
-            |crd: &CustomResourceDefinition| is_crd_established().matches_object(Some(crd));
-        wait::until(&api, &name, what, EFFECTIVE_DEADLINE, established).await?;
+    for crd in crds()? {
+        definition(cluster, serde_json::from_value(crd)?).await?;
     }
     for role in read::<Vec<ClusterRole>>("files/roles.yaml")? {
         apply(&Api::all(cluster.admin()), &role).await?;
     }
+    Ok(())
+}
+
+/// Applies a CRD and waits until it is established.
+async fn definition(cluster: &Cluster, crd: CustomResourceDefinition) -> Result<()> {
+    let api = Api::all(cluster.admin());
+    apply(&api, &crd).await?;
+    let established =
+        |crd: &CustomResourceDefinition| is_crd_established().matches_object(Some(crd));
+    let (name, what) = (crd.name_any(), "the CRD is established");
+    wait::until(&api, &name, what, EFFECTIVE_DEADLINE, established).await?;
     Ok(())
 }
 
@@ -439,13 +443,8 @@ async fn tokens(system: &System, account: &str, role: &str) -> Result<()> {
 
 /// Installs RemediationRequest and AIAnalysis, and lets the controller reconcile them.
 pub(super) async fn platform(system: &System) -> Result<()> {
-    let api = Api::all(system.cluster.admin());
     for crd in wfe_model::crd::platform() {
-        apply(&api, &crd).await?;
-        let established =
-            |crd: &CustomResourceDefinition| is_crd_established().matches_object(Some(crd));
-        let (name, what) = (crd.name_any(), "the CRD is established");
-        wait::until(&api, &name, what, EFFECTIVE_DEADLINE, established).await?;
+        definition(&system.cluster, crd).await?;
     }
     let mut all = rules("orchestration-rules.yaml")?;
     all.extend(rules("analysis-rules.yaml")?);

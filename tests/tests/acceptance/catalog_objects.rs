@@ -12,13 +12,8 @@ use crate::setup::{cluster, kubectl};
 #[tokio::test]
 async fn bad_workflow_is_refused_with_every_path_and_good_one_is_shown() {
     let cluster = cluster().await;
-    let mut system = System::install(&cluster, "objects", &[])
-        .await
-        .expect("installed");
-    system
-        .use_catalog(CatalogSource::Objects)
-        .await
-        .expect("a catalog");
+    let installed = System::install_with_catalog(&cluster, "objects", CatalogSource::Objects).await;
+    let mut system = installed.expect("installed");
     system.start_webhook().await.expect("started");
     let directory = tempfile::tempdir().expect("a directory");
     let namespace = system.programs.name();
@@ -79,13 +74,8 @@ async fn bad_workflow_is_refused_with_every_path_and_good_one_is_shown() {
 async fn entry_stored_without_review_is_not_run_and_is_named() {
     let cluster = cluster().await;
     let workflow = Script::of("ansible", format!("r.io/w@sha256:{}", "0".repeat(64)), "");
-    let mut system = System::install(&cluster, "objects", &[])
-        .await
-        .expect("installed");
-    system
-        .use_catalog(CatalogSource::Objects)
-        .await
-        .expect("a catalog");
+    let installed = System::install_with_catalog(&cluster, "objects", CatalogSource::Objects).await;
+    let mut system = installed.expect("installed");
     let mut object = workflow.object("1.0.0");
     object["spec"]["execution"]["engine"] = json!("ansible");
     let object: RemediationWorkflow = serde_json::from_value(object).expect("an object");

@@ -18,12 +18,9 @@ const RECOVERED_WITHIN: Duration = Duration::from_mins(1);
 #[tokio::test]
 async fn outage_of_data_storage_delays_and_loses_nothing() {
     let cluster = cluster().await;
-    let mut system = System::install(&cluster, "outage", &[])
-        .await
-        .expect("installed");
-    system.start_data_storage().await.expect("started");
-    let catalog = system.use_catalog(CatalogSource::DataStorage).await;
-    catalog.expect("a catalog");
+    let installed =
+        System::install_with_catalog(&cluster, "outage", CatalogSource::DataStorage).await;
+    let mut system = installed.expect("installed");
     system.start_webhook().await.expect("started");
     system.start_controller().await.expect("started");
     let namespace = system.namespace.name();
@@ -126,12 +123,9 @@ async fn execution_asks_data_storage_once_and_reports_its_transitions() {
     const EXECUTIONS: usize = 4;
     let cluster = cluster().await;
     let workflow = Script::push(&cluster, "quick", "true", "");
-    let mut system = System::install(&cluster, "requests", &[])
-        .await
-        .expect("installed");
-    system.start_data_storage().await.expect("started");
-    let catalog = system.use_catalog(CatalogSource::DataStorage).await;
-    catalog.expect("a catalog");
+    let installed =
+        System::install_with_catalog(&cluster, "requests", CatalogSource::DataStorage).await;
+    let mut system = installed.expect("installed");
     system.start_webhook().await.expect("started");
     system.start_controller().await.expect("started");
     let storage = system.storage().expect("Data Storage");

@@ -77,13 +77,8 @@ async fn workflow_is_used_as_its_catalog_says(#[case] source: CatalogSource) {
     let nap = Script::push(&cluster, "nap", "sleep 5", "");
     let long = Script::push(&cluster, "long", "sleep 300", "");
     let gone = Script::push(&cluster, "gone", "true", "");
-    let mut system = System::install(&cluster, "catalog", &[])
-        .await
-        .expect("installed");
-    if source == CatalogSource::DataStorage {
-        system.start_data_storage().await.expect("started");
-    }
-    system.use_catalog(source).await.expect("a catalog");
+    let installed = System::install_with_catalog(&cluster, "catalog", source).await;
+    let mut system = installed.expect("installed");
     system.start_webhook().await.expect("started");
     system.start_controller().await.expect("started");
 

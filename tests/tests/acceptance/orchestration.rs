@@ -355,13 +355,10 @@ async fn end_of_execution_is_told_to_its_request() {
 async fn request_waits_for_approval_and_for_the_catalog() {
     let cluster = cluster().await;
     let workflow = Script::push(&cluster, "quick", "true", "");
-    let mut system = System::install(&cluster, "waits", &[])
-        .await
-        .expect("installed");
+    let installed =
+        System::install_with_catalog(&cluster, "waits", CatalogSource::DataStorage).await;
+    let mut system = installed.expect("installed");
     system.enable_orchestration().await.expect("enabled");
-    system.start_data_storage().await.expect("started");
-    let catalog = system.use_catalog(CatalogSource::DataStorage).await;
-    catalog.expect("a catalog");
     system.start_webhook().await.expect("started");
     system.start_controller().await.expect("started");
     let id = system

@@ -348,7 +348,8 @@ fn report_of(execution: &WorkflowExecution) -> Report {
     reported(decide_with(&request, None, Some(execution), None, None))
 }
 
-/// BR-WE-010, BR-WE-012: who waits is Blocked, with the reason that the platform knows.
+/// BR-WE-010, BR-WE-012: a WorkflowExecution that waits makes its request Blocked, with a reason of
+/// Kubernaut.
 #[rstest]
 #[case("ResourceBusy", Some("ResourceBusy"), RequestPhase::Blocked)]
 #[case(

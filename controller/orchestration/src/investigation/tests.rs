@@ -218,8 +218,28 @@ fn outage_is_reported_once_and_retried_and_a_refusal_is_final() {
         (&status["reason"], again),
         (&json!("TransientError"), Some(RETRY))
     );
-    // It was not begun: the next one is no other session.
-    assert_eq!(status["investigationSession"], json!({ "createdAt": null }));
+    // No session was begun: the next attempt has the same generation, after a while.
+    let session = json!({ "createdAt": null, "lastPolled": NOW });
+    assert_eq!(status["investigationSession"], session);
+    let again = |seconds: i64| {
+        let delayed = investigating(|it| {
+            it["investigationSession"] = json!({ "id": "", "generation": 1, "lastPolled": NOW });
+        });
+        let now = NOW.parse::<Timestamp>().expect("a time") + SignedDuration::from_secs(seconds);
+        decide(&Observed {
+            now,
+            ..observed(&delayed)
+        })
+    };
+    assert_eq!(
+        again(1),
+        Step::Wait(Duration::from_secs(4)),
+        "its own write wakes it"
+    );
+    assert_eq!(
+        reserved(again(5)).0["investigationSession"]["generation"],
+        1
+    );
     let running = investigating(|it| {
         it["reason"] = json!("TransientError");
         it["message"] = json!("HolmesUnavailable: 503, request 8");

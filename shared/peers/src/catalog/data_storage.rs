@@ -16,10 +16,10 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use uuid::Uuid;
 use wfe_model::text::in_full;
-use wfe_model::workflow::{ReadWorkflow, Record, Workflow};
+use wfe_model::workflow::{Record, Workflow};
 
 use super::circuit::Circuit;
-use super::source::{Catalog, Lookup, LookupError, OnRejected};
+use super::source::{Catalog, Lookup, LookupError, OnRejected, logged};
 use crate::data_storage::{DataStorage, NAME};
 use crate::response::{read_body, refused};
 
@@ -32,7 +32,7 @@ const MAX_BODY_BYTES: usize = 4 << 20;
 /// Problem type of "not found".
 const NOT_FOUND: &str = "/workflow-not-found";
 
-/// Why there is no entry.
+/// Why the lookup has no entry.
 enum Failure {
     /// The server does not respond, or with 5xx.
     Down(String),
@@ -96,17 +96,18 @@ impl DataStorageCatalog {
         };
         self.circuit.lock().record(down, Instant::now());
         let fetched = fetched.map_err(|(Failure::Down(why) | Failure::Odd(why))| why)?;
-        let Some(mut record) = fetched else {
+        let Some(record) = fetched else {
             self.report(workflow_id, None);
             return Ok(Err(LookupError::not_found(workflow_id)));
         };
-        let lookup = match self.read.get(workflow_id).await {
-            Some((known, lookup)) if known.without_content() == record.without_content() => lookup,
-            _ => self.read(&record),
-        };
-        // Its hash says what it was.
-        record = record.without_content();
-        let read = (record, lookup.clone());
+        let summary = record.without_content();
+        if let Some((known, lookup)) = self.read.get(workflow_id).await
+            && known == summary
+        {
+            return Ok(lookup);
+        }
+        let lookup = self.read(&record);
+        let read = (summary, lookup.clone());
         self.read.insert(workflow_id.to_owned(), read).await;
         Ok(lookup)
     }
@@ -160,12 +161,9 @@ impl DataStorageCatalog {
     /// Compiles an entry.
     fn read(&self, record: &Record) -> Lookup {
         match Workflow::read_record(record) {
-            Ok(ReadWorkflow { workflow, warnings }) => {
-                for warning in warnings {
-                    tracing::warn!("{warning}");
-                }
+            Ok(read) => {
                 self.report(&record.workflow_id, None);
-                Ok(Arc::new(workflow))
+                Ok(Arc::new(logged(read)))
             }
             Err(error) => {
                 let why = error.to_string();

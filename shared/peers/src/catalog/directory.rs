@@ -16,9 +16,9 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
 use parking_lot::Mutex;
 use thiserror::Error;
-use wfe_model::workflow::{ReadWorkflow, Workflow};
+use wfe_model::workflow::Workflow;
 
-use super::source::{Catalog, Lookup, LookupError, OnRejected};
+use super::source::{Catalog, Lookup, LookupError, OnRejected, logged};
 use wfe_model::text::in_full;
 
 /// The directory could not be read.
@@ -182,11 +182,7 @@ fn read_file(path: &Path) -> Result<Workflow, String> {
     let text = fs::read_to_string(path);
     let text = text.map_err(|error| format!("read {}: {error}", path.display()))?;
     let read = Workflow::read(&path.display().to_string(), &text);
-    let ReadWorkflow { workflow, warnings } = read.map_err(|error| error.to_string())?;
-    for warning in warnings {
-        tracing::warn!("{warning}");
-    }
-    Ok(workflow)
+    read.map(logged).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

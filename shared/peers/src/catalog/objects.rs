@@ -22,9 +22,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use wfe_model::pattern::OBJECT_NAME;
 use wfe_model::text::in_full;
-use wfe_model::workflow::{ReadWorkflow, RemediationWorkflow, Workflow, WorkflowError};
+use wfe_model::workflow::{RemediationWorkflow, Workflow, WorkflowError};
 
-use super::source::{Catalog, Lookup, LookupError, OnRejected};
+use super::source::{Catalog, Lookup, LookupError, OnRejected, logged};
 use crate::client::WATCH_SECONDS;
 
 /// Time after a failure of the watch until the objects are listed again.
@@ -82,7 +82,7 @@ impl ObjectCatalog {
         }
     }
 
-    /// Reads the object with this name, or else looks for the id in the status of all.
+    /// Reads the object with this name, or all, if it may be the id in a status.
     async fn read(&self, workflow_id: &str) -> Lookup {
         if !OBJECT_NAME.accepts(workflow_id) {
             return Err(LookupError::not_found(workflow_id));
@@ -91,13 +91,13 @@ impl ObjectCatalog {
             let why = in_full(&error);
             LookupError::Unavailable(format!("read RemediationWorkflow {workflow_id:?}: {why}"))
         };
-        let named = self.api.get_opt(workflow_id).await.map_err(failed)?;
         // Data Storage's ids, which are in a status, are UUIDs.
         let all = if Uuid::try_parse(workflow_id).is_ok() {
             let listed = self.api.list(&ListParams::default()).await;
             listed.map_err(failed)?.items
         } else {
-            named.into_iter().collect()
+            let named = self.api.get_opt(workflow_id).await;
+            named.map_err(failed)?.into_iter().collect()
         };
         let all: Entries = all.iter().map(Entry::named).collect();
         let found = find(&all, workflow_id);
@@ -189,12 +189,7 @@ impl Entry {
         let workflow_id = status.get("workflowId").and_then(Value::as_str);
         let read = Workflow::read_object(&object.name_any(), part("spec"), status);
         let workflow = match read {
-            Ok(ReadWorkflow { workflow, warnings }) => {
-                for warning in warnings {
-                    tracing::warn!("{warning}");
-                }
-                Ok(Arc::new(workflow))
-            }
+            Ok(read) => Ok(Arc::new(logged(read))),
             Err(error) => {
                 tracing::error!(%error, "workflow set aside");
                 Err(error)

@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use thiserror::Error;
 use wfe_model::rules::Violation;
 use wfe_model::text::shortened;
-use wfe_model::workflow::Workflow;
+use wfe_model::workflow::{ReadWorkflow, Workflow};
 
 /// Why a lookup has no workflow.
 #[derive(Clone, Debug, Error)]
@@ -51,3 +51,11 @@ pub trait Catalog: Send + Sync {
 
 /// Receives the error of each entry that cannot be run, whenever they change.
 pub type OnRejected = Box<dyn Fn(&[String]) + Send + Sync>;
+
+/// The workflow, after its warnings were logged.
+pub(super) fn logged(read: ReadWorkflow) -> Workflow {
+    for warning in read.warnings {
+        tracing::warn!("{warning}");
+    }
+    read.workflow
+}
