@@ -25,11 +25,18 @@ struct Account {
     why: Option<Box<str>>,
     /// Latest time at which the sink may still commit an unanswered request.
     settles: Option<Instant>,
+    /// Until then the waiting events wait for the next one, to share its batch.
+    gathers: Option<Instant>,
 }
 
 impl Account {
     fn waiting(&self) -> EnumSet<EventType> {
         self.happened - self.delivered - self.rejected
+    }
+
+    /// Earliest time at which the waiting events may be sent; `None`: now.
+    fn due(&self) -> Option<Instant> {
+        self.settles.max(self.gathers)
     }
 }
 
@@ -69,7 +76,7 @@ pub struct DeliveryState {
 impl Ledger {
     /// Adds the events `happened` that are neither delivered nor waiting. `unsent` is the subset
     /// that no process can have sent before; the others may be committed by an earlier process until
-    /// `settles`.
+    /// `settles`. They wait for the next event until `gathers`; a later offer does not prolong this.
     pub(super) fn offer(
         &mut self,
         uid: &str,
@@ -77,6 +84,7 @@ impl Ledger {
         happened: EnumSet<EventType>,
         unsent: EnumSet<EventType>,
         settles: Option<Instant>,
+        gathers: Option<Instant>,
     ) {
         let account = self
             .accounts
@@ -90,6 +98,7 @@ impl Ledger {
                 rejected: EnumSet::empty(),
                 why: None,
                 settles: None,
+                gathers,
             });
         let before = account.waiting();
         if !(happened - account.happened - unsent).is_empty() {
@@ -102,6 +111,10 @@ impl Ledger {
             account.position = Some(self.next_position);
             self.queue.insert(self.next_position, uid.to_owned());
             self.next_position += 1;
+            account.gathers = gathers;
+        }
+        if gathers.is_none() {
+            account.gathers = None;
         }
         self.waiting += after.len() - before.len();
     }
@@ -114,7 +127,7 @@ impl Ledger {
         let waiting = self.queue.values().filter_map(|uid| {
             let account = self.accounts.get(uid)?;
             account
-                .settles
+                .due()
                 .is_none_or(|it| it <= now)
                 .then(|| PendingEvents {
                     uid: uid.clone(),
@@ -132,10 +145,10 @@ impl Ledger {
             .collect()
     }
 
-    /// Earliest time at which events after an unanswered request may be retried.
-    pub(super) fn next_settled(&self) -> Option<Instant> {
+    /// Earliest time at which waiting events may be sent that may not be sent now.
+    pub(super) fn next_due(&self) -> Option<Instant> {
         let accounts = self.queue.values().filter_map(|uid| self.accounts.get(uid));
-        accounts.filter_map(|it| it.settles).min()
+        accounts.filter_map(Account::due).min()
     }
 
     /// The sink has stored the event.
@@ -231,7 +244,8 @@ mod tests {
     const CREATED: EventType = EventType::ExecutionStarted;
 
     fn offer(ledger: &mut Ledger, uid: &str, happened: EnumSet<EventType>) {
-        ledger.offer(uid, &ObjectRef::new(uid), happened, EnumSet::empty(), None);
+        let unsent = EnumSet::empty();
+        ledger.offer(uid, &ObjectRef::new(uid), happened, unsent, None, None);
     }
 
     fn queue(ledger: &Ledger, most: usize, now: Instant) -> Vec<(String, usize)> {
@@ -265,7 +279,7 @@ mod tests {
     fn uncertain_event_waits_until_settled_and_does_not_block_other_objects() {
         let (mut ledger, now) = (Ledger::default(), Instant::now());
         let selected = SELECTED.into();
-        ledger.offer("a", &ObjectRef::new("a"), selected, selected, None);
+        ledger.offer("a", &ObjectRef::new("a"), selected, selected, None, None);
         offer(&mut ledger, "b", SELECTED.into());
         assert_eq!(
             ledger.next(9, now).first().map(|it| it.unsent.len()),
@@ -274,7 +288,7 @@ mod tests {
         let later = now + Duration::from_secs(35);
         ledger.mark_uncertain("a", SELECTED, later);
         assert_eq!(queue(&ledger, 9, now), [("b".to_owned(), 1)]);
-        assert_eq!(ledger.next_settled(), Some(later));
+        assert_eq!(ledger.next_due(), Some(later));
         let next = ledger.next(9, later);
         assert_eq!(
             next.first().map(|it| it.unsent.len()),
@@ -294,8 +308,31 @@ mod tests {
         let mut ledger = Ledger::default();
         offer(&mut ledger, "a", SELECTED.into());
         let both = SELECTED | CREATED;
-        ledger.offer("a", &ObjectRef::new("a"), both, both, None);
+        ledger.offer("a", &ObjectRef::new("a"), both, both, None, None);
         let next = ledger.next(9, Instant::now());
         assert_eq!(next.first().map(|it| it.unsent), Some(CREATED.into()));
+    }
+
+    /// BR-AUDIT-005
+    #[test]
+    fn first_events_wait_for_the_next_one_until_their_time_is_over() {
+        let (mut ledger, now) = (Ledger::default(), Instant::now());
+        let selected = SELECTED.into();
+        let mut offer_held = |uid: &str, happened, gathers| {
+            ledger.offer(uid, &ObjectRef::new(uid), happened, happened, None, gathers);
+            (queue(&ledger, 9, now).len(), ledger.next_due())
+        };
+        let [soon, later] = [5, 10].map(|seconds| now + Duration::from_secs(seconds));
+        assert_eq!(offer_held("a", selected, Some(soon)), (0, Some(soon)));
+        let again = offer_held("a", selected | CREATED, Some(later));
+        assert_eq!(again, (0, Some(soon)), "a second offer does not prolong");
+        assert_eq!(offer_held("b", selected, Some(later)), (0, Some(soon)));
+        assert_eq!(queue(&ledger, 9, soon), [("a".to_owned(), 2)]);
+        offer(&mut ledger, "b", selected | CREATED);
+        assert_eq!(
+            queue(&ledger, 9, now),
+            [("b".to_owned(), 2)],
+            "no more to wait for"
+        );
     }
 }

@@ -31,6 +31,9 @@ use wfe_core::observed::Delivery;
 /// Maximum number of events in a batch: Data Storage takes 80 ms for 100 events, which are about
 /// 200 KB.
 pub const BATCH: usize = 100;
+/// How long the first events of an execution wait for the start of its workflow, so that an
+/// execution takes two requests: one at its start and one at its end.
+const GATHERING: Duration = Duration::from_secs(10);
 /// Delays after failures. The maximum bounds the time until the sink's recovery is noticed.
 const MIN_RETRY_DELAY: Duration = Duration::from_millis(500);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
@@ -138,7 +141,9 @@ impl Outbox {
         }
         let reference = ObjectRef::from_obj(wfe);
         let settles = Some(*self.earlier_settle.lock()).filter(|it| *it > Instant::now());
-        self.update_ledger(|ledger| ledger.offer(uid, &reference, open, new & open, settles));
+        let gathers = awaits_start(wfe).then(|| Instant::now() + GATHERING);
+        let new = new & open;
+        self.update_ledger(|ledger| ledger.offer(uid, &reference, open, new, settles, gathers));
         self.offered.notify_one();
     }
 
@@ -216,10 +221,10 @@ impl Outbox {
             if !pending.is_empty() {
                 return pending;
             }
-            let settles = self.ledger().next_settled();
-            match settles {
-                Some(settles) => {
-                    let _ = tokio::time::timeout_at(settles, offered).await;
+            let due = self.ledger().next_due();
+            match due {
+                Some(due) => {
+                    let _ = tokio::time::timeout_at(due, offered).await;
                 }
                 None => offered.await,
             }
@@ -381,6 +386,13 @@ fn retry_delays() -> impl Iterator<Item = Duration> {
         .with_jitter()
         .without_max_times()
         .build()
+}
+
+/// The event of the workflow's start is still to come.
+fn awaits_start(wfe: &WorkflowExecution) -> bool {
+    let ends =
+        wfe.phase().is_some_and(Phase::is_final) || wfe.metadata.deletion_timestamp.is_some();
+    !ends && !audit::types(wfe).contains(EventType::WorkflowStarted)
 }
 
 fn uid(wfe: &WorkflowExecution) -> &str {

@@ -116,8 +116,8 @@ async fn outage_of_data_storage_delays_and_loses_nothing() {
     }
 }
 
-/// Each execution takes at most one lookup, none while the answer is fresh, and a batch of audit events
-/// for each of its three transitions at most.
+/// Each execution takes at most one lookup, none while the answer is fresh, and two batches of audit
+/// events.
 #[tokio::test]
 async fn execution_asks_data_storage_once_and_reports_its_transitions() {
     const EXECUTIONS: usize = 4;
@@ -148,6 +148,6 @@ async fn execution_asks_data_storage_once_and_reports_its_transitions() {
     let lookups = storage.lookups() - before;
     assert!(lookups <= EXECUTIONS, "{lookups} lookups");
     let (batches, queries) = storage.requests();
-    assert!(batches <= 3 * EXECUTIONS, "{batches} batches");
+    assert!(batches <= 2 * EXECUTIONS, "{batches} batches");
     assert_eq!(queries, 0);
 }
