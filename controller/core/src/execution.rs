@@ -1,5 +1,7 @@
 //! Engine-neutral view of a Job or PipelineRun: its progress, and what is left of it after its end.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use kube::ResourceExt;
 use strum::{EnumString, IntoStaticStr};
@@ -102,6 +104,8 @@ pub struct Execution {
     pub resumed: Option<Timestamp>,
     /// When the workflow's container started.
     pub began: Option<Timestamp>,
+    /// How long it may take.
+    pub timeout: Option<Duration>,
     /// Image or bundle with the digest that runs.
     pub image: Option<String>,
     /// How many of its tasks have ended.

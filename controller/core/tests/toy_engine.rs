@@ -98,6 +98,7 @@ fn read(toy: &Toy) -> Execution {
         queued: false,
         resumed: None,
         began: at.filter(|_| toy.switched_on),
+        timeout: None,
         image: Some(toy.image.clone()),
         tasks: Tasks::default(),
         ends_with_pods: true,

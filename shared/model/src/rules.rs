@@ -10,12 +10,13 @@ mod json;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserializer;
 use strum::VariantArray;
 use thiserror::Error;
 
-use crate::duration::ExecutionTimeout;
+use crate::duration::{self, ExecutionTimeout};
 use crate::engine::{Engine, ReferenceField, Requested};
 use crate::image::{Digest, ImageReference};
 use crate::parameters::{self, ParameterViolation};
@@ -87,6 +88,20 @@ pub enum Remark {
         /// Id in the catalog.
         workflow_id: String,
     },
+    /// The workflow may not run as long as the spec allows.
+    #[error(
+        "spec.executionConfig.timeout {} is cut to {}, the longest time of workflow {workflow_id:?}",
+        duration::format(*.found),
+        duration::format(*.longest)
+    )]
+    TimeoutCut {
+        /// Timeout in the spec.
+        found: Duration,
+        /// Longest time in the catalog.
+        longest: Duration,
+        /// Id in the catalog.
+        workflow_id: String,
+    },
     /// The tag differs from the tag in the catalog.
     #[error(
         "tag {found:?} differs from tag {catalog:?} in the catalog and is ignored: digest {digest} runs"
@@ -109,6 +124,13 @@ impl ValidatedSpec {
             .unwrap_or(default)
     }
 
+    /// The execution timeout: that of the request, else `default`; at most that of the catalog.
+    pub fn timeout(&self, default: Duration) -> Duration {
+        let asked = self.spec.timeout.map_or(default, ExecutionTimeout::get);
+        let longest = self.workflow.max_timeout.map(ExecutionTimeout::get);
+        longest.map_or(asked, |it| it.min(asked))
+    }
+
     /// Remarks for the author of the spec.
     pub fn remarks(&self) -> Vec<Remark> {
         let workflow = &self.workflow;
@@ -123,7 +145,15 @@ impl ValidatedSpec {
             catalog: catalog.to_owned(),
             digest: workflow.bundle.digest().clone(),
         });
-        deprecated.into_iter().chain(other_tag).collect()
+        let timeouts = self.spec.timeout.zip(workflow.max_timeout);
+        let timeout_cut = timeouts.filter(|(found, longest)| found > longest);
+        let timeout_cut = timeout_cut.map(|(found, longest)| Remark::TimeoutCut {
+            found: found.get(),
+            longest: longest.get(),
+            workflow_id: workflow.workflow_id.clone(),
+        });
+        let remarks = deprecated.into_iter().chain(other_tag);
+        remarks.chain(timeout_cut).collect()
     }
 }
 

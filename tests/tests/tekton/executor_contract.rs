@@ -308,6 +308,7 @@ fn toy(plan: &Plan) -> Execution {
         queued: false,
         resumed: None,
         began: None,
+        timeout: Some(plan.timeout),
         image: Some(plan.valid.image.to_string()),
         tasks: Tasks {
             completed: 0,

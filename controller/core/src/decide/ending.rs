@@ -49,9 +49,10 @@ pub(super) fn notify_or(observed: &Observed, notice: Notice, otherwise: Step) ->
     }
 }
 
-/// The execution timeout.
+/// The timeout of the Job or PipelineRun; before it exists, that of the request.
 pub(super) fn timeout(observed: &Observed) -> Duration {
-    observed.settings.timeout_of(&observed.wfe)
+    let own = observed.execution.as_ref().and_then(|it| it.timeout);
+    own.unwrap_or_else(|| observed.settings.timeout_of(&observed.wfe))
 }
 
 /// Stores the status if it differs from the stored one; otherwise `wait`.

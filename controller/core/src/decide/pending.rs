@@ -309,7 +309,7 @@ fn plan(
         name: observed.execution_name(),
         namespace: observed.settings.execution_namespace.clone(),
         target_hash: TargetHash::of(&valid.spec.target),
-        timeout: timeout(observed),
+        timeout: valid.timeout(observed.settings.default_timeout),
         default_resources: observed.settings.default_resources.clone(),
         service_account,
         source: observed.source.clone(),

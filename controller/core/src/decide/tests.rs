@@ -165,6 +165,7 @@ pub(super) fn execution(progress: Progress) -> Execution {
         queued: false,
         resumed: None,
         began: None,
+        timeout: None,
         image: Some("r.io/w@sha256:0".to_owned()),
         tasks: Tasks::default(),
         ends_with_pods: true,
@@ -710,6 +711,16 @@ fn overdue_execution_or_pod_is_notified_once() {
     assert_eq!(name(&decide(&observed)), "notify");
     observed.notified.insert(Notice::Overdue);
     assert_eq!(name(&decide(&observed)), "done");
+
+    observed.notified.clear();
+    observed.now = now() + Duration::from_mins(7);
+    let job = observed.execution.as_mut().expect("a Job");
+    job.timeout = Some(Duration::from_mins(5));
+    assert_eq!(
+        name(&decide(&observed)),
+        "notify",
+        "the Job may take less time"
+    );
 
     let mut ended = finished("Failed");
     (ended.lock, ended.pods_alive) = (Lock::Ours, true);

@@ -104,6 +104,7 @@ pub fn read(job: &Job, pods: &[Arc<Pod>]) -> Execution {
         queued: labels.is_some_and(|it| it.contains_key(KUEUE_QUEUE)),
         resumed: resumed.and_then(since),
         began: pod.and_then(began),
+        timeout: timeout(job),
         image: metadata
             .annotations
             .as_ref()
@@ -135,13 +136,16 @@ fn suspended(job: &Job) -> Option<Waiting> {
         .then(|| waiting_for(Cause::Suspended, "JobSuspended", message))
 }
 
+fn timeout(job: &Job) -> Option<Duration> {
+    let seconds = job.spec.as_ref()?.active_deadline_seconds?;
+    Some(Duration::from_secs(u64::try_from(seconds).ok()?))
+}
+
 /// A Job that exceeded its deadline waits for the end of its pods before it is Failed.
 fn stopping(job: &Job, target: &JobCondition) -> Option<Waiting> {
-    let seconds = job.spec.as_ref()?.active_deadline_seconds?;
-    let timeout = Duration::from_secs(u64::try_from(seconds).ok()?);
     let message = format!(
         "the timeout of {} is exceeded, waiting for the pod to end",
-        duration::format(timeout)
+        duration::format(timeout(job)?)
     );
     let over = target.reason.as_deref() == Some("DeadlineExceeded");
     over.then(|| waiting_for(Cause::Stopping, "DeadlineExceeded", &message))

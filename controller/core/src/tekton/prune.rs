@@ -4,11 +4,12 @@
 use super::objects::{PipelineRun, PipelineRunSpec, TaskRun};
 use crate::names::WORKFLOW_EXECUTION;
 
-/// Keeps metadata, `spec.status` and the used part of the status of a PipelineRun.
+/// Keeps metadata, `spec.status`, `spec.timeouts` and the used part of the status of a PipelineRun.
 pub fn pipeline_run(run: &mut PipelineRun) {
     run.metadata.managed_fields = None;
     run.spec = PipelineRunSpec {
         status: run.spec.status.take(),
+        timeouts: run.spec.timeouts.take(),
         ..PipelineRunSpec::default()
     };
 }

@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::ContainerStateTerminated;
 use kube::ResourceExt;
 use wfe_model::engine::Engine;
@@ -87,12 +88,19 @@ pub fn read(run: &PipelineRun, task_runs: &[Arc<TaskRun>], pods: &[Arc<Pod>]) ->
         queued: false,
         resumed: None,
         began: pods.iter().filter_map(|pod| began(pod)).min(),
+        timeout: timeout(run),
         image: run.annotations().get(IMAGE).cloned(),
         tasks: tasks(run, task_runs, &progress),
         // Tekton waits for the end of the steps; the pod ends a moment later.
         ends_with_pods: false,
         progress,
     }
+}
+
+/// How long `run` may take. Other clients write longer durations and fractions, too.
+fn timeout(run: &PipelineRun) -> Option<Duration> {
+    let own = &run.spec.timeouts.as_ref()?.pipeline;
+    Duration::try_from(own.parse::<SignedDuration>().ok()?).ok()
 }
 
 /// The TaskRuns of `run`, and their pods.

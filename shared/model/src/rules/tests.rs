@@ -2,6 +2,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::duration::ExecutionTimeout;
 use crate::parameters::kind::ParameterType;
 use crate::workflow::WorkflowStatus;
 
@@ -338,6 +339,37 @@ fn spec_with_other_tag_and_deprecated_workflow_has_two_remarks() {
     let mut without_tag = job();
     without_tag.workflow_ref.container_image = Some(format!("r.io/w/restart@sha256:{HEX}"));
     assert_eq!(remarks(without_tag).len(), 1);
+}
+
+/// BR-WE-003
+#[test]
+fn timeout_longer_than_the_workflow_may_take_is_cut_with_a_remark() {
+    let workflow = Arc::new(Workflow {
+        max_timeout: ExecutionTimeout::parse("10m"),
+        ..workflow("job").as_ref().clone()
+    });
+    let cut = |timeout: Option<&str>| {
+        let mut spec = job();
+        spec.execution_config.timeout = timeout.map(str::to_owned);
+        let valid = validated(&spec, &workflow).expect("valid");
+        let remarks = valid.remarks().into_iter();
+        let remark = remarks
+            .map(|it| it.to_string())
+            .find(|it| it.contains("is cut"));
+        (
+            valid.timeout(Duration::from_mins(30)).as_secs() / 60,
+            remark,
+        )
+    };
+    assert_eq!(
+        cut(None),
+        (10, None),
+        "the default of the controller is nobody's wish"
+    );
+    assert_eq!(cut(Some("5m")), (5, None));
+    let says =
+        "spec.executionConfig.timeout 1h is cut to 10m, the longest time of workflow \"restart\"";
+    assert_eq!(cut(Some("1h")), (10, Some(says.to_owned())));
 }
 
 proptest::proptest! {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Number;
 use strum::{Display, EnumString, VariantArray};
 
+use crate::duration::ExecutionTimeout;
 use crate::engine::Engine;
 use crate::image::ImageReference;
 use crate::parameters::declared::Parameters;
@@ -185,6 +186,8 @@ pub struct Workflow {
     pub service_account: Option<String>,
     /// Kinds of its targets; empty: every kind.
     pub target_kinds: Vec<TargetKind>,
+    /// Longest time of an execution; absent: no limit of its own.
+    pub max_timeout: Option<ExecutionTimeout>,
     /// Required Secrets and ConfigMaps.
     pub dependencies: Dependencies,
     /// Declared parameters.

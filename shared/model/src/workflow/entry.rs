@@ -10,12 +10,14 @@ use super::definition::{
     Dependencies, MAX_DEPENDENCIES, QUANTITY, Resources, TargetKind, Workflow, WorkflowStatus,
 };
 use super::problem::Problem;
+use crate::duration::ExecutionTimeout;
 use crate::engine::Engine;
 use crate::image::ImageReference;
 use crate::limit;
 use crate::parameters::declaration::ParameterDeclaration;
 use crate::parameters::declared::Parameters;
 use crate::pattern::OBJECT_NAME;
+use crate::text::shortened;
 
 /// Maximum user id in Kubernetes.
 const MAX_USER_ID: i64 = 2_147_483_647;
@@ -75,6 +77,10 @@ pub struct Execution {
     /// Kinds of its targets, as `Kind` or `Kind.group`; empty: every kind.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub target_kinds: Vec<String>,
+    /// Longest time that an execution may take, for example `5m`: a longer timeout of the request or
+    /// of the controller is cut to it; absent: no limit of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_timeout: Option<String>,
 }
 
 /// Secrets and ConfigMaps that must exist and have data in the execution namespace.
@@ -122,6 +128,7 @@ impl Entry {
         }
         let bundle = self.execution.bundle(&mut problems);
         let target_kinds = self.execution.check(&mut problems);
+        let max_timeout = self.execution.max_timeout(&mut problems);
         let secrets = names(
             "dependencies.secrets",
             self.dependencies.secrets,
@@ -163,6 +170,7 @@ impl Entry {
                 run_as_user: self.execution.run_as_user,
                 service_account: self.execution.service_account_name,
                 target_kinds,
+                max_timeout,
                 dependencies: Dependencies {
                     secrets,
                     config_maps,
@@ -201,6 +209,17 @@ impl Execution {
             problems.push(Problem::Bundle { found });
         }
         bundle
+    }
+
+    /// The longest time of an execution.
+    fn max_timeout(&self, problems: &mut Vec<Problem>) -> Option<ExecutionTimeout> {
+        let found = self.max_timeout.as_ref()?;
+        let timeout = ExecutionTimeout::parse(found);
+        if timeout.is_none() {
+            let found = shortened(found);
+            problems.push(Problem::MaxTimeout { found });
+        }
+        timeout
     }
 
     /// Validates what no other part of the document depends on; returns the target kinds.

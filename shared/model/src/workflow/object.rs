@@ -1,7 +1,7 @@
 //! The RemediationWorkflow resource: a workflow as an object in the cluster.
 //!
 //! Its fields are those of Kubernaut's own definition, as far as they matter to the execution of a
-//! workflow, and `execution.{runAsUser, targetKinds, resources}` beside them.
+//! workflow, and `execution.{runAsUser, targetKinds, resources, maxTimeout}` beside them.
 
 #![expect(
     clippy::duplicated_attributes,

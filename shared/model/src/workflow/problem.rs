@@ -4,6 +4,7 @@ use itertools::Itertools;
 use thiserror::Error;
 
 use super::definition::{MAX_DEPENDENCIES, QUANTITY, TARGET_KIND, WorkflowStatus};
+use crate::duration::TIMEOUT;
 use crate::engine::Engine;
 use crate::image::IMAGE;
 use crate::parameters::declaration::DeclarationError;
@@ -113,6 +114,12 @@ pub enum Problem {
     TargetKind {
         /// Position in the list.
         index: usize,
+        /// The rejected value.
+        found: String,
+    },
+    /// The longest time of an execution is not a timeout.
+    #[error("execution.maxTimeout: invalid value {found:?}: must be {}", TIMEOUT.allowed)]
+    MaxTimeout {
         /// The rejected value.
         found: String,
     },

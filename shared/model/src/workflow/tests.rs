@@ -189,6 +189,11 @@ fn document_without_status_is_active() {
     "execution.serviceAccountName: invalid value \"A_B\""
 )]
 #[case(
+    "  engine: job\n",
+    "  engine: job\n  maxTimeout: 2d\n",
+    "execution.maxTimeout: invalid value \"2d\": must be a duration"
+)]
+#[case(
     "default: 2",
     "default: 1",
     "parameters[1].default: invalid value 1: must be at least 1.5"
