@@ -1,5 +1,6 @@
 //! BR-WE-001: the same story with each of the three catalogs.
 
+use k8s_openapi::api::batch::v1::Job;
 use kube::api::PostParams;
 use kube::client::Body;
 use kube::core::Request;
@@ -65,7 +66,7 @@ async fn until_refused(system: &System, request: &WorkflowExecution, says: &str)
 }
 
 /// BR-WE-001, TR-6: a workflow is applied, used, deprecated, replaced by a new version while it runs,
-/// disabled while another request waits, and deleted while one waits.
+/// disabled while another request waits, and deleted while one waits. Its longest time holds.
 #[rstest]
 #[case(CatalogSource::Directory)]
 #[case(CatalogSource::Objects)]
@@ -74,7 +75,10 @@ async fn until_refused(system: &System, request: &WorkflowExecution, says: &str)
 async fn workflow_is_used_as_its_catalog_says(#[case] source: CatalogSource) {
     let cluster = cluster().await;
     let quick = Script::push(&cluster, "quick", "true", "actionType: Restart\n");
-    let nap = Script::push(&cluster, "nap", "sleep 5", "");
+    let mut nap = Script::push(&cluster, "nap", "sleep 5", "");
+    nap.yaml = nap
+        .yaml
+        .replace("engine: job", "engine: job, maxTimeout: 2m");
     let long = Script::push(&cluster, "long", "sleep 300", "");
     let gone = Script::push(&cluster, "gone", "true", "");
     let installed = System::install_with_catalog(&cluster, "catalog", source).await;
@@ -115,10 +119,29 @@ async fn workflow_is_used_as_its_catalog_says(#[case] source: CatalogSource) {
 
     // A request that runs goes on with the version it was started with.
     let nap_id = system.register(&nap, "1.0.0").await.expect("registered");
-    let runs = request(&nap, &nap_id, "runs", "1.0.0", &json!({}));
+    let hour = json!({ "executionConfig": { "timeout": "1h" } });
+    let runs = request(&nap, &nap_id, "runs", "1.0.0", &hour);
     admitted(&system, &runs).await;
     let started = system.until("runs", "ExecutionRunning", "True/ExecutionStarted");
-    started.await.expect("running");
+    let started = started.await.expect("running");
+    let job = started
+        .status
+        .and_then(|it| it.execution_ref)
+        .expect("a Job");
+    let job = system
+        .execution
+        .api::<Job>()
+        .get(&job.name)
+        .await
+        .expect("a Job");
+    let deadline = job.spec.and_then(|it| it.active_deadline_seconds);
+    assert_eq!(deadline, Some(120), "the workflow may not run longer");
+    let again = request(&nap, &nap_id, "again", "1.0.0", &hour);
+    let warnings = create_with(&system, &again, &dry_run())
+        .await
+        .expect("admitted");
+    let says = "spec.executionConfig.timeout 1h is cut to 2m";
+    assert!(warnings.iter().any(|it| it.contains(says)), "{warnings:?}");
     system.register(&nap, "2.0.0").await.expect("registered");
     if source != CatalogSource::DataStorage {
         // There each version is an entry of its own, and older ones stay active.
