@@ -1,10 +1,10 @@
 # One target per step; `.ci/run` calls the same ones.
 .DEFAULT_GOAL := help
-.PHONY: help demo images sbom programs build lint deny generate test unit peers acceptance harness chart e2e faults test-tekton bench-webhook bench-controller bench-engines soak fuzz shell up down
+.PHONY: help demo images sbom programs build lint deny generate test unit peers acceptance harness chart e2e platform faults test-tekton bench-webhook bench-controller bench-engines soak fuzz shell up down
 
 CLUSTER := target/debug/wfe-cluster
 # Each is checked alone, too: features of the workspace cannot hide what a crate lacks.
-CRATES := wfe-model wfe-core wfe-peers wfe-process wfe-controller wfe-webhook
+CRATES := wfe-model wfe-core wfe-peers wfe-process wfe-controller wfe-webhook wfe-platform
 MACHETE := target/tools/bin/cargo-machete
 SBOM := target/tools/bin/cargo-sbom
 
@@ -96,19 +96,30 @@ e2e: build programs ## Run the chart on a cluster: install, upgrade, rotate cert
 	$(STATIC) -p wfe-controller -p wfe-webhook
 	$(CLUSTER) tools -- $(CLUSTER) run -- cargo test --offline -p wfe-tests --test e2e -- --nocapture
 
+PLATFORM := cargo test --offline -p wfe-tests --test platform -- --nocapture
+
+platform: build ## See the whole platform at work: OOMKilled, repaired, notified (ends a cluster that is up)
+	$(CLUSTER) down
+	$(STATIC) -p wfe-controller -p wfe-webhook -p wfe-platform
+	$(CLUSTER) tools -- $(CLUSTER) run -- $(PLATFORM)
+
 test-tekton: build ## Run the tests of engine tekton on a cluster with Tekton (ends one that is up; the first time builds Tekton)
 	$(CLUSTER) down
+	$(STATIC) -p wfe-controller -p wfe-webhook -p wfe-platform
 	$(CLUSTER) --tekton run -- cargo test --offline --workspace --test tekton
+	$(CLUSTER) tools -- $(CLUSTER) --tekton run -- $(PLATFORM) --ignored platform_with_tekton
 
 bench-webhook bench-controller: bench-%: programs ## Measure what a program costs (ends a cluster that is up)
 	cargo build --release -p wfe-$* -p wfe-tests --bin wfe-$* --bin wfe-bench
 	$(CLUSTER) down
 	$(CLUSTER) run --api-only -- target/release/wfe-bench $*
 
-soak: programs ## Half an hour of load while the leader is killed every 30 s (ends a cluster that is up)
+soak: build programs ## Half an hour of load while the leader is killed every 30 s, then ten repairs by the platform with a kill in each (ends a cluster that is up)
 	cargo build --release -p wfe-controller -p wfe-tests --bin wfe-controller --bin wfe-bench
 	$(CLUSTER) down
 	$(CLUSTER) run --api-only -- target/release/wfe-bench soak
+	$(STATIC) -p wfe-controller -p wfe-webhook -p wfe-platform
+	$(CLUSTER) tools -- $(CLUSTER) run -- $(PLATFORM) --ignored ten_kills
 
 bench-engines: programs ## Measure both engines side by side (ends a cluster that is up)
 	cargo build --release -p wfe-controller -p wfe-webhook -p wfe-tests --bin wfe-controller --bin wfe-webhook --bin wfe-bench

@@ -14,8 +14,6 @@ use crate::selection::Selection;
 const ACTIVE: [&str; 5] = ["", "Pending", "Processing", "Analyzing", "Executing"];
 /// Age at which a request without a timeout of its own is stale, as in Kubernaut.
 const MAX_AGE: SignedDuration = SignedDuration::from_hours(1);
-/// Phases that never change.
-const FINAL: [&str; 5] = ["Completed", "Failed", "TimedOut", "Skipped", "Cancelled"];
 
 /// What is known of a RemediationRequest.
 pub struct Observed<'a> {
@@ -64,7 +62,7 @@ pub fn decide(observed: &Observed<'_>) -> Step {
     let request = observed.request;
     let status = request.status.clone().unwrap_or_default();
     let phase = status.overall_phase.as_str();
-    if is_ended(request) || request.metadata.deletion_timestamp.is_some() {
+    if request.is_ended() || request.metadata.deletion_timestamp.is_some() {
         return Step::Wait;
     }
     if let Some(execution) = observed.execution {
@@ -152,12 +150,6 @@ pub fn decide(observed: &Observed<'_>) -> Step {
         Ok(execution) => Step::Create(Box::new(execution)),
         Err(report) => Step::Report(report),
     }
-}
-
-/// Whether a request never changes any more.
-pub fn is_ended(request: &RemediationRequest) -> bool {
-    let status = request.status.as_ref();
-    status.is_some_and(|it| FINAL.contains(&it.overall_phase.as_str()))
 }
 
 /// Says why a request is stale: a remediation that was decided long ago must not run because the

@@ -19,7 +19,7 @@ use wfe_model::text::in_full;
 use wfe_model::workflow_execution::WorkflowExecution;
 use wfe_peers::catalog::{Catalog, Lookup};
 
-use crate::decide::{Created, Observed, Step, decide, is_ended};
+use crate::decide::{Created, Observed, Step, decide};
 use crate::outcome::Report;
 use crate::scope::{Delays, MAX_STEPS, Scope, look_up};
 use crate::selection::execution_name;
@@ -90,7 +90,7 @@ impl Orchestration {
         request: Arc<RemediationRequest>,
         this: Arc<Self>,
     ) -> Result<Action, PassError> {
-        if is_ended(&request) {
+        if request.is_ended() {
             return Ok(Action::await_change());
         }
         let namespace = request.namespace().unwrap_or_default();
@@ -115,7 +115,7 @@ impl Orchestration {
         };
         let mut execution = read_execution().await?;
         let analysis = match execution {
-            None if !is_ended(&request) => self.analysis(&request).await?,
+            None if !request.is_ended() => self.analysis(&request).await?,
             _ => None,
         };
         let (mut catalog, mut created): (Option<Lookup>, _) = (None, None);

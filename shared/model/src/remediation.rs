@@ -138,6 +138,21 @@ pub struct TimeoutConfig {
     pub executing: Option<String>,
 }
 
+/// Phases of a RemediationRequest that never change.
+const FINAL_PHASES: [&str; 5] = ["Completed", "Failed", "TimedOut", "Skipped", "Cancelled"];
+
+impl RemediationRequest {
+    /// Its phase; empty: none yet.
+    pub fn phase(&self) -> &str {
+        self.status.as_ref().map_or("", |it| &it.overall_phase)
+    }
+
+    /// Whether it never changes any more.
+    pub fn is_ended(&self) -> bool {
+        FINAL_PHASES.contains(&self.phase())
+    }
+}
+
 /// Phases of a RemediationRequest that wfe acts in or writes.
 #[derive(AsRefStr, Clone, Copy, Debug, Display, Eq, PartialEq)]
 pub enum RequestPhase {

@@ -93,6 +93,9 @@ pub enum Command {
         /// How the programs are compiled.
         #[arg(long, value_enum, default_value_t = Profile::Release)]
         profile: Profile,
+        /// Also build the stand-ins for the services of Kubernaut, from binaries: `kubernaut/wfe-platform`.
+        #[arg(long)]
+        stand_ins: bool,
     },
     /// Run a command with Helm and the other tools for the chart, without starting a cluster.
     ///

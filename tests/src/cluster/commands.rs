@@ -40,9 +40,10 @@ pub fn execute(args: Args) -> Result<ExitCode> {
             registry,
             tag,
             profile,
+            stand_ins,
         } => {
             let registry = images::registry(&registry, &binaries::build_crane(&cluster.home)?)?;
-            for image in images::build_and_push(&registry, &tag, profile)? {
+            for image in images::build_and_push(&registry, &tag, profile, stand_ins)? {
                 println!("{image}");
             }
             Ok(ExitCode::SUCCESS)

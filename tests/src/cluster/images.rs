@@ -14,6 +14,8 @@ use crate::folder::workspace;
 
 /// The programs; the image is `kubernaut/NAME`.
 pub const PROGRAMS: [&str; 2] = ["wfe-controller", "wfe-webhook"];
+/// The stand-ins around them.
+const STAND_INS: &str = "wfe-platform";
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// The user of both images.
 const USER: &str = "65532:65532";
@@ -27,16 +29,17 @@ pub enum Profile {
     Dev,
 }
 
-/// Builds and pushes `kubernaut/wfe-controller:TAG` and `kubernaut/wfe-webhook:TAG`; prints which way
-/// was taken, and returns the references by digest.
+/// Builds and pushes `kubernaut/wfe-controller:TAG` and `kubernaut/wfe-webhook:TAG`, and with `stand_ins`
+/// `kubernaut/wfe-platform:TAG`; prints which way was taken, and returns the references by digest.
 pub(crate) fn build_and_push(
     registry: &Registry,
     tag: &str,
     profile: Profile,
+    stand_ins: bool,
 ) -> Result<Vec<String>> {
     let builder = match profile {
-        Profile::Release => builder(),
-        Profile::Dev => None,
+        Profile::Release if !stand_ins => builder(),
+        _ => None,
     };
     if let Some(builder) = builder {
         let built: Result<()> = PROGRAMS.iter().try_for_each(|program| {
@@ -51,15 +54,17 @@ pub(crate) fn build_and_push(
             }
             Err(error) => eprintln!("{error:#}; the images are made from binaries instead"),
         }
-    } else if matches!(profile, Profile::Release) {
+    } else if matches!(profile, Profile::Release) && !stand_ins {
         eprintln!("neither docker nor buildah runs here: the images are made from binaries");
     }
-    let binaries = compile(profile)?;
+    let more = stand_ins.then_some(STAND_INS);
+    let programs: Vec<_> = PROGRAMS.into_iter().chain(more).collect();
+    let binaries = compile(profile, &programs)?;
     let push = |program: &&str| {
         let image = image(program, &binaries.join(program));
         registry.push(&name(program, tag), &image)
     };
-    PROGRAMS.iter().map(push).collect()
+    programs.iter().map(push).collect()
 }
 
 fn name(program: &str, tag: &str) -> String {
@@ -97,12 +102,12 @@ fn build_with(builder: &str, program: &str, image: &str) -> Result<()> {
 }
 
 /// Builds static binaries; returns their directory.
-fn compile(profile: Profile) -> Result<PathBuf> {
+fn compile(profile: Profile, programs: &[&str]) -> Result<PathBuf> {
     let target = format!("{ARCH}-unknown-linux-gnu");
     let mut cargo = Command::new("cargo");
     cargo
         .args(["build", "--locked", "--target", &target])
-        .args(PROGRAMS.iter().flat_map(|it| ["-p", it]))
+        .args(programs.iter().flat_map(|it| ["-p", it]))
         .current_dir(workspace())
         .env("RUSTFLAGS", "-C target-feature=+crt-static");
     let directory = match profile {

@@ -29,6 +29,37 @@ where
     watch_object(api, name, what, deadline, meets).await
 }
 
+/// Waits until some object of `api` meets `condition`, and returns it.
+pub async fn any<K>(
+    api: &Api<K>,
+    what: &str,
+    deadline: Duration,
+    condition: impl Fn(&K) -> bool,
+) -> Result<K>
+where
+    K: Clone + Debug + DeserializeOwned + Resource + Send + Serialize + 'static,
+{
+    let events = watcher(api.clone(), watcher::Config::default()).default_backoff();
+    let mut objects = Box::pin(events.applied_objects());
+    let mut last = None;
+    let watching = async {
+        while let Some(object) = objects.next().await {
+            let Ok(object) = object else { continue };
+            if condition(&object) {
+                return Some(object);
+            }
+            last = Some(object);
+        }
+        None
+    };
+    if let Ok(Some(found)) = tokio::time::timeout(deadline, watching).await {
+        return Ok(found);
+    }
+    let last = serde_json::to_string_pretty(&last)?;
+    let seconds = deadline.as_secs();
+    bail!("not within {seconds} s: {what}. The last object that has changed: {last}")
+}
+
 /// Waits until the object `name` does not exist.
 pub async fn gone<K>(api: &Api<K>, name: &str, deadline: Duration) -> Result<()>
 where

@@ -11,8 +11,9 @@ use super::install;
 use super::program::{self, Program};
 use super::script::Script;
 use super::state::System;
-use crate::fakes::data_storage::{Authorizer, DataStorage};
-use crate::fakes::proxy::Proxy;
+use wfe_platform::data_storage::Authorizer;
+
+use crate::fakes::{self, proxy::Proxy};
 use crate::{Cluster, TestNamespace};
 
 /// Each system of this process has its own loopback address, so that ports do not collide.
@@ -231,8 +232,7 @@ impl System {
         install::set_data_storage_permission(self, true).await?;
         let authorizer =
             Authorizer::Kubernetes(self.cluster.admin(), self.programs.name().to_owned());
-        let storage = DataStorage::start_with_tls(&self.address, authorizer).await?;
-        let ca = storage.ca.clone().unwrap_or_default();
+        let (storage, ca) = fakes::data_storage(&self.address, authorizer).await?;
         std::fs::write(self.data_storage_ca(), ca)?;
         self.renew_data_storage_token().await?;
         self.data_storage = Some(storage);

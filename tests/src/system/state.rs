@@ -9,9 +9,9 @@ use wfe_model::audit::AuditEvent;
 use super::catalog_source::CatalogSource;
 use super::program::Program;
 use crate::cluster::pki::Authority;
-use crate::fakes::data_storage::DataStorage;
 use crate::fakes::proxy::Proxy;
 use crate::{Cluster, TestNamespace};
+use wfe_platform::data_storage::DataStorage;
 
 /// An installation of wfe for one test: it watches WorkflowExecutions in one namespace and creates
 /// their Jobs in another.

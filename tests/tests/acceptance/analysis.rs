@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use wfe_model::remediation::AIAnalysis;
-use wfe_tests::fakes::holmes::Holmes;
+use wfe_platform::holmes::Holmes;
 use wfe_tests::system::{Script, System};
 use wfe_tests::wait;
 

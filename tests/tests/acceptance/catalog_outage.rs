@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use wfe_model::workflow_execution::{Phase, WorkflowExecution};
-use wfe_tests::fakes::data_storage::CatalogFault;
+use wfe_platform::data_storage::CatalogFault;
 use wfe_tests::system::{CatalogSource, Script, System, condition, message};
 use wfe_tests::wait;
 

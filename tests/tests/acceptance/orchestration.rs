@@ -4,7 +4,7 @@ use kube::api::{DeleteParams, ListParams};
 use serde_json::{Value, json};
 use wfe_model::remediation::RemediationRequest;
 use wfe_model::workflow_execution::WorkflowExecution;
-use wfe_tests::fakes::data_storage::CatalogFault;
+use wfe_platform::data_storage::CatalogFault;
 use wfe_tests::system::{CatalogSource, Script, System};
 
 use crate::setup::cluster;

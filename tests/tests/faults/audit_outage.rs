@@ -12,7 +12,7 @@ use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use wfe_model::workflow_execution::{Phase, WorkflowExecution};
-use wfe_tests::fakes::data_storage::Fault;
+use wfe_platform::data_storage::Fault;
 use wfe_tests::fakes::node::{Ending, FakeNode};
 use wfe_tests::system::{
     Program, Script, System, condition, install_crd, memory_kib, message, until_effective,

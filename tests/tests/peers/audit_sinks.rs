@@ -15,7 +15,8 @@ use wfe_peers::audit::{
 };
 use wfe_peers::data_storage::{DataStorage as Client, DataStorageOptions};
 use wfe_peers::token::BearerToken;
-use wfe_tests::fakes::data_storage::{Authorizer, DataStorage, Fault};
+use wfe_platform::data_storage::{Authorizer, DataStorage, Fault};
+use wfe_tests::fakes;
 
 use crate::events::{event, failed};
 
@@ -31,12 +32,12 @@ impl StorageServer {
     pub async fn start() -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let authorizer = Authorizer::Tokens(HashSet::from([TOKEN.to_owned()]));
-        let storage = DataStorage::start_with_tls("127.0.0.1", authorizer);
+        let started = fakes::data_storage("127.0.0.1", authorizer).await;
+        let (storage, ca) = started.expect("started");
         let server = Self {
-            storage: storage.await.expect("started"),
+            storage,
             directory: tempfile::tempdir().expect("a directory"),
         };
-        let ca = server.storage.ca.clone().expect("a CA");
         std::fs::write(server.path("ca.pem"), ca).expect("written");
         // Editors end files with a newline: the sink must trim it.
         std::fs::write(server.path("token"), format!("{TOKEN}\n")).expect("written");

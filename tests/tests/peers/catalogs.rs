@@ -10,7 +10,7 @@ use wfe_model::engine::Engine;
 use wfe_model::rules::Violation;
 use wfe_model::workflow::WorkflowStatus;
 use wfe_peers::catalog::{Catalog, DataStorageCatalog, LookupError};
-use wfe_tests::fakes::data_storage::CatalogFault;
+use wfe_platform::data_storage::CatalogFault;
 
 use crate::audit_sinks::StorageServer;
 

@@ -1,5 +1,7 @@
 //! The database, and its table of audit events.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
@@ -8,7 +10,7 @@ use uuid::Uuid;
 
 use super::{rules, workflows};
 
-/// One database, in memory.
+/// One database.
 pub(super) struct Store(Connection);
 
 /// Filters and page of a query.
@@ -23,17 +25,29 @@ pub(super) struct Query {
 }
 
 impl Store {
-    pub(super) fn new() -> Result<Self> {
-        let connection = Connection::open_in_memory()?;
+    /// A new database that ends with the value.
+    pub(super) fn in_memory() -> Result<Self> {
+        Self::with_tables(Connection::open_in_memory()?)
+    }
+
+    /// The database in a file, which is created if it does not exist.
+    pub(super) fn open(file: &Path) -> Result<Self> {
+        let connection = Connection::open(file)?;
+        // A transaction that was answered survives the process.
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        Self::with_tables(connection)
+    }
+
+    fn with_tables(connection: Connection) -> Result<Self> {
         connection.execute_batch(
-            "CREATE TABLE events (
+            "CREATE TABLE IF NOT EXISTS events (
                 event_id TEXT PRIMARY KEY,
                 event_timestamp INTEGER NOT NULL, -- microseconds
                 event_type TEXT NOT NULL,
                 correlation_id TEXT NOT NULL,
                 event TEXT NOT NULL
             );
-            CREATE INDEX by_correlation ON events (correlation_id, event_timestamp);",
+            CREATE INDEX IF NOT EXISTS by_correlation ON events (correlation_id, event_timestamp);",
         )?;
         connection.execute_batch(workflows::TABLE)?;
         Ok(Self(connection))

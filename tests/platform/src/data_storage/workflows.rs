@@ -10,7 +10,7 @@ use wfe_model::workflow::Workflow;
 
 /// The table.
 pub(super) const TABLE: &str = "
-    CREATE TABLE workflows (
+    CREATE TABLE IF NOT EXISTS workflows (
         workflow_id TEXT PRIMARY KEY,
         workflow_name TEXT NOT NULL,
         version TEXT NOT NULL,

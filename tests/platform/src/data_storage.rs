@@ -1,5 +1,5 @@
-//! A fake of the Data Storage service: its audit and catalog APIs, stored in `SQLite`, with faults on
-//! demand. Requests and responses are checked against openapi.yaml.
+//! A stand-in for the Data Storage service: its audit and catalog APIs, stored in `SQLite`, with faults
+//! on demand. Requests and responses are checked against openapi.yaml.
 //!
 //! Like the observed real service: the schema and its error responses, columns that answer 500,
 //! dropped keys of `event_data`, no idempotency, paging, the order of checks (content before
@@ -24,6 +24,7 @@ pub use self::fault::CatalogFault;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,7 +44,6 @@ use wfe_peers::audit::TrailEvent;
 
 use self::openapi::OpenApi;
 use self::store::{Query, Store};
-use crate::cluster::pki::Authority;
 
 /// A fault in the handling of a batch of events.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -93,52 +93,58 @@ struct Faults {
     lookups: usize,
 }
 
-/// A running fake Data Storage; stops when the value is dropped.
+/// A running Data Storage; stops when the value is dropped.
 pub struct DataStorage {
     inner: Arc<Inner>,
     address: SocketAddr,
     tls: Option<TlsAcceptor>,
-    /// CA certificate that signed the serving certificate, as PEM.
-    pub ca: Option<String>,
     serving: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl DataStorage {
-    /// Serves on a free port of `host`, without TLS.
-    pub async fn start(host: &str, authorizer: Authorizer) -> Result<Self> {
-        Self::listen(host, authorizer, None, None).await
+    /// Serves on `address`, without TLS; everything is kept in the file `database`.
+    pub async fn open(
+        address: SocketAddr,
+        authorizer: Authorizer,
+        database: &Path,
+    ) -> Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        Self::listen(listener, authorizer, None, Store::open(database)?)
     }
 
-    /// Serves on a free port of `host`, with a certificate of a new CA.
-    pub async fn start_with_tls(host: &str, authorizer: Authorizer) -> Result<Self> {
-        let authority = Authority::new()?;
-        let identity = authority.issue("data-storage", None, &[host])?;
-        let certificate = CertificateDer::from_pem_slice(identity.certificate.as_bytes())?;
-        let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())?;
+    /// Serves on a free port of `host`, with this certificate and key, both PEM; everything is kept in
+    /// memory.
+    pub async fn start_with_tls(
+        host: &str,
+        authorizer: Authorizer,
+        certificate: &str,
+        key: &str,
+    ) -> Result<Self> {
+        let certificate = CertificateDer::from_pem_slice(certificate.as_bytes())?;
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes())?;
         let config = rustls::ServerConfig::builder()
             .with_no_client_auth()
             .with_single_cert(vec![certificate], key)?;
         let tls = TlsAcceptor::from(Arc::new(config));
-        Self::listen(host, authorizer, Some(tls), Some(authority.certificate)).await
+        let listener = TcpListener::bind((host, 0)).await?;
+        Self::listen(listener, authorizer, Some(tls), Store::in_memory()?)
     }
 
-    async fn listen(
-        host: &str,
+    fn listen(
+        listener: TcpListener,
         authorizer: Authorizer,
         tls: Option<TlsAcceptor>,
-        ca: Option<String>,
+        store: Store,
     ) -> Result<Self> {
-        let listener = TcpListener::bind((host, 0)).await?;
         let storage = Self {
             inner: Arc::new(Inner {
-                store: Mutex::new(Store::new()?),
+                store: Mutex::new(store),
                 document: Arc::new(OpenApi::new()?),
                 authorizer,
                 faults: Mutex::default(),
             }),
             address: listener.local_addr()?,
             tls,
-            ca,
             serving: Mutex::default(),
         };
         storage.serve(listener);
