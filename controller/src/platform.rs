@@ -13,6 +13,8 @@ use wfe_orchestration::requests::Orchestration;
 use wfe_orchestration::scope::Delays;
 use wfe_peers::catalog::Catalog;
 use wfe_peers::holmes::Holmes;
+use wfe_peers::service::{ServiceError, ServiceOptions};
+use wfe_peers::token::BearerToken;
 
 /// Flags of the reconcilers that connect the controller to Kubernaut.
 #[derive(Args, Clone, Debug)]
@@ -30,10 +32,40 @@ pub struct PlatformArgs {
     /// PEM file with the certificate authority of HolmesGPT-API (default: the system's).
     #[arg(long, env = "WFE_HOLMES_CA")]
     pub holmes_ca: Option<PathBuf>,
+    /// ServiceAccount in the controller's own namespace whose tokens HolmesGPT-API gets, by
+    /// `TokenRequest`; without it and without --holmes-token-file no token is sent.
+    #[arg(long, env = "WFE_HOLMES_SERVICE_ACCOUNT")]
+    pub holmes_service_account: Option<String>,
+    /// File with the bearer token for HolmesGPT-API, instead of tokens of that ServiceAccount; read for
+    /// each request, because the token rotates.
+    #[arg(long, env = "WFE_HOLMES_TOKEN_FILE")]
+    pub holmes_token_file: Option<PathBuf>,
+    /// Send the token also to a --holmes-url with http://.
+    #[arg(long, env = "WFE_HOLMES_PLAIN_HTTP")]
+    pub holmes_plain_http: bool,
     /// Namespace whose RemediationRequests and AIAnalyses may name any target (default: the controller's
     /// own); those of other namespaces may name targets in their own namespace.
     #[arg(long, env = "WFE_PLATFORM_NAMESPACE")]
     pub platform_namespace: Option<String>,
+}
+
+impl PlatformArgs {
+    /// The client of HolmesGPT-API, if there is a URL. `client` requests its tokens.
+    fn holmes(&self, client: &Client) -> Result<Option<Holmes>, ServiceError> {
+        let Some(url) = self.holmes_url.clone() else {
+            return Ok(None);
+        };
+        let (file, account) = (&self.holmes_token_file, &self.holmes_service_account);
+        let account = account.as_deref().unwrap_or_default();
+        let has_token = file.is_some() || !account.is_empty();
+        let holmes = Holmes::new(ServiceOptions {
+            url,
+            ca: self.holmes_ca.clone(),
+            token: has_token.then(|| BearerToken::of(client, file.as_deref(), account)),
+            plain_http: self.holmes_plain_http,
+        });
+        holmes.map(Some)
+    }
 }
 
 /// The reconcilers that are switched on.
@@ -53,11 +85,8 @@ impl Platform {
         client: &Client,
         catalog: &Arc<dyn Catalog>,
     ) -> Result<Self> {
-        let holmes = args.holmes_url.clone();
-        let holmes = holmes.map(|url| Holmes::new(url, args.holmes_ca.as_deref()));
-        let holmes = holmes.transpose();
         Ok(Self {
-            holmes: holmes.context("--holmes-url")?,
+            holmes: args.holmes(client).context("--holmes-url")?,
             args,
             namespaces,
             client: client.clone(),

@@ -5,7 +5,8 @@ pub mod node;
 pub mod proxy;
 
 use anyhow::Result;
-use wfe_platform::data_storage::{Authorizer, DataStorage};
+use wfe_platform::authorizer::Authorizer;
+use wfe_platform::data_storage::DataStorage;
 
 use crate::cluster::pki::Authority;
 

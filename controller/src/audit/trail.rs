@@ -15,7 +15,8 @@ use url::Url;
 use wfe_model::audit::EventType;
 use wfe_model::text::cut;
 use wfe_peers::audit::{self, HttpSink, TrailEvent, Verified, read_file};
-use wfe_peers::data_storage::{DataStorage, DataStorageOptions};
+use wfe_peers::data_storage::DataStorage;
+use wfe_peers::service::ServiceOptions;
 use wfe_peers::token::BearerToken;
 
 /// Maximum number of characters in a cell; the stored events have the full text. A message ends with
@@ -30,7 +31,7 @@ pub enum Source {
     /// An audit file, together with its rotated files.
     File(PathBuf),
     /// Data Storage.
-    DataStorage(Box<DataStorageOptions>),
+    DataStorage(Box<ServiceOptions>),
 }
 
 impl Source {
@@ -42,7 +43,7 @@ impl Source {
         plain_http: bool,
     ) -> Self {
         match Url::parse(text) {
-            Ok(url) if url.has_host() => Self::DataStorage(Box::new(DataStorageOptions {
+            Ok(url) if url.has_host() => Self::DataStorage(Box::new(ServiceOptions {
                 url,
                 ca,
                 token: token_file.map(BearerToken::File),

@@ -3,79 +3,41 @@
 //! Observed behaviour of the service: 401 is also the answer while it cannot reach its own API
 //! server; errors are `application/problem+json`, but for unknown paths and panics.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
-use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
-use thiserror::Error;
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use tokio::time::Instant;
 use url::Url;
 
-use crate::service::{ServiceError, service};
-use crate::token::BearerToken;
+use crate::service::{Service, ServiceError, ServiceOptions};
 
 /// Longest pause that Data Storage can ask for.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// Pause after a 429 that does not say how long.
 const DEFAULT_PAUSE: u64 = 1;
 
-/// Address of Data Storage, and credentials for it.
-#[derive(Debug)]
-pub struct DataStorageOptions {
-    /// Base URL, for example `https://data-storage.kubernaut-system:8080`.
-    pub url: Url,
-    /// PEM file with the certificate authorities to trust; those of the system if absent.
-    pub ca: Option<PathBuf>,
-    /// The bearer token; none is sent if absent.
-    pub token: Option<BearerToken>,
-    /// Whether a token may be sent over plain HTTP, where it can be read on the network.
-    pub plain_http: bool,
-}
-
-/// Why the connection could not be created.
-#[derive(Debug, Error)]
-pub enum DataStorageError {
-    /// A token would be sent over plain HTTP.
-    #[error(
-        "{0} would show the bearer token on the network: use https://, or allow it with --data-storage-plain-http"
-    )]
-    PlainHttp(Url),
-    /// The HTTP client could not be created.
-    #[error(transparent)]
-    Service(#[from] ServiceError),
-}
-
 /// Sends requests to Data Storage.
 #[derive(Debug)]
 pub struct DataStorage {
-    client: Client,
-    base: Url,
-    token: Option<BearerToken>,
+    service: Service,
     /// Until when Data Storage wants no requests.
     paused_until: Mutex<Option<Instant>>,
 }
 
 impl DataStorage {
     /// Creates the HTTP client, without connecting.
-    pub fn new(options: DataStorageOptions) -> Result<Self, DataStorageError> {
-        let (url, has_token) = (&options.url, options.token.is_some());
-        if url.scheme() == "http" && has_token && !options.plain_http {
-            return Err(DataStorageError::PlainHttp(options.url));
-        }
-        let (client, base) = service(options.url, options.ca.as_deref())?;
+    pub fn new(options: ServiceOptions) -> Result<Self, ServiceError> {
         Ok(Self {
-            client,
-            base,
-            token: options.token,
+            service: Service::new(options)?,
             paused_until: Mutex::default(),
         })
     }
 
     /// The base URL.
     pub(crate) fn url(&self) -> &Url {
-        &self.base
+        self.service.url()
     }
 
     /// A request with the current token; the error says why none may be sent now.
@@ -94,11 +56,7 @@ impl DataStorage {
                 ));
             }
         }
-        let request = self.anonymous(method, path, deadline)?;
-        match &self.token {
-            Some(token) => Ok(request.bearer_auth(token.get().await?)),
-            None => Ok(request),
-        }
+        self.service.request(method, path, deadline).await
     }
 
     /// A request without a token.
@@ -108,28 +66,20 @@ impl DataStorage {
         path: &str,
         deadline: Duration,
     ) -> Result<RequestBuilder, String> {
-        let url = self.base.join(path).map_err(|error| error.to_string())?;
-        Ok(self.client.request(method, url).timeout(deadline))
+        self.service.anonymous(method, path, deadline)
     }
 
     /// Looks at the status of a response: a token that was not accepted is replaced, a pause that
     /// was asked for is kept.
     pub(crate) fn heed(&self, response: &Response) {
-        match response.status() {
-            StatusCode::UNAUTHORIZED => {
-                if let Some(token) = &self.token {
-                    token.reject();
-                }
-            }
-            StatusCode::TOO_MANY_REQUESTS => {
-                let seconds = response.headers().get(RETRY_AFTER);
-                let seconds = seconds.and_then(|it| it.to_str().ok()?.parse().ok());
-                let pause = Duration::from_secs(seconds.unwrap_or(DEFAULT_PAUSE)).min(MAX_PAUSE);
-                let until = Instant::now() + pause;
-                let mut paused = self.paused_until.lock();
-                *paused = (*paused).max(Some(until));
-            }
-            _ => {}
+        self.service.heed(response);
+        if response.status() == StatusCode::TOO_MANY_REQUESTS {
+            let seconds = response.headers().get(RETRY_AFTER);
+            let seconds = seconds.and_then(|it| it.to_str().ok()?.parse().ok());
+            let pause = Duration::from_secs(seconds.unwrap_or(DEFAULT_PAUSE)).min(MAX_PAUSE);
+            let until = Instant::now() + pause;
+            let mut paused = self.paused_until.lock();
+            *paused = (*paused).max(Some(until));
         }
     }
 }

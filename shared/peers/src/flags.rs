@@ -13,8 +13,9 @@ use url::Url;
 use crate::catalog::{
     Catalog, DataStorageCatalog, DirectoryCatalog, DirectoryError, ObjectCatalog,
 };
-use crate::data_storage::{DataStorage, DataStorageError, DataStorageOptions};
-use crate::token::{AccountToken, BearerToken};
+use crate::data_storage::DataStorage;
+use crate::service::{ServiceError, ServiceOptions};
+use crate::token::BearerToken;
 
 /// Where the workflow catalog is. Without either flag it is Data Storage.
 #[derive(Args, Clone, Debug)]
@@ -69,17 +70,13 @@ pub enum CatalogError {
 
 impl DataStorageArgs {
     /// The connection to Data Storage, if there is a URL. `client` requests its tokens.
-    pub fn connect(&self, client: &Client) -> Result<Option<Arc<DataStorage>>, DataStorageError> {
+    pub fn connect(&self, client: &Client) -> Result<Option<Arc<DataStorage>>, ServiceError> {
         let Some(url) = self.data_storage_url.clone() else {
             return Ok(None);
         };
-        let token = if let Some(path) = &self.data_storage_token_file {
-            BearerToken::File(path.clone())
-        } else {
-            let account = AccountToken::new(client, &self.data_storage_service_account);
-            BearerToken::Account(Box::new(account))
-        };
-        let server = DataStorage::new(DataStorageOptions {
+        let file = self.data_storage_token_file.as_deref();
+        let token = BearerToken::of(client, file, &self.data_storage_service_account);
+        let server = DataStorage::new(ServiceOptions {
             url,
             ca: self.data_storage_ca.clone(),
             token: Some(token),

@@ -1,18 +1,17 @@
 //! Client of HolmesGPT-API, which analyses a signal in a session: the client begins a session, asks for
 //! its state, and reads its result.
 
-use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
-use url::Url;
 use wfe_model::text::{cut, in_full};
 
 use crate::response::{read_body, refused};
-use crate::service::{ServiceError, service};
+use crate::service::{Service, ServiceError, ServiceOptions};
 
 /// Deadline of a request; the analysis itself goes on in its session.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -91,17 +90,12 @@ pub enum HolmesError {
 
 /// A client of HolmesGPT-API.
 #[derive(Clone, Debug)]
-pub struct Holmes {
-    client: Client,
-    base: Url,
-}
+pub struct Holmes(Arc<Service>);
 
 impl Holmes {
-    /// Creates the HTTP client, without connecting. `ca`: a PEM file with the certificate authorities to
-    /// trust; those of the system if absent.
-    pub fn new(url: Url, ca: Option<&Path>) -> Result<Self, ServiceError> {
-        let (client, base) = service(url, ca)?;
-        Ok(Self { client, base })
+    /// Creates the HTTP client, without connecting.
+    pub fn new(options: ServiceOptions) -> Result<Self, ServiceError> {
+        Ok(Self(Arc::new(Service::new(options)?)))
     }
 
     /// Begins a session; returns its id.
@@ -110,8 +104,10 @@ impl Holmes {
         struct Begun {
             session_id: String,
         }
-        let request = self.request(Method::POST, "api/v1/incident/analyze")?;
-        let response = send(request.json(incident)).await?;
+        let request = self
+            .request(Method::POST, "api/v1/incident/analyze")
+            .await?;
+        let response = self.send(request.json(incident)).await?;
         if response.status() != StatusCode::ACCEPTED {
             return Err(error(response).await);
         }
@@ -134,8 +130,9 @@ impl Holmes {
         if !is_plain(id) {
             return Ok(Session::Lost);
         }
-        let request = self.request(Method::GET, &format!("api/v1/incident/session/{id}"))?;
-        let response = send(request).await?;
+        let path = format!("api/v1/incident/session/{id}");
+        let request = self.request(Method::GET, &path).await?;
+        let response = self.send(request).await?;
         match response.status() {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => return Ok(Session::Lost),
@@ -156,7 +153,8 @@ impl Holmes {
             return Ok(Outcome::Lost);
         }
         let path = format!("api/v1/incident/session/{id}/result");
-        let response = send(self.request(Method::GET, &path)?).await?;
+        let request = self.request(Method::GET, &path).await?;
+        let response = self.send(request).await?;
         match response.status() {
             StatusCode::OK => json(response).await.map(Outcome::Result),
             StatusCode::CONFLICT => Ok(Outcome::NotReady),
@@ -165,10 +163,16 @@ impl Holmes {
         }
     }
 
-    fn request(&self, method: Method, path: &str) -> Result<RequestBuilder, HolmesError> {
-        let url = self.base.join(path);
-        let url = url.map_err(|error| HolmesError::Refused(error.to_string()))?;
-        Ok(self.client.request(method, url).timeout(DEADLINE))
+    async fn request(&self, method: Method, path: &str) -> Result<RequestBuilder, HolmesError> {
+        let request = self.0.request(method, path, DEADLINE).await;
+        request.map_err(HolmesError::Unavailable)
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, HolmesError> {
+        let response = request.send().await;
+        let response = response.map_err(|error| HolmesError::Unavailable(in_full(&error)))?;
+        self.0.heed(&response);
+        Ok(response)
     }
 }
 
@@ -176,11 +180,6 @@ impl Holmes {
 fn is_plain(id: &str) -> bool {
     let is_plain = |it: char| it.is_ascii_alphanumeric() || it == '-' || it == '_';
     !id.is_empty() && id.chars().all(is_plain)
-}
-
-async fn send(request: RequestBuilder) -> Result<Response, HolmesError> {
-    let response = request.send().await;
-    response.map_err(|error| HolmesError::Unavailable(in_full(&error)))
 }
 
 async fn json<T: for<'de> Deserialize<'de>>(response: Response) -> Result<T, HolmesError> {

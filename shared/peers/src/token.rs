@@ -1,7 +1,7 @@
-//! Bearer tokens for Data Storage. A token is sent to it and could be replayed, so the programs' own
-//! tokens are never used: a ServiceAccount that may do nothing else has a token of its own.
+//! Bearer tokens for the services around wfe. A token is sent to them and could be replayed, so the programs'
+//! own tokens are never used: a ServiceAccount that may do nothing else has a token of its own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
@@ -16,7 +16,7 @@ const LIFETIME_SECONDS: i64 = 3600;
 /// A token is replaced when this share of its lifetime is over.
 const USED_SHARE: f64 = 0.8;
 
-/// Where the bearer token for Data Storage comes from.
+/// Where the bearer token for a service comes from.
 #[derive(Debug)]
 pub enum BearerToken {
     /// A file, read for each request, because the token rotates.
@@ -26,6 +26,15 @@ pub enum BearerToken {
 }
 
 impl BearerToken {
+    /// From `file` if there is one, else tokens of the ServiceAccount `account` in the namespace of
+    /// `client`.
+    pub fn of(client: &Client, file: Option<&Path>, account: &str) -> Self {
+        match file {
+            Some(file) => Self::File(file.to_owned()),
+            None => Self::Account(Box::new(AccountToken::new(client, account))),
+        }
+    }
+
     /// The token for the next request.
     pub async fn get(&self) -> Result<String, String> {
         match self {
@@ -38,7 +47,7 @@ impl BearerToken {
         }
     }
 
-    /// Forgets the token, which Data Storage did not accept.
+    /// Forgets the token, which the service did not accept.
     pub fn reject(&self) {
         if let Self::Account(account) = self {
             *account.issued.lock() = None;

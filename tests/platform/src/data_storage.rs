@@ -22,7 +22,7 @@ mod workflows;
 pub use self::fault::CatalogFault;
 
 use parking_lot::{Mutex, MutexGuard};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -33,7 +33,6 @@ use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
-use kube::Client;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
@@ -44,6 +43,7 @@ use wfe_peers::audit::TrailEvent;
 
 use self::openapi::OpenApi;
 use self::store::{Query, Store};
+use crate::authorizer::Authorizer;
 
 /// A fault in the handling of a batch of events.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -60,15 +60,6 @@ pub enum Fault {
     LoseAnswer,
     /// The batch is stored after the delay, even when the client has gone, and never answered.
     CommitLate(Duration),
-}
-
-/// How the fake authenticates and authorizes clients.
-pub enum Authorizer {
-    /// Clients with one of these tokens are authorized.
-    Tokens(HashSet<String>),
-    /// `TokenReview` authenticates the client; `SubjectAccessReview` checks for the verb create on
-    /// `services/data-storage-service` in this namespace, as in the real service.
-    Kubernetes(Client, String),
 }
 
 /// State shared by the handlers.

@@ -9,9 +9,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Result;
-use axum::extract::{Path, State as Extracted};
+use axum::extract::{Path, Request, State as Extracted};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -22,6 +23,11 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
+
+use crate::authorizer::Authorizer;
+
+/// The Service on which clients need a permission.
+const SERVICE: &str = "kubernaut-agent";
 
 /// Fields without which a request is invalid.
 const REQUIRED: [&str; 14] = [
@@ -55,6 +61,8 @@ pub struct Holmes {
 
 struct Inner {
     investigate: Investigate,
+    /// Who may ask; `None`: everybody.
+    authorizer: Option<Authorizer>,
     state: Mutex<State>,
 }
 
@@ -76,8 +84,13 @@ struct State {
 }
 
 impl Holmes {
-    /// Serves on a free port of `host`, with prepared answers.
+    /// Serves on a free port of `host`, everybody, with prepared answers.
     pub async fn start(host: &str) -> Result<Self> {
+        Self::start_for(host, None).await
+    }
+
+    /// Serves on a free port of `host`, whom `authorizer` admits, with prepared answers.
+    pub async fn start_for(host: &str, authorizer: Option<Authorizer>) -> Result<Self> {
         let answers = Arc::new(Mutex::new(HashMap::<String, Value>::new()));
         let prepared = answers.clone();
         let investigate = move |incident: Value| -> BoxFuture<'static, Value> {
@@ -86,27 +99,37 @@ impl Holmes {
             ready(answer.unwrap_or_default()).boxed()
         };
         let listener = TcpListener::bind((host, 0)).await?;
-        Self::listen(listener, Arc::new(investigate), answers)
+        Self::listen(listener, Arc::new(investigate), authorizer, answers)
     }
 
-    /// Serves on `address` with the answers of `investigate`.
-    pub async fn serve(address: SocketAddr, investigate: Investigate) -> Result<Self> {
+    /// Serves on `address`, whom `authorizer` admits, with the answers of `investigate`.
+    pub async fn serve(
+        address: SocketAddr,
+        investigate: Investigate,
+        authorizer: Authorizer,
+    ) -> Result<Self> {
         let listener = TcpListener::bind(address).await?;
-        Self::listen(listener, investigate, Arc::default())
+        Self::listen(listener, investigate, Some(authorizer), Arc::default())
     }
 
     fn listen(
         listener: TcpListener,
         investigate: Investigate,
+        authorizer: Option<Authorizer>,
         answers: Arc<Mutex<HashMap<String, Value>>>,
     ) -> Result<Self> {
         let address = listener.local_addr()?;
         let state = Mutex::default();
-        let inner = Arc::new(Inner { investigate, state });
+        let inner = Arc::new(Inner {
+            investigate,
+            authorizer,
+            state,
+        });
         let routes = Router::new()
             .route("/api/v1/incident/analyze", post(analyze))
             .route("/api/v1/incident/session/{id}", get(session))
             .route("/api/v1/incident/session/{id}/result", get(result))
+            .layer(from_fn_with_state(inner.clone(), admit))
             .with_state(inner.clone());
         let serving = tokio::spawn(async move {
             let _ = axum::serve(listener, routes).await;
@@ -170,6 +193,15 @@ impl State {
         let status = StatusCode::from_u16(self.outage?).ok()?;
         Some(problem(status, "on demand"))
     }
+}
+
+async fn admit(Extracted(inner): Shared, request: Request, next: Next) -> Response {
+    if let Some(authorizer) = &inner.authorizer
+        && let Err((status, why)) = authorizer.admit(request.headers(), SERVICE).await
+    {
+        return problem(status, &why);
+    }
+    next.run(request).await
 }
 
 async fn analyze(Extracted(inner): Shared, Json(incident): Json<Value>) -> Response {

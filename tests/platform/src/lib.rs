@@ -2,6 +2,7 @@
 //! what it knows; none of them is meant for production. They share the model of the resources, and little
 //! else.
 
+pub mod authorizer;
 mod controller;
 pub mod data_storage;
 pub mod gateway;

@@ -10,7 +10,8 @@ use kube::Client;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
-use wfe_platform::data_storage::{Authorizer, DataStorage};
+use wfe_platform::authorizer::Authorizer;
+use wfe_platform::data_storage::DataStorage;
 use wfe_platform::holmes::Holmes;
 use wfe_platform::rules::{self, Catalog};
 use wfe_platform::{gateway, notification, receiver, signal_processing};
@@ -59,6 +60,9 @@ enum Service {
             default_value = "/var/run/secrets/kubernetes.io/serviceaccount/token"
         )]
         token_file: PathBuf,
+        /// Namespace in which the permission of clients is checked.
+        #[arg(long)]
+        namespace: String,
         /// Namespace of the RemediationWorkflows that are searched instead.
         #[arg(long)]
         catalog_namespace: Option<String>,
@@ -122,6 +126,7 @@ async fn run(service: Service) -> Result<()> {
             listen,
             data_storage_url,
             token_file,
+            namespace,
             catalog_namespace,
         } => {
             let catalog = match data_storage_url {
@@ -131,8 +136,10 @@ async fn run(service: Service) -> Result<()> {
                 },
                 None => Catalog::Objects(catalog_namespace.unwrap_or_default()),
             };
-            let investigate = rules::investigate(client().await?, catalog);
-            let _serving = Holmes::serve(listen, investigate).await?;
+            let client = client().await?;
+            let investigate = rules::investigate(client.clone(), catalog);
+            let authorizer = Authorizer::Kubernetes(client, namespace);
+            let _serving = Holmes::serve(listen, investigate, authorizer).await?;
             pending::<()>().await;
         }
         Service::DataStorage {

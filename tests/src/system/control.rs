@@ -11,7 +11,7 @@ use super::install;
 use super::program::{self, Program};
 use super::script::Script;
 use super::state::System;
-use wfe_platform::data_storage::Authorizer;
+use wfe_platform::authorizer::Authorizer;
 
 use crate::fakes::{self, proxy::Proxy};
 use crate::{Cluster, TestNamespace};

@@ -11,7 +11,11 @@ use wfe_tests::system::path_of;
 use crate::{help, template, tool};
 
 /// Flags that no value sets, and why.
-const NO_VALUE: [(&str, &str); 8] = [
+const NO_VALUE: [(&str, &str); 9] = [
+    (
+        "--holmes-token-file",
+        "the ServiceAccount's token is better",
+    ),
     (
         "--data-storage-token-file",
         "the ServiceAccount's token is better",

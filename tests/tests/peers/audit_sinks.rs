@@ -13,9 +13,11 @@ use wfe_model::audit::{EventData, Outcome};
 use wfe_peers::audit::{
     AuditSink, HttpSink, JsonlSink, NotRecorded, TrailEvent, read_file, verify,
 };
-use wfe_peers::data_storage::{DataStorage as Client, DataStorageOptions};
+use wfe_peers::data_storage::DataStorage as Client;
+use wfe_peers::service::ServiceOptions;
 use wfe_peers::token::BearerToken;
-use wfe_platform::data_storage::{Authorizer, DataStorage, Fault};
+use wfe_platform::authorizer::Authorizer;
+use wfe_platform::data_storage::{DataStorage, Fault};
 use wfe_tests::fakes;
 
 use crate::events::{event, failed};
@@ -54,7 +56,7 @@ impl StorageServer {
 
     /// A connection.
     pub fn client(&self) -> Arc<Client> {
-        let client = Client::new(DataStorageOptions {
+        let client = Client::new(ServiceOptions {
             url: self.storage.url().parse().expect("a URL"),
             ca: Some(self.path("ca.pem")),
             token: Some(BearerToken::File(self.path("token"))),
@@ -417,7 +419,7 @@ async fn recorded_events_are_found_across_pages() {
 fn invalid_connection_options_are_rejected() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = |url: &str, ca: Option<&Path>, plain_http: bool| {
-        Client::new(DataStorageOptions {
+        Client::new(ServiceOptions {
             url: url.parse().expect("a URL"),
             ca: ca.map(Path::to_owned),
             token: Some(BearerToken::File("token".into())),

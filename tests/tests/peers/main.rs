@@ -12,3 +12,4 @@ mod audit_sinks;
 mod catalogs;
 mod data_storage;
 mod events;
+mod holmes;

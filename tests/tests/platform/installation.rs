@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Service};
-use kube::api::{Patch, PatchParams};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client, CustomResourceExt};
 use serde_json::{Value, json};
 use wfe_model::engine::Engine;
 use wfe_model::remediation::{AIAnalysis, RemediationRequest};
 use wfe_model::workflow::Workflow;
-use wfe_tests::chart::{self, EXECUTIONS, PROGRAMS, kubectl, kubectl_image, run};
+use wfe_tests::chart::{self, EXECUTIONS, PROGRAMS, RELEASE, kubectl, kubectl_image, run};
 use wfe_tests::system::until_effective;
 use wfe_tests::{Cluster, Image, workspace};
 
@@ -146,7 +146,7 @@ impl Platform {
             "dataStorage": { "url": self.data_storage, "plainHttp": true },
             "controller": {
                 "orchestration": { "enabled": true },
-                "analysis": { "enabled": true, "holmesUrl": self.holmes },
+                "analysis": { "enabled": true, "holmesUrl": self.holmes, "plainHttp": true },
             },
             // Everything shares two cores.
             "webhook": { "timeoutSeconds": 10 },
@@ -158,6 +158,16 @@ impl Platform {
     /// Makes RemediationWorkflow objects the catalog, with one workflow for engine job.
     pub async fn use_objects(&self) {
         self.install_chart("objects").await;
+        // Pods that end still answer for some seconds, from the other catalog.
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), PROGRAMS);
+        let own = ListParams::default().labels(&format!("app.kubernetes.io/instance={RELEASE}"));
+        until_effective("the end of the pods before the upgrade", async || {
+            let pods = pods.list(&own).await?;
+            let ends = |it: &Pod| it.metadata.deletion_timestamp.is_some();
+            Ok(!pods.iter().any(ends))
+        })
+        .await
+        .expect("ended");
         let mut spec: Value =
             serde_saphyr::from_str(&self.workflow(Engine::Job)).expect("a document");
         let fields = spec.as_object_mut().expect("fields");

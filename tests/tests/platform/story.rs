@@ -81,9 +81,10 @@ async fn repaired(platform: &Platform, name: &str, engine: Engine, seed: Option<
     timeline.reached(Hop::Notified).await;
     let hops = timeline.hops();
     timeline::print(&title, began, &hops);
-    assert!(timeline::complete(&hops), "{hops:?}");
-
     let request = only_request(platform, name).await;
+    let status = request.status.clone().unwrap_or_default();
+    assert_eq!(request.phase(), "Completed", "{}", status.failure_reason);
+    assert!(timeline::complete(&hops), "{hops:?}");
     let request_name = request.name_any();
     let execution = only_execution(platform, &request).await;
     assert_eq!(execution.spec.execution_engine, engine.as_str());
@@ -186,11 +187,8 @@ async fn only_request(platform: &Platform, workload: &str) -> RemediationRequest
         .into_iter()
         .filter(|it| it.spec.target_resource.name == workload);
     let only = own.next().expect("a request");
-    assert_eq!(
-        own.map(|it| it.name_any()).collect::<Vec<_>>(),
-        [""; 0],
-        "more requests"
-    );
+    let more: Vec<_> = own.collect();
+    assert!(more.is_empty(), "{only:?}, and more: {more:?}");
     only
 }
 

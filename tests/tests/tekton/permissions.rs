@@ -20,6 +20,7 @@ const FILES: [(&str, &[&str]); 2] = [
             "controller-expiry-rules.yaml",
             "leader-election-rules.yaml",
             "data-storage-token-rules.yaml",
+            "holmes-token-rules.yaml",
             "catalog-rules.yaml",
             "orchestration-rules.yaml",
             "analysis-rules.yaml",

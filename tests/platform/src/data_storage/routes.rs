@@ -4,24 +4,17 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, RawQuery, State};
-use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use jiff::Timestamp;
-use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
-use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
-};
-use kube::api::PostParams;
-use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use super::problem::{problem, refused};
 use super::store::Query;
-use super::{Authorizer, Fault, Inner, catalog, lock, openapi, rules};
+use super::{Fault, Inner, catalog, lock, openapi, rules};
 
 type Shared = State<Arc<Inner>>;
 
@@ -195,74 +188,7 @@ impl Inner {
 
     /// Authenticates and authorizes the request; the error is the response.
     pub(super) async fn admit(&self, headers: &HeaderMap) -> Result<(), Box<Response>> {
-        let no = |detail: &str| Err(Box::new(refused(StatusCode::UNAUTHORIZED, detail)));
-        let Some(header) = headers.get(AUTHORIZATION) else {
-            return no("Missing Authorization header");
-        };
-        let token = header
-            .to_str()
-            .ok()
-            .and_then(|it| it.strip_prefix("Bearer "));
-        let Some(token) = token.filter(|it| !it.is_empty()) else {
-            return no("Invalid Authorization header format");
-        };
-        let user = match &self.authorizer {
-            Authorizer::Tokens(tokens) if tokens.contains(token) => return Ok(()),
-            Authorizer::Tokens(_) => None,
-            Authorizer::Kubernetes(client, _) => user_of(client, token).await,
-        };
-        let Some(user) = user else {
-            return no("Token validation failed: token not authenticated");
-        };
-        match &self.authorizer {
-            Authorizer::Kubernetes(client, namespace)
-                if !may_create(client, &user, namespace).await =>
-            {
-                let detail = format!(
-                    "Insufficient RBAC permissions: {user} verb:create on services/data-storage-service"
-                );
-                Err(Box::new(refused(StatusCode::FORBIDDEN, &detail)))
-            }
-            _ => Ok(()),
-        }
+        let admitted = self.authorizer.admit(headers, "data-storage-service").await;
+        admitted.map_err(|(status, why)| Box::new(refused(status, &why)))
     }
-}
-
-/// The user that `TokenReview` finds for a token.
-async fn user_of(client: &Client, token: &str) -> Option<String> {
-    let review = TokenReview {
-        spec: TokenReviewSpec {
-            token: Some(token.to_owned()),
-            audiences: None,
-        },
-        ..TokenReview::default()
-    };
-    let reviews: Api<TokenReview> = Api::all(client.clone());
-    let answer = reviews.create(&PostParams::default(), &review).await;
-    let status = answer.ok()?.status?;
-    let user = status.user.filter(|_| status.authenticated == Some(true))?;
-    user.username
-}
-
-/// Whether `SubjectAccessReview` lets the user create the Service. Like the real service, sends no
-/// groups.
-async fn may_create(client: &Client, user: &str, namespace: &str) -> bool {
-    let review = SubjectAccessReview {
-        spec: SubjectAccessReviewSpec {
-            user: Some(user.to_owned()),
-            resource_attributes: Some(ResourceAttributes {
-                verb: Some("create".to_owned()),
-                resource: Some("services".to_owned()),
-                name: Some("data-storage-service".to_owned()),
-                namespace: Some(namespace.to_owned()),
-                ..ResourceAttributes::default()
-            }),
-            ..SubjectAccessReviewSpec::default()
-        },
-        ..SubjectAccessReview::default()
-    };
-    let reviews: Api<SubjectAccessReview> = Api::all(client.clone());
-    let answer = reviews.create(&PostParams::default(), &review).await;
-    let status = answer.ok().and_then(|it| it.status);
-    status.is_some_and(|it| it.allowed)
 }
