@@ -18,7 +18,7 @@ const MAX_ANALYSIS: SignedDuration = SignedDuration::from_mins(30);
 /// Sessions that are begun at most: the service loses them when it is restarted.
 const MAX_SESSIONS: u32 = 5;
 /// Times between two questions for the state of a session: doubled each time.
-const MIN_INTERVAL: Duration = Duration::from_secs(1);
+const MIN_INTERVAL: Duration = Duration::from_millis(250);
 const MAX_INTERVAL: Duration = Duration::from_secs(15);
 /// Time after which a request that was not answered is repeated.
 const RETRY: Duration = Duration::from_secs(5);

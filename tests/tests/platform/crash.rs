@@ -1,4 +1,4 @@
-//! SIGKILL for one process of the platform, chosen by a seed.
+//! SIGKILL for one program of the platform with all its replicas, chosen by a seed.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 
 use crate::timeline::Hop;
 
-/// Beginnings of the command lines of the processes that may be killed.
+/// Beginnings of the command lines of the programs that may be killed.
 const VICTIMS: [&str; 7] = [
     "/wfe-platform gateway",
     "/wfe-platform signal-processing",
@@ -28,7 +28,7 @@ const MOMENTS: [Hop; 7] = [
     Hop::Running,
 ];
 
-/// The process to kill, and when.
+/// The program to kill, and when.
 pub fn choose(seed: usize) -> (&'static str, Hop) {
     let moment = seed / VICTIMS.len() % MOMENTS.len();
     (VICTIMS[seed % VICTIMS.len()], MOMENTS[moment])

@@ -169,7 +169,7 @@ fn session_that_runs_is_polled_less_and_less() {
         status["investigationSession"],
         json!({ "lastPolled": NOW, "pollCount": 1 })
     );
-    assert_eq!(again, Some(Duration::from_secs(2)));
+    assert_eq!(again, Some(Duration::from_millis(500)));
     let late = investigating(|it| {
         it["investigationSession"]["pollCount"] = json!(9);
         it["investigationSession"]["lastPolled"] = json!("2026-11-28T11:59:50Z");
