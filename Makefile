@@ -107,7 +107,7 @@ test-tekton: build ## Run the tests of engine tekton on a cluster with Tekton (e
 	$(CLUSTER) down
 	$(STATIC) -p wfe-controller -p wfe-webhook -p wfe-platform
 	$(CLUSTER) --tekton run -- cargo test --offline --workspace --test tekton
-	$(CLUSTER) tools -- $(CLUSTER) --tekton run -- $(PLATFORM) --ignored platform_with_tekton
+	$(CLUSTER) tools -- $(CLUSTER) --tekton run -- $(PLATFORM) --ignored by_tekton
 
 bench-webhook bench-controller: bench-%: programs ## Measure what a program costs (ends a cluster that is up)
 	cargo build --release -p wfe-$* -p wfe-tests --bin wfe-$* --bin wfe-bench
@@ -119,7 +119,7 @@ soak: build programs ## Half an hour of load while the leader is killed every 30
 	$(CLUSTER) down
 	$(CLUSTER) run --api-only -- target/release/wfe-bench soak
 	$(STATIC) -p wfe-controller -p wfe-webhook -p wfe-platform
-	$(CLUSTER) tools -- $(CLUSTER) run -- $(PLATFORM) --ignored ten_kills
+	$(CLUSTER) tools -- $(CLUSTER) run -- $(PLATFORM) --ignored whatever_program
 
 bench-engines: programs ## Measure both engines side by side (ends a cluster that is up)
 	cargo build --release -p wfe-controller -p wfe-webhook -p wfe-tests --bin wfe-controller --bin wfe-webhook --bin wfe-bench

@@ -155,7 +155,7 @@ impl Metrics {
         );
         registry.register(
             "audit_pending",
-            "Audit events that are not delivered yet",
+            "Audit events that are due and not delivered yet",
             metrics.audit_pending.clone(),
         );
         registry.register(

@@ -13,7 +13,7 @@ use wfe_orchestration::requests::Orchestration;
 use wfe_orchestration::scope::Delays;
 use wfe_peers::catalog::Catalog;
 use wfe_peers::holmes::Holmes;
-use wfe_peers::service::{ServiceError, ServiceOptions};
+use wfe_peers::service::{PlainHttp, ServiceError, ServiceOptions};
 use wfe_peers::token::BearerToken;
 
 /// Flags of the reconcilers that connect the controller to Kubernaut.
@@ -62,7 +62,7 @@ impl PlatformArgs {
             url,
             ca: self.holmes_ca.clone(),
             token: has_token.then(|| BearerToken::of(client, file.as_deref(), account)),
-            plain_http: self.holmes_plain_http,
+            plain_http: PlainHttp::flag("--holmes-plain-http", self.holmes_plain_http),
         });
         holmes.map(Some)
     }

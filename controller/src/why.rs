@@ -116,14 +116,21 @@ impl Reader {
     /// The objects on the target that have not ended.
     async fn alive(&self) -> Result<Vec<Alive>> {
         let jobs = self.labelled::<Job>("Jobs").await?.into_iter();
-        let jobs = jobs.filter(|it| job::read::read(it, &[]).is_active());
-        let mut alive: Vec<_> = jobs.filter_map(|it| Alive::read("Job", &it)).collect();
+        let jobs = jobs.map(|it| (job::read::read(&it, &[]), Alive::read("Job", &it)));
         let runs = self
             .labelled::<PipelineRun>("PipelineRuns")
             .await?
             .into_iter();
-        let runs = runs.filter(|it| tekton::read::read(it, &[], &[]).is_active());
-        alive.extend(runs.filter_map(|it| Alive::read("PipelineRun", &it)));
+        let runs = runs.map(|it| {
+            let execution = tekton::read::read(&it, &[], &[]);
+            (execution, Alive::read("PipelineRun", &it))
+        });
+        let executions = jobs.chain(runs).filter(|(it, _)| it.is_active());
+        let alive = executions.filter_map(|(execution, alive)| {
+            let timeout = execution.timeout;
+            alive.map(|it| Alive { timeout, ..it })
+        });
+        let mut alive: Vec<_> = alive.collect();
         let pods = self.labelled::<Pod>("pods").await?.into_iter();
         alive.extend(
             pods.filter(is_alive)

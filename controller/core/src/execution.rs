@@ -65,6 +65,8 @@ pub struct Alive {
     pub source: Source,
     /// Kind, namespace and name, as `Job kubernaut-workflows/restart-1`.
     pub object: String,
+    /// Timeout of a Job or PipelineRun, where it was read.
+    pub timeout: Option<Duration>,
 }
 
 impl Alive {
@@ -75,6 +77,7 @@ impl Alive {
         Some(Self {
             source,
             object: format!("{kind} {namespace}/{}", object.name_any()),
+            timeout: None,
         })
     }
 }
@@ -104,7 +107,7 @@ pub struct Execution {
     pub resumed: Option<Timestamp>,
     /// When the workflow's container started.
     pub began: Option<Timestamp>,
-    /// How long it may take.
+    /// Timeout of the Job or PipelineRun.
     pub timeout: Option<Duration>,
     /// Image or bundle with the digest that runs.
     pub image: Option<String>,

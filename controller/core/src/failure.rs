@@ -177,7 +177,7 @@ pub fn summary(
         }
         FailureReason::DeadlineExceeded => (
             "was stopped, because it did not end within its timeout".to_owned(),
-            "Look at the target before you clear the block; a longer executionConfig.timeout may be needed.".to_owned(),
+            "Look at the target before you clear the block; a longer executionConfig.timeout, or execution.maxTimeout of its catalog entry, may be needed.".to_owned(),
         ),
         FailureReason::TaskFailed => {
             let code = failure.exit_code.map(|code| format!(" with exit code {code}")).unwrap_or_default();

@@ -226,7 +226,10 @@ fn held(facts: &Facts, asking: Option<&WorkflowExecution>) -> Option<Why> {
 
 fn timeout_at(wfe: &WorkflowExecution, facts: &Facts) -> Option<Timestamp> {
     let start = wfe.status.as_ref()?.start_time.as_ref()?.0;
-    Some(after(start, facts.settings.timeout_of(wfe)))
+    let mut own = facts.alive.iter().filter(|it| it.source == Source::of(wfe));
+    let timeout = own.find_map(|it| it.timeout);
+    let timeout = timeout.unwrap_or_else(|| facts.settings.timeout_of(wfe));
+    Some(after(start, timeout))
 }
 
 fn alive(facts: &Facts, asking: Option<&WorkflowExecution>) -> Option<Why> {

@@ -17,8 +17,9 @@ use crate::verdict::AnalysisReason;
 const MAX_ANALYSIS: SignedDuration = SignedDuration::from_mins(30);
 /// Sessions that are begun at most: the service loses them when it is restarted.
 const MAX_SESSIONS: u32 = 5;
-/// Times between two questions for the state of a session: doubled each time.
-const MIN_INTERVAL: Duration = Duration::from_millis(250);
+/// Times between two questions for the state of a session: the first one is asked at once, then the time is
+/// doubled with each.
+const MIN_INTERVAL: Duration = Duration::from_millis(500);
 const MAX_INTERVAL: Duration = Duration::from_secs(15);
 /// Time after which a request that was not answered is repeated.
 const RETRY: Duration = Duration::from_secs(5);
@@ -232,9 +233,10 @@ fn incident(analysis: &AIAnalysis) -> IncidentRequest {
     }
 }
 
-/// Doubled with each poll.
+/// Time after this many questions.
 fn interval(polls: u32) -> Duration {
-    let factor = 1_u32.checked_shl(polls.min(8)).unwrap_or(u32::MAX);
+    let factor = 1_u32.checked_shl(polls.saturating_sub(1).min(8));
+    let factor = factor.unwrap_or(u32::MAX);
     MIN_INTERVAL.saturating_mul(factor).min(MAX_INTERVAL)
 }
 

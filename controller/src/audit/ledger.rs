@@ -25,8 +25,8 @@ struct Account {
     why: Option<Box<str>>,
     /// Latest time at which the sink may still commit an unanswered request.
     settles: Option<Instant>,
-    /// Until then the waiting events wait for the next one, to share its batch.
-    gathers: Option<Instant>,
+    /// Until then the events are held back, to share a batch with the next event.
+    held_until: Option<Instant>,
 }
 
 impl Account {
@@ -36,7 +36,14 @@ impl Account {
 
     /// Earliest time at which the waiting events may be sent; `None`: now.
     fn due(&self) -> Option<Instant> {
-        self.settles.max(self.gathers)
+        self.settles.max(self.held_until)
+    }
+
+    /// Number of waiting events, and of those that are held back.
+    fn counts(&self) -> (usize, usize) {
+        let waiting = self.waiting().len();
+        let held = self.held_until.map_or(0, |_| waiting);
+        (waiting, held)
     }
 }
 
@@ -48,6 +55,8 @@ pub(super) struct Ledger {
     queue: BTreeMap<u64, String>,
     next_position: u64,
     waiting: usize,
+    /// Those of them that are held back.
+    held: usize,
 }
 
 /// Events of one WorkflowExecution that wait for delivery.
@@ -76,7 +85,7 @@ pub struct DeliveryState {
 impl Ledger {
     /// Adds the events `happened` that are neither delivered nor waiting. `unsent` is the subset
     /// that no process can have sent before; the others may be committed by an earlier process until
-    /// `settles`. They wait for the next event until `gathers`; a later offer does not prolong this.
+    /// `settles`. They are held back until `held_until`; a later offer does not prolong this.
     pub(super) fn offer(
         &mut self,
         uid: &str,
@@ -84,7 +93,7 @@ impl Ledger {
         happened: EnumSet<EventType>,
         unsent: EnumSet<EventType>,
         settles: Option<Instant>,
-        gathers: Option<Instant>,
+        held_until: Option<Instant>,
     ) {
         let account = self
             .accounts
@@ -98,25 +107,41 @@ impl Ledger {
                 rejected: EnumSet::empty(),
                 why: None,
                 settles: None,
-                gathers,
+                held_until: None,
             });
-        let before = account.waiting();
+        let before = account.counts();
         if !(happened - account.happened - unsent).is_empty() {
             account.settles = account.settles.max(settles);
         }
         account.unsent |= unsent - account.happened;
         account.happened |= happened;
-        let after = account.waiting();
-        if account.position.is_none() && !after.is_empty() {
+        if account.position.is_none() && !account.waiting().is_empty() {
             account.position = Some(self.next_position);
             self.queue.insert(self.next_position, uid.to_owned());
             self.next_position += 1;
-            account.gathers = gathers;
+            account.held_until = held_until;
         }
-        if gathers.is_none() {
-            account.gathers = None;
+        if held_until.is_none() {
+            account.held_until = None;
         }
-        self.waiting += after.len() - before.len();
+        let after = account.counts();
+        self.count(before, after);
+    }
+
+    fn count(&mut self, before: (usize, usize), after: (usize, usize)) {
+        self.waiting = self.waiting + after.0 - before.0;
+        self.held = self.held + after.1 - before.1;
+    }
+
+    /// Ends the time for which events are held back, where it is over.
+    pub(super) fn release(&mut self, now: Instant) {
+        let is_over = |it: &Account| it.held_until.is_some_and(|until| until <= now);
+        for uid in self.queue.values() {
+            if let Some(account) = self.accounts.get_mut(uid).filter(|it| is_over(it)) {
+                account.held_until = None;
+                self.held -= account.waiting().len();
+            }
+        }
     }
 
     /// The waiting events of the first WorkflowExecutions in the queue: at least one
@@ -184,16 +209,16 @@ impl Ledger {
         let Some(account) = self.accounts.get_mut(uid) else {
             return;
         };
-        let before = account.waiting().len();
+        let before = account.counts();
         change(account);
-        let after = account.waiting().len();
-        self.waiting -= before - after;
-        if after == 0 {
+        let after = account.counts();
+        if after.0 == 0 {
             account.settles = None;
             if let Some(position) = account.position.take() {
                 self.queue.remove(&position);
             }
         }
+        self.count(before, after);
     }
 
     /// Removes one WorkflowExecution and returns its waiting events.
@@ -201,12 +226,11 @@ impl Ledger {
         let Some(account) = self.accounts.remove(uid) else {
             return EnumSet::empty();
         };
-        let waiting = account.waiting();
-        self.waiting -= waiting.len();
+        self.count(account.counts(), (0, 0));
         if let Some(position) = account.position {
             self.queue.remove(&position);
         }
-        waiting
+        account.waiting()
     }
 
     /// Delivery state of one WorkflowExecution.
@@ -223,8 +247,14 @@ impl Ledger {
     }
 
     /// Number of waiting events.
+    #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
         self.waiting
+    }
+
+    /// Number of waiting events without those that are held back.
+    pub(super) fn undelivered(&self) -> usize {
+        self.waiting - self.held
     }
 
     /// All WorkflowExecutions with waiting events, in queue order.
@@ -315,24 +345,28 @@ mod tests {
 
     /// BR-AUDIT-005
     #[test]
-    fn first_events_wait_for_the_next_one_until_their_time_is_over() {
+    fn first_events_are_held_back_until_the_next_one_or_their_time() {
         let (mut ledger, now) = (Ledger::default(), Instant::now());
         let selected = SELECTED.into();
-        let mut offer_held = |uid: &str, happened, gathers| {
-            ledger.offer(uid, &ObjectRef::new(uid), happened, happened, None, gathers);
-            (queue(&ledger, 9, now).len(), ledger.next_due())
-        };
         let [soon, later] = [5, 10].map(|seconds| now + Duration::from_secs(seconds));
-        assert_eq!(offer_held("a", selected, Some(soon)), (0, Some(soon)));
-        let again = offer_held("a", selected | CREATED, Some(later));
+        let hold = |ledger: &mut Ledger, uid: &str, happened, until| {
+            let reference = ObjectRef::new(uid);
+            ledger.offer(uid, &reference, happened, happened, None, Some(until));
+            (queue(ledger, 9, now).len(), ledger.next_due())
+        };
+        assert_eq!(hold(&mut ledger, "a", selected, soon), (0, Some(soon)));
+        let again = hold(&mut ledger, "a", selected | CREATED, later);
         assert_eq!(again, (0, Some(soon)), "a second offer does not prolong");
-        assert_eq!(offer_held("b", selected, Some(later)), (0, Some(soon)));
+        assert_eq!(hold(&mut ledger, "b", selected, later), (0, Some(soon)));
+        assert_eq!((ledger.waiting(), ledger.undelivered()), (3, 0));
         assert_eq!(queue(&ledger, 9, soon), [("a".to_owned(), 2)]);
+        ledger.release(soon);
+        assert_eq!((ledger.waiting(), ledger.undelivered()), (3, 2));
         offer(&mut ledger, "b", selected | CREATED);
-        assert_eq!(
-            queue(&ledger, 9, now),
-            [("b".to_owned(), 2)],
-            "no more to wait for"
-        );
+        assert_eq!(ledger.undelivered(), 4, "no more to wait for");
+        assert_eq!(queue(&ledger, 9, now).len(), 2);
+        assert_eq!(hold(&mut ledger, "c", selected, later).0, 2);
+        ledger.forget("c");
+        assert_eq!((ledger.waiting(), ledger.undelivered()), (4, 4));
     }
 }

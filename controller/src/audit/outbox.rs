@@ -31,9 +31,9 @@ use wfe_core::observed::Delivery;
 /// Maximum number of events in a batch: Data Storage takes 80 ms for 100 events, which are about
 /// 200 KB.
 pub const BATCH: usize = 100;
-/// How long the first events of an execution wait for the start of its workflow, so that an
+/// How long the first events of an execution are held back until its workflow starts, so that an
 /// execution takes two requests: one at its start and one at its end.
-const GATHERING: Duration = Duration::from_secs(10);
+const HOLD: Duration = Duration::from_secs(10);
 /// Delays after failures. The maximum bounds the time until the sink's recovery is noticed.
 const MIN_RETRY_DELAY: Duration = Duration::from_millis(500);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
@@ -141,9 +141,11 @@ impl Outbox {
         }
         let reference = ObjectRef::from_obj(wfe);
         let settles = Some(*self.earlier_settle.lock()).filter(|it| *it > Instant::now());
-        let gathers = awaits_start(wfe).then(|| Instant::now() + GATHERING);
+        let held_until = awaits_start(wfe).then(|| Instant::now() + HOLD);
         let new = new & open;
-        self.update_ledger(|ledger| ledger.offer(uid, &reference, open, new, settles, gathers));
+        self.update_ledger(|ledger| {
+            ledger.offer(uid, &reference, open, new, settles, held_until);
+        });
         self.offered.notify_one();
     }
 
@@ -217,7 +219,11 @@ impl Outbox {
     async fn next(&self) -> Vec<PendingEvents> {
         loop {
             let offered = self.offered.notified();
-            let pending = self.ledger().next(BATCH, Instant::now());
+            let now = Instant::now();
+            let pending = self.update_ledger(|ledger| {
+                ledger.release(now);
+                ledger.next(BATCH, now)
+            });
             if !pending.is_empty() {
                 return pending;
             }
@@ -350,7 +356,7 @@ impl Outbox {
     fn update_ledger<T>(&self, change: impl FnOnce(&mut Ledger) -> T) -> T {
         let mut ledger = self.ledger();
         let changed = change(&mut ledger);
-        self.metrics.audit_pending(ledger.waiting());
+        self.metrics.audit_pending(ledger.undelivered());
         changed
     }
 

@@ -16,7 +16,7 @@ use wfe_model::audit::EventType;
 use wfe_model::text::cut;
 use wfe_peers::audit::{self, HttpSink, TrailEvent, Verified, read_file};
 use wfe_peers::data_storage::DataStorage;
-use wfe_peers::service::ServiceOptions;
+use wfe_peers::service::{PlainHttp, ServiceOptions};
 use wfe_peers::token::BearerToken;
 
 /// Maximum number of characters in a cell; the stored events have the full text. A message ends with
@@ -47,7 +47,7 @@ impl Source {
                 url,
                 ca,
                 token: token_file.map(BearerToken::File),
-                plain_http,
+                plain_http: PlainHttp::flag("--data-storage-plain-http", plain_http),
             })),
             _ => Self::File(PathBuf::from(text)),
         }

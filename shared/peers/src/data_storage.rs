@@ -11,7 +11,7 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use tokio::time::Instant;
 use url::Url;
 
-use crate::service::{Service, ServiceError, ServiceOptions};
+use crate::service::{Connection, ServiceError, ServiceOptions};
 
 /// Longest pause that Data Storage can ask for.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
@@ -21,7 +21,7 @@ const DEFAULT_PAUSE: u64 = 1;
 /// Sends requests to Data Storage.
 #[derive(Debug)]
 pub struct DataStorage {
-    service: Service,
+    connection: Connection,
     /// Until when Data Storage wants no requests.
     paused_until: Mutex<Option<Instant>>,
 }
@@ -30,14 +30,14 @@ impl DataStorage {
     /// Creates the HTTP client, without connecting.
     pub fn new(options: ServiceOptions) -> Result<Self, ServiceError> {
         Ok(Self {
-            service: Service::new(options)?,
+            connection: Connection::new(options)?,
             paused_until: Mutex::default(),
         })
     }
 
     /// The base URL.
     pub(crate) fn url(&self) -> &Url {
-        self.service.url()
+        self.connection.url()
     }
 
     /// A request with the current token; the error says why none may be sent now.
@@ -56,7 +56,7 @@ impl DataStorage {
                 ));
             }
         }
-        self.service.request(method, path, deadline).await
+        self.connection.request(method, path, deadline).await
     }
 
     /// A request without a token.
@@ -66,13 +66,13 @@ impl DataStorage {
         path: &str,
         deadline: Duration,
     ) -> Result<RequestBuilder, String> {
-        self.service.anonymous(method, path, deadline)
+        self.connection.anonymous(method, path, deadline)
     }
 
     /// Looks at the status of a response: a token that was not accepted is replaced, a pause that
     /// was asked for is kept.
     pub(crate) fn heed(&self, response: &Response) {
-        self.service.heed(response);
+        self.connection.heed(response);
         if response.status() == StatusCode::TOO_MANY_REQUESTS {
             let seconds = response.headers().get(RETRY_AFTER);
             let seconds = seconds.and_then(|it| it.to_str().ok()?.parse().ok());

@@ -14,7 +14,7 @@ use crate::catalog::{
     Catalog, DataStorageCatalog, DirectoryCatalog, DirectoryError, ObjectCatalog,
 };
 use crate::data_storage::DataStorage;
-use crate::service::{ServiceError, ServiceOptions};
+use crate::service::{PlainHttp, ServiceError, ServiceOptions};
 use crate::token::BearerToken;
 
 /// Where the workflow catalog is. Without either flag it is Data Storage.
@@ -80,7 +80,7 @@ impl DataStorageArgs {
             url,
             ca: self.data_storage_ca.clone(),
             token: Some(token),
-            plain_http: self.data_storage_plain_http,
+            plain_http: PlainHttp::flag("--data-storage-plain-http", self.data_storage_plain_http),
         });
         server.map(|it| Some(Arc::new(it)))
     }

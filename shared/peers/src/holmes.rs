@@ -11,7 +11,7 @@ use thiserror::Error;
 use wfe_model::text::{cut, in_full};
 
 use crate::response::{read_body, refused};
-use crate::service::{Service, ServiceError, ServiceOptions};
+use crate::service::{Connection, ServiceError, ServiceOptions};
 
 /// Deadline of a request; the analysis itself goes on in its session.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -90,12 +90,12 @@ pub enum HolmesError {
 
 /// A client of HolmesGPT-API.
 #[derive(Clone, Debug)]
-pub struct Holmes(Arc<Service>);
+pub struct Holmes(Arc<Connection>);
 
 impl Holmes {
     /// Creates the HTTP client, without connecting.
     pub fn new(options: ServiceOptions) -> Result<Self, ServiceError> {
-        Ok(Self(Arc::new(Service::new(options)?)))
+        Ok(Self(Arc::new(Connection::new(options)?)))
     }
 
     /// Begins a session; returns its id.

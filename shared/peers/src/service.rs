@@ -24,7 +24,27 @@ pub struct ServiceOptions {
     /// The bearer token; none is sent if absent.
     pub token: Option<BearerToken>,
     /// Whether a token may be sent over plain HTTP, where it can be read on the network.
-    pub plain_http: bool,
+    pub plain_http: PlainHttp,
+}
+
+/// Whether a token may be sent over plain HTTP.
+#[derive(Clone, Copy, Debug)]
+pub enum PlainHttp {
+    /// It may.
+    Allowed,
+    /// It may not, unless this flag is set.
+    Needs(&'static str),
+}
+
+impl PlainHttp {
+    /// As the flag `flag` says, which is set or not.
+    pub fn flag(flag: &'static str, set: bool) -> Self {
+        if set {
+            Self::Allowed
+        } else {
+            Self::Needs(flag)
+        }
+    }
 }
 
 /// Why the connection could not be created.
@@ -32,9 +52,14 @@ pub struct ServiceOptions {
 pub enum ServiceError {
     /// A token would be sent over plain HTTP.
     #[error(
-        "{0} would show the bearer token on the network: use https://, or allow it with --data-storage-plain-http or --holmes-plain-http"
+        "{url} would show the bearer token on the network: use https://, or allow it with {flag}"
     )]
-    PlainHttp(Url),
+    PlainHttp {
+        /// The URL.
+        url: Url,
+        /// The flag that allows it.
+        flag: &'static str,
+    },
     /// The URL is not an HTTP URL.
     #[error("invalid URL {0}: must start with http:// or https://")]
     Url(Url),
@@ -53,13 +78,13 @@ pub enum ServiceError {
 
 /// Sends requests to a service.
 #[derive(Debug)]
-pub(crate) struct Service {
+pub(crate) struct Connection {
     client: Client,
     base: Url,
     token: Option<BearerToken>,
 }
 
-impl Service {
+impl Connection {
     /// Creates the HTTP client, without connecting.
     pub(crate) fn new(options: ServiceOptions) -> Result<Self, ServiceError> {
         let ServiceOptions {
@@ -71,8 +96,11 @@ impl Service {
         if !["http", "https"].contains(&url.scheme()) || url.cannot_be_a_base() {
             return Err(ServiceError::Url(url));
         }
-        if url.scheme() == "http" && token.is_some() && !plain_http {
-            return Err(ServiceError::PlainHttp(url));
+        if url.scheme() == "http"
+            && token.is_some()
+            && let PlainHttp::Needs(flag) = plain_http
+        {
+            return Err(ServiceError::PlainHttp { url, flag });
         }
         // Without a trailing slash, `Url::join` would replace the last part of the path.
         if !url.path().ends_with('/') {

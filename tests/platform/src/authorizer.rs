@@ -15,17 +15,18 @@ use kube::{Api, Client};
 pub enum Authorizer {
     /// Clients with one of these tokens are authorized.
     Tokens(HashSet<String>),
-    /// `TokenReview` authenticates the client; `SubjectAccessReview` checks for the verb create on a Service
-    /// in this namespace.
+    /// `TokenReview` authenticates the client; `SubjectAccessReview` checks for a verb on a Service in this
+    /// namespace.
     Kubernetes(Client, String),
 }
 
 impl Authorizer {
-    /// Authenticates a client, and authorizes it for `service`. The error is the status of the response, and
-    /// why.
+    /// Authenticates a client, and authorizes it for `verb` on `service`. The error is the status of the
+    /// response, and why.
     pub(crate) async fn admit(
         &self,
         headers: &HeaderMap,
+        verb: &str,
         service: &str,
     ) -> Result<(), (StatusCode, String)> {
         let no = |why: &str| Err((StatusCode::UNAUTHORIZED, why.to_owned()));
@@ -47,9 +48,9 @@ impl Authorizer {
         let Some(user) = user_of(client, token).await else {
             return no("Token validation failed: token not authenticated");
         };
-        if !may_create(client, &user, namespace, service).await {
+        if !may(client, &user, verb, namespace, service).await {
             let why =
-                format!("Insufficient RBAC permissions: {user} verb:create on services/{service}");
+                format!("Insufficient RBAC permissions: {user} verb:{verb} on services/{service}");
             return Err((StatusCode::FORBIDDEN, why));
         }
         Ok(())
@@ -73,13 +74,14 @@ async fn user_of(client: &Client, token: &str) -> Option<String> {
 }
 
 /// Whether `SubjectAccessReview` lets the user create the Service. Like the real service, sends no
+/// Whether `SubjectAccessReview` lets the user do this to the Service. Like the real service, sends no
 /// groups.
-async fn may_create(client: &Client, user: &str, namespace: &str, service: &str) -> bool {
+async fn may(client: &Client, user: &str, verb: &str, namespace: &str, service: &str) -> bool {
     let review = SubjectAccessReview {
         spec: SubjectAccessReviewSpec {
             user: Some(user.to_owned()),
             resource_attributes: Some(ResourceAttributes {
-                verb: Some("create".to_owned()),
+                verb: Some(verb.to_owned()),
                 resource: Some("services".to_owned()),
                 name: Some(service.to_owned()),
                 namespace: Some(namespace.to_owned()),

@@ -1,7 +1,7 @@
 //! Stand-in for Kubernaut's Gateway: a container that was OOMKilled becomes a RemediationRequest.
 //!
-//! The request is the memory: its annotation names the last kill that it stands for, so that a restarted
-//! Gateway neither loses a kill nor counts it twice.
+//! The RemediationRequest holds the state: its annotation has the time of the last kill that it stands for, so
+//! that a restarted Gateway neither loses a kill nor counts it twice.
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
@@ -14,7 +14,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use wfe_model::remediation::{RemediationRequest, RemediationRequestSpec, ResourceIdentifier};
 
-use crate::controller::{Handle, each};
+use crate::controller::{Handle, reconcile_each};
 
 /// The signal, and the reason of a container that exceeded its memory limit.
 pub const SIGNAL: &str = "OOMKilled";
@@ -30,7 +30,7 @@ pub async fn run(client: Client, namespace: &str) {
         requests: Api::namespaced(client.clone(), namespace),
         client: client.clone(),
     };
-    each(Api::all(client), gateway).await;
+    reconcile_each(Api::all(client), gateway).await;
 }
 
 struct Gateway {

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use axum::extract::{Path, Request, State as Extracted};
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -61,7 +61,7 @@ pub struct Holmes {
 
 struct Inner {
     investigate: Investigate,
-    /// Who may ask; `None`: everybody.
+    /// Which clients are authorized; `None`: all.
     authorizer: Option<Authorizer>,
     state: Mutex<State>,
 }
@@ -84,12 +84,12 @@ struct State {
 }
 
 impl Holmes {
-    /// Serves on a free port of `host`, everybody, with prepared answers.
+    /// Serves all clients on a free port of `host`, with prepared answers.
     pub async fn start(host: &str) -> Result<Self> {
         Self::start_for(host, None).await
     }
 
-    /// Serves on a free port of `host`, whom `authorizer` admits, with prepared answers.
+    /// Serves the clients that `authorizer` admits on a free port of `host`, with prepared answers.
     pub async fn start_for(host: &str, authorizer: Option<Authorizer>) -> Result<Self> {
         let answers = Arc::new(Mutex::new(HashMap::<String, Value>::new()));
         let prepared = answers.clone();
@@ -102,7 +102,7 @@ impl Holmes {
         Self::listen(listener, Arc::new(investigate), authorizer, answers)
     }
 
-    /// Serves on `address`, whom `authorizer` admits, with the answers of `investigate`.
+    /// Serves the clients that `authorizer` admits on `address`, with the answers of `investigate`.
     pub async fn serve(
         address: SocketAddr,
         investigate: Investigate,
@@ -196,8 +196,12 @@ impl State {
 }
 
 async fn admit(Extracted(inner): Shared, request: Request, next: Next) -> Response {
+    let verb = match *request.method() {
+        Method::GET => "get",
+        _ => "create",
+    };
     if let Some(authorizer) = &inner.authorizer
-        && let Err((status, why)) = authorizer.admit(request.headers(), SERVICE).await
+        && let Err((status, why)) = authorizer.admit(request.headers(), verb, SERVICE).await
     {
         return problem(status, &why);
     }

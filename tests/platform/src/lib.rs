@@ -1,6 +1,6 @@
 //! Stand-ins for the services of Kubernaut that wfe works with. Each is real in what it does and small in
-//! what it knows; none of them is meant for production. They share the model of the resources, and little
-//! else.
+//! what it knows; none of them is meant for production. They share the model of the resources and the
+//! format of an audit event.
 
 pub mod authorizer;
 mod controller;

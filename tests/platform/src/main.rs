@@ -102,7 +102,7 @@ async fn main() -> Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_new(&args.log)?)
         .init();
-    // There may be one already.
+    // A dependency may have installed a provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut terminated = signal(SignalKind::terminate())?;
     tokio::select! {
@@ -129,12 +129,14 @@ async fn run(service: Service) -> Result<()> {
             namespace,
             catalog_namespace,
         } => {
-            let catalog = match data_storage_url {
-                Some(url) => Catalog::DataStorage {
+            let catalog = match (data_storage_url, catalog_namespace) {
+                (Some(url), _) => Catalog::DataStorage {
                     url,
                     token: token_file,
                 },
-                None => Catalog::Objects(catalog_namespace.unwrap_or_default()),
+                (None, Some(namespace)) => Catalog::Objects(namespace),
+                // One of them is required.
+                (None, None) => return Ok(()),
             };
             let client = client().await?;
             let investigate = rules::investigate(client.clone(), catalog);
@@ -149,7 +151,7 @@ async fn run(service: Service) -> Result<()> {
         } => {
             let authorizer = Authorizer::Kubernetes(client().await?, namespace);
             let storage = DataStorage::open(listen, authorizer, &database).await?;
-            // As newer releases do.
+            // Newer releases of Data Storage keep `execution_engine`.
             storage.keep_engine();
             pending::<()>().await;
         }

@@ -14,7 +14,7 @@ use serde_json::json;
 use wfe_model::remediation::RemediationRequest;
 use wfe_model::workflow_execution::WorkflowExecution;
 
-use crate::controller::{Handle, each};
+use crate::controller::{Handle, reconcile_each};
 
 /// Annotation of a RemediationRequest: when the receiver took its notification.
 pub const NOTIFIED: &str = "kubernaut.ai/notified";
@@ -43,7 +43,7 @@ pub async fn run(client: Client, namespace: &str, receiver: String) -> Result<()
         http: reqwest::Client::builder().timeout(DEADLINE).build()?,
         receiver,
     };
-    each(requests, notifier).await;
+    reconcile_each(requests, notifier).await;
     Ok(())
 }
 

@@ -3,8 +3,9 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use futures::FutureExt;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::ListParams;
@@ -15,6 +16,10 @@ use wfe_model::workflow::RemediationWorkflow;
 use crate::gateway::SIGNAL;
 use crate::holmes::Investigate;
 
+/// Pause before the API server or the catalog is asked again.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// Deadline of a request to the catalog.
+const DEADLINE: Duration = Duration::from_secs(5);
 /// The action for a container that was OOMKilled.
 const ACTION: &str = "IncreaseMemory";
 /// Its parameter.
@@ -53,50 +58,71 @@ struct Incident {
     priority: String,
 }
 
-/// Answers by the rules. An answer without a workflow asks for a person, and says why.
+/// Answers by the rules. An answer without a workflow asks for a person, and says why. While the API server or
+/// the catalog cannot be asked, there is no answer yet.
 pub fn investigate(client: Client, catalog: Catalog) -> Investigate {
     Arc::new(move |incident| {
         let (client, catalog) = (client.clone(), catalog.clone());
         async move {
-            let found = select(&client, &catalog, &Incident::read(&incident)).await;
-            found.unwrap_or_else(|error| {
-                tracing::warn!("no workflow: {error:#}");
-                json!({
-                    "needs_human_review": true,
-                    "human_review_reason": format!("fixed rules, no language model: {error:#}"),
-                    "root_cause_analysis": { "summary": "not found", "severity": "unknown" },
-                })
-            })
+            let incident = Incident::read(&incident);
+            loop {
+                match select(&client, &catalog, &incident).await {
+                    Ok(Ok(answer)) => return answer,
+                    Ok(Err(why)) => return for_a_person(&why),
+                    Err(error) => {
+                        tracing::warn!("cannot ask, retrying: {error:#}");
+                        tokio::time::sleep(RETRY_DELAY).await;
+                    }
+                }
+            }
         }
         .boxed()
     })
 }
 
-async fn select(client: &Client, catalog: &Catalog, incident: &Incident) -> Result<Value> {
-    ensure!(
-        incident.signal == SIGNAL,
-        "there is no rule for signal {:?}",
-        incident.signal
-    );
-    ensure!(
-        incident.kind == "Deployment",
-        "there is no rule for kind {:?}",
-        incident.kind
-    );
+fn for_a_person(why: &str) -> Value {
+    tracing::info!("no workflow: {why}");
+    json!({
+        "needs_human_review": true,
+        "human_review_reason": format!("fixed rules, no language model: {why}"),
+        "root_cause_analysis": { "summary": "not found", "severity": "unknown" },
+    })
+}
+
+/// The answer, or why the rules have none.
+async fn select(
+    client: &Client,
+    catalog: &Catalog,
+    incident: &Incident,
+) -> Result<Result<Value, String>> {
+    if incident.signal != SIGNAL || incident.kind != "Deployment" {
+        let Incident { signal, kind, .. } = incident;
+        return Ok(Err(format!("there is no rule for {signal} of a {kind}")));
+    }
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), &incident.namespace);
-    let deployment = deployments.get(&incident.name).await?;
-    let limit = memory_limit(&deployment).context("the container has no memory limit in Mi")?;
+    let Some(deployment) = deployments.get_opt(&incident.name).await? else {
+        return Ok(Err(format!("Deployment {} does not exist", incident.name)));
+    };
+    let Some(limit) = memory_limit(&deployment) else {
+        return Ok(Err("the container has no memory limit in Mi".to_owned()));
+    };
     let offers = catalog.offers(client, incident).await?;
-    let offer = offers.into_iter().next();
-    let offer = offer.with_context(|| {
-        let Incident { severity, environment, priority, .. } = incident;
-        format!("no workflow of action {ACTION} is for severity {severity}, environment {environment}, priority {priority}")
-    })?;
+    let Some(offer) = offers.into_iter().next() else {
+        let Incident {
+            severity,
+            environment,
+            priority,
+            ..
+        } = incident;
+        return Ok(Err(format!(
+            "no workflow of action {ACTION} is for severity {severity}, environment {environment}, priority {priority}"
+        )));
+    };
     let rationale = format!(
         "fixed rules, no language model: a container that was OOMKilled gets twice its limit of {limit}Mi"
     );
     tracing::info!(workflow = offer.id, limit, "selected");
-    Ok(json!({
+    Ok(Ok(json!({
         "needs_human_review": false,
         "selected_workflow": {
             "workflow_id": offer.id, "action_type": ACTION, "version": offer.version,
@@ -110,7 +136,7 @@ async fn select(client: &Client, catalog: &Catalog, incident: &Incident) -> Resu
             "contributing_factors": [],
             "affectedResource": { "kind": incident.kind, "name": incident.name, "namespace": incident.namespace },
         },
-    }))
+    })))
 }
 
 /// The limit of the first container, in Mi.
@@ -126,12 +152,15 @@ fn memory_limit(deployment: &Deployment) -> Option<u32> {
     limits.get("memory")?.0.strip_suffix("Mi")?.parse().ok()
 }
 
+/// A field of a JSON object; empty where it is missing.
+fn text(object: &Value, key: &str) -> String {
+    let found = object.get(key).and_then(Value::as_str);
+    found.unwrap_or_default().to_owned()
+}
+
 impl Incident {
     fn read(incident: &Value) -> Self {
-        let text = |key: &str| {
-            let found = incident.get(key).and_then(Value::as_str);
-            found.unwrap_or_default().to_owned()
-        };
+        let text = |key: &str| text(incident, key);
         Self {
             signal: text("signal_name"),
             namespace: text("resource_namespace"),
@@ -155,6 +184,7 @@ impl Catalog {
                 let token = std::fs::read_to_string(token).context("read the token")?;
                 let answer = reqwest::Client::new()
                     .get(format!("{url}/api/v1/workflows/actions/{ACTION}"))
+                    .timeout(DEADLINE)
                     .query(&[
                         ("severity", &incident.severity),
                         ("component", &incident.component()),
@@ -184,10 +214,7 @@ impl Catalog {
 
 impl Offer {
     fn of_entry(entry: &Value) -> Self {
-        let text = |key: &str| {
-            let found = entry.get(key).and_then(Value::as_str);
-            found.unwrap_or_default().to_owned()
-        };
+        let text = |key: &str| text(entry, key);
         Self {
             id: text("workflowId"),
             version: text("version"),

@@ -1,5 +1,5 @@
-//! Stand-in for Kubernaut's SignalProcessing: classifies a new RemediationRequest by labels, and creates
-//! its AIAnalysis.
+//! Stand-in for Kubernaut's SignalProcessing, and for what its orchestrator does about analyses: classifies a
+//! new RemediationRequest by labels, creates its AIAnalysis, and ends the request when the analysis fails.
 
 use std::collections::BTreeMap;
 
@@ -7,13 +7,13 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource, ResourceExt};
-use serde_json::json;
+use serde_json::{Value, json};
 use wfe_model::remediation::{
     AIAnalysis, AIAnalysisSpec, AnalysisRequest, Reference, RemediationRequest, ResourceIdentifier,
     SignalContext,
 };
 
-use crate::controller::{Handle, each};
+use crate::controller::{Handle, reconcile_each};
 
 /// Label of a workload or namespace: `production`, `staging`, ….
 const ENVIRONMENT: &str = "kubernaut.ai/environment";
@@ -22,15 +22,22 @@ const SEVERITY: &str = "kubernaut.ai/severity";
 
 type Labels = BTreeMap<String, String>;
 
-/// Watches the RemediationRequests in `namespace`.
+/// Watches the RemediationRequests and AIAnalyses in `namespace`.
 pub async fn run(client: Client, namespace: &str) {
     let requests: Api<RemediationRequest> = Api::namespaced(client.clone(), namespace);
+    let analyses: Api<AIAnalysis> = Api::namespaced(client.clone(), namespace);
+    let failures = Failures {
+        requests: requests.clone(),
+    };
     let processing = Processing {
-        analyses: Api::namespaced(client.clone(), namespace),
+        analyses: analyses.clone(),
         requests: requests.clone(),
         client,
     };
-    each(requests, processing).await;
+    tokio::join!(
+        reconcile_each(requests, processing),
+        reconcile_each(analyses, failures)
+    );
 }
 
 struct Processing {
@@ -70,13 +77,47 @@ impl Handle<RemediationRequest> for Processing {
         }
         let reference = json!({ "name": analysis.name_any() });
         let status = json!({ "overallPhase": "Analyzing", "aiAnalysisRef": reference });
-        let patch = Patch::Merge(json!({ "status": status }));
-        let params = PatchParams::default();
-        self.requests
-            .patch_status(&request.name_any(), &params, &patch)
-            .await?;
-        Ok(())
+        write_status(&self.requests, request, &status).await
     }
+}
+
+/// Ends the requests whose analyses have failed.
+struct Failures {
+    requests: Api<RemediationRequest>,
+}
+
+impl Handle<AIAnalysis> for Failures {
+    async fn handle(&self, analysis: &AIAnalysis) -> Result<()> {
+        let status = analysis.status.as_ref();
+        let Some(status) = status.filter(|it| it.phase == "Failed") else {
+            return Ok(());
+        };
+        let name = &analysis.spec.remediation_request_ref.name;
+        let request = self.requests.get_opt(name).await?;
+        let Some(request) = request.filter(|it| !it.is_ended()) else {
+            return Ok(());
+        };
+        tracing::info!(request = name, why = status.message, "not remediated");
+        let ended = json!({
+            "overallPhase": "Failed", "outcome": "ManualReviewRequired", "failureReason": status.message,
+        });
+        write_status(&self.requests, &request, &ended).await
+    }
+}
+
+/// Writes fields of the status of a request that nobody has changed meanwhile.
+async fn write_status(
+    requests: &Api<RemediationRequest>,
+    request: &RemediationRequest,
+    status: &Value,
+) -> Result<()> {
+    let version = json!({ "resourceVersion": request.resource_version() });
+    let patch = Patch::Merge(json!({ "metadata": version, "status": status }));
+    let params = PatchParams::default();
+    requests
+        .patch_status(&request.name_any(), &params, &patch)
+        .await?;
+    Ok(())
 }
 
 impl Processing {

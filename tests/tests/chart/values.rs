@@ -59,6 +59,10 @@ fn value_that_is_unknown_or_wrong_is_refused_with_its_name() {
             "executionNamespace.name=kubernaut-system",
             "must not be the release's namespace",
         ),
+        (
+            "controller.analysis.enabled=true,controller.analysis.holmesUrl=http://agent:8080",
+            "set controller.analysis.plainHttp",
+        ),
     ] {
         let arguments = [
             "template",

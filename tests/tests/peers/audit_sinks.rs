@@ -14,7 +14,7 @@ use wfe_peers::audit::{
     AuditSink, HttpSink, JsonlSink, NotRecorded, TrailEvent, read_file, verify,
 };
 use wfe_peers::data_storage::DataStorage as Client;
-use wfe_peers::service::ServiceOptions;
+use wfe_peers::service::{PlainHttp, ServiceOptions};
 use wfe_peers::token::BearerToken;
 use wfe_platform::authorizer::Authorizer;
 use wfe_platform::data_storage::{DataStorage, Fault};
@@ -60,7 +60,7 @@ impl StorageServer {
             url: self.storage.url().parse().expect("a URL"),
             ca: Some(self.path("ca.pem")),
             token: Some(BearerToken::File(self.path("token"))),
-            plain_http: false,
+            plain_http: PlainHttp::Needs("--data-storage-plain-http"),
         });
         Arc::new(client.expect("a connection"))
     }
@@ -423,7 +423,7 @@ fn invalid_connection_options_are_rejected() {
             url: url.parse().expect("a URL"),
             ca: ca.map(Path::to_owned),
             token: Some(BearerToken::File("token".into())),
-            plain_http,
+            plain_http: PlainHttp::flag("--data-storage-plain-http", plain_http),
         })
     };
     client("ftp://storage", None, false).expect_err("not HTTP");

@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 
 use wfe_peers::holmes::{Holmes as Client, HolmesError, IncidentRequest, Session};
-use wfe_peers::service::{ServiceError, ServiceOptions};
+use wfe_peers::service::{PlainHttp, ServiceOptions};
 use wfe_peers::token::BearerToken;
 use wfe_platform::authorizer::Authorizer;
 use wfe_platform::holmes::Holmes;
 
-/// HolmesGPT-API checks who asks, as Data Storage does.
+/// HolmesGPT-API authenticates its clients, as Data Storage does.
 #[tokio::test]
 async fn session_takes_a_token_that_the_service_accepts() {
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -22,12 +22,15 @@ async fn session_takes_a_token_that_the_service_accepts() {
             url: holmes.url().parse().expect("a URL"),
             ca: None,
             token,
-            plain_http,
+            plain_http: PlainHttp::flag("--holmes-plain-http", plain_http),
         })
     };
     let token = || Some(BearerToken::File(file.clone()));
     let refused = client(token(), false).expect_err("over plain HTTP");
-    assert!(matches!(refused, ServiceError::PlainHttp(_)), "{refused}");
+    assert!(
+        refused.to_string().contains("--holmes-plain-http"),
+        "{refused}"
+    );
 
     let incident = IncidentRequest::default();
     let without = client(None, true).expect("a client");

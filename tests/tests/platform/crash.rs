@@ -18,7 +18,7 @@ const VICTIMS: [&str; 7] = [
     "/wfe-webhook",
 ];
 /// When it may be killed: as soon as the hop is seen.
-const MOMENTS: [Hop; 7] = [
+const MOMENTS: [Hop; 10] = [
     Hop::Killed,
     Hop::Requested,
     Hop::Classified,
@@ -26,6 +26,9 @@ const MOMENTS: [Hop; 7] = [
     Hop::Selected,
     Hop::Admitted,
     Hop::Running,
+    Hop::Healthy,
+    Hop::Finished,
+    Hop::Ended,
 ];
 
 /// The program to kill, and when.

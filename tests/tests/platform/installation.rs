@@ -1,18 +1,21 @@
 //! Installs the platform.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use kube::api::{ListParams, Patch, PatchParams};
-use kube::{Api, Client, CustomResourceExt};
+use kube::{Api, Client, CustomResourceExt, ResourceExt};
 use serde_json::{Value, json};
 use wfe_model::engine::Engine;
 use wfe_model::remediation::{AIAnalysis, RemediationRequest};
 use wfe_model::workflow::Workflow;
 use wfe_tests::chart::{self, EXECUTIONS, PROGRAMS, RELEASE, kubectl, kubectl_image, run};
 use wfe_tests::system::until_effective;
-use wfe_tests::{Cluster, Image, workspace};
+use wfe_tests::{Cluster, Image, wait, workspace};
 
+/// Longer than the grace period of the pods.
+const GONE_WITHIN: Duration = Duration::from_mins(1);
 /// Namespace of the workloads.
 pub const WORKLOADS: &str = "prod";
 /// The account whose tokens Data Storage takes.
@@ -43,7 +46,7 @@ pub struct Platform {
 }
 
 /// Text of a file beside the stand-ins, completed.
-fn deploy(file: &str, values: &[(&str, &str)]) -> String {
+fn rendered(file: &str, values: &[(&str, &str)]) -> String {
     let path = workspace().join("tests/platform/deploy").join(file);
     let text = std::fs::read_to_string(path).expect("a file");
     let complete =
@@ -68,7 +71,7 @@ impl Platform {
             .await
             .expect("images");
         let stand_ins = pushed.lines().find(|it| it.contains("/wfe-platform@"));
-        let script = kubectl_image(deploy("raise-memory.sh", &[])).expect("kubectl");
+        let script = kubectl_image(rendered("raise-memory.sh", &[])).expect("kubectl");
         let script = registry.push("workflows/oom-increase-memory:1.0.0", &script);
         let app = registry.push("my-app:1", &Image::from("busybox:1"));
         let mut platform = Self {
@@ -92,14 +95,6 @@ impl Platform {
             let created = chart::create_namespace(&self.client, name).await;
             created.expect("created");
         }
-        kubectl(&[
-            "label",
-            "namespace",
-            WORKLOADS,
-            "kubernaut.ai/environment=production",
-        ])
-        .await
-        .expect("labelled");
         // Elsewhere Kubernaut installs them.
         for crd in wfe_model::crd::platform() {
             self.apply(&serde_json::to_string(&crd).expect("JSON"))
@@ -115,14 +110,14 @@ impl Platform {
             ];
             kubectl(&established).await.expect("established");
         }
-        self.apply(&deploy("services.yaml", &[])).await;
+        self.apply(&rendered("services.yaml", &[])).await;
         self.data_storage = self.address("data-storage-service").await;
         self.receiver = self.address("receiver").await;
         self.holmes = self.address("holmesgpt-api").await;
         let catalog = format!("--data-storage-url={}", self.data_storage);
         self.apply_stand_ins(&catalog).await;
         self.install_chart("dataStorage").await;
-        self.apply(&deploy("cluster.yaml", &[])).await;
+        self.apply(&rendered("cluster.yaml", &[])).await;
         for service in SERVICES {
             self.rolled_out(service).await;
         }
@@ -135,7 +130,7 @@ impl Platform {
             ("CATALOG", catalog),
             ("RECEIVER", &self.receiver),
         ];
-        self.apply(&deploy("platform.yaml", &values)).await;
+        self.apply(&rendered("platform.yaml", &values)).await;
     }
 
     async fn install_chart(&self, catalog: &str) {
@@ -161,13 +156,12 @@ impl Platform {
         // Pods that end still answer for some seconds, from the other catalog.
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), PROGRAMS);
         let own = ListParams::default().labels(&format!("app.kubernetes.io/instance={RELEASE}"));
-        until_effective("the end of the pods before the upgrade", async || {
-            let pods = pods.list(&own).await?;
-            let ends = |it: &Pod| it.metadata.deletion_timestamp.is_some();
-            Ok(!pods.iter().any(ends))
-        })
-        .await
-        .expect("ended");
+        let all = pods.list(&own).await.expect("listed");
+        let ending = all.iter();
+        for pod in ending.filter(|it| it.metadata.deletion_timestamp.is_some()) {
+            let gone = wait::gone(&pods, &pod.name_any(), GONE_WITHIN).await;
+            gone.expect("the pod of before the upgrade ends");
+        }
         let mut spec: Value =
             serde_saphyr::from_str(&self.workflow(Engine::Job)).expect("a document");
         let fields = spec.as_object_mut().expect("fields");
@@ -188,7 +182,7 @@ impl Platform {
         let bundle = match engine {
             Engine::Job => self.script.clone(),
             Engine::Tekton => {
-                let pipeline = deploy("pipeline.yaml", &[("IMAGE", &self.script)]);
+                let pipeline = rendered("pipeline.yaml", &[("IMAGE", &self.script)]);
                 let pipeline: Value = serde_saphyr::from_str(&pipeline).expect("a pipeline");
                 let registry = self.cluster.registry().expect("a registry");
                 let pushed =
@@ -196,7 +190,7 @@ impl Platform {
                 pushed.expect("pushed")
             }
         };
-        let document = deploy(
+        let document = rendered(
             "workflow.yaml",
             &[("ENGINE", engine.as_str()), ("BUNDLE", &bundle)],
         );
@@ -249,13 +243,19 @@ impl Platform {
         answer.expect("an answer").json().await.expect("JSON")
     }
 
-    /// Creates a workload that exceeds its memory limit.
+    /// Creates a workload of production that exceeds its memory limit.
     pub async fn break_workload(&self, name: &str) {
-        self.apply(&deploy(
-            "workload.yaml",
-            &[("NAME", name), ("IMAGE", &self.app)],
-        ))
-        .await;
+        self.break_workload_in(name, "production").await;
+    }
+
+    /// Creates a workload of this environment that exceeds its memory limit.
+    pub async fn break_workload_in(&self, name: &str, environment: &str) {
+        let values = [
+            ("NAME", name),
+            ("ENVIRONMENT", environment),
+            ("IMAGE", &self.app),
+        ];
+        self.apply(&rendered("workload.yaml", &values)).await;
     }
 
     /// Sets the highest limit that the workflow grants.

@@ -134,11 +134,10 @@ impl Timeline {
                 }
             },
         );
-        let programs = || client.clone();
         let name = workload.to_owned();
         follow(
             &mut watches,
-            Api::namespaced(programs(), PROGRAMS),
+            Api::namespaced(client.clone(), PROGRAMS),
             &seen,
             move |it: &RemediationRequest| {
                 if it.spec.target_resource.name != name {
@@ -156,7 +155,7 @@ impl Timeline {
         let name = workload.to_owned();
         follow(
             &mut watches,
-            Api::namespaced(programs(), PROGRAMS),
+            Api::namespaced(client.clone(), PROGRAMS),
             &seen,
             move |it: &AIAnalysis| {
                 if it.spec.analysis_request.signal_context.target_resource.name != name {
@@ -172,7 +171,7 @@ impl Timeline {
         let suffix = format!("/{workload}");
         follow(
             &mut watches,
-            Api::namespaced(programs(), PROGRAMS),
+            Api::namespaced(client.clone(), PROGRAMS),
             &seen,
             move |it: &WorkflowExecution| {
                 if !it.spec.target_resource.ends_with(&suffix) {
@@ -227,8 +226,8 @@ impl Timeline {
         );
     }
 
-    /// When the container began to take the memory that it was killed for: its last line of log. The
-    /// status of a pod has whole seconds only.
+    /// When the container began to take the memory that it was killed for: the first line of its log. The
+    /// status of a pod has whole seconds only. The container may be restarted meanwhile.
     pub async fn killed_at(&self) -> Option<Timestamp> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), WORKLOADS);
         let own = ListParams::default().labels(&format!("app={}", self.workload));
@@ -239,7 +238,7 @@ impl Timeline {
             .items
             .into_iter()
             .find(was_killed)?;
-        for previous in [true, false] {
+        for previous in [true, false, true] {
             let parameters = LogParams {
                 previous,
                 timestamps: true,
@@ -324,9 +323,8 @@ fn is_healthy(deployment: &Deployment) -> bool {
         && status.replicas == Some(1)
 }
 
-/// Prints the hops, each with its time since the first and the one before it; returns the time from the
-/// first to the healthy workload, and the part of it that is wfe's own.
-pub fn print(title: &str, began: Timestamp, hops: &[(Hop, Timestamp)]) -> (f64, f64) {
+/// Prints the hops, each with its time since the first and the one before it.
+pub fn print(title: &str, began: Timestamp, hops: &[(Hop, Timestamp)]) {
     println!("{title}, began {began:.0}:");
     let mut before = began;
     let (mut healthy, mut own) = (0.0, 0.0);
@@ -349,12 +347,4 @@ pub fn print(title: &str, began: Timestamp, hops: &[(Hop, Timestamp)]) -> (f64, 
     println!(
         "{healthy:8.3} s  from the kill to the healthy workload, {own:.3} s of it in wfe-controller and wfe-webhook"
     );
-    (healthy, own)
-}
-
-/// All hops of a remediation that succeeds.
-pub fn complete(hops: &[(Hop, Timestamp)]) -> bool {
-    Hop::VARIANTS
-        .iter()
-        .all(|hop| hops.iter().any(|(seen, _)| seen == hop))
 }

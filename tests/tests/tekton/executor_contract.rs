@@ -116,6 +116,7 @@ async fn check(subject: &Subject<'_>, brief: &Script, endless: &Script) {
     assert_eq!(first.reference, second.reference, "one object");
     assert!(first.held && first.began.is_none() && first.is_active());
     assert_eq!(first.source_uid.as_deref(), Some("uid-1"));
+    assert_eq!(first.timeout, Some(plan.timeout));
     let image = plan.valid.image.to_string();
     assert_eq!(first.image.as_ref(), Some(&image), "the digest that runs");
     let (api_version, kind) = plan.valid.workflow.engine.runs_as();
@@ -143,6 +144,8 @@ async fn check(subject: &Subject<'_>, brief: &Script, endless: &Script) {
         known.iter().any(|(source, _)| *source == plan.source),
         "{known:?}"
     );
+    let timed = |it: Option<&Execution>| it.is_some_and(|it| it.timeout == Some(plan.timeout));
+    subject.until(&plan, "cached with its timeout", timed).await;
     let alive = executor.alive_on(&plan.target_hash);
     assert!(alive.iter().any(|it| it.source == plan.source), "{alive:?}");
     assert!(subject.occupies(&plan).await);
@@ -384,6 +387,7 @@ impl Executor for Toy {
         let alive = alive.map(|(plan, _)| Alive {
             source: plan.source.clone(),
             object: format!("Toy {}/{}", plan.namespace, plan.name),
+            timeout: Some(plan.timeout),
         });
         alive.collect()
     }

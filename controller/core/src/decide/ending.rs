@@ -49,7 +49,7 @@ pub(super) fn notify_or(observed: &Observed, notice: Notice, otherwise: Step) ->
     }
 }
 
-/// The timeout of the Job or PipelineRun; before it exists, that of the request.
+/// The timeout of the Job or PipelineRun; while it is not cached, that of the request.
 pub(super) fn timeout(observed: &Observed) -> Duration {
     let own = observed.execution.as_ref().and_then(|it| it.timeout);
     own.unwrap_or_else(|| observed.settings.timeout_of(&observed.wfe))

@@ -11,9 +11,7 @@ use wfe_model::served::{self, ServedTarget};
 use wfe_model::workflow::Workflow;
 use wfe_model::workflow_execution::{FailureReason, Phase, TriState};
 
-use super::ending::{
-    RECHECK_DELAY, delete, fail, pending, resolved, store, store_or, timeout, unblocked,
-};
+use super::ending::{RECHECK_DELAY, delete, fail, pending, resolved, store, store_or, unblocked};
 use super::obstacle::{self, Obstacle};
 use crate::condition::{ConditionType, Reason};
 use crate::execution::{Created, Execution, Refusal, Remains};
@@ -38,7 +36,7 @@ pub(super) fn decide(observed: &Observed) -> Step {
         Ok(checked) => checked,
         Err(violations) => return fail_invalid(observed, &violations),
     };
-    let timeout = timeout(observed);
+    let timeout = observed.settings.timeout_of(&observed.wfe);
     let deadline = start_deadline(&observed.wfe, &observed.settings, observed.now);
     if deadline <= observed.now {
         return let_go(observed).unwrap_or_else(|| obstacle::skip_stale(observed, timeout));

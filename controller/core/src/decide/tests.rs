@@ -243,6 +243,7 @@ pub(super) fn other_alive() -> Alive {
     Alive {
         source: other(),
         object: "pod kubernaut-workflows/other-1".to_owned(),
+        timeout: None,
     }
 }
 

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::Event;
 use rstest::rstest;
 use serde_json::{Value, json};
 use wfe_model::engine::Engine;
+use wfe_model::workflow::Dependencies;
 use wfe_model::workflow_execution::FailureReason;
 
 use super::build::build;
@@ -305,6 +306,22 @@ fn read_suspended_job_is_held_or_suspended_by_another_client(
         (held, suspended)
     );
     assert!(execution.queued);
+}
+
+/// BR-WE-014
+#[test]
+fn workflow_without_dependencies_has_no_volume_but_tmp() {
+    let mut plan = plan(Engine::Job, "prod");
+    let valid = Arc::make_mut(&mut plan.valid);
+    Arc::make_mut(&mut valid.workflow).dependencies = Dependencies::default();
+    let job = serde_json::to_value(build(&plan)).expect("JSON");
+    let pod = &job["spec"]["template"]["spec"];
+    let names = |list: &Value| {
+        let all = list.as_array().expect("a list").iter();
+        all.map(|it| it["name"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&pod["volumes"]), ["tmp"]);
+    assert_eq!(names(&pod["containers"][0]["volumeMounts"]), ["tmp"]);
 }
 
 /// BR-WE-014: no workflow can take the memory of the whole node.

@@ -203,7 +203,11 @@ fn explain_target_with_live_pod_names_the_pod() {
         uid: "gone".to_owned(),
     };
     let object = "pod kubernaut-workflows/gone-1".to_owned();
-    facts.alive = vec![Alive { source, object }];
+    facts.alive = vec![Alive {
+        source,
+        object,
+        timeout: None,
+    }];
     let why = explain(&facts);
     assert_eq!(why.object, "pod kubernaut-workflows/gone-1");
     assert_eq!(
@@ -223,6 +227,7 @@ fn explain_target_of_ended_holder_with_live_pod_names_the_pod() {
     facts.alive = vec![Alive {
         source: Source::of(&facts.on_target[0]),
         object: "pod kubernaut-workflows/resize-1-x".to_owned(),
+        timeout: None,
     }];
     let why = explain(&facts);
     assert_eq!(why.object, "pod kubernaut-workflows/resize-1-x");
@@ -279,4 +284,25 @@ fn operations_guide_has_the_answers() {
         guide == expected,
         "docs/operations.md is out of date: make generate"
     );
+}
+
+/// The catalog may have cut the timeout of the request.
+#[test]
+fn explain_running_execution_has_the_timeout_of_its_job() {
+    let mut facts = facts();
+    let status =
+        json!({ "phase": "Running", "startTime": "2026-01-01T11:58:00Z", "executionRef": job() });
+    let running = wfe("restart-1", &status);
+    facts.alive = vec![Alive {
+        source: Source::of(&running),
+        object: "Job kubernaut-workflows/j".to_owned(),
+        timeout: None,
+    }];
+    facts.wfe = Some(running);
+    let until = |facts: &Facts| explain(facts).until;
+    let says = "2026-01-01T12:28:00Z at the latest (its timeout)";
+    assert_eq!(until(&facts), says, "the controller's default");
+    facts.alive[0].timeout = Some(Duration::from_mins(5));
+    let says = "2026-01-01T12:03:00Z at the latest (its timeout)";
+    assert_eq!(until(&facts), says);
 }

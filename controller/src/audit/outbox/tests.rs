@@ -3,6 +3,7 @@ use std::collections::{HashMap, VecDeque};
 use futures::channel::mpsc;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use prometheus_client::registry::Registry;
 use proptest::prelude::*;
 use serde_json::json;
@@ -338,4 +339,34 @@ async fn event_of_dead_process_that_is_committed_late_is_stored_once() {
     tokio::time::advance(Duration::from_secs(35)).await;
     sink.commit_late();
     assert_eq!(sink.stored.lock().len(), 1);
+}
+
+/// An execution that was created and whose workflow has not started.
+fn created(name: &str) -> Arc<WorkflowExecution> {
+    let job = json!({ "apiVersion": "batch/v1", "kind": "Job", "name": "j", "namespace": "n", "uid": "j" });
+    let status =
+        json!({ "phase": "Running", "startTime": "2026-01-01T00:00:00Z", "executionRef": job });
+    wfe(name, status)
+}
+
+/// BR-AUDIT-005
+#[tokio::test(start_paused = true)]
+async fn events_before_the_start_are_held_back_and_others_sent_at_once() {
+    let sink = Arc::new(Sink::default());
+    let (outbox, _requeued) = outbox(sink.clone());
+    let began = Instant::now();
+    deliver(&outbox, &[skipped("ended"), failed_late("failed")], true).await;
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "the clock of the test"
+    );
+    let (began, before) = (Instant::now(), sink.stored.lock().len());
+    deliver(&outbox, &[created("starts")], true).await;
+    assert!(began.elapsed() >= HOLD);
+    assert_eq!(sink.stored.lock().len(), before + 2);
+    let mut deleted = created("deleted").as_ref().clone();
+    deleted.metadata.deletion_timestamp = Some(Time(jiff::Timestamp::UNIX_EPOCH));
+    let began = Instant::now();
+    deliver(&outbox, &[Arc::new(deleted)], true).await;
+    assert!(began.elapsed() < Duration::from_secs(2));
 }

@@ -188,7 +188,10 @@ impl Inner {
 
     /// Authenticates and authorizes the request; the error is the response.
     pub(super) async fn admit(&self, headers: &HeaderMap) -> Result<(), Box<Response>> {
-        let admitted = self.authorizer.admit(headers, "data-storage-service").await;
+        let admitted = self
+            .authorizer
+            .admit(headers, "create", "data-storage-service")
+            .await;
         admitted.map_err(|(status, why)| Box::new(refused(status, &why)))
     }
 }
