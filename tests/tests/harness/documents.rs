@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::sources::workspace;
 
 /// Short paths that the documents use, and what they stand for.
-const SHORT: [(&str, &str); 8] = [
+const SHORT: [(&str, &str); 10] = [
     ("model/", "shared/model/src/"),
     ("peers/", "shared/peers/src/"),
     ("process/", "shared/process/src/"),
@@ -15,6 +15,8 @@ const SHORT: [(&str, &str); 8] = [
     ("webhook/", "webhook/src/"),
     ("chart/", "charts/workflow-execution/"),
     ("suites/", "tests/tests/"),
+    ("platform/", "tests/platform/src/"),
+    ("orchestration/", "controller/orchestration/src/"),
 ];
 
 fn documents() -> Vec<PathBuf> {
