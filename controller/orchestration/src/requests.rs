@@ -24,6 +24,10 @@ use crate::outcome::Report;
 use crate::scope::{Delays, MAX_STEPS, Scope, look_up};
 use crate::selection::execution_name;
 
+/// Says that the API server does not know the kind of the owner yet: it reads the kinds again some seconds after
+/// a definition was installed. This is no verdict on what was to be created.
+const UNKNOWN_OWNER: &str = "cannot find RESTMapping";
+
 const REQUEST: &str = "the RemediationRequest";
 
 /// The orchestration reconciler.
@@ -221,6 +225,7 @@ impl Orchestration {
         };
         match status.code {
             400 | 422 => Created::Denied(status.message.clone()),
+            403 if status.message.contains(UNKNOWN_OWNER) => unanswered(),
             403 if self.may_create(namespace).await => Created::Denied(status.message.clone()),
             _ => unanswered(),
         }
