@@ -105,6 +105,7 @@ pub async fn provided(story: &mut Story) {
     story
         .upgrade(json!({ "certificates": { "mode": "generated" } }))
         .await;
+    all_serve(story, "workflow-execution-webhook-tls").await;
     story.done(
         "certificates.mode provided: another authority and certificate, and back to generated",
     );
