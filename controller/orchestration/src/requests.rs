@@ -24,8 +24,8 @@ use crate::outcome::Report;
 use crate::scope::{Delays, MAX_STEPS, Scope, look_up};
 use crate::selection::execution_name;
 
-/// Says that the API server does not know the kind of the owner yet: it reads the kinds again some seconds after
-/// a definition was installed. This is no verdict on what was to be created.
+/// Part of the 403 for an owner whose kind the API server does not know yet: it refreshes its list of kinds some
+/// seconds after a CRD is installed. The WorkflowExecution itself was not rejected, so the create is retried.
 const UNKNOWN_OWNER: &str = "cannot find RESTMapping";
 
 const REQUEST: &str = "the RemediationRequest";

@@ -132,7 +132,7 @@ fn controller(owners: &[OwnerReference]) -> Option<OwnerReference> {
 }
 
 /// When a container of the pod was last killed; `None` also for a pod that is being deleted.
-fn killed_at(pod: &Pod) -> Option<Timestamp> {
+pub fn killed_at(pod: &Pod) -> Option<Timestamp> {
     if pod.metadata.deletion_timestamp.is_some() {
         return None;
     }

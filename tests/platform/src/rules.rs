@@ -59,7 +59,7 @@ struct Incident {
 }
 
 /// Answers by the rules. An answer without a workflow asks for a person, and says why. While the API server or
-/// the catalog cannot be asked, there is no answer yet.
+/// the catalog is unavailable, it retries, and the session stays open.
 pub fn investigate(client: Client, catalog: Catalog) -> Investigate {
     Arc::new(move |incident| {
         let (client, catalog) = (client.clone(), catalog.clone());

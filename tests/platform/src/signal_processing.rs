@@ -105,7 +105,7 @@ impl Handle<AIAnalysis> for Failures {
     }
 }
 
-/// Writes fields of the status of a request that nobody has changed meanwhile.
+/// Merges fields into the status of a request; a conflict if the request has changed since it was read.
 async fn write_status(
     requests: &Api<RemediationRequest>,
     request: &RemediationRequest,

@@ -1,5 +1,5 @@
 //! The whole platform on one node: the pair by its chart, and stand-ins for the services around it, all as
-//! pods. A container is OOMKilled; what follows is watched until somebody is told. Run by `make platform`;
+//! pods. A container is OOMKilled; the suite follows the remediation to the notification. Run by `make platform`;
 //! `--nocapture` shows the timelines.
 
 #![allow(

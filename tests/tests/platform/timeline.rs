@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use wfe_model::engine::Engine;
 use wfe_model::remediation::{AIAnalysis, RemediationRequest};
 use wfe_model::workflow_execution::{Phase, WorkflowExecution};
+use wfe_platform::gateway::killed_at;
 use wfe_platform::notification::NOTIFIED;
 use wfe_tests::chart::{EXECUTIONS, PROGRAMS};
 use wfe_tests::system::condition;
@@ -61,7 +62,7 @@ pub enum Hop {
 }
 
 impl Hop {
-    /// Who has done it, and what.
+    /// The component that causes the hop, and what the hop is.
     pub fn describe(self) -> (&'static str, &'static str) {
         match self {
             Self::Killed => ("kernel, kubelet", "the container is OOMKilled"),
@@ -114,7 +115,7 @@ impl Timeline {
             &seen,
             move |it: &Pod| {
                 let is_own = it.labels().get("app") == Some(&in_workloads);
-                if is_own && was_killed(it) {
+                if is_own && killed_at(it).is_some() {
                     vec![Hop::Killed]
                 } else {
                     vec![]
@@ -237,7 +238,7 @@ impl Timeline {
             .ok()?
             .items
             .into_iter()
-            .find(was_killed)?;
+            .find(|it| killed_at(it).is_some())?;
         for previous in [true, false, true] {
             let parameters = LogParams {
                 previous,
@@ -289,18 +290,6 @@ fn follow<K>(
             });
         }
     });
-}
-
-fn was_killed(pod: &Pod) -> bool {
-    let containers = pod
-        .status
-        .iter()
-        .flat_map(|it| it.container_statuses.iter().flatten());
-    let mut states = containers.flat_map(|it| [&it.state, &it.last_state]);
-    states.any(|it| {
-        let end = it.as_ref().and_then(|it| it.terminated.as_ref());
-        end.is_some_and(|it| it.reason.as_deref() == Some("OOMKilled"))
-    })
 }
 
 /// Whether a Job or PipelineRun has ended.
